@@ -1,0 +1,160 @@
+"""Between the user's labels and the network's outputs: coding, loss, decisions, weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit, softmax
+from sklearn.utils import check_array, column_or_1d, compute_class_weight
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["LabelCoding", "check_labels"]
+
+
+def check_labels(y: Any, estimator_name: str) -> NDArray[Any]:
+    """Y as an array: (n,) labels, or an (n, n_labels) indicator of 0 and 1.
+
+    Raises
+    ------
+    ValueError
+        If y is missing, not finite, or neither classes nor an indicator matrix.
+    """
+    if y is None:
+        raise ValueError(
+            f"This {estimator_name} estimator requires y to be passed, but the target y is None."
+        )
+    if not hasattr(y, "shape"):
+        y = np.asarray(y)
+    y = check_array(y, ensure_2d=False, dtype=None, accept_sparse="csr", input_name="y")
+    y = y.toarray() if hasattr(y, "toarray") else y
+    if y.ndim == 1 or y.shape[1] == 1:
+        y = column_or_1d(y, warn=True)
+    check_classification_targets(y)
+    if type_of_target(y) == "multiclass-multioutput":
+        raise ValueError(
+            "Unknown label type: multiclass-multioutput. y has several columns that are not all "
+            "0 and 1; pass one label per item, or an indicator matrix (one column per label)."
+        )
+    return y
+
+
+@dataclass(frozen=True)
+class LabelCoding:
+    """How labels and logits correspond.
+
+    One label of two classes has one logit under a sigmoid; one of more classes has a
+    logit each under a softmax; an indicator matrix has a sigmoid per column.
+    """
+
+    kind: str  # "binary", "multiclass" or "multilabel"
+    classes: NDArray[Any]
+
+    @classmethod
+    def of(cls, y: NDArray[Any], classes: Any = None) -> LabelCoding:
+        """The coding of checked labels, or of `classes` announced before all are seen."""
+        if y.ndim == 2:
+            return cls("multilabel", np.arange(y.shape[1]))
+        classes = np.unique(y if classes is None else classes)
+        if len(classes) < 2:
+            raise ValueError(
+                f"y holds only one class, {classes[0]!r}, among the items of positive weight; "
+                "a classifier needs at least two classes."
+            )
+        return cls("binary" if len(classes) == 2 else "multiclass", classes)
+
+    @property
+    def n_outputs(self) -> int:
+        """The number of logits per item."""
+        return 1 if self.kind == "binary" else len(self.classes)
+
+    def encode(self, y: NDArray[Any], name: str = "y") -> NDArray[Any]:
+        """Targets of the loss: class numbers (n,), or zeros and ones (n, n_outputs)."""
+        if (y.ndim == 2) != (self.kind == "multilabel") or (
+            y.ndim == 2 and y.shape[1] != len(self.classes)
+        ):
+            raise ValueError(
+                f"{name} has shape {y.shape}; the classifier was fitted on "
+                + ("one label per item." if self.kind != "multilabel" else "")
+                + (f"{len(self.classes)} label columns." if self.kind == "multilabel" else "")
+            )
+        if y.ndim == 2:
+            return y.astype(np.float64)
+        unknown = np.setdiff1d(y, self.classes)
+        if len(unknown):
+            raise ValueError(
+                f"{name} contains labels that the classifier does not know: {unknown.tolist()}; "
+                f"its classes are {self.classes.tolist()}."
+            )
+        numbers = np.searchsorted(self.classes, y)
+        return numbers if self.kind == "multiclass" else numbers[:, None].astype(np.float64)
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Negative log-likelihood, (n,) under a softmax and (n, n_outputs) under sigmoids."""
+        if self.kind == "multiclass":
+            return functional.cross_entropy(logits, targets, reduction="none")
+        return functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+
+    def decide(self, logits: NDArray[Any]) -> NDArray[Any]:
+        """The most probable label of every item, or every label more probable than not."""
+        if self.kind == "multilabel":
+            return (logits > 0).astype(np.int64)
+        if self.kind == "binary":
+            return self.classes[(logits[:, 0] > 0).astype(np.int64)]
+        return self.classes[logits.argmax(axis=1)]
+
+    def probabilities(self, logits: NDArray[Any]) -> NDArray[Any]:
+        """Of every class (n, n_classes), or of every label by itself (n, n_labels)."""
+        if self.kind == "multiclass":
+            return softmax(logits, axis=1)
+        positive = expit(logits)
+        return positive if self.kind == "multilabel" else np.hstack([1 - positive, positive])
+
+    def weigh(
+        self,
+        targets: NDArray[Any],
+        sample_weight: NDArray[np.float64],
+        class_weight: dict[Any, float] | str | None,
+    ) -> NDArray[np.float64]:
+        """The weight of every loss that `loss` gives, of mean 1 over the items.
+
+        "balanced" weighs a class by the inverse of its total weight, the paper's 1/S; with
+        an indicator y, the presence and the absence of every label are weighed so.
+        """
+        if self.kind == "multilabel":
+            weights = sample_weight[:, None] * self._balance_labels(
+                targets, sample_weight, class_weight
+            )
+            return weights * len(targets) / sample_weight.sum()
+        numbers = targets if self.kind == "multiclass" else targets[:, 0].astype(np.int64)
+        by_class = compute_class_weight(
+            class_weight,
+            classes=self.classes,
+            y=self.classes[numbers],
+            sample_weight=sample_weight,
+        )
+        weights = sample_weight * by_class[numbers]
+        weights *= len(weights) / weights.sum()
+        return weights if self.kind == "multiclass" else weights[:, None]
+
+    @staticmethod
+    def _balance_labels(
+        targets: NDArray[Any], sample_weight: NDArray[np.float64], class_weight: Any
+    ) -> NDArray[np.float64]:
+        if class_weight is None:
+            return np.ones_like(targets)
+        if class_weight != "balanced":
+            raise ValueError(
+                f"class_weight={class_weight!r} does not fit an indicator y; use 'balanced', None, "
+                "or pass sample_weight."
+            )
+        total = sample_weight.sum()
+        present = (sample_weight[:, None] * targets).sum(axis=0)
+        # A label that is always or never there has one side only, which keeps weight 1/2.
+        present = np.clip(present, 0, total)
+        with np.errstate(divide="ignore"):
+            return np.where(targets > 0, total / (2 * present), total / (2 * (total - present)))

@@ -1,0 +1,580 @@
+"""The set classifier: parameters, weights and fitted attributes over one training loop."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from numbers import Integral, Real
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin, _fit_context
+from sklearn.callback import CallbackSupportMixin, with_callbacks
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import accuracy_score
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_consistent_length, check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+
+from acluster._labels import LabelCoding, check_labels
+from acluster.nn import WEIGHTINGS, AttentionCluster, AttentionClusterNetwork
+from acluster.sets import FeatureSets
+from acluster.training import (
+    OPTIMIZERS,
+    Patience,
+    Trainer,
+    infer,
+    is_available,
+    resolve_device,
+    to_numpy_state,
+    to_torch_state,
+)
+
+__all__ = ["SetClassifier"]
+
+
+class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, BaseEstimator):
+    """What the public estimators share; they say what X is and which modalities it has.
+
+    The network always sees a list of modalities; `_modalities` turns the public X into it.
+    """
+
+    _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012
+        "cluster_size": [Interval(Integral, 1, None, closed="left")],
+        "weighting": [StrOptions(set(WEIGHTINGS))],
+        "hidden_size": [Interval(Integral, 1, None, closed="left")],
+        "shifting": ["boolean"],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "n_local_features": [Interval(Integral, 1, None, closed="left"), None],
+        "optimizer": [StrOptions(set(OPTIMIZERS))],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left"), None],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "class_weight": [StrOptions({"balanced"}), dict, None],
+        "warm_start": ["boolean"],
+        "device": [str],
+        "dtype": [StrOptions({"auto", "float32", "float64"})],
+        "random_state": ["random_state"],
+        "verbose": ["boolean"],
+    }
+
+    def __init__(
+        self,
+        *,
+        cluster_size: int = 32,
+        weighting: str = "fc1",
+        hidden_size: int = 10,
+        shifting: bool = True,
+        dropout: float = 0.5,
+        n_local_features: int | None = None,
+        optimizer: str = "rmsprop",
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.0,
+        max_grad_norm: float | None = 5.0,
+        batch_size: int = 128,
+        max_iter: int = 200,
+        tol: float | None = 1e-4,
+        n_iter_no_change: int = 10,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        class_weight: dict[Any, float] | str | None = None,
+        warm_start: bool = False,
+        device: str = "auto",
+        dtype: str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: bool = False,
+    ) -> None:
+        self.cluster_size = cluster_size
+        self.weighting = weighting
+        self.hidden_size = hidden_size
+        self.shifting = shifting
+        self.dropout = dropout
+        self.n_local_features = n_local_features
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.max_grad_norm = max_grad_norm
+        self.batch_size = batch_size
+        self.max_iter = max_iter
+        self.tol = tol
+        self.n_iter_no_change = n_iter_no_change
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.class_weight = class_weight
+        self.warm_start = warm_start
+        self.device = device
+        self.dtype = dtype
+        self.random_state = random_state
+        self.verbose = verbose
+
+    # What a public estimator says of its X.
+
+    def _check_X(self, X: Any, reset: bool) -> Any:
+        raise TypeError(f"{type(self).__name__} does not say what its X is.")
+
+    def _modalities(self, X: Any) -> list[FeatureSets]:
+        raise TypeError(f"{type(self).__name__} does not say which modalities X has.")
+
+    # Fitting.
+
+    @with_callbacks
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self,
+        X: Any,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        X_val: Any = None,
+        y_val: ArrayLike | None = None,
+    ) -> Self:
+        """Train on items X with labels y.
+
+        Parameters
+        ----------
+        X : FeatureSets, list of (L_i, M) arrays, (n, L, M) array, or (n, M) array
+            The items; a two-dimensional X means one local feature per item.
+
+        y : array-like of shape (n,), or indicator of shape (n, n_labels)
+            One label per item; or zeros and ones, any number of labels per item.
+
+        sample_weight : array-like of shape (n,), optional
+            Weight of each item's loss; items of weight 0 are left out.
+
+        X_val, y_val : optional
+            A validation set. Its accuracy is recorded after every epoch; with
+            `early_stopping` it also decides when to stop and which epoch's weights stay.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError, TypeError
+            If X, y, a weight or a parameter is not usable; the message names the item or
+            the parameter, the value seen and the remedy. If the loss stops being finite.
+
+        Warns
+        -----
+        sklearn.exceptions.ConvergenceWarning
+            If `max_iter` epochs passed before the loss settled within `tol`.
+        """
+        resumes = self.warm_start and hasattr(self, "network_")
+        X, y, sample_weight = self._check_items(X, y, sample_weight, reset=not resumes)
+        coding = self._coding if resumes else LabelCoding.of(y)
+        self._start(X, coding, resumes)
+        X_train, y_train, weight_train, validation = self._set_aside(
+            X, y, sample_weight, X_val, y_val
+        )
+        run_epoch, trainer = self._prepare_epochs(X_train, y_train, weight_train)
+        self._train(run_epoch, validation, X=X, y=y, metadata={"sample_weight": sample_weight})
+        self._optimizer_state = trainer.optimizer_state() if self.warm_start else None
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(
+        self,
+        X: Any,
+        y: ArrayLike,
+        classes: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
+        """Train for one epoch over these items, going on from earlier calls.
+
+        Parameters
+        ----------
+        X : FeatureSets, list of (L_i, M) arrays, (n, L, M) array, or (n, M) array
+            Some of the items.
+
+        y : array-like of shape (n,), or indicator of shape (n, n_labels)
+            Their labels.
+
+        classes : array-like of shape (n_classes,), optional
+            All labels that will ever come (with an indicator y, the numbers of its
+            columns); required in the first call.
+
+        sample_weight : array-like of shape (n,), optional
+            Weight of each item's loss, relative to the items of this call.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            As `fit`; also without `classes` in the first call, with others later, and
+            with `early_stopping` or ``class_weight="balanced"``, which need all items.
+        """
+        resumes = hasattr(self, "network_")
+        self._check_partial_fit(classes, resumes)
+        X, y, sample_weight = self._check_items(X, y, sample_weight, reset=not resumes)
+        coding = self._coding if resumes else LabelCoding.of(y, classes)
+        self._start(X, coding, resumes)
+        run_epoch, trainer = self._prepare_epochs(X, y, sample_weight)
+        self._record(run_epoch(), None)
+        self._optimizer_state = trainer.optimizer_state()
+        return self
+
+    def _check_partial_fit(self, classes: ArrayLike | None, resumes: bool) -> None:
+        if self.early_stopping:
+            raise ValueError(
+                "partial_fit does not support early_stopping=True: it never sees all items. "
+                "Use fit, or early_stopping=False."
+            )
+        if self.class_weight == "balanced":
+            raise ValueError(
+                "partial_fit does not support class_weight='balanced': it never sees all labels. "
+                "Pass the weights as a dict, from sklearn.utils.compute_class_weight."
+            )
+        if not resumes and classes is None:
+            raise ValueError("classes must be passed on the first call to partial_fit.")
+        if resumes and classes is not None and not np.array_equal(self.classes_, classes):
+            raise ValueError(
+                f"`classes={classes!r}` is not the same as on last call to partial_fit, "
+                f"was: {self.classes_!r}"
+            )
+
+    def _check_items(
+        self, X: Any, y: Any, sample_weight: Any, reset: bool
+    ) -> tuple[Any, NDArray[Any], NDArray[np.float64]]:
+        """X, y and weights, checked, without the items of weight 0."""
+        y = check_labels(y, type(self).__name__)
+        X = self._check_X(X, reset=reset)
+        check_consistent_length(X, y)
+        sample_weight = _check_sample_weight(
+            sample_weight, y, dtype=np.float64, ensure_non_negative=True
+        )
+        weighted = sample_weight > 0
+        if weighted.all():
+            return X, y, sample_weight
+        return X[weighted], y[weighted], sample_weight[weighted]
+
+    def _start(self, X: Any, coding: LabelCoding, resumes: bool) -> None:
+        """Set the fitted attributes to those of an untrained model, or check the resumed one."""
+        architecture = {
+            "clusters": [
+                {
+                    "n_features": sets.n_features,
+                    "cluster_size": self.cluster_size,
+                    "weighting": self.weighting,
+                    "hidden_size": self.hidden_size,
+                    "shifting": self.shifting,
+                }
+                for sets in self._modalities(X)
+            ],
+            "n_outputs": coding.n_outputs,
+        }
+        device = resolve_device(self.device)
+        if resumes:
+            if architecture != self._architecture:
+                raise ValueError(
+                    f"The fitted network has {self._architecture}, but the parameters now ask "
+                    f"for {architecture}. Fit a clone, or set warm_start=False."
+                )
+            self.network_.dropout = self.dropout
+            self.network_.to(device)
+            return
+        self._coding = coding
+        self.classes_ = coding.classes
+        self._architecture = architecture
+        self._dtype = self._resolve_dtype(X)
+        self._random_state = check_random_state(self.random_state)
+        generator = torch.Generator().manual_seed(self._draw_seed())
+        self.network_ = self._build_network()
+        self.network_.reset_parameters(generator)
+        self.network_.to(device, getattr(torch, self._dtype))
+        self._optimizer_state: dict[str, Any] | None = None
+        self.n_iter_ = 0
+        self.loss_curve_: list[float] = []
+        self.validation_scores_: list[float] | None = None
+        self.best_validation_score_: float | None = None
+
+    def _resolve_dtype(self, X: Any) -> str:
+        if self.dtype != "auto":
+            return self.dtype
+        dtypes = [sets.dtype for sets in self._modalities(X)]
+        narrow = all(dtype.kind == "f" and dtype.itemsize <= 4 for dtype in dtypes)
+        return "float32" if narrow else "float64"
+
+    def _draw_seed(self) -> int:
+        return int(self._random_state.randint(np.iinfo(np.int32).max))
+
+    def _build_network(self) -> AttentionClusterNetwork:
+        # On the meta device torch draws nothing, so its global random state stays as it is.
+        with torch.device("meta"):
+            clusters = [AttentionCluster(**cluster) for cluster in self._architecture["clusters"]]
+            network = AttentionClusterNetwork(
+                clusters, self._architecture["n_outputs"], self.dropout
+            )
+        return network.to_empty(device="cpu")
+
+    def _set_aside(
+        self,
+        X: Any,
+        y: NDArray[Any],
+        sample_weight: NDArray[np.float64],
+        X_val: Any,
+        y_val: Any,
+    ) -> tuple[Any, NDArray[Any], NDArray[np.float64], tuple[Any, ...] | None]:
+        """The training items, and the validation set (X, y, weights) if there is one."""
+        if (X_val is None) != (y_val is None):
+            given, missing = ("y_val", "X_val") if X_val is None else ("X_val", "y_val")
+            raise ValueError(f"{given} is passed without {missing}; pass both or neither.")
+        if X_val is not None:
+            X_val, y_val, weight_val = self._check_items(X_val, y_val, None, reset=False)
+            self._coding.encode(y_val, name="y_val")
+            return X, y, sample_weight, (X_val, y_val, weight_val)
+        if not self.early_stopping:
+            return X, y, sample_weight, None
+        try:
+            train, held = train_test_split(
+                np.arange(len(y)),
+                test_size=self.validation_fraction,
+                stratify=y if y.ndim == 1 else None,
+                random_state=self._random_state,
+            )
+        except ValueError as error:
+            raise ValueError(
+                f"early_stopping=True cannot set aside validation_fraction="
+                f"{self.validation_fraction} of {len(y)} items: {error} Pass X_val and y_val, "
+                "change validation_fraction, or set early_stopping=False."
+            ) from None
+        validation = (X[held], y[held], sample_weight[held])
+        return X[train], y[train], sample_weight[train], validation
+
+    def _prepare_epochs(
+        self, X: Any, y: NDArray[Any], sample_weight: NDArray[np.float64]
+    ) -> tuple[Callable[[], float], Trainer]:
+        """A function that trains for one epoch and returns the loss; and its trainer."""
+        trainer = Trainer(
+            self.network_,
+            self._coding.loss,
+            optimizer=self.optimizer,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            max_grad_norm=self.max_grad_norm,
+            batch_size=self.batch_size,
+            n_local_features=[self.n_local_features] * len(self._modalities(X)),
+            random_state=self._random_state,
+        )
+        if self._optimizer_state is not None:
+            trainer.load_optimizer_state(self._optimizer_state)
+        targets = self._coding.encode(y)
+        weights = self._coding.weigh(targets, sample_weight, self.class_weight)
+        like = trainer.parameter
+        weights_tensor = torch.from_numpy(weights).to(like.device, like.dtype)
+        targets_tensor = torch.from_numpy(targets).to(like.device)
+        if targets.ndim == 2:
+            targets_tensor = targets_tensor.to(like.dtype)
+        modalities = self._modalities(X)
+        return lambda: trainer.run_epoch(modalities, targets_tensor, weights_tensor), trainer
+
+    def _train(
+        self,
+        run_epoch: Callable[[], float],
+        validation: tuple[Any, ...] | None,
+        **seen_by_callbacks: Any,
+    ) -> None:
+        """Run epochs until patience ends, a callback says so, or `max_iter`."""
+        fit_context = self._init_callback_context(max_subtasks=self.max_iter)
+        fit_context.call_on_fit_task_begin(estimator=self, **seen_by_callbacks)
+        patience = Patience(self.tol, self.n_iter_no_change)
+        best_state = None
+        for _ in range(self.max_iter):
+            epoch_context = fit_context.subcontext(task_name="epoch")
+            epoch_context.call_on_fit_task_begin(estimator=self, **seen_by_callbacks)
+            score = self._record(run_epoch(), validation)
+            if patience.update(score) and self.early_stopping:
+                best_state = copy.deepcopy(self.network_.state_dict())
+            stop = epoch_context.call_on_fit_task_end(
+                estimator=self, reconstruction_attributes={}, **seen_by_callbacks
+            )
+            if stop or patience.exhausted:
+                break
+        else:
+            if self.tol is not None:
+                warnings.warn(
+                    f"Maximum iterations ({self.max_iter}) reached and the optimization hasn't "
+                    "converged yet. Raise max_iter, or set tol=None to train for exactly that many "
+                    "epochs.",
+                    ConvergenceWarning,
+                    stacklevel=3,
+                )
+        if best_state is not None:
+            self.network_.load_state_dict(best_state)
+        fit_context.call_on_fit_task_end(
+            estimator=self, reconstruction_attributes={}, **seen_by_callbacks
+        )
+
+    def _record(self, loss: float, validation: tuple[Any, ...] | None) -> float:
+        """Note what an epoch gave; returns the score by which training stops."""
+        if not np.isfinite(loss):
+            del self.network_  # a network of NaNs must not predict
+            raise ValueError(
+                f"Training diverged: the loss of epoch {self.n_iter_ + 1} is {loss}. Lower "
+                f"learning_rate (now {self.learning_rate}), or standardise the local features."
+            )
+        self.n_iter_ += 1
+        self.loss_curve_.append(loss)
+        line = f"epoch {self.n_iter_}: loss {loss:.4f}"
+        if validation is not None:
+            X, y, sample_weight = validation
+            predicted = self._coding.decide(np.concatenate(self._infer(self.network_, X)))
+            accuracy = float(accuracy_score(y, predicted, sample_weight=sample_weight))
+            self.validation_scores_ = [*(self.validation_scores_ or []), accuracy]
+            self.best_validation_score_ = max(self.validation_scores_)
+            line += f", validation accuracy {accuracy:.4f}"
+        if self.verbose:
+            print(line)
+        return accuracy if self.early_stopping else -loss
+
+    # Using the fitted network.
+
+    def _infer(self, function: Callable[..., torch.Tensor], X: Any) -> list[NDArray[Any]]:
+        """What `function` of the packed sets gives, block by block, as numpy arrays."""
+        self.network_.eval()
+        like = next(self.network_.parameters())
+        outputs = infer(function, self._modalities(X), like, self.batch_size)
+        return [output.cpu().numpy() for output in outputs]
+
+    def _logits(self, X: Any) -> NDArray[Any]:
+        check_is_fitted(self)
+        return np.concatenate(self._infer(self.network_, self._check_X(X, reset=False)))
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """The most probable label of every item.
+
+        Parameters
+        ----------
+        X : FeatureSets, list of (L_i, M) arrays, (n, L, M) array, or (n, M) array
+            The items.
+
+        Returns
+        -------
+        ndarray of shape (n,) or (n, n_labels)
+            Labels from `classes_`; after an indicator y, the labels more probable than not.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+
+        ValueError
+            If X is not usable or its width is not that of `fit`.
+        """
+        logits = self._logits(X)
+        return self._coding.decide(logits)
+
+    def predict_proba(self, X: Any) -> NDArray[Any]:
+        """The probability of every class.
+
+        Parameters
+        ----------
+        X : FeatureSets, list of (L_i, M) arrays, (n, L, M) array, or (n, M) array
+            The items.
+
+        Returns
+        -------
+        ndarray of shape (n, n_classes) or (n, n_labels)
+            Columns in the order of `classes_`. Rows sum to 1, except after an indicator
+            y, where every label has its own probability.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+
+        ValueError
+            If X is not usable or its width is not that of `fit`.
+        """
+        logits = self._logits(X)
+        return self._coding.probabilities(logits)
+
+    def decision_function(self, X: Any) -> NDArray[Any]:
+        """The logit of every class.
+
+        Parameters
+        ----------
+        X : FeatureSets, list of (L_i, M) arrays, (n, L, M) array, or (n, M) array
+            The items.
+
+        Returns
+        -------
+        ndarray of shape (n,), (n, n_classes) or (n, n_labels)
+            For two classes, the logit of ``classes_[1]``.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+
+        ValueError
+            If X is not usable or its width is not that of `fit`.
+        """
+        logits = self._logits(X)
+        return logits[:, 0] if self._coding.kind == "binary" else logits
+
+    def transform(self, X: Any) -> NDArray[Any]:
+        """The global feature g of every item (equations 6 and 7).
+
+        Parameters
+        ----------
+        X : FeatureSets, list of (L_i, M) arrays, (n, L, M) array, or (n, M) array
+            The items.
+
+        Returns
+        -------
+        ndarray of shape (n, N·M)
+            Of unit norm under the shifting operation.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+
+        ValueError
+            If X is not usable or its width is not that of `fit`.
+        """
+        check_is_fitted(self)
+        X = self._check_X(X, reset=False)
+        return np.concatenate(self._infer(self.network_.global_feature, X))
+
+    # What scikit-learn and pickle ask.
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "network_")
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        tags.classifier_tags.multi_label = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(super().__getstate__())
+        if "network_" in state:
+            state["network_"] = to_numpy_state(self.network_.state_dict())
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if not hasattr(self, "network_"):
+            return
+        network = self._build_network().to(getattr(torch, self._dtype))
+        network.load_state_dict(to_torch_state(self.network_))
+        # A model trained on a GPU loads on a machine that has none.
+        device = torch.device(self.device) if self.device != "auto" else resolve_device("auto")
+        self.network_ = network.to(device if is_available(device) else "cpu")

@@ -1,0 +1,18 @@
+"""The torch modules, over packed sets: usable alone, without scikit-learn or FeatureSets."""
+
+from acluster.nn._cluster import AttentionCluster, ShiftingOperation
+from acluster.nn._network import AttentionClusterNetwork
+from acluster.nn._pooling import attend, attention_weights
+from acluster.nn._weighting import WEIGHTINGS, AverageWeighting, FC1Weighting, FC2Weighting
+
+__all__ = [
+    "WEIGHTINGS",
+    "AttentionCluster",
+    "AttentionClusterNetwork",
+    "AverageWeighting",
+    "FC1Weighting",
+    "FC2Weighting",
+    "ShiftingOperation",
+    "attend",
+    "attention_weights",
+]

@@ -1,0 +1,132 @@
+"""The attention cluster (equation 6) and the shifting operation (equation 7)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from acluster.nn._pooling import attend
+from acluster.nn._weighting import WEIGHTINGS
+
+__all__ = ["AttentionCluster", "ShiftingOperation"]
+
+
+class ShiftingOperation(nn.Module):
+    """Shift every unit's output by a learnt scalar pair and normalise it (equation 7).
+
+    ``v = (α·Xa + β) / (√N · ‖α·Xa + β‖₂)``, with one α and one β per unit. The factor
+    1/√N gives the concatenated global feature unit norm.
+
+    Parameters
+    ----------
+    cluster_size : int
+        The number N of attention units.
+
+    Notes
+    -----
+    α and β start from a normal distribution of standard deviation N^(-1/4), as in the
+    authors' published code: units that start alike would stay alike. The norm is bounded
+    below by 1e-12, so a zero vector stays zero.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from acluster.nn import ShiftingOperation
+    >>> shifted = ShiftingOperation(4)(torch.ones(2, 4, 3))
+    >>> torch.allclose(shifted.flatten(1).norm(dim=1), torch.ones(2))
+    True
+    """
+
+    def __init__(self, cluster_size: int) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.empty(cluster_size, 1))
+        self.beta = nn.Parameter(torch.empty(cluster_size, 1))
+        self.reset_parameters()
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw α and β from N(0, N^(-1/4))."""
+        std = len(self.alpha) ** -0.25
+        with torch.no_grad():
+            self.alpha.normal_(0, std, generator=generator)
+            self.beta.normal_(0, std, generator=generator)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """(n, N, M) to (n, N, M), each unit of norm 1/√N."""
+        shifted = torch.addcmul(self.beta, self.alpha, pooled)
+        return functional.normalize(shifted, dim=-1) * len(self.alpha) ** -0.5
+
+
+class AttentionCluster(nn.Module):
+    """N attention units over one set of local features, concatenated (equation 6).
+
+    Parameters
+    ----------
+    n_features : int
+        The width M of a local feature.
+
+    cluster_size : int
+        The number N of attention units.
+
+    weighting : {"average", "fc1", "fc2"}, default="fc1"
+        The weighting function (equations 3, 4 and 5).
+
+    hidden_size : int, default=10
+        The number H of hidden cells per unit of "fc2".
+
+    shifting : bool, default=True
+        Whether each unit's output is shifted and normalised (equation 7).
+
+    References
+    ----------
+    Long et al., "Attention Clusters: Purely Attention Based Local Feature Integration for
+    Video Classification", CVPR 2018, sections 3.2 to 3.4.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from acluster.nn import AttentionCluster
+    >>> cluster = AttentionCluster(n_features=3, cluster_size=8)
+    >>> cluster(torch.ones(5, 3), torch.tensor([0, 2, 5])).shape
+    torch.Size([2, 24])
+    """
+
+    def __init__(
+        self,
+        n_features: int,
+        cluster_size: int,
+        weighting: str = "fc1",
+        hidden_size: int = 10,
+        shifting: bool = True,
+    ) -> None:
+        super().__init__()
+        self.weighting = WEIGHTINGS[weighting](n_features, cluster_size, hidden_size)
+        self.shifting = ShiftingOperation(cluster_size) if shifting else None
+        self.global_size = cluster_size * n_features
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw all parameters anew."""
+        self.weighting.reset_parameters(generator)
+        if self.shifting is not None:
+            self.shifting.reset_parameters(generator)
+
+    def forward(self, values: Tensor, offsets: Tensor) -> Tensor:
+        """The global feature g of every set.
+
+        Parameters
+        ----------
+        values : Tensor of shape (R, M)
+            The local features of all sets, end to end.
+
+        offsets : Tensor of int64, shape (n + 1,)
+            Set i is ``values[offsets[i]:offsets[i + 1]]``; no set is empty.
+
+        Returns
+        -------
+        Tensor of shape (n, N·M)
+            Unit by unit: the first M columns are the first unit's.
+        """
+        pooled = attend(values, offsets, self.weighting(values))
+        if self.shifting is not None:
+            pooled = self.shifting(pooled)
+        return pooled.flatten(1)

@@ -1,0 +1,91 @@
+"""The network: one attention cluster per modality, concatenated, dropout, one linear layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from acluster.nn._cluster import AttentionCluster
+from acluster.nn._pooling import attention_weights
+from acluster.nn._weighting import uniform_
+
+__all__ = ["AttentionClusterNetwork"]
+
+Packed = tuple[Tensor, Tensor]  # values (R, M) and offsets (n + 1,) of one modality
+
+
+class AttentionClusterNetwork(nn.Module):
+    """Attention clusters and the classifier on top (section 3.5, figure 2).
+
+    Parameters
+    ----------
+    clusters : sequence of AttentionCluster
+        One per modality.
+
+    n_outputs : int
+        The number of logits per item.
+
+    dropout : float, default=0.0
+        The probability with which a global feature's component is zeroed in training.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from acluster.nn import AttentionCluster, AttentionClusterNetwork
+    >>> rgb, audio = AttentionCluster(4, cluster_size=3), AttentionCluster(2, cluster_size=1)
+    >>> network = AttentionClusterNetwork([rgb, audio], n_outputs=5)
+    >>> two_sets = torch.tensor([0, 2, 6])
+    >>> network([(torch.ones(6, 4), two_sets), (torch.ones(6, 2), two_sets)]).shape
+    torch.Size([2, 5])
+    """
+
+    def __init__(
+        self, clusters: Sequence[AttentionCluster], n_outputs: int, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.clusters = nn.ModuleList(clusters)
+        self.linear = nn.Linear(sum(cluster.global_size for cluster in clusters), n_outputs)
+        self.dropout = dropout
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw all parameters anew from `generator`."""
+        for cluster in self.clusters:
+            cluster.reset_parameters(generator)
+        uniform_(self.linear.weight, self.linear.in_features, generator)
+        uniform_(self.linear.bias, self.linear.in_features, generator)
+
+    def global_feature(self, sets: Sequence[Packed]) -> Tensor:
+        """The concatenated global features g, shape (n, Σ N·M), before dropout."""
+        parts = [cluster(*packed) for cluster, packed in zip(self.clusters, sets, strict=True)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def attention_weights(self, sets: Sequence[Packed]) -> list[Tensor]:
+        """The attention weights a of every modality, each of shape (R, N), packed."""
+        return [
+            attention_weights(offsets, cluster.weighting(values))
+            for cluster, (values, offsets) in zip(self.clusters, sets, strict=True)
+        ]
+
+    def forward(self, sets: Sequence[Packed], generator: torch.Generator | None = None) -> Tensor:
+        """Logits of every item.
+
+        Parameters
+        ----------
+        sets : sequence of (values, offsets)
+            One pair per modality: packed local features (R, M) and int64 offsets (n + 1,).
+
+        generator : torch.Generator, optional
+            Draws the dropout in training mode, so that torch's own state is left alone.
+
+        Returns
+        -------
+        Tensor of shape (n, n_outputs)
+            Logits.
+        """
+        g = self.global_feature(sets)
+        if self.training and self.dropout > 0:
+            keep = 1 - self.dropout
+            g = g * torch.empty_like(g).bernoulli_(keep, generator=generator).div_(keep)
+        return self.linear(g)

@@ -1,0 +1,389 @@
+"""The ragged container: many sets of local features, indexed like one array."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils._array_api import get_namespace
+
+__all__ = ["FeatureSets"]
+
+
+class FeatureSets:
+    """A sequence of local feature sets, one set of shape (L_i, M) per item.
+
+    All local features lie end to end in one array, and `offsets` cuts it into sets.
+    A selection of items (a slice, an index array, a mask) is a view: it holds item
+    numbers and copies no features. Scikit-learn's splitters, searches and pipelines
+    index it as they index an array of shape (n_items,).
+
+    Parameters
+    ----------
+    values : ndarray of shape (R, M)
+        The local features of all sets, end to end; R is the sum of the set sizes.
+        Kept as it is, not copied.
+
+    offsets : array-like of int, shape (n_items + 1,)
+        Set i is ``values[offsets[i]:offsets[i + 1]]``.
+
+    Attributes
+    ----------
+    lengths : ndarray of int64, shape (n_items,)
+        The number L_i of local features of each item.
+
+    n_features : int
+        The width M of a local feature.
+
+    dtype : numpy.dtype
+        The type of the features.
+
+    shape : tuple
+        ``(n_items,)``.
+
+    Raises
+    ------
+    ValueError
+        If `values` is not two-dimensional and numeric, or `offsets` do not cut it.
+
+    See Also
+    --------
+    FeatureSets.from_arrays : From one array per item.
+    FeatureSets.from_padded : From a three-dimensional array.
+
+    Notes
+    -----
+    The sets are unordered to the classifiers, but the container keeps the order it
+    was given. An item may be empty here; the estimators refuse it and name it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from acluster import FeatureSets
+    >>> X = FeatureSets(np.arange(10.0).reshape(5, 2), offsets=[0, 3, 5])
+    >>> X
+    FeatureSets(n_items=2, n_features=2, lengths=2..3, dtype=float64)
+    >>> X[1]
+    array([[6., 7.],
+           [8., 9.]])
+    >>> X[[1, 0]].lengths
+    array([2, 3])
+    """
+
+    def __init__(self, values: NDArray[Any], offsets: ArrayLike) -> None:
+        self._values = _check_values(values)
+        self._offsets = _check_offsets(offsets, len(self._values))
+        self._items = np.arange(len(self._offsets) - 1)
+
+    @classmethod
+    def from_arrays(cls, arrays: Iterable[Any]) -> FeatureSets:
+        """Copy one two-dimensional array (or CPU or GPU tensor) per item.
+
+        Parameters
+        ----------
+        arrays : iterable of array-likes, each of shape (L_i, M)
+            All of one width M and one dtype.
+
+        Returns
+        -------
+        FeatureSets
+            With one item per array.
+
+        Raises
+        ------
+        ValueError
+            If an item is not a numeric two-dimensional array, or the items differ in
+            width or in dtype. The message names the item and the remedy.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from acluster import FeatureSets
+        >>> FeatureSets.from_arrays([np.ones((2, 3)), np.zeros((1, 3))]).lengths
+        array([2, 1])
+        """
+        sets = [_check_item(item, i) for i, item in enumerate(arrays)]
+        if not sets:
+            raise ValueError("X has 0 items; at least one set is needed to know the width.")
+        _check_same_width(sets)
+        _check_same_dtype(sets)
+        lengths = [len(item) for item in sets]
+        return cls(np.concatenate(sets), np.cumsum([0, *lengths]))
+
+    @classmethod
+    def from_padded(cls, array: Any, lengths: ArrayLike | None = None) -> FeatureSets:
+        """Take the sets out of one three-dimensional array.
+
+        Parameters
+        ----------
+        array : array-like of shape (n_items, L, M)
+            One set per item; rows from ``lengths[i]`` on are padding and are left out.
+
+        lengths : array-like of int, shape (n_items,), optional
+            The number of true local features of each item. By default all L, and
+            then nothing is copied.
+
+        Returns
+        -------
+        FeatureSets
+            With n_items items.
+
+        Raises
+        ------
+        ValueError
+            If `array` is not three-dimensional, or a length is not in 0..L.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from acluster import FeatureSets
+        >>> X = FeatureSets.from_padded(np.zeros((2, 4, 3)), lengths=[4, 1])
+        >>> X[1].shape
+        (1, 3)
+        """
+        array = to_numpy(array)
+        if array.ndim != 3:
+            raise ValueError(
+                "A padded array has three dimensions (items, local features, features); "
+                f"got shape {array.shape}."
+            )
+        n_items, longest, n_features = array.shape
+        rows = array.reshape(n_items * longest, n_features)
+        if lengths is None:
+            return cls(rows, np.arange(n_items + 1) * longest)
+        lengths = _check_lengths(lengths, n_items, longest)
+        kept = np.arange(longest) < lengths[:, None]
+        return cls(rows[kept.ravel()], np.concatenate([[0], np.cumsum(lengths)]))
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """The number of local features of each item, shape (n_items,)."""
+        return self._offsets[self._items + 1] - self._offsets[self._items]
+
+    @property
+    def n_features(self) -> int:
+        """The width M of a local feature."""
+        return int(self._values.shape[1])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of the features."""
+        return self._values.dtype
+
+    @property
+    def shape(self) -> tuple[int]:
+        """``(n_items,)``: without it scikit-learn would build a Python list."""
+        return (len(self._items),)
+
+    @property
+    def ndim(self) -> int:
+        """1: a sequence of items."""
+        return 1
+
+    @property
+    def device(self) -> str:
+        """Where the array API finds the container: always ``"cpu"``."""
+        return "cpu"
+
+    def packed(self) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """The selected sets end to end, in the order of the selection.
+
+        Returns
+        -------
+        values : ndarray of shape (R, M)
+            A view of the stored features when they already lie so, else a copy.
+
+        offsets : ndarray of int64, shape (n_items + 1,)
+            Set i is ``values[offsets[i]:offsets[i + 1]]``.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from acluster import FeatureSets
+        >>> X = FeatureSets(np.array([[1.0], [2.0], [3.0]]), offsets=[0, 2, 3])
+        >>> X[[1, 0]].packed()[0].ravel()
+        array([3., 1., 2.])
+        """
+        lengths = self.lengths
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        starts = self._offsets[self._items]
+        if np.array_equal(starts[1:], starts[:-1] + lengths[:-1]):
+            first = starts[0] if len(starts) else 0
+            return self._values[first : first + offsets[-1]], offsets
+        rows = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
+        return self._values.take(rows, axis=0), offsets
+
+    def take(
+        self, indices: Any, axis: int = 0, out: None = None, mode: str = "raise"
+    ) -> FeatureSets:
+        """``self[indices]``, under the name by which the array API asks for it."""
+        if axis != 0 or out is not None or mode != "raise":
+            raise ValueError(
+                "FeatureSets.take selects items only: axis must be 0, out None and mode 'raise'; "
+                f"got axis={axis!r}, out={out!r}, mode={mode!r}."
+            )
+        return self[np.asarray(indices)]
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, tuple) and len(key) == 2 and key[1] is Ellipsis:
+            key = key[0]  # scikit-learn indexes rows as X[key, ...]
+        if isinstance(key, list) and not key:
+            key = slice(0)
+        selected = self._items[key]
+        if np.ndim(selected) == 0:
+            return self._values[self._offsets[selected] : self._offsets[selected + 1]]
+        if np.ndim(selected) != 1:
+            raise IndexError(
+                f"FeatureSets has one dimension, the items; an index of shape "
+                f"{np.shape(selected)} selects more. Index features after the item: X[i][:, j]."
+            )
+        view = object.__new__(type(self))
+        view._values, view._offsets, view._items = self._values, self._offsets, selected
+        return view
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        return (self[i] for i in range(len(self)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A selection travels to a worker with its own rows, not with the whole array.
+        values, offsets = self.packed()
+        return {"_values": values, "_offsets": offsets, "_items": np.arange(len(self))}
+
+    def __sklearn_clone__(self) -> FeatureSets:
+        return self
+
+    def __array_namespace__(self, api_version: str | None = None) -> Any:
+        return get_namespace(self._offsets)[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        raise TypeError(
+            "FeatureSets does not become one array: its sets differ in size. Use X[i] for one "
+            "item, X.packed() for all local features end to end, or list(X)."
+        )
+
+    def __repr__(self) -> str:
+        lengths = self.lengths
+        sizes = f"{lengths.min()}..{lengths.max()}" if len(lengths) else "none"
+        return (
+            f"FeatureSets(n_items={len(self)}, n_features={self.n_features}, "
+            f"lengths={sizes}, dtype={self.dtype})"
+        )
+
+
+def to_numpy(array: Any) -> NDArray[Any]:
+    """An array-like or a tensor on any device, as a numpy array.
+
+    Tensors are known by their methods, so that this package never imports torch.
+    """
+    if hasattr(array, "detach"):
+        array = array.detach().cpu()
+        if str(array.dtype) == "torch.bfloat16":
+            array = array.float()  # numpy has no bfloat16; float32 holds it exactly
+        return np.asarray(array.resolve_conj().resolve_neg().numpy())
+    return np.asarray(array)
+
+
+def _check_values(values: Any) -> NDArray[Any]:
+    values = to_numpy(values)
+    if values.ndim != 2:
+        raise ValueError(
+            "values must have two dimensions (local features of all sets, features); "
+            f"got shape {values.shape}."
+        )
+    if values.dtype.kind not in "fiub":
+        raise ValueError(
+            f"Local features must be real numbers; got dtype {values.dtype}. Convert them first."
+        )
+    if values.shape[1] == 0:
+        raise ValueError("Local features need at least one column; got 0 features.")
+    return values
+
+
+def _check_offsets(offsets: ArrayLike, n_rows: int) -> NDArray[np.int64]:
+    array = to_numpy(offsets)
+    if array.ndim != 1 or len(array) == 0 or array.dtype.kind not in "iu":
+        raise ValueError(
+            "offsets must be a one-dimensional array of integers, one more than there are items; "
+            f"got shape {array.shape}, dtype {array.dtype}."
+        )
+    array = array.astype(np.int64)
+    if array[0] != 0 or array[-1] != n_rows:
+        raise ValueError(
+            f"offsets must run from 0 to the number of rows, {n_rows}; "
+            f"they run from {array[0]} to {array[-1]}."
+        )
+    falls = np.flatnonzero(np.diff(array) < 0)
+    if len(falls):
+        i = falls[0]
+        raise ValueError(
+            f"offsets must not fall: offsets[{i}] = {array[i]} is followed by {array[i + 1]}."
+        )
+    return array
+
+
+def _check_lengths(lengths: ArrayLike, n_items: int, longest: int) -> NDArray[np.int64]:
+    array = to_numpy(lengths)
+    if array.shape != (n_items,) or array.dtype.kind not in "iu":
+        raise ValueError(
+            f"lengths must be {n_items} integers, one per item; "
+            f"got shape {array.shape}, dtype {array.dtype}."
+        )
+    wrong = np.flatnonzero((array < 0) | (array > longest))
+    if len(wrong):
+        i = wrong[0]
+        raise ValueError(
+            f"lengths[{i}] is {array[i]}; the padded array holds 0 to {longest} "
+            "local features per item."
+        )
+    return array.astype(np.int64)
+
+
+def _check_item(item: Any, i: int) -> NDArray[Any]:
+    try:
+        array = to_numpy(item)
+    except ValueError:
+        raise ValueError(
+            f"X[{i}] has rows of differing length; every local feature of a set needs the "
+            "same width."
+        ) from None
+    if array.ndim != 2:
+        raise ValueError(
+            f"X[{i}] has shape {array.shape}; every set is a two-dimensional array "
+            "(local features, features). Reshape a single local feature to (1, n_features)."
+        )
+    if array.dtype.kind not in "fiub":
+        raise ValueError(
+            f"X[{i}] has dtype {array.dtype}; local features are real numbers. Convert them first."
+        )
+    # Nested lists have no dtype of their own: [[1, 2]] and [[1.5, 2]] belong together.
+    return array if hasattr(item, "dtype") else array.astype(np.float64)
+
+
+def _check_same_width(sets: Sequence[NDArray[Any]]) -> None:
+    widths = [item.shape[1] for item in sets]
+    odd = next((i for i, width in enumerate(widths) if width != widths[0]), None)
+    if odd is None:
+        return
+    if len({len(item) for item in sets}) == 1:
+        raise ValueError(
+            f"X looks transposed: every set has {len(sets[0])} rows, and their columns vary from "
+            f"{min(widths)} to {max(widths)}. Local features are rows: pass [x.T for x in X]."
+        )
+    raise ValueError(
+        f"X[{odd}] has {widths[odd]} features, but X[0] has {widths[0]}; all local features "
+        "need the same width. Extract them alike, or keep them as two modalities."
+    )
+
+
+def _check_same_dtype(sets: Sequence[NDArray[Any]]) -> None:
+    odd = next((i for i, item in enumerate(sets) if item.dtype != sets[0].dtype), None)
+    if odd is not None:
+        raise ValueError(
+            f"X[{odd}] has dtype {sets[odd].dtype}, but X[0] has {sets[0].dtype}; convert all "
+            f"sets to one dtype, for example [x.astype(np.float32) for x in X]."
+        )

@@ -1,0 +1,15 @@
+"""The training loop, its batches and its devices."""
+
+from acluster.training._device import is_available, resolve_device, to_numpy_state, to_torch_state
+from acluster.training._loop import OPTIMIZERS, Patience, Trainer, infer
+
+__all__ = [
+    "OPTIMIZERS",
+    "Patience",
+    "Trainer",
+    "infer",
+    "is_available",
+    "resolve_device",
+    "to_numpy_state",
+    "to_torch_state",
+]

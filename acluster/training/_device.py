@@ -1,0 +1,63 @@
+"""Where the computation runs, and how fitted state leaves and enters it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+__all__ = ["is_available", "resolve_device", "to_numpy_state", "to_torch_state"]
+
+
+def resolve_device(device: str) -> torch.device:
+    """The torch device that `device` names; "auto" is a GPU when there is one.
+
+    Raises
+    ------
+    ValueError
+        If the name is not a device's, or no such device is there.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError:
+        raise ValueError(
+            f"device={device!r} is not the name of a device; use 'auto', 'cpu', 'cuda' or 'cuda:1'."
+        ) from None
+    if not is_available(resolved):
+        raise ValueError(
+            f"device={device!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices. "
+            "Use device='auto' or 'cpu', or install torch for your GPU."
+        )
+    return resolved
+
+
+def is_available(device: torch.device) -> bool:
+    """Whether tensors can live on `device` on this machine."""
+    if device.type == "cuda":
+        return (device.index or 0) < torch.cuda.device_count()
+    if device.type == "mps":
+        return torch.backends.mps.is_available()
+    return device.type == "cpu"
+
+
+def to_numpy_state(state: Any) -> Any:
+    """A state dict of any nesting with every tensor as a numpy array, off the device."""
+    return _map_state(state, torch.Tensor, lambda tensor: tensor.detach().cpu().numpy().copy())
+
+
+def to_torch_state(state: Any) -> Any:
+    """The inverse of `to_numpy_state`, on the CPU."""
+    return _map_state(state, np.ndarray, lambda array: torch.from_numpy(array.copy()))
+
+
+def _map_state(state: Any, kind: type, convert: Any) -> Any:
+    if isinstance(state, kind):
+        return convert(state)
+    if isinstance(state, dict):
+        return {key: _map_state(value, kind, convert) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(_map_state(value, kind, convert) for value in state)
+    return state

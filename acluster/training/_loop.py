@@ -1,0 +1,196 @@
+"""The training loop: it knows sets, batches and steps, and treats the network as opaque."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from acluster.sets import FeatureSets
+from acluster.training._batches import Packed, batches, pack
+from acluster.training._device import to_numpy_state, to_torch_state
+
+__all__ = ["OPTIMIZERS", "Patience", "Trainer", "infer"]
+
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "rmsprop": torch.optim.RMSprop,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+}
+
+
+class Trainer:
+    """Minibatch gradient descent.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Called as ``network(sets, generator=...)`` with one (values, offsets) per modality.
+
+    loss : callable
+        ``loss(logits, targets)`` gives the loss of every item, (n,) or (n, n_outputs).
+
+    optimizer : str
+        A name in `OPTIMIZERS`.
+
+    learning_rate, weight_decay : float
+        Of the optimiser.
+
+    max_grad_norm : float or None
+        Gradients are scaled down to this l2 norm over all parameters together.
+
+    batch_size : int
+        Items per step.
+
+    n_local_features : sequence of (int or None)
+        For every modality, how many local features of each set a step sees.
+
+    random_state : RandomState
+        Draws the order, the local features and the seed of the dropout.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        *,
+        optimizer: str,
+        learning_rate: float,
+        weight_decay: float,
+        max_grad_norm: float | None,
+        batch_size: int,
+        n_local_features: Sequence[int | None],
+        random_state: np.random.RandomState,
+    ) -> None:
+        self.network = network
+        self.loss = loss
+        self.optimizer = OPTIMIZERS[optimizer](
+            network.parameters(),
+            lr=learning_rate,  # type: ignore[call-arg]
+            weight_decay=weight_decay,
+        )
+        self.max_grad_norm = max_grad_norm
+        self.batch_size = batch_size
+        self.n_local_features = n_local_features
+        self.random_state = random_state
+        self.parameter = next(network.parameters())
+        self.generator = torch.Generator(self.parameter.device)
+        self.generator.manual_seed(int(random_state.randint(np.iinfo(np.int32).max)))
+
+    def run_epoch(
+        self, modalities: Sequence[FeatureSets], targets: Tensor, weights: Tensor
+    ) -> float:
+        """Take one step per batch over all items.
+
+        Parameters
+        ----------
+        modalities : sequence of FeatureSets
+            The same items in every modality.
+
+        targets : Tensor of shape (n,) or (n, n_outputs)
+            What the loss compares the logits with.
+
+        weights : Tensor that broadcasts to the losses
+            Of mean 1 over the items.
+
+        Returns
+        -------
+        float
+            The weighted mean loss, each batch before its step.
+        """
+        self.network.train()
+        n_items = len(targets)
+        total = torch.zeros((), dtype=self.parameter.dtype, device=self.parameter.device)
+        for items in batches(n_items, self.batch_size, self.random_state):
+            sets = self._pack([sets[items] for sets in modalities])
+            loss = self._step(sets, targets[items], weights[items])
+            total += loss * len(sets[0][1][1:])
+        return float(total) / n_items
+
+    def _pack(self, modalities: Sequence[FeatureSets]) -> list[Packed]:
+        return [
+            pack(sets, self.parameter, n_local_features=n, random_state=self.random_state)
+            for sets, n in zip(modalities, self.n_local_features, strict=True)
+        ]
+
+    def _step(self, sets: list[Packed], targets: Tensor, weights: Tensor) -> Tensor:
+        logits = self.network(sets, generator=self.generator)
+        losses = self.loss(logits, targets) * weights
+        loss = losses.sum() / len(losses)
+        self.optimizer.zero_grad()
+        loss.backward()
+        if self.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.max_grad_norm)
+        self.optimizer.step()
+        return loss.detach()
+
+    def optimizer_state(self) -> dict[str, Any]:
+        """The running averages of the optimiser, as numpy arrays by parameter."""
+        return to_numpy_state(self.optimizer.state_dict()["state"])
+
+    def load_optimizer_state(self, state: dict[str, Any]) -> None:
+        """Go on from another trainer's `optimizer_state`."""
+        whole = self.optimizer.state_dict()
+        self.optimizer.load_state_dict({**whole, "state": to_torch_state(state)})
+
+
+class Patience:
+    """When to stop: the score has not risen by more than `tol` for `n_iter_no_change` epochs.
+
+    Parameters
+    ----------
+    tol : float or None
+        None never stops.
+
+    n_iter_no_change : int
+        How many epochs to wait for a rise.
+    """
+
+    def __init__(self, tol: float | None, n_iter_no_change: int) -> None:
+        self.tol = tol
+        self.n_iter_no_change = n_iter_no_change
+        self.best_score = -np.inf
+        self.n_waited = 0
+
+    def update(self, score: float) -> bool:
+        """Take the score of an epoch; True if it is the best so far."""
+        rises = self.tol is None or score > self.best_score + self.tol
+        self.n_waited = 0 if rises else self.n_waited + 1
+        is_best = score > self.best_score
+        self.best_score = max(score, self.best_score)
+        return is_best
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether to stop."""
+        return self.n_waited >= self.n_iter_no_change
+
+
+@torch.inference_mode()
+def infer(
+    function: Callable[[list[Packed]], Any],
+    modalities: Sequence[FeatureSets],
+    like: Tensor,
+    batch_size: int,
+) -> Iterator[Any]:
+    """What `function` gives for every batch of items, in their order.
+
+    Parameters
+    ----------
+    function : callable
+        Takes one (values, offsets) per modality.
+
+    modalities : sequence of FeatureSets
+        The same items in every modality.
+
+    like : Tensor
+        A parameter of the network, for its dtype and device.
+
+    batch_size : int
+        Items per call.
+    """
+    for items in batches(len(modalities[0]), batch_size):
+        yield function([pack(sets[items], like) for sets in modalities])
