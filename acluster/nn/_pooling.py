@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -30,8 +32,9 @@ def attend(values: Tensor, offsets: Tensor, logits: Tensor) -> Tensor:
 
     Notes
     -----
-    Sets of equal size are pooled together in one batched matrix product: nothing is
-    padded, and the memory is that of the sets, however much their sizes differ.
+    Sets of equal size are pooled in one batched matrix product, without padding. Else the
+    sets are sorted into classes of sizes up to 1, 2, 4, 8, … and padded within a class: few
+    products, and less than twice the memory of the sets however much their sizes differ.
 
     Examples
     --------
@@ -41,14 +44,15 @@ def attend(values: Tensor, offsets: Tensor, logits: Tensor) -> Tensor:
     >>> attend(values, offsets, torch.zeros(3, 1)).flatten()
     tensor([2., 5.])
     """
-    items, rows, groups = _sort_by_length(offsets)
-    pooled = [
-        a.softmax(dim=1).mT @ X
-        for a, X in zip(_split(logits, rows, groups), _split(values, rows, groups), strict=True)
-    ]
-    if rows is None:
-        return pooled[0]
-    return torch.cat(pooled).index_select(0, items.argsort().to(values.device))
+    if (size := _common_size(offsets)) is not None:
+        a = logits.unflatten(0, (-1, size)).softmax(dim=1)
+        return a.mT @ values.unflatten(0, (-1, size))
+    pooled, order = [], []
+    for items, rows, real in _size_classes(offsets):
+        a = _padded_softmax(logits, rows, real)
+        pooled.append(a.mT @ _gather(values, rows))
+        order.append(items)
+    return torch.cat(pooled).index_select(0, torch.cat(order).argsort().to(values.device))
 
 
 def attention_weights(offsets: Tensor, logits: Tensor) -> Tensor:
@@ -74,35 +78,36 @@ def attention_weights(offsets: Tensor, logits: Tensor) -> Tensor:
     >>> attention_weights(torch.tensor([0, 2, 3]), torch.zeros(3, 1)).flatten()
     tensor([0.5000, 0.5000, 1.0000])
     """
-    _, rows, groups = _sort_by_length(offsets)
-    weights = [a.softmax(dim=1).flatten(0, 1) for a in _split(logits, rows, groups)]
-    if rows is None:
-        return weights[0]
-    return torch.cat(weights).index_select(0, rows.argsort().to(logits.device))
+    if (size := _common_size(offsets)) is not None:
+        return logits.unflatten(0, (-1, size)).softmax(dim=1).flatten(0, 1)
+    weights, order = [], []
+    for _, rows, real in _size_classes(offsets):
+        weights.append(_padded_softmax(logits, rows, real)[real.to(logits.device)])
+        order.append(rows[real])
+    return torch.cat(weights).index_select(0, torch.cat(order).argsort().to(logits.device))
 
 
-def _sort_by_length(offsets: Tensor) -> tuple[Tensor, Tensor | None, list[tuple[int, int]]]:
-    """Order the sets by size, so that sets of equal size lie side by side.
-
-    Returns the sets in their new order, the rows in their new order (None when all sets
-    are of one size and nothing moves), and for every size how many sets have it.
-    """
-    offsets = offsets.cpu()
+def _common_size(offsets: Tensor) -> int | None:
     lengths = offsets.diff()
-    sizes, counts = lengths.unique(return_counts=True)
-    groups = list(zip(counts.tolist(), sizes.tolist(), strict=True))
-    items = lengths.argsort(stable=True)
-    if len(groups) == 1:
-        return items, None, groups
-    lengths = lengths[items]
-    new_starts = lengths.cumsum(0) - lengths
-    moves = torch.repeat_interleave(offsets[items] - new_starts, lengths)
-    return items, torch.arange(len(moves)) + moves, groups
+    return int(lengths[0]) if len(lengths) and bool((lengths == lengths[0]).all()) else None
 
 
-def _split(packed: Tensor, rows: Tensor | None, groups: list[tuple[int, int]]) -> list[Tensor]:
-    """The packed rows in their new order, cut into one (count, size, ·) tensor per size."""
-    # One gather and one split, not a gather per size: the backward of each would write all rows.
-    ordered = packed if rows is None else packed.index_select(0, rows.to(packed.device))
-    pieces = ordered.split([count * size for count, size in groups])
-    return [piece.unflatten(0, group) for piece, group in zip(pieces, groups, strict=True)]
+def _size_classes(offsets: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Sets of similar size: their numbers (k,), their rows (k, L), and which are not padding."""
+    starts, lengths = offsets[:-1].cpu(), offsets.diff().cpu()
+    size_class = (lengths - 1).clamp(min=0).double().log2().floor()
+    for one_class in torch.unique(size_class):
+        items = torch.nonzero(size_class == one_class).flatten()
+        position = torch.arange(int(lengths[items].max()))
+        real = position < lengths[items, None]
+        # Padding repeats a set's own row, of any value: its weight is 0.
+        yield items, torch.where(real, starts[items, None] + position, starts[items, None]), real
+
+
+def _padded_softmax(logits: Tensor, rows: Tensor, real: Tensor) -> Tensor:
+    padding = ~real[..., None].to(logits.device)
+    return _gather(logits, rows).masked_fill(padding, -torch.inf).softmax(dim=1)
+
+
+def _gather(packed: Tensor, rows: Tensor) -> Tensor:
+    return packed.index_select(0, rows.flatten().to(packed.device)).unflatten(0, rows.shape)

@@ -1,0 +1,16 @@
+"""Data sets of the paper, loaders for local copies of others, and a feature extractor."""
+
+from acluster.datasets._benchmarks import load_benchmark
+from acluster.datasets._data_home import get_data_home
+from acluster.datasets._extractor import FrameExtractor
+from acluster.datasets._flash_mnist import make_flash_mnist
+from acluster.datasets._mnist import fetch_mnist, load_digits_28
+
+__all__ = [
+    "FrameExtractor",
+    "fetch_mnist",
+    "get_data_home",
+    "load_benchmark",
+    "load_digits_28",
+    "make_flash_mnist",
+]

@@ -1,0 +1,235 @@
+"""Flash-MNIST: noisy videos in which handwritten digits briefly flash up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import Bunch, check_random_state
+
+__all__ = [
+    "check_digit_images",
+    "make_flash_mnist",
+    "make_generator",
+    "noise_levels",
+    "sample_noise",
+]
+
+_N_DIGITS = 10
+_N_SUBSETS = 2**_N_DIGITS
+_MAX_FLASHES = 2  # of one digit in one video
+
+# Pixels and frames treated at a time: small enough that a block stays in the cache.
+_PIXELS_PER_BLOCK = 2**16
+_FLASHES_PER_BLOCK = 2**10
+
+
+def make_flash_mnist(
+    images: ArrayLike,
+    labels: ArrayLike,
+    *,
+    n_videos: int = 102_400,
+    n_frames: int = 25,
+    random_state: int | np.random.RandomState | None = None,
+) -> Bunch:
+    """Noisy videos in which digits flash up; the class is the set of digits shown.
+
+    Every pixel of every frame is noise, drawn independently from the grey levels of all
+    pixels of `images`. Each digit of a video's set flashes once or twice, with equal
+    probability, each time as another random image of that digit and in a frame of its
+    own, where the brighter of image and noise is kept. The frames are in random order.
+    All 1,024 sets of digits, the empty one included, are equally frequent.
+
+    Parameters
+    ----------
+    images : array-like of uint8, shape (n_images, height, width)
+        Images of digits on a black (0) background.
+
+    labels : array-like of int, shape (n_images,)
+        The digit on each image, 0 to 9. Each digit needs an image at least.
+
+    n_videos : int, default=102_400
+        The paper has 102,400 videos for training and 10,240 for testing, which is 100 and
+        10 of each class. Where 1,024 does not divide `n_videos`, the remaining videos get
+        different classes, chosen at random. A video of 25 frames of 28 x 28 pixels takes
+        19,600 bytes, and 102,400 of them 2 GB.
+
+    n_frames : int, default=25
+        Frames of a video, at least 20: ten digits can flash twice each.
+
+    random_state : int, RandomState instance or None, default=None
+        An int makes the videos reproducible.
+
+    Returns
+    -------
+    flash_mnist : Bunch
+        With the fields
+
+        videos : ndarray of uint8, shape (n_videos, n_frames, height, width)
+            The frames.
+        target : ndarray of int64, shape (n_videos,)
+            The class, 0 to 1023: bit d is set if digit d is in the video.
+        digits : ndarray of int64, shape (n_videos, 10)
+            The same as an indicator matrix: 1 if the digit is in the video.
+        frame_digits : ndarray of int8, shape (n_videos, n_frames)
+            The digit on each frame; -1 where there is only noise.
+
+    Raises
+    ------
+    ValueError
+        If `images` or `labels` are not as described, a digit has no image, or `n_videos`
+        or `n_frames` is too small.
+
+    Notes
+    -----
+    The noise has the frequencies of the grey levels to within 1/65,536.
+
+    References
+    ----------
+    Xiang Long, Chuang Gan, Gerard de Melo, Jiajun Wu, Xiao Liu, Shilei Wen. "Attention
+    Clusters: Purely Attention Based Local Feature Integration for Video Classification",
+    CVPR 2018, section 4.1. What the paper leaves open (the noise, the overlay, how often a
+    digit flashes) is as in the authors' published code.
+
+    Examples
+    --------
+    >>> from acluster.datasets import load_digits_28, make_flash_mnist
+    >>> digits = load_digits_28()
+    >>> flash = make_flash_mnist(
+    ...     digits.train_images, digits.train_labels, n_videos=100, random_state=0
+    ... )
+    >>> flash.videos.shape
+    (100, 25, 28, 28)
+    >>> bool((flash.target == flash.digits @ 2 ** np.arange(10)).all())
+    True
+    """
+    images, labels = check_digit_images(images, labels)
+    _check_every_digit(labels)
+    _check_sizes(n_videos, n_frames)
+    generator = make_generator(random_state)
+    target = _draw_subsets(n_videos, generator)
+    digits = (target[:, None] >> np.arange(_N_DIGITS)) & 1
+    frame_digits = _draw_flashes(digits, n_frames, generator)
+    videos = sample_noise(noise_levels(images), (n_videos, n_frames, *images.shape[1:]), generator)
+    _overlay_flashes(videos, frame_digits, images, labels, generator)
+    return Bunch(videos=videos, target=target, digits=digits, frame_digits=frame_digits)
+
+
+def check_digit_images(
+    images: ArrayLike, labels: ArrayLike
+) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+    """The images and labels as arrays, once they are known to be digit images."""
+    images, labels = np.asarray(images), np.asarray(labels)
+    if images.ndim != 3 or images.dtype != np.uint8:
+        raise ValueError(
+            f"images must be an array of uint8 of shape (n_images, height, width), got "
+            f"{images.dtype} of shape {images.shape}. Bring pixels to 0..255 with "
+            "astype('uint8'), and a single image to images[np.newaxis]."
+        )
+    if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"labels must be one int for each of the {len(images)} images, got {labels.dtype} "
+            f"of shape {labels.shape}. Convert text with astype(int)."
+        )
+    is_digit = (labels >= 0) & (labels < _N_DIGITS)
+    if not is_digit.all():
+        wrong = np.flatnonzero(~is_digit)[0]
+        raise ValueError(
+            f"labels[{wrong}] is {labels[wrong]}; labels must be digits, 0 to 9. "
+            "Remove the images of anything else."
+        )
+    return images, labels
+
+
+def make_generator(random_state: Any) -> np.random.Generator:
+    """A private generator, seeded from what scikit-learn takes as `random_state`."""
+    seed = check_random_state(random_state).randint(2**32, size=4, dtype=np.uint32)
+    return np.random.default_rng(seed)
+
+
+def noise_levels(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The grey level at each of 65,536 equal steps of the images' distribution of levels."""
+    # bincount copies its argument to int64, so one image after the other.
+    counts = sum(np.bincount(image.ravel(), minlength=256) for image in images)
+    cumulative = np.cumsum(counts) / images.size
+    steps = (np.arange(2**16) + 0.5) / 2**16
+    return np.searchsorted(cumulative, steps, side="right").astype(np.uint8)
+
+
+def sample_noise(
+    levels: NDArray[np.uint8], shape: tuple[int, ...], generator: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Pixels drawn independently from `levels`, the table of :func:`noise_levels`."""
+    noise = np.empty(shape, dtype=np.uint8)
+    pixels = noise.reshape(-1)
+    for start in range(0, len(pixels), _PIXELS_PER_BLOCK):
+        block = pixels[start : start + _PIXELS_PER_BLOCK]
+        # Four 16-bit steps of each random word: drawing those one by one takes twice as long.
+        words = generator.integers(2**64, size=-(-len(block) // 4), dtype=np.uint64)
+        # 16 bits cannot pass the table's end; mode="wrap" spares the check.
+        np.take(levels, words.view(np.uint16)[: len(block)], out=block, mode="wrap")
+    return noise
+
+
+def _check_every_digit(labels: NDArray[Any]) -> None:
+    absent = sorted(set(range(_N_DIGITS)) - set(labels.tolist()))
+    if absent:
+        raise ValueError(
+            f"labels have no image of the digits {absent}; every digit 0 to 9 needs one at "
+            "least. Pass images of all ten digits."
+        )
+
+
+def _check_sizes(n_videos: int, n_frames: int) -> None:
+    if n_videos < 1:
+        raise ValueError(
+            f"n_videos={n_videos} must be 1 or more. Multiples of 1024 balance the classes."
+        )
+    if n_frames < _N_DIGITS * _MAX_FLASHES:
+        raise ValueError(
+            f"n_frames={n_frames} must be {_N_DIGITS * _MAX_FLASHES} or more, since ten digits "
+            "can flash twice each, in a frame of their own. The paper has n_frames=25."
+        )
+
+
+def _draw_subsets(n_videos: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    each, remaining = divmod(n_videos, _N_SUBSETS)
+    subsets = np.concatenate(
+        [
+            np.repeat(np.arange(_N_SUBSETS), each),
+            generator.choice(_N_SUBSETS, size=remaining, replace=False),
+        ]
+    )
+    generator.shuffle(subsets)
+    return subsets
+
+
+def _draw_flashes(
+    digits: NDArray[np.int64], n_frames: int, generator: np.random.Generator
+) -> NDArray[np.int8]:
+    """The digit on each frame of each video, -1 for none."""
+    n_flashes = digits * generator.integers(1, _MAX_FLASHES, size=digits.shape, endpoint=True)
+    frame_digits = np.full((len(digits), n_frames), -1, dtype=np.int8)
+    for flash in range(_MAX_FLASHES):
+        own_frames = slice(flash * _N_DIGITS, (flash + 1) * _N_DIGITS)
+        frame_digits[:, own_frames] = np.where(n_flashes > flash, np.arange(_N_DIGITS), -1)
+    return generator.permuted(frame_digits, axis=1)
+
+
+def _overlay_flashes(
+    videos: NDArray[np.uint8],
+    frame_digits: NDArray[np.int8],
+    images: NDArray[np.uint8],
+    labels: NDArray[Any],
+    generator: np.random.Generator,
+) -> None:
+    """Overlay, in place, each flash with a random image of its digit."""
+    frames = videos.reshape(-1, *images.shape[1:])
+    for digit in range(_N_DIGITS):
+        members = np.flatnonzero(labels == digit)
+        flashes = np.flatnonzero(frame_digits == digit)
+        chosen = generator.choice(members, size=len(flashes))
+        for start in range(0, len(flashes), _FLASHES_PER_BLOCK):
+            block = slice(start, start + _FLASHES_PER_BLOCK)
+            frames[flashes[block]] = np.maximum(frames[flashes[block]], images[chosen[block]])

@@ -1,0 +1,39 @@
+import os
+
+os.environ["SCIPY_ARRAY_API"] = "1"  # array_api_dispatch needs it before scipy is imported
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from acluster import FeatureSets
+
+# Nets this small run faster on one thread, and the suite runs in several processes.
+torch.set_num_threads(1)
+
+
+def make_sets(n=60, n_features=4, n_classes=2, dtype=np.float64, seed=0, gap=6.0):
+    """Sets of 1 to 9 local features, one of which tells the class."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % n_classes
+    arrays = []
+    for label in y:
+        features = rng.normal(size=(rng.integers(1, 10), n_features))
+        features[rng.integers(len(features)), label % n_features] += gap
+        arrays.append(features.astype(dtype))
+    return FeatureSets.from_arrays(arrays), y
+
+
+@pytest.fixture
+def sets_and_labels():
+    return make_sets()
+
+
+@pytest.fixture
+def data_home():
+    """The real data of the environment; a test that needs them skips where they are not."""
+    home = os.environ.get("ACLUSTER_DATA")
+    if home is None:
+        pytest.skip("ACLUSTER_DATA is not set: no real data here")
+    return Path(home)

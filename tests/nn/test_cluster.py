@@ -1,0 +1,234 @@
+"""The packed torch modules against the slow transcription of the equations."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from acluster.nn import (
+    WEIGHTINGS,
+    AttentionCluster,
+    AttentionClusterNetwork,
+    ShiftingOperation,
+    attend,
+    attention_weights,
+)
+from tests import reference
+
+lengths_of_sets = st.lists(st.integers(1, 7), min_size=1, max_size=8)
+cases = {
+    "lengths": lengths_of_sets,
+    "n_features": st.integers(1, 5),
+    "cluster_size": st.integers(1, 6),
+    "weighting": st.sampled_from(sorted(WEIGHTINGS)),
+    "shifting": st.booleans(),
+    "seed": st.integers(0, 2**31 - 1),
+}
+
+
+def make_cluster(n_features, cluster_size, weighting, shifting, seed):
+    cluster = AttentionCluster(
+        n_features, cluster_size, weighting, hidden_size=3, shifting=shifting
+    )
+    cluster.reset_parameters(torch.Generator().manual_seed(seed))
+    return cluster.double()
+
+
+def make_packed(lengths, n_features, seed, scale=1.0):
+    generator = torch.Generator().manual_seed(seed)
+    values = scale * torch.randn(sum(lengths), n_features, generator=generator, dtype=torch.float64)
+    return values, torch.tensor(np.cumsum([0, *lengths]))
+
+
+def reference_global_features(cluster, values, offsets, cluster_size, weighting, parameters):
+    own = {name.removeprefix("weighting."): value for name, value in parameters.items()}
+    alpha, beta = own.pop("shifting.alpha", None), own.pop("shifting.beta", None)
+    if alpha is not None:
+        alpha, beta = alpha.ravel(), beta.ravel()
+    sets = [values[i:j].T for i, j in pairwise(offsets.tolist())]
+    return np.stack([reference.cluster(X, cluster_size, weighting, own, alpha, beta) for X in sets])
+
+
+def numpy_parameters(module):
+    return {name: value.detach().numpy().copy() for name, value in module.named_parameters()}
+
+
+@given(**cases)
+@settings(max_examples=80, deadline=None)
+def test_cluster_is_the_reference(lengths, n_features, cluster_size, weighting, shifting, seed):
+    cluster = make_cluster(n_features, cluster_size, weighting, shifting, seed)
+    values, offsets = make_packed(lengths, n_features, seed)
+    expected = reference_global_features(
+        cluster,
+        values.numpy(),
+        offsets.numpy(),
+        cluster_size,
+        weighting,
+        numpy_parameters(cluster),
+    )
+    np.testing.assert_allclose(cluster(values, offsets).detach().numpy(), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("weighting", sorted(WEIGHTINGS))
+@pytest.mark.parametrize("shifting", [True, False])
+@pytest.mark.parametrize("lengths", [[4, 4, 4], [1, 5, 2, 5, 1]])
+def test_gradients_are_those_of_the_reference(weighting, shifting, lengths):
+    n_features, cluster_size = 3, 4
+    cluster = make_cluster(n_features, cluster_size, weighting, shifting, seed=3)
+    values, offsets = make_packed(lengths, n_features, seed=4)
+    values.requires_grad_()
+    direction = torch.randn(len(lengths), cluster_size * n_features, dtype=torch.float64)
+    (cluster(values, offsets) * direction).sum().backward()
+    parameters = {"values": values.detach().numpy(), **numpy_parameters(cluster)}
+    gradients = {"values": values.grad, **{n: p.grad for n, p in cluster.named_parameters()}}
+
+    def reference_loss():
+        rest = {name: value for name, value in parameters.items() if name != "values"}
+        g = reference_global_features(
+            cluster, parameters["values"], offsets.numpy(), cluster_size, weighting, rest
+        )
+        return (g * direction.numpy()).sum()
+
+    step = 1e-5
+    for name, gradient in gradients.items():
+        for index in np.ndindex(parameters[name].shape):
+            kept = parameters[name][index]
+            parameters[name][index] = kept + step
+            above = reference_loss()
+            parameters[name][index] = kept - step
+            below = reference_loss()
+            parameters[name][index] = kept
+            slope = (above - below) / (2 * step)
+            assert slope == pytest.approx(gradient[index].item(), abs=1e-6), (name, index)
+
+
+def test_gradcheck_of_attention():
+    values, offsets = make_packed([2, 3, 2, 1], 3, seed=0)
+    logits = torch.randn(8, 4, dtype=torch.float64, requires_grad=True)
+    values.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x, s: attend(x, offsets, s), (values, logits))
+
+
+@given(**cases)
+@settings(max_examples=50, deadline=None)
+def test_order_of_local_features_does_not_matter(
+    lengths, n_features, cluster_size, weighting, shifting, seed
+):
+    cluster = make_cluster(n_features, cluster_size, weighting, shifting, seed)
+    values, offsets = make_packed(lengths, n_features, seed)
+    rng = np.random.default_rng(seed)
+    shuffled = np.concatenate(
+        [rng.permutation(np.arange(i, j)) for i, j in pairwise(offsets.tolist())]
+    )
+    torch.testing.assert_close(cluster(values[shuffled], offsets), cluster(values, offsets))
+
+
+@given(**cases, repeats=st.integers(2, 4))
+@settings(max_examples=50, deadline=None)
+def test_repeating_every_local_feature_changes_nothing(
+    lengths, n_features, cluster_size, weighting, shifting, seed, repeats
+):
+    cluster = make_cluster(n_features, cluster_size, weighting, shifting, seed)
+    values, offsets = make_packed(lengths, n_features, seed)
+    repeated = cluster(values.repeat_interleave(repeats, dim=0), offsets * repeats)
+    torch.testing.assert_close(repeated, cluster(values, offsets))
+
+
+@given(**cases)
+@settings(max_examples=50, deadline=None)
+def test_sets_do_not_see_each_other(lengths, n_features, cluster_size, weighting, shifting, seed):
+    cluster = make_cluster(n_features, cluster_size, weighting, shifting, seed)
+    values, offsets = make_packed(lengths, n_features, seed)
+    alone = [cluster(values[i:j], torch.tensor([0, j - i])) for i, j in pairwise(offsets.tolist())]
+    torch.testing.assert_close(torch.cat(alone), cluster(values, offsets))
+
+
+@given(**{name: cases[name] for name in ("lengths", "n_features", "cluster_size", "seed")})
+@settings(max_examples=50, deadline=None)
+def test_shifting_gives_unit_norm(lengths, n_features, cluster_size, seed):
+    cluster = make_cluster(n_features, cluster_size, "fc1", True, seed)
+    values, offsets = make_packed(lengths, n_features, seed)
+    norms = cluster(values, offsets).norm(dim=1)
+    torch.testing.assert_close(norms, torch.ones_like(norms))
+
+
+@given(lengths=lengths_of_sets, cluster_size=st.integers(1, 5), seed=st.integers(0, 10**6))
+@settings(max_examples=50, deadline=None)
+def test_attention_weights_are_distributions(lengths, cluster_size, seed):
+    logits, offsets = make_packed(lengths, cluster_size, seed, scale=30.0)
+    weights = attention_weights(offsets, logits)
+    assert (weights >= 0).all()
+    for i, j in pairwise(offsets.tolist()):
+        torch.testing.assert_close(
+            weights[i:j].sum(dim=0), torch.ones(cluster_size, dtype=torch.float64)
+        )
+
+
+@pytest.mark.parametrize("offset", [1e4, -1e4])
+def test_softmax_is_exact_for_far_off_sets(offset):
+    # One maximum over all sets would underflow here.
+    logits = torch.tensor([[0.0], [1.0], [offset], [offset + 1]])
+    weights = attention_weights(torch.tensor([0, 2, 4]), logits)
+    torch.testing.assert_close(weights[:2], weights[2:])
+
+
+def test_shifting_keeps_a_zero_vector_and_its_gradient_finite():
+    shifting = ShiftingOperation(2)
+    with torch.no_grad():
+        shifting.beta.zero_()
+    shifting(torch.zeros(1, 2, 3)).sum().backward()
+    assert torch.isfinite(shifting.alpha.grad).all()
+
+
+def test_shifting_depends_on_sign_of_alpha_and_ratio_only():
+    shifting, pooled = ShiftingOperation(3), torch.randn(2, 3, 4)
+    before = shifting(pooled)
+    with torch.no_grad():
+        shifting.alpha *= 2.5
+        shifting.beta *= 2.5
+    torch.testing.assert_close(shifting(pooled), before)
+
+
+@pytest.mark.parametrize("cluster_size", [1, 16, 256])
+def test_shift_starts_with_the_stated_spread(cluster_size):
+    drawn = torch.cat([ShiftingOperation(cluster_size).alpha.detach() for _ in range(4000)])
+    assert drawn.std().item() == pytest.approx(cluster_size**-0.25, rel=0.05)
+
+
+def test_average_ignores_the_values():
+    values, offsets = make_packed([3, 2], 4, seed=1)
+    g = AttentionCluster(4, 2, "average", shifting=False)(values, offsets)
+    means = torch.stack([values[:3].mean(0), values[3:].mean(0)])
+    torch.testing.assert_close(g, means.repeat(1, 2))
+
+
+def test_network_concatenates_modalities_of_their_own_sizes():
+    clusters = [make_cluster(4, 3, "fc1", True, 0), make_cluster(2, 5, "fc2", False, 1)]
+    network = AttentionClusterNetwork(clusters, n_outputs=7, dropout=0.9).double().eval()
+    rgb, audio = make_packed([2, 3], 4, seed=2), make_packed([6, 1], 2, seed=3)
+    g = network.global_feature([rgb, audio])
+    torch.testing.assert_close(g[:, :12], clusters[0](*rgb))
+    torch.testing.assert_close(g[:, 12:], clusters[1](*audio))
+    torch.testing.assert_close(network([rgb, audio]), network.linear(g))
+    with pytest.raises(ValueError, match="shorter"):
+        network([rgb])
+
+
+def test_dropout_keeps_the_stated_share_and_the_mean():
+    cluster = AttentionCluster(1, 4000, "average", shifting=False)
+    network = AttentionClusterNetwork([cluster], n_outputs=1, dropout=0.9).train()
+    seen = []
+    network.linear.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    network([(torch.ones(25, 1), torch.arange(26))], generator=torch.Generator().manual_seed(0))
+    assert (seen[0] > 0).float().mean().item() == pytest.approx(0.1, abs=0.003)
+    assert seen[0].mean().item() == pytest.approx(1.0, abs=0.03)
+
+
+def test_dropout_leaves_the_global_state():
+    network = AttentionClusterNetwork([AttentionCluster(2, 3)], n_outputs=2, dropout=0.5).train()
+    state = torch.get_rng_state()
+    network([(torch.ones(3, 2), torch.tensor([0, 3]))], generator=torch.Generator())
+    assert torch.equal(state, torch.get_rng_state())

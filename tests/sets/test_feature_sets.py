@@ -1,0 +1,184 @@
+"""FeatureSets indexes like an array of items, copies nothing, and travels small."""
+
+import pickle
+
+import numpy as np
+import pytest
+import sklearn
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.base import clone
+from sklearn.utils import _safe_indexing
+
+from acluster import FeatureSets
+
+
+def arrays_of(lengths, n_features=3, dtype=np.float64):
+    rng = np.random.default_rng(len(lengths))
+    return [rng.normal(size=(length, n_features)).astype(dtype) for length in lengths]
+
+
+def assert_same_items(X, arrays):
+    assert len(X) == len(arrays)
+    for item, array in zip(X, arrays, strict=True):
+        np.testing.assert_array_equal(item, array)
+
+
+lengths_lists = st.lists(st.integers(0, 5), min_size=1, max_size=12)
+
+
+@st.composite
+def sets_and_key(draw):
+    lengths = draw(lengths_lists)
+    n = len(lengths)
+    key = draw(
+        st.one_of(
+            st.slices(n),
+            st.lists(st.integers(-n, n - 1), max_size=20),
+            st.lists(st.booleans(), min_size=n, max_size=n),
+            st.lists(st.integers(-n, n - 1), max_size=20).map(lambda k: np.array(k, dtype=int)),
+            st.lists(st.booleans(), min_size=n, max_size=n).map(np.array),
+        )
+    )
+    return lengths, key
+
+
+@given(sets_and_key())
+@settings(max_examples=300, deadline=None)
+def test_selection_is_that_of_an_object_array(case):
+    lengths, key = case
+    arrays = arrays_of(lengths)
+    as_objects = np.empty(len(arrays), dtype=object)
+    as_objects[:] = arrays
+    expected = (
+        as_objects[np.array(key, dtype=int) if key == [] else key]
+        if isinstance(key, list)
+        else as_objects[key]
+    )
+    X = FeatureSets.from_arrays(arrays)
+    assert_same_items(X[key], list(expected))
+    assert_same_items(X[(key, Ellipsis)], list(expected))
+
+
+@given(sets_and_key(), st.data())
+@settings(max_examples=200, deadline=None)
+def test_selections_compose(case, data):
+    lengths, key = case
+    X = FeatureSets.from_arrays(arrays_of(lengths))
+    first = X[key]
+    inner = data.draw(
+        st.lists(st.integers(0, len(first) - 1), max_size=8) if len(first) else st.just([])
+    )
+    numbers = np.arange(len(X))[
+        np.array(key, dtype=int) if isinstance(key, list) and not key else key
+    ]
+    assert_same_items(first[inner], [X[i] for i in numbers[np.array(inner, dtype=int)]])
+
+
+@given(sets_and_key())
+@settings(max_examples=100, deadline=None)
+def test_packed_rows_are_the_items_end_to_end(case):
+    lengths, key = case
+    view = FeatureSets.from_arrays(arrays_of(lengths))[key]
+    values, offsets = view.packed()
+    assert offsets[0] == 0
+    assert offsets[-1] == len(values)
+    assert_same_items(FeatureSets(values, offsets), list(view))
+    np.testing.assert_array_equal(view.lengths, [len(item) for item in view])
+
+
+@given(sets_and_key())
+@settings(max_examples=50, deadline=None)
+def test_pickling_keeps_the_items_and_only_their_rows(case):
+    lengths, key = case
+    view = FeatureSets.from_arrays(arrays_of(lengths))[key]
+    copy = pickle.loads(pickle.dumps(view))
+    assert_same_items(copy, list(view))
+    assert copy.n_features == view.n_features
+    assert len(copy._values) == view.lengths.sum()
+
+
+def test_int_index_gives_the_array_itself():
+    arrays = arrays_of([2, 3])
+    X = FeatureSets.from_arrays(arrays)
+    np.testing.assert_array_equal(X[1], arrays[1])
+    np.testing.assert_array_equal(X[-2], arrays[0])
+    np.testing.assert_array_equal(X[np.int64(0)], arrays[0])
+    assert X[0].base is not None
+
+
+def test_a_view_copies_no_features():
+    X = FeatureSets.from_arrays(arrays_of([2, 3, 1]))
+    assert X[[2, 0]]._values is X._values
+    assert np.shares_memory(X[1:].packed()[0], X._values)
+    assert np.shares_memory(X.packed()[0], X._values)
+
+
+def test_protocol_of_scikit_learn():
+    X = FeatureSets.from_arrays(arrays_of([2, 3, 1]))
+    assert X.shape == (3,)
+    assert X.ndim == 1
+    assert X.device == "cpu"
+    assert not hasattr(X, "fit")
+    assert not hasattr(X, "iloc")
+    assert clone(X, safe=False) is X
+    assert_same_items(X.take(np.array([2, 0])), [X[2], X[0]])
+    assert repr(X) == "FeatureSets(n_items=3, n_features=3, lengths=1..3, dtype=float64)"
+    assert repr(X[[]]) == "FeatureSets(n_items=0, n_features=3, lengths=none, dtype=float64)"
+
+
+@pytest.mark.parametrize("dispatch", [False, True])
+@pytest.mark.parametrize(
+    "indices", [[0, 2], np.array([2, 0]), np.array([True, False, True]), slice(0, 2), [True] * 3]
+)
+def test_safe_indexing_keeps_the_type(indices, dispatch):
+    X = FeatureSets.from_arrays(arrays_of([2, 3, 1]))
+    with sklearn.config_context(array_api_dispatch=dispatch, skip_parameter_validation=True):
+        selected = _safe_indexing(X, indices)
+    assert type(selected) is FeatureSets
+    assert_same_items(selected, list(X[indices]))
+
+
+class TestConstructors:
+    def test_three_dimensional_array_is_not_copied(self):
+        array = np.random.default_rng(0).normal(size=(4, 5, 2))
+        X = FeatureSets.from_padded(array)
+        assert np.shares_memory(X.packed()[0], array)
+        assert_same_items(X, list(array))
+
+    @given(st.lists(st.integers(0, 6), min_size=1, max_size=8))
+    @settings(max_examples=50, deadline=None)
+    def test_padding_is_left_out(self, lengths):
+        array = np.random.default_rng(0).normal(size=(len(lengths), 6, 2))
+        X = FeatureSets.from_padded(array, lengths)
+        assert_same_items(X, [a[:n] for a, n in zip(array, lengths, strict=True)])
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64, torch.int32])
+    def test_tensors(self, dtype):
+        tensors = [torch.ones(2, 3, dtype=dtype), torch.zeros(1, 3, dtype=dtype)]
+        X = FeatureSets.from_arrays(tensors)
+        assert str(X.dtype) == str(dtype).removeprefix("torch.")
+        assert_same_items(X, [t.numpy() for t in tensors])
+
+    def test_tensors_with_gradient_and_of_bfloat16(self):
+        X = FeatureSets.from_arrays([torch.ones(2, 3, requires_grad=True)])
+        assert X.dtype == np.float32
+        X = FeatureSets.from_arrays([torch.full((2, 3), 1.5, dtype=torch.bfloat16)])
+        assert X.dtype == np.float32
+        assert (X[0] == 1.5).all()
+
+    def test_tensor_values_and_offsets(self):
+        X = FeatureSets(torch.arange(6.0).reshape(3, 2), torch.tensor([0, 1, 3]))
+        np.testing.assert_array_equal(X[1], [[2, 3], [4, 5]])
+
+    def test_object_array_and_nested_lists(self):
+        objects = np.empty(2, dtype=object)
+        objects[:] = arrays_of([2, 3])
+        assert_same_items(FeatureSets.from_arrays(objects), list(objects))
+        X = FeatureSets.from_arrays([[[1, 2]], [[3.5, 4], [5, 6]]])
+        assert X.dtype == np.float64
+        np.testing.assert_array_equal(X.lengths, [1, 2])
+
+    def test_a_generator_of_arrays(self):
+        assert len(FeatureSets.from_arrays(array for array in arrays_of([1, 2, 3]))) == 3

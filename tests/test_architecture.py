@@ -1,0 +1,73 @@
+"""Who may import whom: the arrows of the package, read from its source."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import acluster
+
+PACKAGE = Path(acluster.__file__).parent
+
+# Every room, and what of acluster and of the heavy libraries it may import.
+MAY_IMPORT = {
+    "sets": {"acluster.sets", "numpy", "sklearn", "zarr"},
+    "nn": {"acluster.nn", "torch"},
+    "training": {"acluster.training", "acluster.sets", "numpy", "torch"},
+    "_labels": {"numpy", "sklearn", "scipy", "torch"},
+    "_set_classifier": {
+        "acluster._labels",
+        "acluster.nn",
+        "acluster.sets",
+        "acluster.training",
+        "numpy",
+        "sklearn",
+        "torch",
+    },
+    "_classifiers": {"acluster._set_classifier", "acluster.sets", "numpy", "sklearn"},
+    "__init__": {"acluster._classifiers", "acluster.sets"},
+    "preprocessing": {"acluster.sets", "numpy", "sklearn"},
+    "datasets": {"acluster", "acluster.datasets", "numpy", "scipy", "sklearn", "torch"},
+}
+GUARDED = {"acluster", "numpy", "scipy", "sklearn", "torch", "zarr", "matplotlib", "rich", "joblib"}
+
+
+def room(path):
+    first = path.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+def imported_modules(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            yield node.module
+
+
+def shortened(module):
+    """`acluster.nn._cluster` is `acluster.nn` to the arrows; `torch.nn` is `torch`."""
+    parts = module.split(".")
+    return ".".join(parts[:2]) if parts[0] == "acluster" else parts[0]
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE))
+)
+def test_arrows(path):
+    used = {shortened(m) for m in imported_modules(path) if m.split(".")[0] in GUARDED}
+    assert used <= MAY_IMPORT[room(path)], f"{path.name} imports {used - MAY_IMPORT[room(path)]}"
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.name)
+def test_rooms_do_not_reach_into_each_other(path):
+    for module in imported_modules(path):
+        parts = module.split(".")
+        if parts[0] == "acluster" and len(parts) > 2 and parts[1] != room(path):
+            pytest.fail(f"{path.name} imports {module}, past the face of acluster.{parts[1]}")
+
+
+def test_public_names():
+    assert acluster.__all__ == ["AttentionClusterClassifier", "FeatureSets"]
+    assert all(hasattr(acluster, name) for name in acluster.__all__)

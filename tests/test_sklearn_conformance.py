@@ -1,0 +1,27 @@
+"""The whole of scikit-learn's own estimator checks."""
+
+import pytest
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from acluster import AttentionClusterClassifier
+
+DETERMINISTIC = AttentionClusterClassifier(dropout=0.0, batch_size=10**6, random_state=0)
+DEFAULT = AttentionClusterClassifier()
+
+
+def expected_failures(estimator):
+    if estimator is DETERMINISTIC:
+        return {}
+    reason = "repeating an item differs from weighing it: other batches, and dropout masks"
+    return {
+        "check_sample_weight_equivalence_on_dense_data": reason,
+        "check_sample_weight_equivalence_on_sparse_data": reason,
+    }
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@parametrize_with_checks(
+    [DETERMINISTIC, DEFAULT], expected_failed_checks=expected_failures, xfail_strict=True
+)
+def test_scikit_learn_check(estimator, check):
+    check(estimator)
