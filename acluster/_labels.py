@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -29,11 +30,17 @@ def check_labels(y: Any, estimator_name: str) -> NDArray[Any]:
             f"This {estimator_name} estimator requires y to be passed, but the target y is None."
         )
     if not hasattr(y, "shape"):
-        y = np.asarray(y)
+        y = _as_array(y)
     y = check_array(y, ensure_2d=False, dtype=None, accept_sparse="csr", input_name="y")
     y = y.toarray() if hasattr(y, "toarray") else y
     if y.ndim == 1 or y.shape[1] == 1:
         y = column_or_1d(y, warn=True)
+    if type_of_target(y) == "unknown":
+        kinds = sorted({type(label).__name__ for label in y.ravel().tolist()})
+        raise ValueError(
+            f"Unknown label type: unknown. y mixes {', '.join(kinds)}; use one type of label, "
+            "strings or integers."
+        )
     check_classification_targets(y)
     if type_of_target(y) == "multiclass-multioutput":
         raise ValueError(
@@ -41,6 +48,19 @@ def check_labels(y: Any, estimator_name: str) -> NDArray[Any]:
             "0 and 1; pass one label per item, or an indicator matrix (one column per label)."
         )
     return y
+
+
+def _as_array(y: Any) -> NDArray[Any]:
+    try:
+        array = np.asarray(y)
+    except ValueError:
+        raise ValueError(
+            "y has rows of differing length; pass one label per item, or an indicator matrix "
+            "(sklearn.preprocessing.MultiLabelBinarizer makes one)."
+        ) from None
+    if array.ndim == 0:
+        raise ValueError(f"y is the single value {y!r}; pass one label per item.")
+    return array
 
 
 @dataclass(frozen=True)
@@ -58,12 +78,18 @@ class LabelCoding:
     def of(cls, y: NDArray[Any], classes: Any = None) -> LabelCoding:
         """The coding of checked labels, or of `classes` announced before all are seen."""
         if y.ndim == 2:
-            return cls("multilabel", np.arange(y.shape[1]))
+            columns = np.arange(y.shape[1])
+            if classes is not None and not np.array_equal(classes, columns):
+                raise ValueError(
+                    f"classes={classes!r} do not fit an indicator y of {len(columns)} columns; "
+                    f"pass classes={columns.tolist()}."
+                )
+            return cls("multilabel", columns)
         classes = np.unique(y if classes is None else classes)
         if len(classes) < 2:
             raise ValueError(
-                f"y holds only one class, {classes[0]!r}, among the items of positive weight; "
-                "a classifier needs at least two classes."
+                f"y holds only one class, {classes.tolist()[0]!r}, among the items of positive "
+                "weight; a classifier needs at least two classes."
             )
         return cls("binary" if len(classes) == 2 else "multiclass", classes)
 
@@ -130,6 +156,7 @@ class LabelCoding:
                 targets, sample_weight, class_weight
             )
             return weights * len(targets) / sample_weight.sum()
+        _check_class_weight(class_weight)
         numbers = targets if self.kind == "multiclass" else targets[:, 0].astype(np.int64)
         by_class = compute_class_weight(
             class_weight,
@@ -138,6 +165,11 @@ class LabelCoding:
             sample_weight=sample_weight,
         )
         weights = sample_weight * by_class[numbers]
+        if not weights.any():
+            raise ValueError(
+                f"class_weight={class_weight!r} gives every item the weight 0; give at least one "
+                "class a positive weight."
+            )
         weights *= len(weights) / weights.sum()
         return weights if self.kind == "multiclass" else weights[:, None]
 
@@ -158,3 +190,14 @@ class LabelCoding:
         present = np.clip(present, 0, total)
         with np.errstate(divide="ignore"):
             return np.where(targets > 0, total / (2 * present), total / (2 * (total - present)))
+
+
+def _check_class_weight(class_weight: dict[Any, float] | str | None) -> None:
+    if not isinstance(class_weight, dict):
+        return
+    for label, weight in class_weight.items():
+        if not isinstance(weight, Real) or not np.isfinite(weight) or weight < 0:
+            raise ValueError(
+                f"class_weight gives class {label!r} the weight {weight!r}; weights are finite "
+                "numbers of at least 0."
+            )

@@ -171,14 +171,18 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
             If `max_iter` epochs passed before the loss settled within `tol`.
         """
         resumes = self.warm_start and hasattr(self, "network_")
-        X, y, sample_weight = self._check_items(X, y, sample_weight, reset=not resumes)
+        seen = X, y, sample_weight = self._check_items(X, y, sample_weight, reset=not resumes)
         coding = self._coding if resumes else LabelCoding.of(y)
+        targets = coding.encode(y)
+        weights = coding.weigh(targets, sample_weight, self.class_weight)
+        validation = self._check_validation(X_val, y_val, coding)
         self._start(X, coding, resumes)
-        X_train, y_train, weight_train, validation = self._set_aside(
-            X, y, sample_weight, X_val, y_val
-        )
-        run_epoch, trainer = self._prepare_epochs(X_train, y_train, weight_train)
-        self._train(run_epoch, validation, X=X, y=y, metadata={"sample_weight": sample_weight})
+        items = np.arange(len(y))
+        if self.early_stopping and validation is None:
+            items, held = self._set_aside(y)
+            validation = X[held], y[held], sample_weight[held]
+        trainer, run_epoch = self._prepare_epochs(X[items], targets[items], weights[items])
+        self._train(run_epoch, validation, seen)
         self._optimizer_state = trainer.optimizer_state() if self.warm_start else None
         return self
 
@@ -221,8 +225,10 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
         self._check_partial_fit(classes, resumes)
         X, y, sample_weight = self._check_items(X, y, sample_weight, reset=not resumes)
         coding = self._coding if resumes else LabelCoding.of(y, classes)
+        targets = coding.encode(y)
+        weights = coding.weigh(targets, sample_weight, self.class_weight)
         self._start(X, coding, resumes)
-        run_epoch, trainer = self._prepare_epochs(X, y, sample_weight)
+        trainer, run_epoch = self._prepare_epochs(X, targets, weights)
         self._record(run_epoch(), None)
         self._optimizer_state = trainer.optimizer_state()
         return self
@@ -280,8 +286,10 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
         if resumes:
             if architecture != self._architecture:
                 raise ValueError(
-                    f"The fitted network has {self._architecture}, but the parameters now ask "
-                    f"for {architecture}. Fit a clone, or set warm_start=False."
+                    "warm_start=True cannot change the network: it was fitted with "
+                    f"{_only_in(self._architecture, architecture)}, the parameters now say "
+                    f"{_only_in(architecture, self._architecture)}. Fit a clone, or set "
+                    "warm_start=False."
                 )
             self.network_.dropout = self.dropout
             self.network_.to(device)
@@ -320,24 +328,21 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
             )
         return network.to_empty(device="cpu")
 
-    def _set_aside(
-        self,
-        X: Any,
-        y: NDArray[Any],
-        sample_weight: NDArray[np.float64],
-        X_val: Any,
-        y_val: Any,
-    ) -> tuple[Any, NDArray[Any], NDArray[np.float64], tuple[Any, ...] | None]:
-        """The training items, and the validation set (X, y, weights) if there is one."""
+    def _check_validation(
+        self, X_val: Any, y_val: Any, coding: LabelCoding
+    ) -> tuple[Any, NDArray[Any], NDArray[np.float64]] | None:
+        """The given validation set (X, y, weights), checked."""
         if (X_val is None) != (y_val is None):
             given, missing = ("y_val", "X_val") if X_val is None else ("X_val", "y_val")
             raise ValueError(f"{given} is passed without {missing}; pass both or neither.")
-        if X_val is not None:
-            X_val, y_val, weight_val = self._check_items(X_val, y_val, None, reset=False)
-            self._coding.encode(y_val, name="y_val")
-            return X, y, sample_weight, (X_val, y_val, weight_val)
-        if not self.early_stopping:
-            return X, y, sample_weight, None
+        if X_val is None:
+            return None
+        X_val, y_val, weight_val = self._check_items(X_val, y_val, None, reset=False)
+        coding.encode(y_val, name="y_val")
+        return X_val, y_val, weight_val
+
+    def _set_aside(self, y: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The items to train on and those to validate on."""
         try:
             train, held = train_test_split(
                 np.arange(len(y)),
@@ -348,16 +353,15 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
         except ValueError as error:
             raise ValueError(
                 f"early_stopping=True cannot set aside validation_fraction="
-                f"{self.validation_fraction} of {len(y)} items: {error} Pass X_val and y_val, "
+                f"{self.validation_fraction} of {len(y)} items: {error}. Pass X_val and y_val, "
                 "change validation_fraction, or set early_stopping=False."
             ) from None
-        validation = (X[held], y[held], sample_weight[held])
-        return X[train], y[train], sample_weight[train], validation
+        return train, held
 
     def _prepare_epochs(
-        self, X: Any, y: NDArray[Any], sample_weight: NDArray[np.float64]
-    ) -> tuple[Callable[[], float], Trainer]:
-        """A function that trains for one epoch and returns the loss; and its trainer."""
+        self, X: Any, targets: NDArray[Any], weights: NDArray[np.float64]
+    ) -> tuple[Trainer, Callable[[], float]]:
+        """The trainer, and a function that trains for one epoch and returns the loss."""
         trainer = Trainer(
             self.network_,
             self._coding.loss,
@@ -371,35 +375,35 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
         )
         if self._optimizer_state is not None:
             trainer.load_optimizer_state(self._optimizer_state)
-        targets = self._coding.encode(y)
-        weights = self._coding.weigh(targets, sample_weight, self.class_weight)
         like = trainer.parameter
-        weights_tensor = torch.from_numpy(weights).to(like.device, like.dtype)
         targets_tensor = torch.from_numpy(targets).to(like.device)
-        if targets.ndim == 2:
+        if targets_tensor.is_floating_point():
             targets_tensor = targets_tensor.to(like.dtype)
+        weights_tensor = torch.from_numpy(weights).to(like.device, like.dtype)
         modalities = self._modalities(X)
-        return lambda: trainer.run_epoch(modalities, targets_tensor, weights_tensor), trainer
+        return trainer, lambda: trainer.run_epoch(modalities, targets_tensor, weights_tensor)
 
     def _train(
         self,
         run_epoch: Callable[[], float],
         validation: tuple[Any, ...] | None,
-        **seen_by_callbacks: Any,
+        seen: tuple[Any, ...],
     ) -> None:
         """Run epochs until patience ends, a callback says so, or `max_iter`."""
+        X, y, sample_weight = seen
+        shown = {"X": X, "y": y, "metadata": {"sample_weight": sample_weight}}
         fit_context = self._init_callback_context(max_subtasks=self.max_iter)
-        fit_context.call_on_fit_task_begin(estimator=self, **seen_by_callbacks)
+        fit_context.call_on_fit_task_begin(estimator=self, **shown)
         patience = Patience(self.tol, self.n_iter_no_change)
         best_state = None
         for _ in range(self.max_iter):
             epoch_context = fit_context.subcontext(task_name="epoch")
-            epoch_context.call_on_fit_task_begin(estimator=self, **seen_by_callbacks)
+            epoch_context.call_on_fit_task_begin(estimator=self, **shown)
             score = self._record(run_epoch(), validation)
             if patience.update(score) and self.early_stopping:
                 best_state = copy.deepcopy(self.network_.state_dict())
             stop = epoch_context.call_on_fit_task_end(
-                estimator=self, reconstruction_attributes={}, **seen_by_callbacks
+                estimator=self, reconstruction_attributes={}, **shown
             )
             if stop or patience.exhausted:
                 break
@@ -414,9 +418,7 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
                 )
         if best_state is not None:
             self.network_.load_state_dict(best_state)
-        fit_context.call_on_fit_task_end(
-            estimator=self, reconstruction_attributes={}, **seen_by_callbacks
-        )
+        fit_context.call_on_fit_task_end(estimator=self, reconstruction_attributes={}, **shown)
 
     def _record(self, loss: float, validation: tuple[Any, ...] | None) -> float:
         """Note what an epoch gave; returns the score by which training stops."""
@@ -578,3 +580,11 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
         # A model trained on a GPU loads on a machine that has none.
         device = torch.device(self.device) if self.device != "auto" else resolve_device("auto")
         self.network_ = network.to(device if is_available(device) else "cpu")
+
+
+def _only_in(architecture: dict[str, Any], other: dict[str, Any]) -> str:
+    """What of one architecture's clusters differs from another's."""
+    pairs = zip(architecture["clusters"], other["clusters"], strict=True)
+    return ", ".join(
+        sorted({f"{k}={v!r}" for mine, its in pairs for k, v in mine.items() if its[k] != v})
+    )

@@ -106,7 +106,7 @@ class FeatureSets:
         """
         sets = [_check_item(item, i) for i, item in enumerate(arrays)]
         if not sets:
-            raise ValueError("X has 0 items; at least one set is needed to know the width.")
+            raise ValueError("X has 0 items; at least one is required.")
         _check_same_width(sets)
         _check_same_dtype(sets)
         lengths = [len(item) for item in sets]
@@ -351,6 +351,8 @@ def _check_item(item: Any, i: int) -> NDArray[Any]:
             f"X[{i}] has rows of differing length; every local feature of a set needs the "
             "same width."
         ) from None
+    if item is None:
+        raise ValueError(f"X[{i}] is None; every item needs a set. Drop it, also from y.")
     if array.ndim != 2:
         raise ValueError(
             f"X[{i}] has shape {array.shape}; every set is a two-dimensional array "

@@ -43,8 +43,7 @@ tensor, or (n, M) array-like
     ValueError, TypeError
         Naming the item, the value seen and the remedy.
     """
-    # Sparse matrices may be dicts too; scikit-learn's own message on them follows below.
-    if isinstance(X, str | os.PathLike) or (isinstance(X, dict) and not hasattr(X, "shape")):
+    if not _is_sequence(X):
         raise TypeError(
             f"X is a {type(X).__name__}; expected FeatureSets, a list of two-dimensional arrays, "
             "or a three-dimensional array."
@@ -60,14 +59,21 @@ tensor, or (n, M) array-like
     return X
 
 
+def _is_sequence(X: Any) -> bool:
+    if hasattr(X, "shape") or hasattr(X, "__array__"):
+        return True  # sparse matrices may be dicts; scikit-learn's own message on them follows
+    is_named = isinstance(X, str | bytes | os.PathLike | dict)
+    return hasattr(X, "__len__") and hasattr(X, "__getitem__") and not is_named
+
+
 def _is_two_dimensional(X: Any) -> bool:
     """Whether X is for scikit-learn's own validation: anything but sets of (L_i, M)."""
     shape = getattr(X, "shape", None)
     if shape is not None and len(shape) != 1:
         return len(shape) < 3
-    if not hasattr(X, "__len__") or not hasattr(X, "__getitem__"):
+    if shape is None and not hasattr(X, "__len__"):
         return True
-    return not any(_ndim(item) >= 2 for item in X)
+    return len(X) > 0 and not any(_ndim(item) >= 2 for item in X)
 
 
 def _ndim(item: Any) -> int:

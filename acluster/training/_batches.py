@@ -57,7 +57,15 @@ def pack(
     values, offsets = sets.packed()
     if n_local_features is not None and random_state is not None:
         values, offsets = sample_local_features(values, offsets, n_local_features, random_state)
-    values = values.astype(str(like.dtype).removeprefix("torch."), copy=False)
+    dtype = str(like.dtype).removeprefix("torch.")
+    try:
+        with np.errstate(over="raise"):
+            values = values.astype(dtype, copy=False)
+    except FloatingPointError:
+        raise ValueError(
+            f"X has values beyond the range of {dtype}, up to {np.abs(values).max():g}; "
+            "standardise the local features, or set dtype='float64'."
+        ) from None
     if not values.flags.writeable:  # torch warns of memory it could write to
         values = values.copy()
     return torch.from_numpy(values).to(like.device), torch.from_numpy(offsets)

@@ -28,8 +28,8 @@ def resolve_device(device: str) -> torch.device:
         ) from None
     if not is_available(resolved):
         raise ValueError(
-            f"device={device!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices. "
-            "Use device='auto' or 'cpu', or install torch for your GPU."
+            f"device={device!r} is not there; torch sees {_available_devices()}. Use "
+            "device='auto', or install torch for your GPU."
         )
     return resolved
 
@@ -41,6 +41,11 @@ def is_available(device: torch.device) -> bool:
     if device.type == "mps":
         return torch.backends.mps.is_available()
     return device.type == "cpu"
+
+
+def _available_devices() -> list[str]:
+    names = ["cpu", "mps", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    return [name for name in names if is_available(torch.device(name))]
 
 
 def to_numpy_state(state: Any) -> Any:
