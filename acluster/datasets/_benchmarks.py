@@ -113,9 +113,9 @@ def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
             f"folder that has {path.parent.name}/{path.name}."
         )
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = dict(archive)
-    except (ValueError, zipfile.BadZipFile) as error:
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"{path} cannot be read: {error}. Replace it by the original file."
         ) from error

@@ -36,7 +36,7 @@ _KERNEL_SIZE = 5
 _PIXEL_MEAN, _PIXEL_STD = 0.1307, 0.3081
 
 # Frames passed at a time: on a CPU few, so that they stay in the cache; on a GPU enough to fill it.
-_FRAMES_PER_BLOCK = {"cpu": 512, "cuda": 16_384}
+_FRAMES_PER_BLOCK = {"cpu": 1024, "cuda": 16_384}
 _PROGRESS_STEPS = 50  # per epoch
 
 
@@ -328,7 +328,8 @@ class FrameExtractor(CallbackSupportMixin, BaseEstimator):
         device = _resolve_device(self.device)
         weights = _to_tensors(self.weights_, device)
         size = _FRAMES_PER_BLOCK.get(device.type, _FRAMES_PER_BLOCK["cuda"])
-        blocks = [frames[start : start + size] for start in range(0, len(frames), size)]
+        starts = range(0, max(len(frames), 1), size)  # no frames make one empty block
+        blocks = [frames[start : start + size] for start in starts]
         with _exact_convolutions():
             outputs = [
                 network(weights, torch.tensor(block, device=device), self.log_softmax)
@@ -367,7 +368,7 @@ def _convolve_and_pool(x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor
     A pooled pixel is the maximum over four outputs of the convolution, which are those of
     the kernel put at four places of a window one pixel larger. So one convolution with
     these four kernels, two pixels a step, gives all that is to be pooled, side by side. It
-    is three times as fast on a CPU as the two operations, whose pooling takes the longest.
+    is twice as fast on a CPU as the two operations, whose pooling takes the longest.
     """
     shifted = [
         functional.pad(kernel, (right, 1 - right, down, 1 - down))

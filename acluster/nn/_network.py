@@ -45,7 +45,7 @@ class AttentionClusterNetwork(nn.Module):
         self, clusters: Sequence[AttentionCluster], n_outputs: int, dropout: float = 0.0
     ) -> None:
         super().__init__()
-        self.clusters = nn.ModuleList(clusters)
+        self.clusters: Sequence[AttentionCluster] = nn.ModuleList(clusters)  # type: ignore[assignment]
         self.linear = nn.Linear(sum(cluster.global_size for cluster in clusters), n_outputs)
         self.dropout = dropout
 
@@ -86,6 +86,18 @@ class AttentionClusterNetwork(nn.Module):
         """
         g = self.global_feature(sets)
         if self.training and self.dropout > 0:
-            keep = 1 - self.dropout
-            g = g * torch.empty_like(g).bernoulli_(keep, generator=generator).div_(keep)
+            g = g * _dropout_mask(g, self.dropout, generator)
         return self.linear(g)
+
+
+def _dropout_mask(g: Tensor, probability: float, generator: torch.Generator | None) -> Tensor:
+    """0 with `probability`, else what keeps the mean, in the shape of g.
+
+    Each component takes 16 random bits, four to a 64-bit draw: a tenth of the time that a
+    draw of its own would take. The probability is met to within 2^-17.
+    """
+    draws = torch.empty(-(-g.numel() // 4), dtype=torch.int64, device=g.device)
+    draws.random_(-(2**63), None, generator=generator)
+    kept_of_65536 = max(1, round((1 - probability) * 65536))
+    kept = draws.view(torch.int16)[: g.numel()] < kept_of_65536 - 32768
+    return kept.to(g.dtype).mul_(65536 / kept_of_65536).view_as(g)

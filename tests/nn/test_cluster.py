@@ -16,6 +16,7 @@ from acluster.nn import (
     attend,
     attention_weights,
 )
+from acluster.nn._network import _dropout_mask
 from tests import reference
 
 lengths_of_sets = st.lists(st.integers(1, 7), min_size=1, max_size=8)
@@ -232,3 +233,23 @@ def test_dropout_leaves_the_global_state():
     state = torch.get_rng_state()
     network([(torch.ones(3, 2), torch.tensor([0, 3]))], generator=torch.Generator())
     assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("probability", [0.01, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("size", [1, 5, 400_001])
+def test_dropout_mask_has_the_stated_probability_and_mean(probability, size):
+    g = torch.ones(1, size)
+    mask = _dropout_mask(g, probability, torch.Generator().manual_seed(0))
+    assert mask.shape == g.shape
+    assert len(mask.unique()) <= 2
+    if size > 1000:
+        spread = (probability * (1 - probability) / size) ** 0.5
+        assert (mask == 0).float().mean().item() == pytest.approx(probability, abs=5 * spread)
+        assert mask.mean().item() == pytest.approx(1, abs=5 * spread / (1 - probability))
+
+
+def test_dropout_masks_of_neighbours_are_independent():
+    mask = _dropout_mask(torch.ones(1, 400_000), 0.5, torch.Generator().manual_seed(0))[0] / 2
+    for distance in (1, 2, 3, 4, 8):
+        together = (mask[:-distance] * mask[distance:]).mean().item()
+        assert together == pytest.approx(0.25, abs=0.005)

@@ -1,0 +1,132 @@
+import numpy as np
+import pytest
+
+from acluster import FeatureSets
+from acluster.datasets import load_benchmark
+
+PATHS = {
+    "musk1": "mil/musk1.npz",
+    "elephant": "mil/elephant.npz",
+    "birds_winter_wren": "mil/birds_winter_wren.npz",
+    "japanese_vowels": "japanese_vowels/japanese_vowels.npz",
+}
+
+
+def make_arrays():
+    """Eleven items of 1 to 5 local features, so that the packed bits have a rest."""
+    generator = np.random.default_rng(0)
+    lengths = generator.integers(1, 6, 11).astype(np.int32)
+    return {
+        "X": generator.normal(size=(lengths.sum(), 4)).astype(np.float32),
+        "lengths": lengths,
+        "y": np.arange(11) % 3,
+    }
+
+
+def write(home, name, arrays):
+    path = home / PATHS[name]
+    path.parent.mkdir()
+    np.savez(path, **arrays)
+    return path
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_sets_and_targets(tmp_path, name):
+    arrays = make_arrays()
+    write(tmp_path, name, arrays)
+    benchmark = load_benchmark(name, data_home=tmp_path)
+    assert isinstance(benchmark.data, FeatureSets)
+    expected = np.split(arrays["X"], np.cumsum(arrays["lengths"])[:-1])
+    assert len(benchmark.data) == 11
+    for features, expected_features in zip(benchmark.data, expected, strict=True):
+        np.testing.assert_array_equal(features, expected_features)
+    np.testing.assert_array_equal(benchmark.target, arrays["y"])
+    assert set(benchmark) == {"data", "target", "DESCR"}
+    assert benchmark.DESCR.lower().startswith(name.partition("_")[0].rstrip("1"))
+
+
+def test_folds(tmp_path):
+    is_train = np.random.default_rng(1).random((5, 10, 11)) < 0.9
+    write(tmp_path, "musk1", {**make_arrays(), "train_folds": np.packbits(is_train, axis=-1)})
+    folds = load_benchmark("musk1", data_home=tmp_path).folds
+    assert [len(repetition) for repetition in folds] == [10] * 5
+    for repetition, expected in zip(folds, is_train, strict=True):
+        for (train, test), is_train_item in zip(repetition, expected, strict=True):
+            np.testing.assert_array_equal(train, np.flatnonzero(is_train_item))
+            np.testing.assert_array_equal(test, np.flatnonzero(~is_train_item))
+
+
+def test_fixed_test_set(tmp_path):
+    is_train = np.arange(11) % 2 == 0
+    write(tmp_path, "japanese_vowels", {**make_arrays(), "is_train": is_train})
+    vowels = load_benchmark("japanese_vowels", data_home=tmp_path)
+    np.testing.assert_array_equal(vowels.train_indices, [0, 2, 4, 6, 8, 10])
+    np.testing.assert_array_equal(vowels.test_indices, [1, 3, 5, 7, 9])
+
+
+def test_unknown_name(tmp_path):
+    with pytest.raises(ValueError) as caught:
+        load_benchmark("musk2", data_home=tmp_path)
+    assert str(caught.value) == (
+        "There is no benchmark 'musk2'; choose one of musk1, elephant, birds_winter_wren, "
+        "japanese_vowels."
+    )
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        load_benchmark("musk1", data_home=tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path / 'mil' / 'musk1.npz'} is not there. Put the file there, or set ACLUSTER_DATA "
+        "or data_home to the folder that has mil/musk1.npz."
+    )
+
+
+def test_missing_arrays(tmp_path):
+    path = write(tmp_path, "musk1", {"X": np.zeros((2, 2)), "labels": np.zeros(2)})
+    with pytest.raises(ValueError) as caught:
+        load_benchmark("musk1", data_home=tmp_path)
+    assert str(caught.value) == (
+        f"{path} has the arrays ['X', 'labels'], but lacks ['lengths', 'y']. Replace it by the "
+        "original file."
+    )
+
+
+def test_pickled_objects_are_refused(tmp_path):
+    path = write(tmp_path, "musk1", {**make_arrays(), "y": np.array([print] * 11, dtype=object)})
+    with pytest.raises(ValueError) as caught:
+        load_benchmark("musk1", data_home=tmp_path)
+    assert str(caught.value) == (
+        f"{path} cannot be read: Object arrays cannot be loaded when allow_pickle=False. Replace "
+        "it by the original file."
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", b"something else"])
+def test_damaged_file(tmp_path, content):
+    path = write(tmp_path, "musk1", {})
+    path.write_bytes(content)
+    with pytest.raises(ValueError) as caught:
+        load_benchmark("musk1", data_home=tmp_path)
+    message = str(caught.value)
+    assert message.startswith(f"{path} cannot be read: ")
+    assert message.endswith(". Replace it by the original file.")
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_local_benchmarks(data_home, name):
+    if not (data_home / PATHS[name]).is_file():
+        pytest.skip(f"{PATHS[name]} is not in {data_home}")
+    benchmark = load_benchmark(name)
+    n_items = len(benchmark.data)
+    assert benchmark.target.shape == (n_items,)
+    if name == "japanese_vowels":
+        splits = [(benchmark.train_indices, benchmark.test_indices)]
+    else:
+        splits = [split for repetition in benchmark.folds for split in repetition]
+        # In a repetition of cross-validation every item is tested once.
+        for repetition in benchmark.folds:
+            tested = np.concatenate([test for _, test in repetition])
+            np.testing.assert_array_equal(np.sort(tested), np.arange(n_items))
+    for train, test in splits:
+        np.testing.assert_array_equal(np.sort(np.concatenate([train, test])), np.arange(n_items))
