@@ -70,7 +70,7 @@ def make_classifier(weighting, epochs, seed):
 
 
 def attention_map(frames, weights):
-    """Frames on top, then a row per unit: the frames in the unit's colour, as bright as its weight."""
+    """Frames on top; then a row per unit, the frames in its colour, as bright as its weights."""
     rows = [np.hstack(frames)[..., None].repeat(3, axis=2) / 255]
     colours = plt.get_cmap("hsv")(np.arange(weights.shape[1]) / weights.shape[1])[:, :3]
     for unit, colour in enumerate(colours):
