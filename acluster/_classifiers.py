@@ -105,8 +105,8 @@ class AttentionClusterClassifier(SetClassifier):
     n_features_in_ : int
         The width M of a local feature.
 
-    feature_names_in_ : ndarray of shape (n_features_in_,)
-        Only when X was a data frame.
+    feature_names_in_ : ndarray of str, shape (M,)
+        Only there when X was a data frame.
 
     n_iter_ : int
         Epochs trained.
@@ -207,7 +207,7 @@ class AttentionClusterClassifier(SetClassifier):
 
         Parameters
         ----------
-        input_features : array-like of str, shape (n_features_in_,), optional
+        input_features : array-like of str, shape (M,), optional
             Names of a local feature's columns; by default those seen in `fit`, else x0, x1, ….
 
         Returns

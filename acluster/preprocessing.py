@@ -35,6 +35,7 @@ class LocalFeatureTransformer(TransformerMixin, BaseEstimator, auto_wrap_output_
     Notes
     -----
     Every local feature counts once, so large sets weigh more in the fit than small ones.
+    Missing values go through to the transformer, which may be an imputer.
 
     Examples
     --------
@@ -72,7 +73,7 @@ class LocalFeatureTransformer(TransformerMixin, BaseEstimator, auto_wrap_output_
         ValueError, TypeError
             If X is not usable; the message names the item, the value and the remedy.
         """
-        sets = check_sets(X, estimator=self, reset=True)
+        sets = self._check(X, reset=True)
         labels = None if y is None else np.repeat(np.asarray(y), sets.lengths, axis=0)
         self.transformer_ = clone(self.transformer).fit(sets.packed()[0], labels)
         return self
@@ -96,7 +97,7 @@ class LocalFeatureTransformer(TransformerMixin, BaseEstimator, auto_wrap_output_
             If the width of X is not that of `fit`, or the transformer drops rows.
         """
         check_is_fitted(self)
-        values, offsets = check_sets(X, estimator=self, reset=False).packed()
+        values, offsets = self._check(X, reset=False).packed()
         with sklearn.config_context(transform_output="default"):
             transformed = np.asarray(self.transformer_.transform(values))
         if len(transformed) != len(values):
@@ -105,6 +106,10 @@ class LocalFeatureTransformer(TransformerMixin, BaseEstimator, auto_wrap_output_
                 f"{len(values)} local features; a transformer of local features keeps every row."
             )
         return FeatureSets(transformed, offsets)
+
+    def _check(self, X: Any, reset: bool) -> FeatureSets:
+        # Missing values are the transformer's to judge: it may be an imputer.
+        return check_sets(X, estimator=self, reset=reset, ensure_all_finite=False)
 
     def set_output(self, *, transform: str | None = None) -> Self:
         """Accept a pipeline's choice of output container and change nothing.

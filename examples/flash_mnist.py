@@ -44,12 +44,12 @@ def load_digit_images():
     return "scikit-learn's digits", load_digits_28()
 
 
-def make_extractor(n_images, seed):
-    """The paper's network, with as many noisy copies as give some 60,000 training frames."""
+def make_extractor(n_images, n_frames, seed):
+    """The paper's network, on noisy copies of the images and a tenth as much mere noise."""
     return FrameExtractor(
         log_softmax=False,
-        n_noisy_copies=max(1, 60_000 // n_images),
-        n_noise_images=6_000,
+        n_noisy_copies=max(1, n_frames // n_images),
+        n_noise_images=n_frames // 10,
         random_state=seed,
     )
 
@@ -107,6 +107,9 @@ def draw(videos, digits, weights, fitted, path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[2])
     parser.add_argument("--videos", type=int, default=20_480, help="training videos")
+    parser.add_argument(
+        "--extractor-frames", type=int, default=60_000, help="frames to train the extractor on"
+    )
     parser.add_argument("--epochs", type=int, default=15, help="epochs of each classifier")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
     parser.add_argument("--output", type=Path, default=Path("examples/output/flash_mnist.png"))
@@ -123,8 +126,8 @@ def main():
     )
 
     print("Training the extractor of local features.")
-    extractor = make_extractor(len(images.train_images), seed).set_callbacks(ProgressBar())
-    extractor.fit(images.train_images, images.train_labels)
+    extractor = make_extractor(len(images.train_images), options.extractor_frames, seed)
+    extractor.set_callbacks(ProgressBar()).fit(images.train_images, images.train_labels)
     frames, frame_digits = test.videos.reshape(-1, 28, 28), test.frame_digits.ravel()
     with_digit = frame_digits >= 0
     accuracy = extractor.score(frames[with_digit], frame_digits[with_digit])

@@ -18,7 +18,9 @@ __all__ = ["check_sets"]
 _ROWS_PER_CHECK = 1 << 18
 
 
-def check_sets(X: Any, *, estimator: BaseEstimator, reset: bool) -> FeatureSets:
+def check_sets(
+    X: Any, *, estimator: BaseEstimator, reset: bool, ensure_all_finite: bool = True
+) -> FeatureSets:
     """Turn X into checked FeatureSets and hold it against what `estimator` has seen.
 
     Parameters
@@ -33,10 +35,13 @@ tensor, or (n, M) array-like
     reset : bool
         True in `fit`: `estimator` learns the width of X. False: X must have that width.
 
+    ensure_all_finite : bool, default=True
+        Whether NaN and infinity are errors.
+
     Returns
     -------
     FeatureSets
-        Every set non-empty, every feature finite.
+        Every set non-empty.
 
     Raises
     ------
@@ -50,12 +55,15 @@ tensor, or (n, M) array-like
         )
     if not isinstance(X, FeatureSets):
         if _is_two_dimensional(X):
-            return _single_features(X, estimator=estimator, reset=reset)
+            return _single_features(
+                X, estimator=estimator, reset=reset, ensure_all_finite=ensure_all_finite
+            )
         X = _from_arrays(X)
     # Skips the array itself and checks only width and feature names against the estimator.
     validate_data(estimator, np.empty((0, X.n_features)), skip_check_array=True, reset=reset)
     _check_not_empty(X)
-    _check_finite(X)
+    if ensure_all_finite:
+        _check_finite(X)
     return X
 
 
@@ -83,10 +91,10 @@ def _ndim(item: Any) -> int:
         return 2
 
 
-def _single_features(X: Any, *, estimator: BaseEstimator, reset: bool) -> FeatureSets:
+def _single_features(X: Any, *, estimator: BaseEstimator, **checks: bool) -> FeatureSets:
     if hasattr(X, "detach"):
         X = to_numpy(X)
-    X = validate_data(estimator, X, reset=reset, dtype=[np.float64, np.float32])
+    X = validate_data(estimator, X, dtype=[np.float64, np.float32], **checks)
     return FeatureSets(X, np.arange(len(X) + 1))
 
 

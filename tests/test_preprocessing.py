@@ -1,0 +1,72 @@
+"""LocalFeatureTransformer treats every local feature as one sample."""
+
+import numpy as np
+import pytest
+from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.decomposition import PCA
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.impute import SimpleImputer
+from sklearn.preprocessing import StandardScaler
+
+from acluster import FeatureSets
+from acluster.preprocessing import LocalFeatureTransformer
+from tests.conftest import make_sets
+
+
+def test_is_the_transformer_on_the_packed_rows():
+    X, _ = make_sets()
+    lifted = LocalFeatureTransformer(PCA(2, random_state=0))
+    values, offsets = X.packed()
+    expected = PCA(2, random_state=0).fit_transform(values)
+    transformed = lifted.fit_transform(X)
+    assert isinstance(transformed, FeatureSets)
+    np.testing.assert_allclose(transformed.packed()[0], expected)
+    np.testing.assert_array_equal(transformed.packed()[1], offsets)
+    assert lifted.get_feature_names_out().tolist() == ["pca0", "pca1"]
+
+
+def test_every_local_feature_takes_the_label_of_its_item():
+    X, y = make_sets()
+    lifted = LocalFeatureTransformer(LinearDiscriminantAnalysis()).fit(X, y)
+    expected = LinearDiscriminantAnalysis().fit(X.packed()[0], np.repeat(y, X.lengths))
+    np.testing.assert_allclose(lifted.transformer_.coef_, expected.coef_)
+
+
+def test_leaves_the_given_transformer_unfitted():
+    scaler = StandardScaler()
+    LocalFeatureTransformer(scaler).fit(make_sets()[0])
+    assert not hasattr(scaler, "mean_")
+
+
+def test_new_items_are_transformed_by_what_was_learnt():
+    X, _ = make_sets()
+    lifted = LocalFeatureTransformer(StandardScaler()).fit(X[:40])
+    values = X[:40].packed()[0]
+    np.testing.assert_allclose(
+        lifted.transform(X[40:])[0], (X[40] - values.mean(axis=0)) / values.std(axis=0)
+    )
+
+
+def test_parameters_of_the_transformer_can_be_searched():
+    lifted = LocalFeatureTransformer(PCA(2)).set_params(transformer__n_components=3)
+    assert clone(lifted).fit_transform(make_sets()[0]).n_features == 3
+
+
+class DropsRows(TransformerMixin, BaseEstimator):
+    def fit(self, X, y=None):
+        self.fitted_ = True
+        return self
+
+    def transform(self, X):
+        return X[::2]
+
+
+def test_a_transformer_that_drops_rows_is_refused():
+    with pytest.raises(ValueError, match="a transformer of local features keeps every row"):
+        LocalFeatureTransformer(DropsRows()).fit_transform(make_sets()[0])
+
+
+def test_missing_values_reach_an_imputer():
+    X = [np.array([[1.0, np.nan], [3.0, 4.0]]), np.array([[5.0, 6.0]])]
+    imputed = LocalFeatureTransformer(SimpleImputer()).fit_transform(X)
+    np.testing.assert_array_equal(imputed[0], [[1, 5], [3, 4]])
