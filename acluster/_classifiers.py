@@ -71,8 +71,9 @@ class AttentionClusterClassifier(SetClassifier):
         Epochs to wait for an improvement.
 
     early_stopping : bool, default=False
-        Whether to stop by the accuracy on a validation set, and return to the weights
-        of the best epoch. The set is `X_val` of `fit`, else a part of X.
+        Whether to stop by the accuracy on a validation set (with an indicator y, the share
+        of right entries), and return to the weights of the best epoch. The set is `X_val`
+        of `fit`, else a part of X.
 
     validation_fraction : float in (0, 1), default=0.1
         The part of X set aside for early stopping, stratified by class.
@@ -81,7 +82,8 @@ class AttentionClusterClassifier(SetClassifier):
         Weights of the classes. "balanced" is the paper's 1/S for a class of S items.
 
     warm_start : bool, default=False
-        Whether `fit` goes on from the weights and the optimiser of the last fit.
+        Whether `fit` goes on from the weights, the dtype and the optimiser of the last fit.
+        A validation set drawn from X is drawn anew.
 
     device : str, default="auto"
         Where to compute: "auto" (a GPU when there is one), "cpu", "cuda", "cuda:1".
@@ -112,7 +114,9 @@ class AttentionClusterClassifier(SetClassifier):
         Epochs trained.
 
     loss_curve_ : list of float
-        The training loss of every epoch.
+        The training loss of every epoch: the weighted mean over items of the negative
+        log-likelihood (nats); with an indicator y, summed over labels and divided by the
+        number of items.
 
     validation_scores_ : list of float or None
         The validation accuracy of every epoch, when there was a validation set.

@@ -14,7 +14,9 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["LabelCoding", "check_labels"]
+from acluster.sets import to_numpy
+
+__all__ = ["LabelCoding", "check_labels", "to_mean_one"]
 
 
 def check_labels(y: Any, estimator_name: str) -> NDArray[Any]:
@@ -29,17 +31,19 @@ def check_labels(y: Any, estimator_name: str) -> NDArray[Any]:
         raise ValueError(
             f"This {estimator_name} estimator requires y to be passed, but the target y is None."
         )
+    if hasattr(y, "detach"):
+        y = to_numpy(y)
     if not hasattr(y, "shape"):
         y = _as_array(y)
     y = check_array(y, ensure_2d=False, dtype=None, accept_sparse="csr", input_name="y")
     y = y.toarray() if hasattr(y, "toarray") else y
     if y.ndim == 1 or y.shape[1] == 1:
         y = column_or_1d(y, warn=True)
-    if type_of_target(y) == "unknown":
+    if _type_of(y) == "unknown":
         kinds = sorted({type(label).__name__ for label in y.ravel().tolist()})
         raise ValueError(
-            f"Unknown label type: unknown. y mixes {', '.join(kinds)}; use one type of label, "
-            "strings or integers."
+            f"Unknown label type: unknown. y is an array of objects ({', '.join(kinds)}); use "
+            "strings or integers, for example y.astype(str)."
         )
     check_classification_targets(y)
     if type_of_target(y) == "multiclass-multioutput":
@@ -47,7 +51,20 @@ def check_labels(y: Any, estimator_name: str) -> NDArray[Any]:
             "Unknown label type: multiclass-multioutput. y has several columns that are not all "
             "0 and 1; pass one label per item, or an indicator matrix (one column per label)."
         )
+    if y.ndim == 2 and not np.isin(y, (0, 1)).all():
+        odd = y[~np.isin(y, (0, 1))][0]
+        raise ValueError(
+            f"y has {y.shape[1]} columns and holds {odd}; an indicator matrix holds 0 and 1 only. "
+            "For labels -1 and 1, pass (y > 0).astype(int)."
+        )
     return y
+
+
+def _type_of(y: NDArray[Any]) -> str:
+    try:
+        return type_of_target(y)
+    except TypeError:  # labels that have no order among themselves
+        return "unknown"
 
 
 def _as_array(y: Any) -> NDArray[Any]:
@@ -85,7 +102,12 @@ class LabelCoding:
                     f"pass classes={columns.tolist()}."
                 )
             return cls("multilabel", columns)
-        classes = np.unique(y if classes is None else classes)
+        if classes is not None:
+            given, classes = classes, np.unique(classes)
+            if len(classes) < 2:
+                raise ValueError(f"classes={given!r} holds fewer than two classes.")
+            return cls("binary" if len(classes) == 2 else "multiclass", classes)
+        classes = np.unique(y)
         if len(classes) < 2:
             raise ValueError(
                 f"y holds only one class, {classes.tolist()[0]!r}, among the items of positive "
@@ -125,6 +147,15 @@ class LabelCoding:
             return functional.cross_entropy(logits, targets, reduction="none")
         return functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
 
+    def accuracy(
+        self, y: NDArray[Any], logits: NDArray[Any], sample_weight: NDArray[np.float64]
+    ) -> float:
+        """The share of right labels: of the items, or of all entries of an indicator y."""
+        right = self.decide(logits) == y
+        return float(
+            np.average(right.mean(axis=1) if y.ndim == 2 else right, weights=sample_weight)
+        )
+
     def decide(self, logits: NDArray[Any]) -> NDArray[Any]:
         """The most probable label of every item, or every label more probable than not."""
         if self.kind == "multilabel":
@@ -146,16 +177,16 @@ class LabelCoding:
         sample_weight: NDArray[np.float64],
         class_weight: dict[Any, float] | str | None,
     ) -> NDArray[np.float64]:
-        """The weight of every loss that `loss` gives, of mean 1 over the items.
+        """The weight of every loss that `loss` gives: sample weight, of mean 1, by class weight.
 
         "balanced" weighs a class by the inverse of its total weight, the paper's 1/S; with
         an indicator y, the presence and the absence of every label are weighed so.
         """
+        sample_weight = sample_weight / sample_weight.max()  # no sum of them can overflow
+        sample_weight = sample_weight / sample_weight.mean()
         if self.kind == "multilabel":
-            weights = sample_weight[:, None] * self._balance_labels(
-                targets, sample_weight, class_weight
-            )
-            return weights * len(targets) / sample_weight.sum()
+            balance = self._balance_labels(targets, sample_weight, class_weight)
+            return sample_weight[:, None] * balance
         _check_class_weight(class_weight)
         numbers = targets if self.kind == "multiclass" else targets[:, 0].astype(np.int64)
         by_class = compute_class_weight(
@@ -165,12 +196,6 @@ class LabelCoding:
             sample_weight=sample_weight,
         )
         weights = sample_weight * by_class[numbers]
-        if not weights.any():
-            raise ValueError(
-                f"class_weight={class_weight!r} gives every item the weight 0; give at least one "
-                "class a positive weight."
-            )
-        weights *= len(weights) / weights.sum()
         return weights if self.kind == "multiclass" else weights[:, None]
 
     @staticmethod
@@ -201,3 +226,19 @@ def _check_class_weight(class_weight: dict[Any, float] | str | None) -> None:
                 f"class_weight gives class {label!r} the weight {weight!r}; weights are finite "
                 "numbers of at least 0."
             )
+
+
+def to_mean_one(weights: NDArray[np.float64], class_weight: Any) -> NDArray[np.float64]:
+    """Weights scaled to mean 1, so that their scale does not act as a step size.
+
+    Raises
+    ------
+    ValueError
+        If all are 0.
+    """
+    if not weights.any():
+        raise ValueError(
+            f"class_weight={class_weight!r} gives every item the weight 0; give at least one "
+            "class a positive weight."
+        )
+    return weights / weights.mean()

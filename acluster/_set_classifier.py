@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import warnings
 from collections.abc import Callable
 from numbers import Integral, Real
@@ -12,15 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin, _fit_context
-from sklearn.callback import CallbackSupportMixin, with_callbacks
+from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import accuracy_score
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
-from acluster._labels import LabelCoding, check_labels
+from acluster._labels import LabelCoding, check_labels, to_mean_one
 from acluster.nn import WEIGHTINGS, AttentionCluster, AttentionClusterNetwork
 from acluster.sets import FeatureSets
 from acluster.training import (
@@ -28,13 +28,28 @@ from acluster.training import (
     Patience,
     Trainer,
     infer,
-    is_available,
     resolve_device,
     to_numpy_state,
     to_torch_state,
 )
 
 __all__ = ["SetClassifier"]
+
+
+def _all_or_nothing(fit: Callable[..., Any]) -> Callable[..., Any]:
+    """A fit that fails leaves the estimator as it was; torch's modes outside do not reach in."""
+
+    @functools.wraps(fit)
+    def fit_or_restore(self: Any, *args: Any, **kwargs: Any) -> Any:
+        before = self.__dict__.copy()
+        try:
+            with torch.inference_mode(False), torch.enable_grad():
+                return fit(self, *args, **kwargs)
+        except BaseException:
+            self.__dict__ = before
+            raise
+
+    return fit_or_restore
 
 
 class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, BaseEstimator):
@@ -127,7 +142,7 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
 
     # Fitting.
 
-    @with_callbacks
+    @_all_or_nothing
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(
         self,
@@ -152,8 +167,9 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
             Weight of each item's loss; items of weight 0 are left out.
 
         X_val, y_val : optional
-            A validation set. Its accuracy is recorded after every epoch; with
-            `early_stopping` it also decides when to stop and which epoch's weights stay.
+            A validation set. Its accuracy (with an indicator y, the share of right entries)
+            is recorded after every epoch; with `early_stopping` it also decides when to stop
+            and which epoch's weights stay.
 
         Returns
         -------
@@ -163,7 +179,8 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
         ------
         ValueError, TypeError
             If X, y, a weight or a parameter is not usable; the message names the item or
-            the parameter, the value seen and the remedy. If the loss stops being finite.
+            the parameter, the value seen and the remedy. If the loss or the parameters
+            stop being finite. The estimator is then as it was before the call.
 
         Warns
         -----
@@ -171,10 +188,14 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
             If `max_iter` epochs passed before the loss settled within `tol`.
         """
         resumes = self.warm_start and hasattr(self, "network_")
-        seen = X, y, sample_weight = self._check_items(X, y, sample_weight, reset=not resumes)
+        is_weighted = sample_weight is not None
+        X, y, sample_weight = self._check_items(X, y, sample_weight, reset=not resumes)
+        metadata = {"sample_weight": sample_weight} if is_weighted else None
         coding = self._coding if resumes else LabelCoding.of(y)
         targets = coding.encode(y)
-        weights = coding.weigh(targets, sample_weight, self.class_weight)
+        weights = to_mean_one(
+            coding.weigh(targets, sample_weight, self.class_weight), self.class_weight
+        )
         validation = self._check_validation(X_val, y_val, coding)
         self._start(X, coding, resumes)
         items = np.arange(len(y))
@@ -182,10 +203,11 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
             items, held = self._set_aside(y)
             validation = X[held], y[held], sample_weight[held]
         trainer, run_epoch = self._prepare_epochs(X[items], targets[items], weights[items])
-        self._train(run_epoch, validation, seen)
-        self._optimizer_state = trainer.optimizer_state() if self.warm_start else None
+        self._train(run_epoch, validation, X=X, y=y, metadata=metadata)
+        self._keep_optimizer(trainer if self.warm_start else None)
         return self
 
+    @_all_or_nothing
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(
         self,
@@ -195,6 +217,8 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
         sample_weight: ArrayLike | None = None,
     ) -> Self:
         """Train for one epoch over these items, going on from earlier calls.
+
+        Callbacks are not called, and nothing is watched: this is one step of a loop of yours.
 
         Parameters
         ----------
@@ -209,7 +233,8 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
             columns); required in the first call.
 
         sample_weight : array-like of shape (n,), optional
-            Weight of each item's loss, relative to the items of this call.
+            Weight of each item's loss, relative to the items of this call; class weights
+            are taken as they are.
 
         Returns
         -------
@@ -230,7 +255,7 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
         self._start(X, coding, resumes)
         trainer, run_epoch = self._prepare_epochs(X, targets, weights)
         self._record(run_epoch(), None)
-        self._optimizer_state = trainer.optimizer_state()
+        self._keep_optimizer(trainer)
         return self
 
     def _check_partial_fit(self, classes: ArrayLike | None, resumes: bool) -> None:
@@ -246,7 +271,11 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
             )
         if not resumes and classes is None:
             raise ValueError("classes must be passed on the first call to partial_fit.")
-        if resumes and classes is not None and not np.array_equal(self.classes_, classes):
+        if (
+            resumes
+            and classes is not None
+            and not np.array_equal(self.classes_, np.unique(classes))
+        ):
             raise ValueError(
                 f"`classes={classes!r}` is not the same as on last call to partial_fit, "
                 f"was: {self.classes_!r}"
@@ -291,19 +320,20 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
                     f"{_only_in(architecture, self._architecture)}. Fit a clone, or set "
                     "warm_start=False."
                 )
+            self.network_ = copy.deepcopy(self.network_).to(device)
             self.network_.dropout = self.dropout
-            self.network_.to(device)
+            self.loss_curve_ = list(self.loss_curve_)
             return
         self._coding = coding
         self.classes_ = coding.classes
         self._architecture = architecture
         self._dtype = self._resolve_dtype(X)
         self._random_state = check_random_state(self.random_state)
-        generator = torch.Generator().manual_seed(self._draw_seed())
+        generator = torch.Generator("cpu").manual_seed(self._draw_seed())
         self.network_ = self._build_network()
         self.network_.reset_parameters(generator)
         self.network_.to(device, getattr(torch, self._dtype))
-        self._optimizer_state: dict[str, Any] | None = None
+        self._keep_optimizer(None)
         self.n_iter_ = 0
         self.loss_curve_: list[float] = []
         self.validation_scores_: list[float] | None = None
@@ -337,7 +367,10 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
             raise ValueError(f"{given} is passed without {missing}; pass both or neither.")
         if X_val is None:
             return None
-        X_val, y_val, weight_val = self._check_items(X_val, y_val, None, reset=False)
+        try:
+            X_val, y_val, weight_val = self._check_items(X_val, y_val, None, reset=False)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"In X_val and y_val: {error}") from None
         coding.encode(y_val, name="y_val")
         return X_val, y_val, weight_val
 
@@ -373,8 +406,9 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
             n_local_features=[self.n_local_features] * len(self._modalities(X)),
             random_state=self._random_state,
         )
-        if self._optimizer_state is not None:
-            trainer.load_optimizer_state(self._optimizer_state)
+        name, state = self._optimizer_state
+        if state is not None and name == self.optimizer:
+            trainer.load_optimizer_state(state)
         like = trainer.parameter
         targets_tensor = torch.from_numpy(targets).to(like.device)
         if targets_tensor.is_floating_point():
@@ -383,15 +417,18 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
         modalities = self._modalities(X)
         return trainer, lambda: trainer.run_epoch(modalities, targets_tensor, weights_tensor)
 
+    def _keep_optimizer(self, trainer: Trainer | None) -> None:
+        """Keep the optimiser's running averages, under its name, for a fit that goes on."""
+        state = None if trainer is None else trainer.optimizer_state()
+        self._optimizer_state: tuple[str, dict[str, Any] | None] = (self.optimizer, state)
+
     def _train(
         self,
         run_epoch: Callable[[], float],
         validation: tuple[Any, ...] | None,
-        seen: tuple[Any, ...],
+        **shown: Any,
     ) -> None:
         """Run epochs until patience ends, a callback says so, or `max_iter`."""
-        X, y, sample_weight = seen
-        shown = {"X": X, "y": y, "metadata": {"sample_weight": sample_weight}}
         fit_context = self._init_callback_context(max_subtasks=self.max_iter)
         fit_context.call_on_fit_task_begin(estimator=self, **shown)
         patience = Patience(self.tol, self.n_iter_no_change)
@@ -422,10 +459,10 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
 
     def _record(self, loss: float, validation: tuple[Any, ...] | None) -> float:
         """Note what an epoch gave; returns the score by which training stops."""
-        if not np.isfinite(loss):
-            del self.network_  # a network of NaNs must not predict
+        # The loss is that before each step: the last step can still spoil the parameters.
+        if not np.isfinite(loss) or not _is_finite(self.network_):
             raise ValueError(
-                f"Training diverged: the loss of epoch {self.n_iter_ + 1} is {loss}. Lower "
+                f"Training diverged in epoch {self.n_iter_ + 1}, with loss {loss:g}. Lower "
                 f"learning_rate (now {self.learning_rate}), or standardise the local features."
             )
         self.n_iter_ += 1
@@ -433,8 +470,8 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
         line = f"epoch {self.n_iter_}: loss {loss:.4f}"
         if validation is not None:
             X, y, sample_weight = validation
-            predicted = self._coding.decide(np.concatenate(self._infer(self.network_, X)))
-            accuracy = float(accuracy_score(y, predicted, sample_weight=sample_weight))
+            logits = np.concatenate(self._infer(self.network_, X))
+            accuracy = self._coding.accuracy(y, logits, sample_weight)
             self.validation_scores_ = [*(self.validation_scores_ or []), accuracy]
             self.best_validation_score_ = max(self.validation_scores_)
             line += f", validation accuracy {accuracy:.4f}"
@@ -577,9 +614,10 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
             return
         network = self._build_network().to(getattr(torch, self._dtype))
         network.load_state_dict(to_torch_state(self.network_))
-        # A model trained on a GPU loads on a machine that has none.
-        device = torch.device(self.device) if self.device != "auto" else resolve_device("auto")
-        self.network_ = network.to(device if is_available(device) else "cpu")
+        try:
+            self.network_ = network.to(resolve_device(self.device))
+        except ValueError:  # a model trained on a GPU loads on a machine that has none
+            self.network_ = network
 
 
 def _only_in(architecture: dict[str, Any], other: dict[str, Any]) -> str:
@@ -588,3 +626,7 @@ def _only_in(architecture: dict[str, Any], other: dict[str, Any]) -> str:
     return ", ".join(
         sorted({f"{k}={v!r}" for mine, its in pairs for k, v in mine.items() if its[k] != v})
     )
+
+
+def _is_finite(network: torch.nn.Module) -> bool:
+    return all(bool(parameter.isfinite().all()) for parameter in network.parameters())

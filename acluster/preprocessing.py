@@ -8,7 +8,8 @@ import numpy as np
 import sklearn
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, TransformerMixin, clone
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils import check_consistent_length
+from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 
 from acluster.sets import FeatureSets, check_sets
 
@@ -74,6 +75,8 @@ class LocalFeatureTransformer(TransformerMixin, BaseEstimator, auto_wrap_output_
             If X is not usable; the message names the item, the value and the remedy.
         """
         sets = self._check(X, reset=True)
+        if y is not None:
+            check_consistent_length(sets, y)
         labels = None if y is None else np.repeat(np.asarray(y), sets.lengths, axis=0)
         self.transformer_ = clone(self.transformer).fit(sets.packed()[0], labels)
         return self
@@ -96,10 +99,12 @@ class LocalFeatureTransformer(TransformerMixin, BaseEstimator, auto_wrap_output_
         ValueError
             If the width of X is not that of `fit`, or the transformer drops rows.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "transformer_")
         values, offsets = self._check(X, reset=False).packed()
         with sklearn.config_context(transform_output="default"):
-            transformed = np.asarray(self.transformer_.transform(values))
+            transformed = self.transformer_.transform(values)
+        if hasattr(transformed, "toarray"):
+            transformed = transformed.toarray()
         if len(transformed) != len(values):
             raise ValueError(
                 f"{type(self.transformer_).__name__} gave {len(transformed)} rows for "
@@ -130,5 +135,7 @@ class LocalFeatureTransformer(TransformerMixin, BaseEstimator, auto_wrap_output_
 
     def get_feature_names_out(self, input_features: ArrayLike | None = None) -> NDArray[np.object_]:
         """The transformer's own names of a local feature's columns."""
-        check_is_fitted(self)
-        return self.transformer_.get_feature_names_out(input_features)
+        check_is_fitted(self, "transformer_")
+        return self.transformer_.get_feature_names_out(
+            _check_feature_names_in(self, input_features)
+        )

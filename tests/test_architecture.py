@@ -14,7 +14,7 @@ MAY_IMPORT = {
     "sets": {"acluster.sets", "numpy", "sklearn", "zarr"},
     "nn": {"acluster.nn", "torch"},
     "training": {"acluster.training", "acluster.sets", "numpy", "torch"},
-    "_labels": {"numpy", "sklearn", "scipy", "torch"},
+    "_labels": {"acluster.sets", "numpy", "sklearn", "scipy", "torch"},
     "_set_classifier": {
         "acluster._labels",
         "acluster.nn",
@@ -27,7 +27,15 @@ MAY_IMPORT = {
     "_classifiers": {"acluster._set_classifier", "acluster.sets", "numpy", "sklearn"},
     "__init__": {"acluster._classifiers", "acluster.sets"},
     "preprocessing": {"acluster.sets", "numpy", "sklearn"},
-    "datasets": {"acluster", "acluster.datasets", "numpy", "scipy", "sklearn", "torch"},
+    "datasets": {
+        "acluster",
+        "acluster.datasets",
+        "acluster.training",  # its devices
+        "numpy",
+        "scipy",
+        "sklearn",
+        "torch",
+    },
 }
 GUARDED = {"acluster", "numpy", "scipy", "sklearn", "torch", "zarr", "matplotlib", "rich", "joblib"}
 

@@ -7,12 +7,14 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 from sklearn.exceptions import NotFittedError
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils._param_validation import InvalidParameterError
 
 from acluster import AttentionClusterClassifier as A
 from acluster import FeatureSets
+from acluster.nn import AttentionCluster, attend
 from acluster.preprocessing import LocalFeatureTransformer
 from tests.conftest import make_sets
 
@@ -33,6 +35,12 @@ class Case(NamedTuple):
     call: Callable
     error: type
     message: str
+
+
+def object_array(items):
+    array = np.empty(len(items), dtype=object)
+    array[:] = items
+    return array
 
 
 def with_item(i, item):
@@ -306,13 +314,13 @@ CASES = [
         "y mixed",
         fit(X, np.array([1, "a"] * 30, dtype=object)),
         ValueError,
-        "Unknown label type: unknown. y mixes int, str; use one type of label, strings or integers.",
+        "Unknown label type: unknown. y is an array of objects (int, str); use strings or integers, for example y.astype(str).",
     ),
     Case(
         "y str none",
         fit(X, np.array([None, "a"] * 30, dtype=object)),
         ValueError,
-        "Unknown label type: unknown. y mixes NoneType, str; use one type of label, strings or integers.",
+        "Unknown label type: unknown. y is an array of objects (NoneType, str); use strings or integers, for example y.astype(str).",
     ),
     Case(
         "y nested ragged",
@@ -598,13 +606,13 @@ CASES = [
         "val width",
         fit(X, X_val=np.zeros((60, 3, 5)), y_val=y),
         ValueError,
-        "X has 5 features, but AttentionClusterClassifier is expecting 4 features as input.",
+        "In X_val and y_val: X has 5 features, but AttentionClusterClassifier is expecting 4 features as input.",
     ),
     Case(
         "val short",
         fit(X, X_val=X, y_val=y[:5]),
         ValueError,
-        "Found input variables with inconsistent numbers of samples: [60, 5]",
+        "In X_val and y_val: Found input variables with inconsistent numbers of samples: [60, 5]",
     ),
     Case(
         "val indicator",
@@ -754,7 +762,7 @@ CASES = [
         "pf one class",
         lambda: A().partial_fit(X, y, classes=[0]),
         ValueError,
-        "y holds only one class, 0, among the items of positive weight; a classifier needs at least two classes.",
+        "classes=[0] holds fewer than two classes.",
     ),
     Case(
         "pf then indicator",
@@ -974,13 +982,55 @@ CASES = [
             random_state=0,
         ).fit(X, y),
         ValueError,
-        "Training diverged: the loss of epoch 2 is inf. Lower learning_rate (now 1e+37), or standardise the local features.",
+        "Training diverged in epoch 2, with loss inf. Lower learning_rate (now 1e+37), or standardise the local features.",
     ),
     Case(
         "overflow",
         lambda: A(dtype="float32", max_iter=1, tol=None).fit([a * 1e300 for a in R], y),
         ValueError,
-        "X has values beyond the range of float32, up to 7.95123e+300; standardise the local features, or set dtype='float64'.",
+        "X has values beyond the range of float32, up to 7.95123e+300; standardise the local features, or use float64 for X and dtype.",
+    ),
+    Case(
+        "y -1 and 1",
+        fit(X, 2 * INDICATOR - 1),
+        ValueError,
+        "y has 2 columns and holds -1; an indicator matrix holds 0 and 1 only. For labels -1 and 1, pass (y > 0).astype(int).",
+    ),
+    Case(
+        "x sparse items",
+        fit([sparse.eye_array(3).tocsr()] * 60),
+        TypeError,
+        "X[0] is sparse; local features are dense. Pass X[0].toarray().",
+    ),
+    Case(
+        "x sparse tensor",
+        fit([torch.eye(3).to_sparse()] * 60),
+        TypeError,
+        "A nested or sparse tensor is not one array; pass its parts as a list (tensor.unbind()), or tensor.to_dense().",
+    ),
+    Case(
+        "x object rows",
+        fit(object_array([np.zeros(4)] * 60)),
+        ValueError,
+        "X[0] has shape (4,); every set is a two-dimensional array (local features, features). Reshape a single local feature to (1, n_features).",
+    ),
+    Case(
+        "nn offsets",
+        lambda: attend(torch.ones(6, 1), torch.tensor([2, 4, 6]), torch.zeros(6, 1)),
+        ValueError,
+        "offsets must run from 0 to the number of local features, 6, and hold at least one set; got [2, 4] to [6].",
+    ),
+    Case(
+        "nn weighting",
+        lambda: AttentionCluster(3, 2, "fc3"),
+        ValueError,
+        "weighting='fc3' is not one of ['average', 'fc1', 'fc2'].",
+    ),
+    Case(
+        "lft labels",
+        lambda: LocalFeatureTransformer(StandardScaler()).fit(X, y[:5]),
+        ValueError,
+        "Found input variables with inconsistent numbers of samples: [60, 5]",
     ),
 ]
 

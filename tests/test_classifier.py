@@ -155,7 +155,7 @@ class TestOutputs:
         changed = [rng.permutation(np.repeat(x, 3, axis=0)) for x in X]
         np.testing.assert_allclose(clf.predict_proba(changed), clf.predict_proba(X))
 
-    @pytest.mark.parametrize("form", ["list", "object", "tensors", "nested"])
+    @pytest.mark.parametrize("form", ["list", "object", "tensors", "nested", "tuple", "reversed"])
     def test_every_form_of_x_gives_the_same_bits(self, form, sets_and_labels):
         X, y = sets_and_labels
         arrays = list(X)
@@ -166,6 +166,8 @@ class TestOutputs:
             "object": as_objects,
             "tensors": [torch.from_numpy(array.copy()) for array in arrays],
             "nested": [array.tolist() for array in arrays],
+            "tuple": tuple(arrays),
+            "reversed": FeatureSets(X.packed()[0][:, ::-1].copy()[:, ::-1], X.packed()[1]),
         }
         assert same_bits(quick(max_iter=3).fit(forms[form], y), quick(max_iter=3).fit(X, y))
 
@@ -245,8 +247,7 @@ class TestStopping:
         X, y = make_sets(n=120, n_classes=3, gap=2.0)
         clf = quick(early_stopping=True, tol=0.0, max_iter=80, validation_fraction=0.25).fit(X, y)
         assert len(clf.validation_scores_) == len(clf.loss_curve_) == clf.n_iter_
-        assert clf.best_validation_score_ == max(clf.validation_scores_)
-        assert clf.n_iter_ < 80
+        assert clf.n_iter_ == np.argmax(clf.validation_scores_) + 1 + clf.n_iter_no_change < 80
 
     def test_given_validation_set_is_scored_with_the_restored_weights(self):
         X, y = make_sets(n=120, n_classes=3, gap=2.0)
@@ -285,6 +286,15 @@ class TestStopping:
         assert len(lines) == 2
         assert lines[1].startswith("epoch 2: loss 0.")
         assert "validation accuracy" in lines[1]
+
+    def test_multilabel_stops_by_the_share_of_right_entries(self):
+        X, y = make_sets(n=200, n_classes=4)
+        indicator = np.eye(4, dtype=int)[y]
+        clf = quick(early_stopping=True, tol=0.0, max_iter=40)
+        clf.fit(X[:150], indicator[:150], X_val=X[150:], y_val=indicator[150:])
+        right = (clf.predict(X[150:]) == indicator[150:]).mean()
+        assert clf.best_validation_score_ == pytest.approx(right)
+        assert right > 0.8
 
 
 class TestGoingOn:
@@ -330,6 +340,27 @@ class TestGoingOn:
         X, y = sets_and_labels
         clf = quick().partial_fit(X, np.eye(2, dtype=int)[y], classes=[0, 1])
         assert clf.predict(X).shape == (60, 2)
+
+    def test_another_optimizer_starts_with_averages_of_its_own(self, sets_and_labels):
+        X, y = sets_and_labels
+        clf = quick(warm_start=True, max_iter=3).fit(X, y)
+        for optimizer in sorted(OPTIMIZERS):
+            clf.set_params(optimizer=optimizer).fit(X, y)
+        assert clf.n_iter_ == 3 * (1 + len(OPTIMIZERS))
+
+    def test_partial_fit_takes_classes_in_any_order(self, sets_and_labels):
+        X, y = sets_and_labels
+        clf = quick().partial_fit(X, y, classes=[1, 0]).partial_fit(X, y, classes=[1, 0])
+        assert clf.classes_.tolist() == [0, 1]
+
+    def test_partial_fit_takes_class_weights_as_they_are(self, sets_and_labels):
+        X, y = sets_and_labels
+        options = {"dropout": 0.0, "learning_rate": 0.001, "optimizer": "rmsprop"}
+        plain, weighted = quick(**options), quick(class_weight={0: 1, 1: 0}, **options)
+        for clf in (plain, weighted):
+            for item in range(10):
+                clf.partial_fit(X[item : item + 1], y[item : item + 1], classes=[0, 1])
+        assert (weighted.predict_proba(X)[:, 0] > plain.predict_proba(X)[:, 0]).all()
 
     def test_partial_fit_draws_new_dropout_each_call(self, sets_and_labels):
         X, y = sets_and_labels
@@ -425,18 +456,52 @@ class TestState:
     def test_divergence_leaves_nothing_fitted(self, sets_and_labels):
         X, y = make_sets(dtype=np.float32)
         clf = quick(shifting=False, optimizer="adam", learning_rate=1e37, max_grad_norm=None)
-        with pytest.raises(ValueError, match=r"Training diverged: the loss of epoch \d+ is"):
+        with pytest.raises(ValueError, match=r"Training diverged in epoch \d+, with loss"):
             clf.fit(X, y)
         with pytest.raises(NotFittedError):
             clf.predict(X)
 
-    def test_a_failed_fit_keeps_the_old_model(self, sets_and_labels):
-        X, y = sets_and_labels
-        clf = quick(max_iter=2).fit(X, y)
-        expected = clf.predict_proba(X)
-        with pytest.raises(ValueError, match="inconsistent numbers"):
-            clf.fit(X, y[:-1])
+    def test_the_last_step_cannot_spoil_the_parameters_unseen(self):
+        X, y = make_sets(dtype=np.float32)
+        clf = quick(max_iter=1, learning_rate=1e38, max_grad_norm=None, batch_size=1000)
+        with pytest.raises(ValueError, match="Training diverged in epoch 1"):
+            clf.fit(X, y)
+
+    @pytest.mark.parametrize("warm_start", [False, True])
+    @pytest.mark.parametrize(
+        ("changed", "bad", "message"),
+        [
+            ({}, {"y": np.zeros(59)}, "inconsistent numbers"),
+            ({}, {"X": np.zeros((60, 2, 5)), "y": np.zeros(60)}, "expecting 4|only one class"),
+            ({"early_stopping": True}, {"y": np.arange(60) == 0}, "cannot set aside|not know"),
+            ({"learning_rate": 1e37, "max_grad_norm": None, "shifting": False}, {}, "diverged"),
+        ],
+    )
+    def test_a_failed_fit_keeps_the_old_model(self, changed, bad, message, warm_start):
+        X, y = make_sets(dtype=np.float32)
+        clf = quick(max_iter=3, shifting=False, warm_start=warm_start, optimizer="adam").fit(X, y)
+        expected, loss_curve = clf.predict_proba(X), list(clf.loss_curve_)
+        with pytest.raises(ValueError, match=message):
+            clf.set_params(**changed).fit(**{"X": X, "y": y, **bad})
         np.testing.assert_array_equal(clf.predict_proba(X), expected)
+        assert clf.loss_curve_ == loss_curve
+        assert clf.n_features_in_ == 4
+
+    def test_a_failed_first_fit_leaves_nothing(self, sets_and_labels):
+        X, _ = sets_and_labels
+        clf = quick(early_stopping=True)
+        with pytest.raises(ValueError, match="cannot set aside"):
+            clf.fit(X, np.arange(60) == 0)
+        with pytest.raises(NotFittedError):
+            clf.predict(X)
+
+    @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+    def test_the_callers_torch_mode_does_not_reach_in(self, mode, sets_and_labels):
+        X, y = sets_and_labels
+        expected = quick(max_iter=2).fit(X, y)
+        with mode():
+            clf = quick(max_iter=2).fit(X, y)
+        assert same_bits(clf, expected)
 
 
 def test_the_average_cluster_is_logistic_regression_on_means():

@@ -237,6 +237,7 @@ class TestCallbacks:
 
             def on_fit_task_end(self, estimator, context):
                 if context.task_name == "epoch":
+                    assert context.parent.max_subtasks == 10  # what the bar counts up to
                     self.ended += 1
                     return self.ended == 3
                 return False

@@ -24,6 +24,7 @@ from acluster.datasets._flash_mnist import (
     noise_levels,
     sample_noise,
 )
+from acluster.training import resolve_device
 
 __all__ = ["FrameExtractor"]
 
@@ -180,11 +181,11 @@ class FrameExtractor(CallbackSupportMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If `images` or `labels` are not as described.
+            If `images` or `labels` are not as described, or training diverges.
         """
         images, labels = check_digit_images(images, labels)
         _check_large_enough(images.shape[1:])
-        device = _resolve_device(self.device)
+        device = resolve_device(self.device)
         generator = make_generator(self.random_state)
         context = self._init_callback_context(max_subtasks=self.n_epochs)
         context.call_on_fit_task_begin(estimator=self, X=images, y=labels)
@@ -195,7 +196,13 @@ class FrameExtractor(CallbackSupportMixin, BaseEstimator):
         )
         frames, classes = torch.from_numpy(frames).to(device), torch.from_numpy(classes).to(device)
         self.loss_curve_ = self._train(weights, frames, classes, generator, context)
-        self.weights_ = _to_arrays(weights)
+        weights = _to_arrays(weights)
+        if not all(np.isfinite(weight).all() for weight in weights.values()):
+            raise ValueError(
+                f"Training diverged, with losses {self.loss_curve_}. Lower learning_rate "
+                f"(now {self.learning_rate})."
+            )
+        self.weights_ = weights
         self.frame_shape_ = images.shape[1:]
         context.call_on_fit_task_end(
             estimator=self, X=images, y=labels, reconstruction_attributes={}
@@ -325,7 +332,7 @@ class FrameExtractor(CallbackSupportMixin, BaseEstimator):
                 f"FrameExtractor was fitted on, got {frames.dtype} in an array of shape "
                 f"{frames.shape}. Fit it on images of that kind, or convert the frames."
             )
-        device = _resolve_device(self.device)
+        device = resolve_device(self.device)
         weights = _to_tensors(self.weights_, device)
         size = _FRAMES_PER_BLOCK.get(device.type, _FRAMES_PER_BLOCK["cuda"])
         starts = range(0, max(len(frames), 1), size)  # no frames make one empty block
@@ -477,12 +484,6 @@ def _group(batches: Sequence[Any], n_groups: int) -> list[Sequence[Any]]:
     """The batches in at most `n_groups` runs of equal length but the last."""
     size = math.ceil(len(batches) / n_groups)
     return [batches[start : start + size] for start in range(0, len(batches), size)]
-
-
-def _resolve_device(device: str) -> torch.device:
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
 
 
 def _exact_convolutions() -> AbstractContextManager[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -127,6 +128,8 @@ def check_digit_images(
             f"{images.dtype} of shape {images.shape}. Bring pixels to 0..255 with "
             "astype('uint8'), and a single image to images[np.newaxis]."
         )
+    if len(images) == 0:
+        raise ValueError("images holds 0 images; at least one is required.")
     if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
             f"labels must be one int for each of the {len(images)} images, got {labels.dtype} "
@@ -182,14 +185,15 @@ def _check_every_digit(labels: NDArray[Any]) -> None:
 
 
 def _check_sizes(n_videos: int, n_frames: int) -> None:
-    if n_videos < 1:
+    if not isinstance(n_videos, Integral) or n_videos < 1:
         raise ValueError(
-            f"n_videos={n_videos} must be 1 or more. Multiples of 1024 balance the classes."
+            f"n_videos={n_videos} must be an int of 1 or more. Multiples of 1024 balance the "
+            "classes."
         )
-    if n_frames < _N_DIGITS * _MAX_FLASHES:
+    if not isinstance(n_frames, Integral) or n_frames < _N_DIGITS * _MAX_FLASHES:
         raise ValueError(
-            f"n_frames={n_frames} must be {_N_DIGITS * _MAX_FLASHES} or more, since ten digits "
-            "can flash twice each, in a frame of their own. The paper has n_frames=25."
+            f"n_frames={n_frames} must be an int of {_N_DIGITS * _MAX_FLASHES} or more, since "
+            "ten digits can flash twice each, in a frame of their own. The paper has n_frames=25."
         )
 
 

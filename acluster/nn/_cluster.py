@@ -77,6 +77,11 @@ class AttentionCluster(nn.Module):
     shifting : bool, default=True
         Whether each unit's output is shifted and normalised (equation 7).
 
+    Raises
+    ------
+    ValueError
+        If `weighting` is not one of the three.
+
     References
     ----------
     Long et al., "Attention Clusters: Purely Attention Based Local Feature Integration for
@@ -100,6 +105,8 @@ class AttentionCluster(nn.Module):
         shifting: bool = True,
     ) -> None:
         super().__init__()
+        if weighting not in WEIGHTINGS:
+            raise ValueError(f"weighting={weighting!r} is not one of {sorted(WEIGHTINGS)}.")
         self.weighting = WEIGHTINGS[weighting](n_features, cluster_size, hidden_size)
         self.shifting = ShiftingOperation(cluster_size) if shifting else None
         self.global_size = cluster_size * n_features

@@ -94,10 +94,10 @@ def _dropout_mask(g: Tensor, probability: float, generator: torch.Generator | No
     """0 with `probability`, else what keeps the mean, in the shape of g.
 
     Each component takes 16 random bits, four to a 64-bit draw: a tenth of the time that a
-    draw of its own would take. The probability is met to within 2^-17.
+    draw of its own would take. The probability is met to within 2^-16.
     """
     draws = torch.empty(-(-g.numel() // 4), dtype=torch.int64, device=g.device)
     draws.random_(-(2**63), None, generator=generator)
-    kept_of_65536 = max(1, round((1 - probability) * 65536))
-    kept = draws.view(torch.int16)[: g.numel()] < kept_of_65536 - 32768
-    return kept.to(g.dtype).mul_(65536 / kept_of_65536).view_as(g)
+    dropped_of_65536 = min(round(probability * 65536), 65535)
+    kept = draws.view(torch.int16)[: g.numel()] >= dropped_of_65536 - 32768
+    return kept.to(g.dtype).mul_(65536 / (65536 - dropped_of_65536)).view_as(g)

@@ -30,6 +30,11 @@ def attend(values: Tensor, offsets: Tensor, logits: Tensor) -> Tensor:
         ``v = X a`` with ``a = softmax(logits)`` over each set. Differentiable in
         `values` and `logits`.
 
+    Raises
+    ------
+    ValueError
+        If `offsets` do not cut all the rows.
+
     Notes
     -----
     Sets of equal size are pooled in one batched matrix product, without padding. Else the
@@ -44,6 +49,7 @@ def attend(values: Tensor, offsets: Tensor, logits: Tensor) -> Tensor:
     >>> attend(values, offsets, torch.zeros(3, 1)).flatten()
     tensor([2., 5.])
     """
+    _check_offsets(offsets, len(values))
     if (size := _common_size(offsets)) is not None:
         a = logits.unflatten(0, (-1, size)).softmax(dim=1)
         return a.mT @ values.unflatten(0, (-1, size))
@@ -78,6 +84,7 @@ def attention_weights(offsets: Tensor, logits: Tensor) -> Tensor:
     >>> attention_weights(torch.tensor([0, 2, 3]), torch.zeros(3, 1)).flatten()
     tensor([0.5000, 0.5000, 1.0000])
     """
+    _check_offsets(offsets, len(logits))
     if (size := _common_size(offsets)) is not None:
         return logits.unflatten(0, (-1, size)).softmax(dim=1).flatten(0, 1)
     weights, order = [], []
@@ -87,9 +94,17 @@ def attention_weights(offsets: Tensor, logits: Tensor) -> Tensor:
     return torch.cat(weights).index_select(0, torch.cat(order).argsort().to(logits.device))
 
 
+def _check_offsets(offsets: Tensor, n_rows: int) -> None:
+    if len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != n_rows:
+        raise ValueError(
+            f"offsets must run from 0 to the number of local features, {n_rows}, and hold at "
+            f"least one set; got {offsets.tolist()[:2]} to {offsets.tolist()[-1:]}."
+        )
+
+
 def _common_size(offsets: Tensor) -> int | None:
     lengths = offsets.diff()
-    return int(lengths[0]) if len(lengths) and bool((lengths == lengths[0]).all()) else None
+    return int(lengths[0]) if bool((lengths == lengths[0]).all()) else None
 
 
 def _size_classes(offsets: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -98,7 +113,7 @@ def _size_classes(offsets: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     size_class = (lengths - 1).clamp(min=0).double().log2().floor()
     for one_class in torch.unique(size_class):
         items = torch.nonzero(size_class == one_class).flatten()
-        position = torch.arange(int(lengths[items].max()))
+        position = torch.arange(int(lengths[items].max()), device="cpu")
         real = position < lengths[items, None]
         # Padding repeats a set's own row, of any value: its weight is 0.
         yield items, torch.where(real, starts[items, None] + position, starts[items, None]), real

@@ -224,7 +224,7 @@ class FeatureSets:
                 "FeatureSets.take selects items only: axis must be 0, out None and mode 'raise'; "
                 f"got axis={axis!r}, out={out!r}, mode={mode!r}."
             )
-        return self[np.asarray(indices)]
+        return self[np.asarray(indices) if np.size(indices) else slice(0)]
 
     def __len__(self) -> int:
         return len(self._items)
@@ -281,6 +281,11 @@ def to_numpy(array: Any) -> NDArray[Any]:
     Tensors are known by their methods, so that this package never imports torch.
     """
     if hasattr(array, "detach"):
+        if array.is_nested or str(array.layout) != "torch.strided":
+            raise TypeError(
+                "A nested or sparse tensor is not one array; pass its parts as a list "
+                "(tensor.unbind()), or tensor.to_dense()."
+            )
         array = array.detach().cpu()
         if str(array.dtype) == "torch.bfloat16":
             array = array.float()  # numpy has no bfloat16; float32 holds it exactly
@@ -344,6 +349,8 @@ def _check_lengths(lengths: ArrayLike, n_items: int, longest: int) -> NDArray[np
 
 
 def _check_item(item: Any, i: int) -> NDArray[Any]:
+    if hasattr(item, "toarray"):
+        raise TypeError(f"X[{i}] is sparse; local features are dense. Pass X[{i}].toarray().")
     try:
         array = to_numpy(item)
     except ValueError:

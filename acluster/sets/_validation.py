@@ -81,7 +81,9 @@ def _is_two_dimensional(X: Any) -> bool:
         return len(shape) < 3
     if shape is None and not hasattr(X, "__len__"):
         return True
-    return len(X) > 0 and not any(_ndim(item) >= 2 for item in X)
+    # A list of rows is a table; an object array of rows would not become one.
+    least_ndim = 1 if shape is not None and X.dtype == object else 2
+    return len(X) > 0 and not any(_ndim(item) >= least_ndim for item in X)
 
 
 def _ndim(item: Any) -> int:
@@ -94,7 +96,7 @@ def _ndim(item: Any) -> int:
 def _single_features(X: Any, *, estimator: BaseEstimator, **checks: bool) -> FeatureSets:
     if hasattr(X, "detach"):
         X = to_numpy(X)
-    X = validate_data(estimator, X, dtype=[np.float64, np.float32], **checks)
+    X = validate_data(estimator, X, dtype=[np.float64, np.float32, np.float16], **checks)
     return FeatureSets(X, np.arange(len(X) + 1))
 
 

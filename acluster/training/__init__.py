@@ -1,6 +1,6 @@
 """The training loop, its batches and its devices."""
 
-from acluster.training._device import is_available, resolve_device, to_numpy_state, to_torch_state
+from acluster.training._device import resolve_device, to_numpy_state, to_torch_state
 from acluster.training._loop import OPTIMIZERS, Patience, Trainer, infer
 
 __all__ = [
@@ -8,7 +8,6 @@ __all__ = [
     "Patience",
     "Trainer",
     "infer",
-    "is_available",
     "resolve_device",
     "to_numpy_state",
     "to_torch_state",

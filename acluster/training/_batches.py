@@ -64,9 +64,9 @@ def pack(
     except FloatingPointError:
         raise ValueError(
             f"X has values beyond the range of {dtype}, up to {np.abs(values).max():g}; "
-            "standardise the local features, or set dtype='float64'."
+            "standardise the local features, or use float64 for X and dtype."
         ) from None
-    if not values.flags.writeable:  # torch warns of memory it could write to
+    if not values.flags.writeable or min(values.strides) < 0:  # torch takes neither
         values = values.copy()
     return torch.from_numpy(values).to(like.device), torch.from_numpy(offsets)
 

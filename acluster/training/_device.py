@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["is_available", "resolve_device", "to_numpy_state", "to_torch_state"]
+__all__ = ["resolve_device", "to_numpy_state", "to_torch_state"]
 
 
 def resolve_device(device: str) -> torch.device:
@@ -26,7 +26,7 @@ def resolve_device(device: str) -> torch.device:
         raise ValueError(
             f"device={device!r} is not the name of a device; use 'auto', 'cpu', 'cuda' or 'cuda:1'."
         ) from None
-    if not is_available(resolved):
+    if not _is_available(resolved):
         raise ValueError(
             f"device={device!r} is not there; torch sees {_available_devices()}. Use "
             "device='auto', or install torch for your GPU."
@@ -34,7 +34,7 @@ def resolve_device(device: str) -> torch.device:
     return resolved
 
 
-def is_available(device: torch.device) -> bool:
+def _is_available(device: torch.device) -> bool:
     """Whether tensors can live on `device` on this machine."""
     if device.type == "cuda":
         return (device.index or 0) < torch.cuda.device_count()
@@ -45,7 +45,7 @@ def is_available(device: torch.device) -> bool:
 
 def _available_devices() -> list[str]:
     names = ["cpu", "mps", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-    return [name for name in names if is_available(torch.device(name))]
+    return [name for name in names if _is_available(torch.device(name))]
 
 
 def to_numpy_state(state: Any) -> Any:

@@ -94,7 +94,7 @@ class Trainer:
             What the loss compares the logits with.
 
         weights : Tensor that broadcasts to the losses
-            Of mean 1 over the items.
+            Relative to each other, around 1.
 
         Returns
         -------

@@ -227,12 +227,12 @@ def test_a_digit_without_images():
 
 def test_too_few_frames():
     assert error(n_frames=19) == (
-        "n_frames=19 must be 20 or more, since ten digits can flash twice each, in a frame of "
-        "their own. The paper has n_frames=25."
+        "n_frames=19 must be an int of 20 or more, since ten digits can flash twice each, in a "
+        "frame of their own. The paper has n_frames=25."
     )
 
 
 def test_too_few_videos():
     assert error(n_videos=0) == (
-        "n_videos=0 must be 1 or more. Multiples of 1024 balance the classes."
+        "n_videos=0 must be an int of 1 or more. Multiples of 1024 balance the classes."
     )

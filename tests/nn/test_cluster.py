@@ -235,7 +235,7 @@ def test_dropout_leaves_the_global_state():
     assert torch.equal(state, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("probability", [0.01, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("probability", [1e-7, 0.01, 0.5, 0.9, 0.999])
 @pytest.mark.parametrize("size", [1, 5, 400_001])
 def test_dropout_mask_has_the_stated_probability_and_mean(probability, size):
     g = torch.ones(1, size)

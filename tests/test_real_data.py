@@ -1,0 +1,35 @@
+"""Small runs on real data; the full figures, with their commands, are in docs/results.rst."""
+
+import numpy as np
+import pytest
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from acluster import AttentionClusterClassifier
+from acluster.datasets import load_benchmark
+from acluster.preprocessing import LocalFeatureTransformer
+
+
+def make_model(**parameters):
+    options = {"optimizer": "adam", "learning_rate": 0.01, "tol": None, "random_state": 0}
+    classifier = AttentionClusterClassifier(**{**options, **parameters})
+    return make_pipeline(LocalFeatureTransformer(StandardScaler()), classifier)
+
+
+def test_japanese_vowels(data_home):
+    data = load_benchmark("japanese_vowels", data_home=data_home)
+    X_train, y_train = data.data[data.train_indices], data.target[data.train_indices]
+    X_test, y_test = data.data[data.test_indices], data.target[data.test_indices]
+    model = make_model(cluster_size=64, batch_size=32, max_iter=40, n_local_features=10)
+    assert model.fit(X_train, y_train).score(X_test, y_test) >= 0.95
+
+
+@pytest.mark.parametrize("name", ["musk1", "elephant"])
+def test_multiple_instance_sets(name, data_home):
+    data = load_benchmark(name, data_home=data_home)
+    model = make_model(cluster_size=8, batch_size=1000, max_iter=30)
+    scores = [
+        model.fit(data.data[train], data.target[train]).score(data.data[test], data.target[test])
+        for train, test in data.folds[0][:5]
+    ]
+    assert np.mean(scores) >= 0.7
