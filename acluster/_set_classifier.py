@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any, Self
@@ -52,7 +53,7 @@ def _all_or_nothing(fit: Callable[..., Any]) -> Callable[..., Any]:
     return fit_or_restore
 
 
-class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, BaseEstimator):
+class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, BaseEstimator, ABC):
     """What the public estimators share; they say what X is and which modalities it has.
 
     The network always sees a list of modalities; `_modalities` turns the public X into it.
@@ -132,13 +133,13 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
         self.random_state = random_state
         self.verbose = verbose
 
-    # What a public estimator says of its X.
-
+    @abstractmethod
     def _check_X(self, X: Any, reset: bool) -> Any:
-        raise TypeError(f"{type(self).__name__} does not say what its X is.")
+        """X as the container of this estimator, checked; with `reset`, its width is learnt."""
 
+    @abstractmethod
     def _modalities(self, X: Any) -> list[FeatureSets]:
-        raise TypeError(f"{type(self).__name__} does not say which modalities X has.")
+        """The modalities of a checked X, in the order of the clusters."""
 
     # Fitting.
 

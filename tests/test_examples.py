@@ -38,8 +38,7 @@ def test_accuracy_on_real_sets(tmp_path, data_home):
     arguments = ("real_sets.py", "musk1", "--folds", 1, "--csv", table, "--n-jobs", 1)
     shown = run_example(*arguments, ACLUSTER_DATA=str(data_home))
     rows = list(csv.DictReader(table.read_text().splitlines()))
-    methods = ["attention cluster", "five of them voting", "pooled SVM"]
-    assert [row["method"] for row in rows] == methods
+    assert [row["method"] for row in rows] == ["attention cluster", "pooled SVM"]
     assert "musk1            pooled SVM" in shown
     run_example(*arguments, ACLUSTER_DATA=str(data_home))
-    assert len(table.read_text().splitlines()) == 4, "a finished fold was run again"
+    assert len(table.read_text().splitlines()) == 3, "a finished fold was run again"
