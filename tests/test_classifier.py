@@ -7,6 +7,8 @@ from contextlib import redirect_stdout
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.linear_model import LogisticRegression
@@ -368,6 +370,32 @@ class TestGoingOn:
         for _ in range(3):
             clf.partial_fit(X, y, classes=[0, 1])
         assert len(set(clf.loss_curve_)) == 3
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    weighting=st.sampled_from(["fc1", "fc2", "average"]),
+    n_local_features=st.sampled_from([None, 1, 3]),
+    early_stopping=st.booleans(),
+    dropout=st.sampled_from([0.0, 0.5]),
+    batch_size=st.sampled_from([7, 1000]),
+    n_classes=st.integers(2, 4),
+)
+@settings(max_examples=30, deadline=None)
+def test_an_int_seed_fixes_the_bits_and_touches_no_global_state(seed, n_classes, **parameters):
+    X, y = make_sets(n=40, n_classes=n_classes)
+    fits = []
+    for global_seed in (1, 2):
+        torch.manual_seed(global_seed)
+        np.random.seed(global_seed)  # noqa: NPY002
+        before = torch.get_rng_state(), pickle.dumps(np.random.get_state())  # noqa: NPY002
+        clf = quick(max_iter=2, random_state=seed, **parameters).fit(X, y)
+        clf.predict_proba(X)
+        assert torch.equal(torch.get_rng_state(), before[0])
+        assert pickle.dumps(np.random.get_state()) == before[1]  # noqa: NPY002
+        fits.append(clf)
+    assert same_bits(*fits)
+    assert fits[0].loss_curve_ == fits[1].loss_curve_
 
 
 class TestRandomness:
