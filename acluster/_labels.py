@@ -122,14 +122,10 @@ class LabelCoding:
 
     def encode(self, y: NDArray[Any], name: str = "y") -> NDArray[Any]:
         """Targets of the loss: class numbers (n,), or zeros and ones (n, n_outputs)."""
-        if (y.ndim == 2) != (self.kind == "multilabel") or (
-            y.ndim == 2 and y.shape[1] != len(self.classes)
-        ):
-            raise ValueError(
-                f"{name} has shape {y.shape}; the classifier was fitted on "
-                + ("one label per item." if self.kind != "multilabel" else "")
-                + (f"{len(self.classes)} label columns." if self.kind == "multilabel" else "")
-            )
+        is_indicator = self.kind == "multilabel"
+        if y.shape[1:] != ((len(self.classes),) if is_indicator else ()):
+            wanted = f"{len(self.classes)} label columns" if is_indicator else "one label per item"
+            raise ValueError(f"{name} has shape {y.shape}; the classifier was fitted on {wanted}.")
         if y.ndim == 2:
             return y.astype(np.float64)
         unknown = np.setdiff1d(y, self.classes)

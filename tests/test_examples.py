@@ -42,3 +42,11 @@ def test_accuracy_on_real_sets(tmp_path, data_home):
     assert "musk1            pooled SVM" in shown
     run_example(*arguments, ACLUSTER_DATA=str(data_home))
     assert len(table.read_text().splitlines()) == 3, "a finished fold was run again"
+
+
+def test_the_readmes_example():
+    readme = (EXAMPLES.parent / "README.md").read_text()
+    code = readme.split("```python\n")[1].split("```")[0]
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["search"].best_score_ > 0.95
