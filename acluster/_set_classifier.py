@@ -29,6 +29,7 @@ from acluster.training import (
     Patience,
     Trainer,
     infer,
+    make_generator,
     resolve_device,
     to_numpy_state,
     to_torch_state,
@@ -330,9 +331,8 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
         self._architecture = architecture
         self._dtype = self._resolve_dtype(X)
         self._random_state = check_random_state(self.random_state)
-        generator = torch.Generator("cpu").manual_seed(self._draw_seed())
         self.network_ = self._build_network()
-        self.network_.reset_parameters(generator)
+        self.network_.reset_parameters(make_generator(self._random_state, "cpu"))
         self.network_.to(device, getattr(torch, self._dtype))
         self._keep_optimizer(None)
         self.n_iter_ = 0
@@ -346,9 +346,6 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
         dtypes = [sets.dtype for sets in self._modalities(X)]
         narrow = all(dtype.kind == "f" and dtype.itemsize <= 4 for dtype in dtypes)
         return "float32" if narrow else "float64"
-
-    def _draw_seed(self) -> int:
-        return int(self._random_state.randint(np.iinfo(np.int32).max))
 
     def _build_network(self) -> AttentionClusterNetwork:
         # On the meta device torch draws nothing, so its global random state stays as it is.

@@ -93,7 +93,7 @@ class AttentionClusterNetwork(nn.Module):
 def _dropout_mask(g: Tensor, probability: float, generator: torch.Generator | None) -> Tensor:
     """0 with `probability`, else what keeps the mean, in the shape of g.
 
-    Each component takes 16 random bits, four to a 64-bit draw: a tenth of the time that a
+    Each component takes 16 random bits, four to a 64-bit draw: a fifth of the time that a
     draw of its own would take. The probability is met to within 2^-16.
     """
     draws = torch.empty(-(-g.numel() // 4), dtype=torch.int64, device=g.device)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["resolve_device", "to_numpy_state", "to_torch_state"]
+__all__ = ["make_generator", "resolve_device", "to_numpy_state", "to_torch_state"]
 
 
 def resolve_device(device: str) -> torch.device:
@@ -46,6 +46,14 @@ def _is_available(device: torch.device) -> bool:
 def _available_devices() -> list[str]:
     names = ["cpu", "mps", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     return [name for name in names if _is_available(torch.device(name))]
+
+
+def make_generator(
+    random_state: np.random.RandomState, device: torch.device | str
+) -> torch.Generator:
+    """A generator of torch on `device`, seeded by the next number of `random_state`."""
+    seed = int(random_state.randint(np.iinfo(np.int32).max))
+    return torch.Generator(device).manual_seed(seed)
 
 
 def to_numpy_state(state: Any) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from acluster.sets import FeatureSets
 from acluster.training._batches import Packed, batches, pack
-from acluster.training._device import to_numpy_state, to_torch_state
+from acluster.training._device import make_generator, to_numpy_state, to_torch_state
 
 __all__ = ["OPTIMIZERS", "Patience", "Trainer", "infer"]
 
@@ -77,8 +77,7 @@ class Trainer:
         self.n_local_features = n_local_features
         self.random_state = random_state
         self.parameter = next(network.parameters())
-        self.generator = torch.Generator(self.parameter.device)
-        self.generator.manual_seed(int(random_state.randint(np.iinfo(np.int32).max)))
+        self.generator = make_generator(random_state, self.parameter.device)
 
     def run_epoch(
         self, modalities: Sequence[FeatureSets], targets: Tensor, weights: Tensor
@@ -106,8 +105,8 @@ class Trainer:
         total = torch.zeros((), dtype=self.parameter.dtype, device=self.parameter.device)
         for items in batches(n_items, self.batch_size, self.random_state):
             sets = self._pack([sets[items] for sets in modalities])
-            loss = self._step(sets, targets[items], weights[items])
-            total += loss * len(sets[0][1][1:])
+            batch_targets = targets[items]
+            total += self._step(sets, batch_targets, weights[items]) * len(batch_targets)
         return float(total) / n_items
 
     def _pack(self, modalities: Sequence[FeatureSets]) -> list[Packed]:
