@@ -1,7 +1,21 @@
 """Classify items from their sets of local features, by attention clusters."""
 
-from acluster._classifiers import AttentionClusterClassifier
-from acluster.sets import FeatureSets
+from acluster._classifiers import AttentionClusterClassifier, MultimodalAttentionClusterClassifier
+from acluster.sets import (
+    FeatureSets,
+    FeatureSetsWriter,
+    MultimodalFeatureSets,
+    open_feature_sets,
+    save_feature_sets,
+)
 
-__all__ = ["AttentionClusterClassifier", "FeatureSets"]
+__all__ = [
+    "AttentionClusterClassifier",
+    "FeatureSets",
+    "FeatureSetsWriter",
+    "MultimodalAttentionClusterClassifier",
+    "MultimodalFeatureSets",
+    "open_feature_sets",
+    "save_feature_sets",
+]
 __version__ = "0.1.0.dev0"

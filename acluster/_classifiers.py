@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.utils._param_validation import Interval, StrOptions, validate_parameter_constraints
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 
 from acluster._set_classifier import SetClassifier
-from acluster.sets import FeatureSets, check_sets
+from acluster.sets import FeatureSets, MultimodalFeatureSets, check_multimodal_sets, check_sets
+from acluster.training import mean_local_feature
 
-__all__ = ["AttentionClusterClassifier"]
+__all__ = ["AttentionClusterClassifier", "MultimodalAttentionClusterClassifier"]
 
 
 class AttentionClusterClassifier(SetClassifier):
@@ -92,6 +96,15 @@ class AttentionClusterClassifier(SetClassifier):
         The precision of the parameters. "auto": float32 for float16 and float32
         features, else float64.
 
+    cache : {"auto", "device", "memory", "stream"}, default="auto"
+        Where the local features live in training. "stream": where they are; those in a
+        store are read batch by batch in a thread. "memory": a store is read once. "device":
+        on the device and in its dtype. "auto": on a GPU when they take no more than half
+        of its free memory; in memory when they take no more than scikit-learn's
+        `working_memory` (1 GiB unless configured) and the process is not a worker of a
+        parallel search; else "stream". All give the same model, to the bit, where the
+        store is local and uncompressed.
+
     random_state : int, RandomState instance or None, default=None
         Draws the initial weights, the validation set, the order, the local features
         and the dropout. The same int gives the same bits on the same device.
@@ -129,13 +142,15 @@ class AttentionClusterClassifier(SetClassifier):
 
     See Also
     --------
+    MultimodalAttentionClusterClassifier : Several modalities per item.
     acluster.FeatureSets : The container for sets of varying size.
     acluster.nn : The torch modules, to use alone.
 
     Notes
     -----
     A two-dimensional X means *one local feature per item*: n sets of size 1. Sets are
-    passed as `FeatureSets`, a list of (L_i, M) arrays, or an (n, L, M) array.
+    passed as `FeatureSets` (in memory or from :func:`~acluster.open_feature_sets`), a list of
+    (L_i, M) arrays, an (n, L, M) array, or the path or zarr group of a store.
 
     Standardise local features first, as `make_pipeline(LocalFeatureTransformer(
     StandardScaler()), AttentionClusterClassifier())` does.
@@ -170,8 +185,8 @@ class AttentionClusterClassifier(SetClassifier):
     def _check_X(self, X: Any, reset: bool) -> FeatureSets:
         return check_sets(X, estimator=self, reset=reset)
 
-    def _modalities(self, X: FeatureSets) -> list[FeatureSets]:
-        return [X]
+    def _modalities(self, X: FeatureSets) -> dict[str, FeatureSets]:
+        return {"features": X}
 
     def attention_weights(self, X: Any) -> FeatureSets:
         """How much each unit attends to each local feature: a of equations 3 to 5.
@@ -203,8 +218,7 @@ class AttentionClusterClassifier(SetClassifier):
         """
         check_is_fitted(self)
         X = self._check_X(X, reset=False)
-        blocks = self._infer(lambda sets: self.network_.attention_weights(sets)[0], X)
-        return FeatureSets(np.concatenate(blocks), np.concatenate([[0], np.cumsum(X.lengths)]))
+        return self._attention_weights(X)["features"]
 
     def get_feature_names_out(self, input_features: ArrayLike | None = None) -> NDArray[np.object_]:
         """Names of the components of the global feature: ``unit3_x7`` and so on.
@@ -226,5 +240,384 @@ class AttentionClusterClassifier(SetClassifier):
         """
         check_is_fitted(self)
         names = _check_feature_names_in(self, input_features)
-        units = range(self._architecture["clusters"][0]["cluster_size"])
-        return np.array([f"unit{unit}_{name}" for unit in units for name in names], dtype=object)
+        return np.array(unit_names(self._architecture["clusters"]["features"], names), dtype=object)
+
+
+class MultimodalAttentionClusterClassifier(SetClassifier):
+    """Classify items from several local feature sets each, by one attention cluster per modality.
+
+    Every modality has an independent attention cluster (equations 2 to 7); their global
+    features are concatenated and go through dropout and one linear layer (section 3.5).
+    The modalities and their widths are found in the data, and items may lack some.
+
+    Parameters
+    ----------
+    cluster_size : int or dict of str to int, default=32
+        The number N of attention units; one for all modalities, or one for each:
+        ``{"rgb": 64, "flow": 32, "audio": 32}``. So also the next three, and `n_local_features`.
+
+    weighting : {"fc1", "fc2", "average"}, or dict of str to such, default="fc1"
+        How a unit weighs a local feature: one linear layer, two with a tanh between, or
+        all alike (the paper's baseline: the mean, N times).
+
+    hidden_size : int or dict of str to int, default=10
+        The number H of hidden cells of each unit of "fc2".
+
+    shifting : bool or dict of str to bool, default=True
+        Whether the shifting operation follows each unit. It brings modalities of different
+        scales to one.
+
+    dropout : float in [0, 1), default=0.5
+        The share of the global feature that is zeroed at random in training.
+
+    n_local_features : int, None, or dict of str to such, default=None
+        Local feature set augmentation: in training, every step sees this many local
+        features of each set, drawn anew; prediction sees all. None: always all.
+
+    missing_modality : {"mean", "mask"}, default="mean"
+        What stands for a modality that an item lacks. "mean": one local feature, the mean
+        of that modality over the training set (section 5.2). "mask": nothing; its part of
+        the global feature is zero and the other parts are scaled up by the number of
+        modalities over those the item has.
+
+    modality_dropout : float in [0, 1), default=0.0
+        The probability with which a training item goes without each of its modalities, drawn
+        anew at every step; one at least stays. It prepares for items that lack some.
+
+    optimizer : {"rmsprop", "adam", "adamw"}, default="rmsprop"
+        The paper's choice for video is RMSprop; its toy experiment used Adam.
+
+    learning_rate : float, default=0.001
+        Step size of the optimiser.
+
+    weight_decay : float, default=0.0
+        l2 penalty ("adamw": decoupled weight decay) on all parameters.
+
+    max_grad_norm : float, default=5.0
+        The l2 norm over all parameters to which gradients are scaled down. None: never.
+
+    batch_size : int, default=128
+        Items per step, and per block of a prediction.
+
+    max_iter : int, default=200
+        The number of epochs at most.
+
+    tol : float, default=1e-4
+        Training stops once the loss (with `early_stopping`, the validation score) has
+        not improved by more than this for `n_iter_no_change` epochs. None: train for
+        exactly `max_iter` epochs.
+
+    n_iter_no_change : int, default=10
+        Epochs to wait for an improvement.
+
+    early_stopping : bool, default=False
+        Whether to stop by the accuracy on a validation set (with an indicator y, the share
+        of right entries), and return to the weights of the best epoch. The set is `X_val`
+        of `fit`, else a part of X.
+
+    validation_fraction : float in (0, 1), default=0.1
+        The part of X set aside for early stopping, stratified by class.
+
+    class_weight : dict or "balanced", default=None
+        Weights of the classes. "balanced" is the paper's 1/S for a class of S items.
+
+    warm_start : bool, default=False
+        Whether `fit` goes on from the weights, the dtype and the optimiser of the last fit.
+        A validation set drawn from X is drawn anew.
+
+    device : str, default="auto"
+        Where to compute: "auto" (a GPU when there is one), "cpu", "cuda", "cuda:1".
+
+    dtype : {"auto", "float32", "float64"}, default="auto"
+        The precision of the parameters. "auto": float32 for float16 and float32
+        features, else float64.
+
+    cache : {"auto", "device", "memory", "stream"}, default="auto"
+        Where the local features live in training. "stream": where they are; those in a
+        store are read batch by batch in a thread. "memory": a store is read once. "device":
+        on the device and in its dtype. "auto": on a GPU when they take no more than half
+        of its free memory; in memory when they take no more than scikit-learn's
+        `working_memory` (1 GiB unless configured) and the process is not a worker of a
+        parallel search; else "stream". All give the same model, to the bit, where the
+        store is local and uncompressed.
+
+    random_state : int, RandomState instance or None, default=None
+        Draws the initial weights, the validation set, the order, the local features
+        and the dropout. The same int gives the same bits on the same device.
+
+    verbose : bool, default=False
+        Whether to print a line per epoch. For a progress bar, see `set_callbacks`.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The labels, sorted; with an indicator y, the numbers of its columns.
+
+    modalities_ : list of str
+        Their names, in the order of the global feature.
+
+    feature_means_ : dict of str to ndarray of shape (M,), or None
+        The mean training feature of every modality, under ``missing_modality="mean"``.
+
+    n_features_in_ : int
+        The sum of the modalities' widths.
+
+    feature_names_in_ : ndarray of str
+        Only there when X was a data frame.
+
+    n_iter_ : int
+        Epochs trained.
+
+    loss_curve_ : list of float
+        The training loss of every epoch: the weighted mean over items of the negative
+        log-likelihood (nats); with an indicator y, summed over labels and divided by the
+        number of items.
+
+    validation_scores_ : list of float or None
+        The validation accuracy of every epoch, when there was a validation set.
+
+    best_validation_score_ : float or None
+        The highest of them.
+
+    network_ : acluster.nn.AttentionClusterNetwork
+        The fitted torch module.
+
+    See Also
+    --------
+    AttentionClusterClassifier : One modality.
+    acluster.MultimodalFeatureSets : The container for several modalities.
+
+    Notes
+    -----
+    X is a `MultimodalFeatureSets` (in memory or from :func:`~acluster.open_feature_sets`), a dict
+    of modality names to sets in any form of `AttentionClusterClassifier`, a list with one such
+    dict per item, or the path or zarr group of a store. Sets without a name are the
+    one modality "features". Scikit-learn's searches and splitters take the
+    container, not the dict.
+
+    An item lacks a modality if its set there is empty, or None in a list. A modality of `fit`
+    that a later X lacks altogether is missing from all its items.
+
+    References
+    ----------
+    Long et al., "Attention Clusters: Purely Attention Based Local Feature Integration for
+    Video Classification", CVPR 2018, sections 3.5, 5.2 and 5.6.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from acluster import MultimodalAttentionClusterClassifier
+    >>> rng = np.random.default_rng(0)
+    >>> y = np.arange(60) % 2
+    >>> rgb = [rng.normal(size=(5, 4)) + label for label in y]
+    >>> audio = [rng.normal(size=(9, 2)) - label for label in y]
+    >>> audio[7] = None  # a video without sound
+    >>> X = {"rgb": rgb, "audio": audio}
+    >>> clf = MultimodalAttentionClusterClassifier(
+    ...     cluster_size={"rgb": 8, "audio": 4}, tol=None, max_iter=50, random_state=0
+    ... )
+    >>> clf.fit(X, y).score(X, y) > 0.9
+    True
+    >>> clf.transform(X).shape
+    (60, 40)
+    >>> clf.get_feature_names_out()[-1]
+    'audio_unit3_x1'
+    """
+
+    _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012
+        **SetClassifier._parameter_constraints,
+        **{
+            parameter: [*SetClassifier._parameter_constraints[parameter], dict]
+            for parameter in (
+                "cluster_size",
+                "weighting",
+                "hidden_size",
+                "shifting",
+                "n_local_features",
+            )
+        },
+        "missing_modality": [StrOptions({"mean", "mask"})],
+        "modality_dropout": [Interval(Real, 0, 1, closed="left")],
+    }
+
+    def __init__(
+        self,
+        *,
+        cluster_size: int | dict[str, int] = 32,
+        weighting: str | dict[str, str] = "fc1",
+        hidden_size: int | dict[str, int] = 10,
+        shifting: bool | dict[str, bool] = True,
+        dropout: float = 0.5,
+        n_local_features: int | dict[str, int | None] | None = None,
+        missing_modality: str = "mean",
+        modality_dropout: float = 0.0,
+        optimizer: str = "rmsprop",
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.0,
+        max_grad_norm: float | None = 5.0,
+        batch_size: int = 128,
+        max_iter: int = 200,
+        tol: float | None = 1e-4,
+        n_iter_no_change: int = 10,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        class_weight: dict[Any, float] | str | None = None,
+        warm_start: bool = False,
+        device: str = "auto",
+        dtype: str = "auto",
+        cache: str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: bool = False,
+    ) -> None:
+        super().__init__(
+            cluster_size=cluster_size,  # type: ignore[arg-type]
+            weighting=weighting,  # type: ignore[arg-type]
+            hidden_size=hidden_size,  # type: ignore[arg-type]
+            shifting=shifting,  # type: ignore[arg-type]
+            dropout=dropout,
+            n_local_features=n_local_features,  # type: ignore[arg-type]
+            optimizer=optimizer,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            max_grad_norm=max_grad_norm,
+            batch_size=batch_size,
+            max_iter=max_iter,
+            tol=tol,
+            n_iter_no_change=n_iter_no_change,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            class_weight=class_weight,
+            warm_start=warm_start,
+            device=device,
+            dtype=dtype,
+            cache=cache,
+            random_state=random_state,
+            verbose=verbose,
+        )
+        self.missing_modality = missing_modality
+        self.modality_dropout = modality_dropout
+
+    @property
+    def modalities_(self) -> list[str]:
+        """The names of the modalities, in the order of the global feature."""
+        check_is_fitted(self)
+        return list(self._architecture["clusters"])
+
+    def _check_X(self, X: Any, reset: bool) -> MultimodalFeatureSets:
+        seen = None
+        if not reset:
+            clusters = self._architecture["clusters"]
+            seen = {name: cluster["n_features"] for name, cluster in clusters.items()}
+        return check_multimodal_sets(X, estimator=self, seen=seen)
+
+    def _modalities(self, X: MultimodalFeatureSets) -> dict[str, FeatureSets]:
+        return {name: X[name] for name in X.names}
+
+    def _per_modality(self, parameter: str, names: Iterable[str]) -> dict[str, Any]:
+        value = getattr(self, parameter)
+        if not isinstance(value, dict):
+            return super()._per_modality(parameter, names)
+        if set(value) != set(names):
+            raise ValueError(
+                f"{parameter}={value!r} names the modalities {[*value]}, but X has {[*names]}. "
+                "Give each of these a value, or one value for all."
+            )
+        for name in names:
+            validate_parameter_constraints(
+                {f"{parameter}[{name!r}]": SetClassifier._parameter_constraints[parameter]},
+                {f"{parameter}[{name!r}]": value[name]},
+                caller_name=type(self).__name__,
+            )
+        return {name: value[name] for name in names}
+
+    def _start(self, X: MultimodalFeatureSets, coding: Any, resumes: bool) -> None:
+        super()._start(X, coding, resumes)
+        if not resumes:
+            self.feature_means_: dict[str, NDArray[np.float64]] | None = None
+            self._n_averaged = dict.fromkeys(X.names, 0)
+
+    def _learn_stand_ins(self, modalities: list[FeatureSets]) -> None:
+        if self.missing_modality == "mask":
+            self.feature_means_ = None
+            return
+        means, counts = dict(self.feature_means_ or {}), dict(self._n_averaged)
+        for name, sets in zip(self.modalities_, modalities, strict=True):
+            mean, count = mean_local_feature(sets)
+            counts[name] += count
+            before = means.get(name, np.zeros_like(mean))
+            means[name] = before + (mean - before) * (count / max(counts[name], 1))
+        self.feature_means_, self._n_averaged = means, counts
+
+    def _stand_ins(self) -> list[NDArray[Any] | None]:
+        if self.feature_means_ is None:
+            return super()._stand_ins()
+        return [self.feature_means_[name] for name in self.modalities_]
+
+    def attention_weights(self, X: Any) -> MultimodalFeatureSets:
+        """How much each unit attends to each local feature, per modality.
+
+        Parameters
+        ----------
+        X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
+            The items.
+
+        Returns
+        -------
+        MultimodalFeatureSets
+            In every modality, item i is an array of shape (L_i, N) with columns that sum
+            to 1; an item that lacks the modality has none there.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from acluster import MultimodalAttentionClusterClassifier
+        >>> X = {"rgb": np.ones((4, 3, 2)), "audio": np.ones((4, 5, 2))}
+        >>> clf = MultimodalAttentionClusterClassifier(cluster_size=1, tol=None, max_iter=5)
+        >>> clf.fit(X, [0, 1, 0, 1]).attention_weights(X)["audio"][0].T
+        array([[0.2, 0.2, 0.2, 0.2, 0.2]])
+        """
+        check_is_fitted(self)
+        X = self._check_X(X, reset=False)
+        return MultimodalFeatureSets(self._attention_weights(X))
+
+    def get_feature_names_out(self, input_features: ArrayLike | None = None) -> NDArray[np.object_]:
+        """Names of the components of the global feature: ``rgb_unit3_x7`` and so on.
+
+        Parameters
+        ----------
+        input_features : array-like of str, shape (n_features_in_,), optional
+            Names of all modalities' columns, one modality after the other; by default x0,
+            x1, … in each.
+
+        Returns
+        -------
+        ndarray of str objects, shape (Σ N·M,)
+            Modality by modality and unit by unit, as the columns of `transform`.
+
+        Raises
+        ------
+        ValueError
+            If the number of `input_features` is not that of all columns.
+        """
+        check_is_fitted(self)
+        clusters = self._architecture["clusters"]
+        given = input_features is not None or hasattr(self, "feature_names_in_")
+        columns = _check_feature_names_in(self, input_features)
+        names, first = [], 0
+        for modality, cluster in clusters.items():
+            width = cluster["n_features"]
+            own = columns[first : first + width] if given else [f"x{i}" for i in range(width)]
+            names += [f"{modality}_{name}" for name in unit_names(cluster, own)]
+            first += width
+        return np.array(names, dtype=object)
+
+
+def unit_names(cluster: dict[str, Any], columns: Iterable[str]) -> list[str]:
+    """Names of a cluster's part of the global feature, unit by unit."""
+    columns = list(columns)
+    return [f"unit{unit}_{name}" for unit in range(cluster["cluster_size"]) for name in columns]

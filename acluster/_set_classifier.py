@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -23,11 +24,14 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from acluster._labels import LabelCoding, check_labels, to_mean_one
 from acluster.nn import WEIGHTINGS, AttentionCluster, AttentionClusterNetwork
-from acluster.sets import FeatureSets
+from acluster.sets import FeatureSets, save_rows
 from acluster.training import (
+    CACHES,
     OPTIMIZERS,
+    BatchSource,
     Patience,
     Trainer,
+    cached,
     infer,
     make_generator,
     resolve_device,
@@ -81,6 +85,7 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
         "warm_start": ["boolean"],
         "device": [str],
         "dtype": [StrOptions({"auto", "float32", "float64"})],
+        "cache": [StrOptions(set(CACHES))],
         "random_state": ["random_state"],
         "verbose": ["boolean"],
     }
@@ -108,6 +113,7 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
         warm_start: bool = False,
         device: str = "auto",
         dtype: str = "auto",
+        cache: str = "auto",
         random_state: int | np.random.RandomState | None = None,
         verbose: bool = False,
     ) -> None:
@@ -131,6 +137,7 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
         self.warm_start = warm_start
         self.device = device
         self.dtype = dtype
+        self.cache = cache
         self.random_state = random_state
         self.verbose = verbose
 
@@ -139,8 +146,19 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
         """X as the container of this estimator, checked; with `reset`, its width is learnt."""
 
     @abstractmethod
-    def _modalities(self, X: Any) -> list[FeatureSets]:
-        """The modalities of a checked X, in the order of the clusters."""
+    def _modalities(self, X: Any) -> dict[str, FeatureSets]:
+        """The modalities of a checked X by name, in the order of the clusters."""
+
+    def _per_modality(self, parameter: str, names: Iterable[str]) -> dict[str, Any]:
+        """The value of a parameter for every modality."""
+        return dict.fromkeys(names, getattr(self, parameter))
+
+    def _learn_stand_ins(self, modalities: list[FeatureSets]) -> None:
+        """Learn from training items what stands for a missing modality."""
+
+    def _stand_ins(self) -> list[NDArray[Any] | None]:
+        """For every modality, the local feature that stands for a missing set, if any does."""
+        return [None] * len(self._architecture["clusters"])
 
     # Fitting.
 
@@ -159,8 +177,8 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
 
         Parameters
         ----------
-        X : FeatureSets, list of (L_i, M) arrays, (n, L, M) array, or (n, M) array
-            The items; a two-dimensional X means one local feature per item.
+        X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
+            The items, in any form that the notes of the class list.
 
         y : array-like of shape (n,), or indicator of shape (n, n_labels)
             One label per item; or zeros and ones, any number of labels per item.
@@ -224,8 +242,8 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
 
         Parameters
         ----------
-        X : FeatureSets, list of (L_i, M) arrays, (n, L, M) array, or (n, M) array
-            Some of the items.
+        X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
+            Some of the items, in any form that the notes of the class list.
 
         y : array-like of shape (n,), or indicator of shape (n, n_labels)
             Their labels.
@@ -300,17 +318,17 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
 
     def _start(self, X: Any, coding: LabelCoding, resumes: bool) -> None:
         """Set the fitted attributes to those of an untrained model, or check the resumed one."""
+        modalities = self._modalities(X)
+        names = ("cluster_size", "weighting", "hidden_size", "shifting")
+        values = {name: self._per_modality(name, modalities) for name in names}
         architecture = {
-            "clusters": [
-                {
+            "clusters": {
+                modality: {
                     "n_features": sets.n_features,
-                    "cluster_size": self.cluster_size,
-                    "weighting": self.weighting,
-                    "hidden_size": self.hidden_size,
-                    "shifting": self.shifting,
+                    **{name: by_modality[modality] for name, by_modality in values.items()},
                 }
-                for sets in self._modalities(X)
-            ],
+                for modality, sets in modalities.items()
+            },
             "n_outputs": coding.n_outputs,
         }
         device = resolve_device(self.device)
@@ -343,14 +361,15 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
     def _resolve_dtype(self, X: Any) -> str:
         if self.dtype != "auto":
             return self.dtype
-        dtypes = [sets.dtype for sets in self._modalities(X)]
+        dtypes = [sets.dtype for sets in self._modalities(X).values()]
         narrow = all(dtype.kind == "f" and dtype.itemsize <= 4 for dtype in dtypes)
         return "float32" if narrow else "float64"
 
     def _build_network(self) -> AttentionClusterNetwork:
         # On the meta device torch draws nothing, so its global random state stays as it is.
         with torch.device("meta"):
-            clusters = [AttentionCluster(**cluster) for cluster in self._architecture["clusters"]]
+            architectures = self._architecture["clusters"].values()
+            clusters = [AttentionCluster(**cluster) for cluster in architectures]
             network = AttentionClusterNetwork(
                 clusters, self._architecture["n_outputs"], self.dropout
             )
@@ -393,6 +412,8 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
         self, X: Any, targets: NDArray[Any], weights: NDArray[np.float64]
     ) -> tuple[Trainer, Callable[[], float]]:
         """The trainer, and a function that trains for one epoch and returns the loss."""
+        modalities = self._modalities(X)
+        n_local_features = self._per_modality("n_local_features", modalities)
         trainer = Trainer(
             self.network_,
             self._coding.loss,
@@ -401,7 +422,8 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
             weight_decay=self.weight_decay,
             max_grad_norm=self.max_grad_norm,
             batch_size=self.batch_size,
-            n_local_features=[self.n_local_features] * len(self._modalities(X)),
+            n_local_features=list(n_local_features.values()),
+            modality_dropout=getattr(self, "modality_dropout", 0.0),
             random_state=self._random_state,
         )
         name, state = self._optimizer_state
@@ -412,8 +434,10 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
         if targets_tensor.is_floating_point():
             targets_tensor = targets_tensor.to(like.dtype)
         weights_tensor = torch.from_numpy(weights).to(like.device, like.dtype)
-        modalities = self._modalities(X)
-        return trainer, lambda: trainer.run_epoch(modalities, targets_tensor, weights_tensor)
+        sets = cached(list(modalities.values()), self.cache, like)
+        self._learn_stand_ins(sets)
+        source = BatchSource(sets, like, self._stand_ins())
+        return trainer, lambda: trainer.run_epoch(source, targets_tensor, weights_tensor)
 
     def _keep_optimizer(self, trainer: Trainer | None) -> None:
         """Keep the optimiser's running averages, under its name, for a fit that goes on."""
@@ -468,7 +492,7 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
         line = f"epoch {self.n_iter_}: loss {loss:.4f}"
         if validation is not None:
             X, y, sample_weight = validation
-            logits = np.concatenate(self._infer(self.network_, X))
+            logits = np.concatenate([*self._infer(self.network_, X)])
             accuracy = self._coding.accuracy(y, logits, sample_weight)
             self.validation_scores_ = [*(self.validation_scores_ or []), accuracy]
             self.best_validation_score_ = max(self.validation_scores_)
@@ -479,23 +503,39 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
 
     # Using the fitted network.
 
-    def _infer(self, function: Callable[..., torch.Tensor], X: Any) -> list[NDArray[Any]]:
-        """What `function` of the packed sets gives, block by block, as numpy arrays."""
+    def _source(self, X: Any, stand_ins: list[NDArray[Any] | None] | None = None) -> BatchSource:
+        """The checked X, batch by batch, for the fitted network."""
+        parameter = next(self.network_.parameters())
+        return BatchSource(list(self._modalities(X).values()), parameter, stand_ins)
+
+    def _infer(self, function: Callable[..., torch.Tensor], X: Any) -> Iterator[NDArray[Any]]:
+        """What `function` gives for every batch of X, as numpy arrays."""
         self.network_.eval()
-        like = next(self.network_.parameters())
-        outputs = infer(function, self._modalities(X), like, self.batch_size)
-        return [output.cpu().numpy() for output in outputs]
+        source = self._source(X, self._stand_ins())
+        return (output.cpu().numpy() for output in infer(function, source, self.batch_size))
+
+    def _attention_weights(self, X: Any) -> dict[str, FeatureSets]:
+        """The weights of the units over every modality's local features, packed as X is."""
+        self.network_.eval()
+        batches = list(infer(self.network_.attention_weights, self._source(X), self.batch_size))
+        return {
+            name: FeatureSets(
+                np.concatenate([batch[m].cpu().numpy() for batch in batches]),
+                np.concatenate([[0], np.cumsum(sets.lengths)]),
+            )
+            for m, (name, sets) in enumerate(self._modalities(X).items())
+        }
 
     def _logits(self, X: Any) -> NDArray[Any]:
         check_is_fitted(self)
-        return np.concatenate(self._infer(self.network_, self._check_X(X, reset=False)))
+        return np.concatenate([*self._infer(self.network_, self._check_X(X, reset=False))])
 
     def predict(self, X: Any) -> NDArray[Any]:
         """The most probable label of every item.
 
         Parameters
         ----------
-        X : FeatureSets, list of (L_i, M) arrays, (n, L, M) array, or (n, M) array
+        X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
             The items.
 
         Returns
@@ -519,7 +559,7 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
 
         Parameters
         ----------
-        X : FeatureSets, list of (L_i, M) arrays, (n, L, M) array, or (n, M) array
+        X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
             The items.
 
         Returns
@@ -544,7 +584,7 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
 
         Parameters
         ----------
-        X : FeatureSets, list of (L_i, M) arrays, (n, L, M) array, or (n, M) array
+        X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
             The items.
 
         Returns
@@ -563,18 +603,22 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
         logits = self._logits(X)
         return logits[:, 0] if self._coding.kind == "binary" else logits
 
-    def transform(self, X: Any) -> NDArray[Any]:
+    def transform(self, X: Any, *, out: str | os.PathLike[str] | None = None) -> Any:
         """The global feature g of every item (equations 6 and 7).
 
         Parameters
         ----------
-        X : FeatureSets, list of (L_i, M) arrays, (n, L, M) array, or (n, M) array
+        X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
             The items.
+
+        out : str or path, optional
+            Write the global features to a new zarr array there, batch by batch, for a result
+            that memory does not hold.
 
         Returns
         -------
-        ndarray of shape (n, N·M)
-            Of unit norm under the shifting operation.
+        ndarray or zarr.Array of shape (n, N·M), or (n, Σ N·M) over the modalities
+            Under the shifting operation, of unit norm in every modality.
 
         Raises
         ------
@@ -583,10 +627,14 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
 
         ValueError
             If X is not usable or its width is not that of `fit`.
+
+        FileExistsError
+            If there is something at `out`.
         """
         check_is_fitted(self)
         X = self._check_X(X, reset=False)
-        return np.concatenate(self._infer(self.network_.global_feature, X))
+        blocks = self._infer(self.network_.global_feature, X)
+        return np.concatenate([*blocks]) if out is None else save_rows(out, blocks, len(X))
 
     # What scikit-learn and pickle ask.
 
@@ -620,9 +668,16 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
 
 def _only_in(architecture: dict[str, Any], other: dict[str, Any]) -> str:
     """What of one architecture's clusters differs from another's."""
-    pairs = zip(architecture["clusters"], other["clusters"], strict=True)
+    others = other["clusters"]
     return ", ".join(
-        sorted({f"{k}={v!r}" for mine, its in pairs for k, v in mine.items() if its[k] != v})
+        sorted(
+            {
+                f"{parameter}={value!r}"
+                for modality, cluster in architecture["clusters"].items()
+                for parameter, value in cluster.items()
+                if others[modality][parameter] != value
+            }
+        )
     )
 
 

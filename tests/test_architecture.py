@@ -13,7 +13,7 @@ PACKAGE = Path(acluster.__file__).parent
 MAY_IMPORT = {
     "sets": {"acluster.sets", "numpy", "sklearn", "zarr"},
     "nn": {"acluster.nn", "torch"},
-    "training": {"acluster.training", "acluster.sets", "numpy", "torch"},
+    "training": {"acluster.training", "acluster.sets", "numpy", "sklearn", "torch"},
     "_labels": {"acluster.sets", "numpy", "sklearn", "scipy", "torch"},
     "_set_classifier": {
         "acluster._labels",
@@ -24,7 +24,13 @@ MAY_IMPORT = {
         "sklearn",
         "torch",
     },
-    "_classifiers": {"acluster._set_classifier", "acluster.sets", "numpy", "sklearn"},
+    "_classifiers": {
+        "acluster._set_classifier",
+        "acluster.sets",
+        "acluster.training",
+        "numpy",
+        "sklearn",
+    },
     "__init__": {"acluster._classifiers", "acluster.sets"},
     "preprocessing": {"acluster.sets", "numpy", "sklearn"},
     "datasets": {
@@ -76,6 +82,21 @@ def test_rooms_do_not_reach_into_each_other(path):
             pytest.fail(f"{path.name} imports {module}, past the face of acluster.{parts[1]}")
 
 
+def test_zarr_stays_in_its_files():
+    imports = {
+        p.name for p in PACKAGE.rglob("*.py") if "zarr" in map(shortened, imported_modules(p))
+    }
+    assert imports == {"_zarr.py", "_writer.py"}
+
+
 def test_public_names():
-    assert acluster.__all__ == ["AttentionClusterClassifier", "FeatureSets"]
+    assert acluster.__all__ == [
+        "AttentionClusterClassifier",
+        "FeatureSets",
+        "FeatureSetsWriter",
+        "MultimodalAttentionClusterClassifier",
+        "MultimodalFeatureSets",
+        "open_feature_sets",
+        "save_feature_sets",
+    ]
     assert all(hasattr(acluster, name) for name in acluster.__all__)

@@ -3,14 +3,15 @@
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from acluster import AttentionClusterClassifier
+from acluster import AttentionClusterClassifier, MultimodalAttentionClusterClassifier
 
 DETERMINISTIC = AttentionClusterClassifier(dropout=0.0, batch_size=10**6, random_state=0)
 DEFAULT = AttentionClusterClassifier()
+MULTIMODAL = MultimodalAttentionClusterClassifier(dropout=0.0, batch_size=10**6, random_state=0)
 
 
 def expected_failures(estimator):
-    if estimator is DETERMINISTIC:
+    if estimator is not DEFAULT:
         return {}
     reason = "repeating an item differs from weighing it: other batches, and dropout masks"
     return {
@@ -21,7 +22,9 @@ def expected_failures(estimator):
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @parametrize_with_checks(
-    [DETERMINISTIC, DEFAULT], expected_failed_checks=expected_failures, xfail_strict=True
+    [DETERMINISTIC, DEFAULT, MULTIMODAL],
+    expected_failed_checks=expected_failures,
+    xfail_strict=True,
 )
 def test_scikit_learn_check(estimator, check):
     check(estimator)

@@ -109,6 +109,7 @@ class AttentionCluster(nn.Module):
             raise ValueError(f"weighting={weighting!r} is not one of {sorted(WEIGHTINGS)}.")
         self.weighting = WEIGHTINGS[weighting](n_features, cluster_size, hidden_size)
         self.shifting = ShiftingOperation(cluster_size) if shifting else None
+        self.cluster_size = cluster_size
         self.global_size = cluster_size * n_features
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:

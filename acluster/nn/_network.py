@@ -57,14 +57,28 @@ class AttentionClusterNetwork(nn.Module):
         uniform_(self.linear.bias, self.linear.in_features, generator)
 
     def global_feature(self, sets: Sequence[Packed]) -> Tensor:
-        """The concatenated global features g, shape (n, Σ N·M), before dropout."""
-        parts = [cluster(*packed) for cluster, packed in zip(self.clusters, sets, strict=True)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        """The concatenated global features g, shape (n, Σ N·M), before dropout.
+
+        The part of a modality that an item lacks (a set of size 0) is zero, and the rest of
+        its global feature is scaled by the number of modalities over those it has, as
+        dropout scales what it keeps.
+        """
+        parts = [
+            _part(cluster, *packed) for cluster, packed in zip(self.clusters, sets, strict=True)
+        ]
+        g = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        present = torch.stack([offsets.diff() > 0 for _, offsets in sets], dim=1)
+        if bool(present.all()):
+            return g
+        scale = len(parts) / present.sum(dim=1, keepdim=True).clamp(min=1)
+        return g * scale.to(g)
 
     def attention_weights(self, sets: Sequence[Packed]) -> list[Tensor]:
         """The attention weights a of every modality, each of shape (R, N), packed."""
         return [
-            attention_weights(offsets, cluster.weighting(values))
+            attention_weights(_of_present(offsets), cluster.weighting(values))
+            if len(values)
+            else values.new_empty(0, cluster.cluster_size)
             for cluster, (values, offsets) in zip(self.clusters, sets, strict=True)
         ]
 
@@ -75,6 +89,7 @@ class AttentionClusterNetwork(nn.Module):
         ----------
         sets : sequence of (values, offsets)
             One pair per modality: packed local features (R, M) and int64 offsets (n + 1,).
+            With several modalities, an item may lack some: its sets are empty there.
 
         generator : torch.Generator, optional
             Draws the dropout in training mode, so that torch's own state is left alone.
@@ -88,6 +103,23 @@ class AttentionClusterNetwork(nn.Module):
         if self.training and self.dropout > 0:
             g = g * _dropout_mask(g, self.dropout, generator)
         return self.linear(g)
+
+
+def _part(cluster: AttentionCluster, values: Tensor, offsets: Tensor) -> Tensor:
+    """A modality's part of the global features; zero where a set is empty."""
+    present = offsets.diff() > 0
+    if bool(present.all()):
+        return cluster(values, offsets)
+    part = values.new_zeros(len(present), cluster.global_size)
+    if len(values) == 0:
+        return part
+    items = torch.nonzero(present).flatten().to(values.device)
+    return part.index_copy(0, items, cluster(values, _of_present(offsets)))
+
+
+def _of_present(offsets: Tensor) -> Tensor:
+    """The offsets without the empty sets, which own no rows."""
+    return torch.cat([offsets[:-1][offsets.diff() > 0], offsets[-1:]])
 
 
 def _dropout_mask(g: Tensor, probability: float, generator: torch.Generator | None) -> Tensor:

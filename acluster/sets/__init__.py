@@ -1,6 +1,24 @@
-"""Containers for sets of local features, and the checks of every accepted input."""
+"""Containers for sets of local features, their stores, and the checks of every accepted input."""
 
 from acluster.sets._feature_sets import FeatureSets, to_numpy
-from acluster.sets._validation import check_sets
+from acluster.sets._multimodal import MultimodalFeatureSets
+from acluster.sets._rows import StoreError
+from acluster.sets._validation import check_multimodal_sets, check_sets, check_streamed
+from acluster.sets._writer import FeatureSetsWriter, save_feature_sets, save_rows
+from acluster.sets._zarr import info, open_feature_sets, validate
 
-__all__ = ["FeatureSets", "check_sets", "to_numpy"]
+__all__ = [
+    "FeatureSets",
+    "FeatureSetsWriter",
+    "MultimodalFeatureSets",
+    "StoreError",
+    "check_multimodal_sets",
+    "check_sets",
+    "check_streamed",
+    "info",
+    "open_feature_sets",
+    "save_feature_sets",
+    "save_rows",
+    "to_numpy",
+    "validate",
+]

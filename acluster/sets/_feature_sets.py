@@ -2,23 +2,108 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils._array_api import get_namespace
 
-__all__ = ["FeatureSets"]
+from acluster.sets._items import ItemSequence, as_range
+
+__all__ = ["FeatureSets", "Rows", "RowsInMemory", "Source", "to_numpy"]
 
 
-class FeatureSets:
+class Rows(Protocol):
+    """Local features end to end, (R, M), wherever they lie."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(R, M)``."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of the features."""
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether short runs in shuffled order are cheap."""
+
+    @property
+    def rows_per_block(self) -> int:
+        """The rows that are decoded together where they are not."""
+
+    def gather(self, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[Any]:
+        """The runs of rows ``starts[i]`` to ``starts[i] + lengths[i]``, end to end."""
+
+
+class Source(Protocol):
+    """The whole that `FeatureSets` show items of."""
+
+    @property
+    def rows(self) -> Rows:
+        """The local features of all items."""
+
+    @property
+    def offsets(self) -> NDArray[np.int64]:
+        """What cuts them, (n_items + 1,)."""
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the rows are in memory."""
+
+    def column(self, name: str) -> NDArray[Any] | None:
+        """What is stored beside the features, a row per item."""
+
+
+class RowsInMemory:
+    """Local features that are one numpy array.
+
+    Parameters
+    ----------
+    values : ndarray of shape (R, M)
+        Not copied.
+    """
+
+    is_fast = True
+    rows_per_block = 1
+
+    def __init__(self, values: NDArray[Any]) -> None:
+        self.values = values
+        self.shape: tuple[int, int] = values.shape
+        self.dtype = values.dtype
+
+    def gather(self, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[Any]:
+        """The runs end to end: a view when they already lie so, else a copy."""
+        ends = np.cumsum(lengths)
+        n_rows = int(ends[-1]) if len(ends) else 0
+        if np.array_equal(starts[1:], starts[:-1] + lengths[:-1]):
+            first = int(starts[0]) if len(starts) else 0
+            return self.values[first : first + n_rows]
+        rows = np.arange(n_rows) + np.repeat(starts - (ends - lengths), lengths)
+        return self.values.take(rows, axis=0)
+
+
+class SetsInMemory:
+    """Rows in memory and the offsets that cut them; nothing beside them."""
+
+    in_memory = True
+
+    def __init__(self, values: NDArray[Any], offsets: NDArray[np.int64]) -> None:
+        self.rows = RowsInMemory(values)
+        self.offsets = offsets
+
+    def column(self, name: str) -> None:
+        """None: in memory, labels and the like are arrays of the user's own."""
+        return None
+
+
+class FeatureSets(ItemSequence):
     """A sequence of local feature sets, one set of shape (L_i, M) per item.
 
-    All local features lie end to end in one array, and `offsets` cuts it into sets.
-    A selection of items (a slice, an index array, a mask) is a view: it holds item
-    numbers and copies no features. Scikit-learn's splitters, searches and pipelines
-    index it as they index an array of shape (n_items,).
+    All local features lie end to end in one array, in memory or in a store, and `offsets`
+    cuts it into sets. A selection of items (a slice, an index array, a mask) is a view: it
+    holds item numbers and copies no features. Scikit-learn's splitters, searches and
+    pipelines index it as they index an array of shape (n_items,).
 
     Parameters
     ----------
@@ -40,8 +125,14 @@ class FeatureSets:
     dtype : numpy.dtype
         The type of the features.
 
+    in_memory : bool
+        Whether the features are in memory; else they are read from a store when asked for.
+
     shape : tuple
         ``(n_items,)``.
+
+    label, id, group, weight : ndarray or None
+        What a store holds beside the features, for the selected items.
 
     Raises
     ------
@@ -52,6 +143,8 @@ class FeatureSets:
     --------
     FeatureSets.from_arrays : From one array per item.
     FeatureSets.from_padded : From a three-dimensional array.
+    acluster.open_feature_sets : From a store that memory need not hold.
+    acluster.MultimodalFeatureSets : Several of them for the same items.
 
     Notes
     -----
@@ -73,9 +166,17 @@ class FeatureSets:
     """
 
     def __init__(self, values: NDArray[Any], offsets: ArrayLike) -> None:
-        self._values = _check_values(values)
-        self._offsets = _check_offsets(offsets, len(self._values))
-        self._items = np.arange(len(self._offsets) - 1)
+        values = _check_values(values)
+        self._source: Source = SetsInMemory(values, _check_offsets(offsets, len(values)))
+        self._items = np.arange(len(self._source.offsets) - 1)
+
+    @classmethod
+    def from_source(cls, source: Source) -> FeatureSets:
+        """All items of a source that is already known to be sound; for stores."""
+        sets = object.__new__(cls)
+        sets._source = source
+        sets._items = np.arange(len(source.offsets) - 1)
+        return sets
 
     @classmethod
     def from_arrays(cls, arrays: Iterable[Any]) -> FeatureSets:
@@ -160,32 +261,32 @@ class FeatureSets:
     @property
     def lengths(self) -> NDArray[np.int64]:
         """The number of local features of each item, shape (n_items,)."""
-        return self._offsets[self._items + 1] - self._offsets[self._items]
+        offsets = self._source.offsets
+        return offsets[self._items + 1] - offsets[self._items]
 
     @property
     def n_features(self) -> int:
         """The width M of a local feature."""
-        return int(self._values.shape[1])
+        return int(self._source.rows.shape[1])
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """The type of the features."""
-        return self._values.dtype
+        return self._source.rows.dtype
 
     @property
-    def shape(self) -> tuple[int]:
-        """``(n_items,)``: without it scikit-learn would build a Python list."""
-        return (len(self._items),)
+    def in_memory(self) -> bool:
+        """Whether the features are in memory, not in a store."""
+        return self._source.in_memory
 
     @property
-    def ndim(self) -> int:
-        """1: a sequence of items."""
-        return 1
+    def blocks(self) -> NDArray[np.int64] | None:
+        """For every item, the block of the store it begins in, where reading in order pays.
 
-    @property
-    def device(self) -> str:
-        """Where the array API finds the container: always ``"cpu"``."""
-        return "cpu"
+        None where any order is as good: in memory, and in uncompressed local stores.
+        """
+        rows = self._source.rows
+        return None if rows.is_fast else self._source.offsets[self._items] // rows.rows_per_block
 
     def packed(self) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """The selected sets end to end, in the order of the selection.
@@ -207,64 +308,42 @@ class FeatureSets:
         array([3., 1., 2.])
         """
         lengths = self.lengths
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        starts = self._offsets[self._items]
-        if np.array_equal(starts[1:], starts[:-1] + lengths[:-1]):
-            first = starts[0] if len(starts) else 0
-            return self._values[first : first + offsets[-1]], offsets
-        rows = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
-        return self._values.take(rows, axis=0), offsets
+        values = self._source.rows.gather(self._source.offsets[self._items], lengths)
+        return values, np.concatenate([[0], np.cumsum(lengths)])
 
-    def take(
-        self, indices: Any, axis: int = 0, out: None = None, mode: str = "raise"
-    ) -> FeatureSets:
-        """``self[indices]``, under the name by which the array API asks for it."""
-        if axis != 0 or out is not None or mode != "raise":
-            raise ValueError(
-                "FeatureSets.take selects items only: axis must be 0, out None and mode 'raise'; "
-                f"got axis={axis!r}, out={out!r}, mode={mode!r}."
-            )
-        return self[np.asarray(indices) if np.size(indices) else slice(0)]
+    def load(self) -> FeatureSets:
+        """The selected items with their features in memory.
 
-    def __len__(self) -> int:
-        return len(self._items)
+        Returns
+        -------
+        FeatureSets
+            These very sets, when they are in memory already.
+        """
+        return self if self.in_memory else FeatureSets(*self.packed())
 
-    def __getitem__(self, key: Any) -> Any:
-        if isinstance(key, tuple) and len(key) == 2 and key[1] is Ellipsis:
-            key = key[0]  # scikit-learn indexes rows as X[key, ...]
-        if isinstance(key, list) and not key:
-            key = slice(0)
-        selected = self._items[key]
-        if np.ndim(selected) == 0:
-            return self._values[self._offsets[selected] : self._offsets[selected + 1]]
-        if np.ndim(selected) != 1:
-            raise IndexError(
-                f"FeatureSets has one dimension, the items; an index of shape "
-                f"{np.shape(selected)} selects more. Index features after the item: X[i][:, j]."
-            )
-        view = object.__new__(type(self))
-        view._values, view._offsets, view._items = self._values, self._offsets, selected
-        return view
+    def _item(self, number: int) -> NDArray[Any]:
+        bounds = self._source.offsets[number : number + 2]
+        return self._source.rows.gather(bounds[:1], np.diff(bounds))
 
-    def __iter__(self) -> Iterator[NDArray[Any]]:
-        return (self[i] for i in range(len(self)))
+    def _column(self, name: str) -> NDArray[Any] | None:
+        return self._source.column(name)
+
+    def _select(self, items: NDArray[np.int64]) -> FeatureSets:
+        """``self[items]``, sharing the array `items` itself where all items are there.
+
+        What shares an array is pickled once.
+        """
+        is_whole = len(self) == len(self._source.offsets) - 1 and isinstance(
+            as_range(self._items), range
+        )
+        return self._view(items if is_whole else self._items[items])
 
     def __getstate__(self) -> dict[str, Any]:
-        # A selection travels to a worker with its own rows, not with the whole array.
-        values, offsets = self.packed()
-        return {"_values": values, "_offsets": offsets, "_items": np.arange(len(self))}
-
-    def __sklearn_clone__(self) -> FeatureSets:
-        return self
-
-    def __array_namespace__(self, api_version: str | None = None) -> Any:
-        return get_namespace(self._offsets)[0]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        raise TypeError(
-            "FeatureSets does not become one array: its sets differ in size. Use X[i] for one "
-            "item, X.packed() for all local features end to end, or list(X)."
-        )
+        # A selection travels to a worker with its own rows, or with the path of its store.
+        if self.in_memory:
+            source = SetsInMemory(*self.packed())
+            return {"_source": source, "_items": range(len(self))}
+        return super().__getstate__()
 
     def __repr__(self) -> str:
         lengths = self.lengths

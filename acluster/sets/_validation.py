@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -11,8 +12,12 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
 from acluster.sets._feature_sets import FeatureSets, to_numpy
+from acluster.sets._multimodal import MultimodalFeatureSets, sets_or_none
+from acluster.sets._zarr import UNNAMED, open_feature_sets
 
-__all__ = ["check_sets"]
+__all__ = ["check_multimodal_sets", "check_sets", "check_streamed"]
+
+_T = TypeVar("_T")
 
 # Finiteness is checked block by block: one pass, whatever the size of the sets.
 _ROWS_PER_CHECK = 1 << 18
@@ -26,7 +31,7 @@ def check_sets(
     Parameters
     ----------
     X : FeatureSets, list or object array of (L_i, M) arrays, (n, L, M) array, \
-tensor, or (n, M) array-like
+tensor, (n, M) array-like, path of a store, or zarr group
         A two-dimensional X means n sets of one local feature each.
 
     estimator : estimator instance
@@ -48,10 +53,17 @@ tensor, or (n, M) array-like
     ValueError, TypeError
         Naming the item, the value seen and the remedy.
     """
+    X = _opened(X)
+    if _is_multimodal(X):
+        raise TypeError(
+            f"X is a {type(X).__name__} of the modalities {[*_names(X)]}; "
+            f"{type(estimator).__name__} takes one modality. Pass X[name], or use "
+            "MultimodalAttentionClusterClassifier."
+        )
     if not _is_sequence(X):
         raise TypeError(
             f"X is a {type(X).__name__}; expected FeatureSets, a list of two-dimensional arrays, "
-            "or a three-dimensional array."
+            "a three-dimensional array, or the path of a store."
         )
     if not isinstance(X, FeatureSets):
         if _is_two_dimensional(X):
@@ -67,11 +79,147 @@ tensor, or (n, M) array-like
     return X
 
 
+def check_multimodal_sets(
+    X: Any, *, estimator: BaseEstimator, seen: dict[str, int] | None
+) -> MultimodalFeatureSets:
+    """Turn X into checked MultimodalFeatureSets and hold it against what was seen in `fit`.
+
+    Parameters
+    ----------
+    X : MultimodalFeatureSets, dict of str to sets, list of dicts, or anything of `check_sets`
+        Sets without a name are the one modality "features".
+
+    estimator : estimator instance
+        Named in messages; its `n_features_in_` is set or checked, the sum of all widths.
+
+    seen : dict of str to int, or None
+        The modalities of `fit` and their widths; None in `fit`.
+
+    Returns
+    -------
+    MultimodalFeatureSets
+        Every item with at least one modality; the modalities of `seen`, in its order. One
+        that X lacks is missing from every item.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Naming the item, the modality, the value seen and the remedy.
+    """
+    X = _opened(X)
+    if isinstance(X, list | tuple) and len(X) and all(isinstance(item, Mapping) for item in X):
+        X = _about_modality(None, MultimodalFeatureSets.from_items, X)
+    if not _is_multimodal(X):
+        if seen is not None and list(seen) != [UNNAMED]:
+            raise ValueError(
+                f"X is one modality without a name, but {type(estimator).__name__} was fitted on "
+                f"{[*seen]}. Pass a dict of sets by these names."
+            )
+        return MultimodalFeatureSets({UNNAMED: check_sets(X, estimator=estimator, reset=not seen)})
+    sets = {name: _about_modality(name, _modality_sets, X[name]) for name in _names(X)}
+    if seen is not None:
+        sets = _like_seen(sets, seen, type(estimator).__name__)
+    checked = MultimodalFeatureSets(sets)
+    total = np.empty((0, sum(checked.n_features.values())))
+    validate_data(estimator, total, skip_check_array=True, reset=seen is None)
+    _check_some_modality(checked, of_all_items=seen is None)
+    for name in checked.names:
+        _about_modality(name, _check_finite, checked[name])
+    return checked
+
+
+def _opened(X: Any) -> Any:
+    """A path or a zarr group as the sets it holds; anything else as it is."""
+    is_group = hasattr(X, "store_path") and hasattr(X, "group_keys")
+    return open_feature_sets(X) if isinstance(X, str | os.PathLike) or is_group else X
+
+
+def _is_multimodal(X: Any) -> bool:
+    # Some sparse matrices are mappings; scikit-learn has a message of its own for them.
+    is_mapping = isinstance(X, Mapping) and not hasattr(X, "shape")
+    return is_mapping or isinstance(X, MultimodalFeatureSets)
+
+
+def _names(X: Any) -> list[str]:
+    return X.names if isinstance(X, MultimodalFeatureSets) else list(X)
+
+
+def _about_modality(name: str | None, function: Callable[[Any], _T], argument: Any) -> _T:
+    """``function(argument)``; errors say which modality they are about."""
+    try:
+        return function(argument)
+    except (TypeError, ValueError) as error:
+        if name is None:
+            raise
+        raise type(error)(f"In modality {name!r}: {error}") from None
+
+
+def _modality_sets(X: Any) -> FeatureSets:
+    X = _opened(X)
+    if isinstance(X, FeatureSets):
+        return X
+    if not _is_sequence(X):
+        raise TypeError(
+            f"X is a {type(X).__name__}; expected FeatureSets, a list of two-dimensional arrays, "
+            "a three-dimensional array, or the path of a store."
+        )
+    if isinstance(X, list | tuple) and any(item is None for item in X):
+        return sets_or_none(X, "")
+    if _is_two_dimensional(X):
+        return FeatureSets(to_numpy(X), np.arange(len(X) + 1))
+    return _from_arrays(X)
+
+
+def _like_seen(
+    sets: dict[str, FeatureSets], seen: dict[str, int], estimator_name: str
+) -> dict[str, FeatureSets]:
+    """The modalities of `fit`, in its order; those that are not there are empty."""
+    for name, modality in sets.items():
+        if name not in seen:
+            raise ValueError(
+                f"X has the modality {name!r}, which {estimator_name} has not seen in fit; it was "
+                f"fitted on {[*seen]}. Leave it out, or fit anew with it."
+            )
+        if modality.n_features != seen[name]:
+            raise ValueError(
+                f"X[{name!r}] has {modality.n_features} features, but {estimator_name} is "
+                f"expecting {seen[name]} features as input."
+            )
+    n_items = len(next(iter(sets.values()), ()))
+    return {
+        name: sets.get(
+            name, FeatureSets(np.empty((0, width), np.float32), np.zeros(n_items + 1, int))
+        )
+        for name, width in seen.items()
+    }
+
+
+def _check_some_modality(X: MultimodalFeatureSets, of_all_items: bool) -> None:
+    """Every item has a modality; with `of_all_items`, every modality has an item."""
+    if len(X) == 0:
+        raise ValueError("X has 0 items; at least one is required.")
+    missing = X.missing
+    nothing = np.flatnonzero(np.all(list(missing.values()), axis=0))
+    if len(nothing):
+        others = f" (and {len(nothing) - 1} more)" if len(nothing) > 1 else ""
+        raise ValueError(
+            f"X[{nothing[0]}]{others} has no local features in any modality "
+            f"({', '.join(X.names)}); every item needs at least one. Drop it."
+        )
+    absent = [name for name in X.names if missing[name].all()]
+    if of_all_items and absent:
+        raise ValueError(
+            f"Modality {absent[0]!r} is missing from every item; fit needs some of it. Leave it "
+            "out, or add items that have it."
+        )
+
+
 def _is_sequence(X: Any) -> bool:
     if hasattr(X, "shape") or hasattr(X, "__array__"):
-        return True  # sparse matrices may be dicts; scikit-learn's own message on them follows
-    is_named = isinstance(X, str | bytes | os.PathLike | dict)
-    return hasattr(X, "__len__") and hasattr(X, "__getitem__") and not is_named
+        return True
+    return (
+        hasattr(X, "__len__") and hasattr(X, "__getitem__") and not isinstance(X, bytes | Mapping)
+    )
 
 
 def _is_two_dimensional(X: Any) -> bool:
@@ -126,18 +274,34 @@ def _check_not_empty(X: FeatureSets) -> None:
 
 
 def _check_finite(X: FeatureSets) -> None:
-    if X.dtype.kind != "f":
+    """Features in memory only: what streams from a store is checked as it comes."""
+    if X.dtype.kind != "f" or not X.in_memory:
         return
     blocks = np.searchsorted(np.cumsum(X.lengths), np.arange(0, X.lengths.sum(), _ROWS_PER_CHECK))
     for start, stop in zip(blocks, [*blocks[1:], len(X)], strict=True):
-        values, offsets = X[start:stop].packed()
-        finite = np.isfinite(values)
-        if not finite.all():
-            row, column = np.argwhere(~finite)[0]
-            item = np.searchsorted(offsets, row, side="right") - 1
-            kind = "NaN" if np.isnan(values[row, column]) else "infinity"
-            raise ValueError(
-                f"Input X contains {kind}.\nX[{start + item}] has {values[row, column]} in local "
-                f"feature {row - offsets[item]}, column {column}. Drop that local feature or "
-                "impute it (acluster.preprocessing.LocalFeatureTransformer lifts an imputer)."
-            )
+        _refuse_not_finite(X[start:stop], [f"X[{i}]" for i in range(start, stop)])
+
+
+def check_streamed(X: FeatureSets) -> None:
+    """Refuse NaN and infinity in a batch that was read from a store.
+
+    Raises
+    ------
+    ValueError
+        Naming the item, by its number in the store, and the local feature.
+    """
+    _refuse_not_finite(X, [f"Item {i} of the store" for i in X.numbers])
+
+
+def _refuse_not_finite(X: FeatureSets, names: Sequence[str]) -> None:
+    values, offsets = X.packed()
+    finite = np.isfinite(values)
+    if not finite.all():
+        row, column = np.argwhere(~finite)[0]
+        item = np.searchsorted(offsets, row, side="right") - 1
+        kind = "NaN" if np.isnan(values[row, column]) else "infinity"
+        raise ValueError(
+            f"Input X contains {kind}.\n{names[item]} has {values[row, column]} in local "
+            f"feature {row - offsets[item]}, column {column}. Drop that local feature or "
+            "impute it (acluster.preprocessing.LocalFeatureTransformer lifts an imputer)."
+        )

@@ -1,5 +1,7 @@
 """The training loop, its batches and its devices."""
 
+from acluster.training._batches import BatchSource
+from acluster.training._cache import CACHES, cached, mean_local_feature
 from acluster.training._device import (
     make_generator,
     resolve_device,
@@ -9,11 +11,15 @@ from acluster.training._device import (
 from acluster.training._loop import OPTIMIZERS, Patience, Trainer, infer
 
 __all__ = [
+    "CACHES",
     "OPTIMIZERS",
+    "BatchSource",
     "Patience",
     "Trainer",
+    "cached",
     "infer",
     "make_generator",
+    "mean_local_feature",
     "resolve_device",
     "to_numpy_state",
     "to_torch_state",

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from acluster.sets import FeatureSets
-from acluster.training._batches import Packed, batches, pack
+from acluster.training._batches import BatchSource, Packed
 from acluster.training._device import make_generator, to_numpy_state, to_torch_state
 
 __all__ = ["OPTIMIZERS", "Patience", "Trainer", "infer"]
@@ -48,8 +47,11 @@ class Trainer:
     n_local_features : sequence of (int or None)
         For every modality, how many local features of each set a step sees.
 
+    modality_dropout : float
+        The probability that a step sees an item without one of its modalities.
+
     random_state : RandomState
-        Draws the order, the local features and the seed of the dropout.
+        Draws the order, the modalities, the local features and the seed of the dropout.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Trainer:
         max_grad_norm: float | None,
         batch_size: int,
         n_local_features: Sequence[int | None],
+        modality_dropout: float,
         random_state: np.random.RandomState,
     ) -> None:
         self.network = network
@@ -75,19 +78,18 @@ class Trainer:
         self.max_grad_norm = max_grad_norm
         self.batch_size = batch_size
         self.n_local_features = n_local_features
+        self.modality_dropout = modality_dropout
         self.random_state = random_state
         self.parameter = next(network.parameters())
         self.generator = make_generator(random_state, self.parameter.device)
 
-    def run_epoch(
-        self, modalities: Sequence[FeatureSets], targets: Tensor, weights: Tensor
-    ) -> float:
+    def run_epoch(self, source: BatchSource, targets: Tensor, weights: Tensor) -> float:
         """Take one step per batch over all items.
 
         Parameters
         ----------
-        modalities : sequence of FeatureSets
-            The same items in every modality.
+        source : BatchSource
+            The items.
 
         targets : Tensor of shape (n,) or (n, n_outputs)
             What the loss compares the logits with.
@@ -101,19 +103,13 @@ class Trainer:
             The weighted mean loss, each batch before its step.
         """
         self.network.train()
-        n_items = len(targets)
         total = torch.zeros((), dtype=self.parameter.dtype, device=self.parameter.device)
-        for items in batches(n_items, self.batch_size, self.random_state):
-            sets = self._pack([sets[items] for sets in modalities])
+        for items, sets in source.epoch(
+            self.batch_size, self.random_state, self.n_local_features, self.modality_dropout
+        ):
             batch_targets = targets[items]
             total += self._step(sets, batch_targets, weights[items]) * len(batch_targets)
-        return float(total) / n_items
-
-    def _pack(self, modalities: Sequence[FeatureSets]) -> list[Packed]:
-        return [
-            pack(sets, self.parameter, n_local_features=n, random_state=self.random_state)
-            for sets, n in zip(modalities, self.n_local_features, strict=True)
-        ]
+        return float(total) / len(source)
 
     def _step(self, sets: list[Packed], targets: Tensor, weights: Tensor) -> Tensor:
         logits = self.network(sets, generator=self.generator)
@@ -170,10 +166,7 @@ class Patience:
 
 @torch.inference_mode()
 def infer(
-    function: Callable[[list[Packed]], Any],
-    modalities: Sequence[FeatureSets],
-    like: Tensor,
-    batch_size: int,
+    function: Callable[[list[Packed]], Any], source: BatchSource, batch_size: int
 ) -> Iterator[Any]:
     """What `function` gives for every batch of items, in their order.
 
@@ -182,14 +175,11 @@ def infer(
     function : callable
         Takes one (values, offsets) per modality.
 
-    modalities : sequence of FeatureSets
-        The same items in every modality.
-
-    like : Tensor
-        A parameter of the network, for its dtype and device.
+    source : BatchSource
+        The items.
 
     batch_size : int
         Items per call.
     """
-    for items in batches(len(modalities[0]), batch_size):
-        yield function([pack(sets[items], like) for sets in modalities])
+    for sets in source.in_order(batch_size):
+        yield function(sets)

@@ -96,7 +96,7 @@ def test_pickling_keeps_the_items_and_only_their_rows(case):
     copy = pickle.loads(pickle.dumps(view))
     assert_same_items(copy, list(view))
     assert copy.n_features == view.n_features
-    assert len(copy._values) == view.lengths.sum()
+    assert copy._source.rows.shape[0] == view.lengths.sum()
 
 
 def test_int_index_gives_the_array_itself():
@@ -110,9 +110,9 @@ def test_int_index_gives_the_array_itself():
 
 def test_a_view_copies_no_features():
     X = FeatureSets.from_arrays(arrays_of([2, 3, 1]))
-    assert X[[2, 0]]._values is X._values
-    assert np.shares_memory(X[1:].packed()[0], X._values)
-    assert np.shares_memory(X.packed()[0], X._values)
+    assert X[[2, 0]]._source is X._source
+    assert np.shares_memory(X[1:].packed()[0], X._source.rows.values)
+    assert np.shares_memory(X.packed()[0], X._source.rows.values)
 
 
 def test_protocol_of_scikit_learn():

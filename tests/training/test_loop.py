@@ -1,15 +1,14 @@
-"""Order, sampling and stopping of the training loop; the network is a stand-in."""
+"""Steps and stopping of the training loop; the network is a stand-in."""
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from acluster import FeatureSets
 from acluster.training import (
     OPTIMIZERS,
+    BatchSource,
     Patience,
     Trainer,
     infer,
@@ -17,56 +16,6 @@ from acluster.training import (
     to_numpy_state,
     to_torch_state,
 )
-from acluster.training._batches import batches, pack, sample_local_features
-
-
-@given(n_items=st.integers(1, 50), batch_size=st.integers(1, 60), shuffled=st.booleans())
-def test_an_epoch_sees_every_item_once(n_items, batch_size, shuffled):
-    random_state = np.random.RandomState(0) if shuffled else None
-    numbers = np.arange(n_items)
-    seen = [numbers[items] for items in batches(n_items, batch_size, random_state)]
-    assert all(len(items) <= batch_size for items in seen)
-    np.testing.assert_array_equal(np.sort(np.concatenate(seen)), numbers)
-    if not shuffled:
-        np.testing.assert_array_equal(np.concatenate(seen), numbers)
-
-
-@given(
-    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=9),
-    n=st.integers(1, 10),
-    seed=st.integers(0, 1000),
-)
-@settings(deadline=None)
-def test_sampling_draws_distinct_rows_of_the_same_set(lengths, n, seed):
-    offsets = np.cumsum([0, *lengths])
-    values = np.arange(offsets[-1], dtype=float)[:, None]
-    sampled, new_offsets = sample_local_features(values, offsets, n, np.random.RandomState(seed))
-    np.testing.assert_array_equal(np.diff(new_offsets), np.minimum(lengths, n))
-    for i, length in enumerate(lengths):
-        rows = sampled[new_offsets[i] : new_offsets[i + 1], 0]
-        assert len(set(rows)) == min(length, n)
-        assert ((rows >= offsets[i]) & (rows < offsets[i + 1])).all()
-
-
-def test_sampling_is_uniform():
-    values, offsets = np.arange(5.0)[:, None], np.array([0, 5])
-    random_state = np.random.RandomState(0)
-    drawn = np.concatenate(
-        [sample_local_features(values, offsets, 2, random_state)[0].ravel() for _ in range(5000)]
-    )
-    np.testing.assert_allclose(np.bincount(drawn.astype(int)) / 5000, 0.4, atol=0.03)
-
-
-def test_packing_takes_the_networks_dtype_and_any_memory():
-    values = np.arange(6.0).reshape(3, 2)
-    values.flags.writeable = False
-    sets = FeatureSets(values, [0, 1, 3])
-    packed, offsets = pack(sets, torch.zeros(1, dtype=torch.float32))
-    assert packed.dtype == torch.float32
-    assert offsets.tolist() == [0, 1, 3]
-    packed, _ = pack(sets, torch.zeros(1, dtype=torch.float64))
-    packed += 1
-    assert values[0, 0] == 0, "packing read-only features must not let them be written to"
 
 
 class Sums(nn.Module):
@@ -91,12 +40,13 @@ def make_trainer(**changes):
         "max_grad_norm": None,
         "batch_size": 2,
         "n_local_features": [None],
+        "modality_dropout": 0.0,
         "random_state": np.random.RandomState(0),
     }
     return Trainer(Sums(), lambda out, target: (out - target) ** 2, **{**options, **changes})
 
 
-DATA = [FeatureSets.from_padded(np.ones((5, 2, 1), np.float32))]
+DATA = BatchSource([FeatureSets.from_padded(np.ones((5, 2, 1), np.float32))], torch.zeros(1))
 
 
 def test_loss_is_the_weighted_mean_over_items():
@@ -136,7 +86,8 @@ def test_inference_keeps_the_order():
     with torch.no_grad():
         network.weight.fill_(1)
     sets = [FeatureSets.from_arrays([np.full((n, 1), n, np.float32) for n in (3, 1, 2, 5)])]
-    outputs = list(infer(network, sets, network.weight, batch_size=3))
+    source = BatchSource(sets, network.weight)
+    outputs = list(infer(network, source, batch_size=3))
     assert torch.cat(outputs).tolist() == [9, 1, 4, 25]
 
 

@@ -1,0 +1,640 @@
+"""Writing stores: item by item, so that memory stays bounded and a stop loses little."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import zarr
+from numpy.typing import ArrayLike, NDArray
+from zarr.codecs import Crc32cCodec
+
+from acluster.sets._feature_sets import to_numpy
+from acluster.sets._items import ItemSequence
+from acluster.sets._rows import StoreError
+from acluster.sets._zarr import (
+    COLUMNS,
+    FORMAT,
+    UNNAMED,
+    VERSION,
+    open_feature_sets,
+    read_attributes,
+    read_column,
+)
+
+__all__ = ["FeatureSetsWriter", "save_feature_sets", "save_rows"]
+
+_CHUNK_BYTES = 1 << 19
+_SHARD_BYTES = 1 << 26
+_PENDING_BYTES = 1 << 25
+_ITEMS_PER_CHUNK = 1 << 14
+_ROWS_CHUNK_BYTES = 1 << 22
+
+
+class FeatureSetsWriter:
+    """Write a store of feature sets one item at a time, as a feature extractor's loop does.
+
+    Items gather in memory up to 32 MB, then go to disk together. A process that is killed
+    leaves a store that is refused by `open_feature_sets` and that a writer with `resume`
+    takes up after the last item on disk.
+
+    Parameters
+    ----------
+    path : str or path
+        A directory that is not there yet; with `resume`, also one that is.
+
+    resume : bool, default=False
+        Whether to go on after the items that are already in the store, complete or not.
+
+    dtype : {"float16", "float32"}, default=None
+        The type of the stored features. By default float16 features stay as they are and
+        all others become float32.
+
+    attributes : dict, default=None
+        Anything JSON can hold about the features, such as their extractor; kept in the
+        store and shown by `acluster.sets.info`.
+
+    Raises
+    ------
+    FileExistsError
+        If there is something at `path` and `resume` is False.
+
+    StoreError
+        If with `resume` there is something else than a store of feature sets.
+
+    See Also
+    --------
+    acluster.save_feature_sets : Write what is already there, in memory or in other layouts.
+
+    Notes
+    -----
+    ``len(writer)`` is the number of items written or pending: with `resume`, the number of
+    inputs to skip. As a context manager, the writer completes the store at the end; if an
+    exception ends the block, what was appended is kept and the store stays incomplete.
+    One process writes a store at a time.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile
+    >>> from acluster import FeatureSetsWriter, open_feature_sets
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> path = f"{folder.name}/videos.zarr"
+    >>> with FeatureSetsWriter(path, resume=True) as writer:
+    ...     for i in range(len(writer), 3):  # starts at 0, or where it was stopped
+    ...         writer.append({"rgb": np.ones((i + 1, 4))}, label=i % 2, id=f"video{i}")
+    >>> open_feature_sets(path).id
+    array(['video0', 'video1', 'video2'], dtype='<U6')
+    >>> folder.cleanup()
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        resume: bool = False,
+        dtype: str | None = None,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> None:
+        if dtype not in (None, "float16", "float32"):
+            raise ValueError(f"dtype={dtype!r} is not 'float16', 'float32' or None.")
+        self.path = os.fspath(path)
+        self.dtype = dtype
+        self._group = self._open(resume, attributes)
+        committed = read_attributes(self._group)
+        self._multimodal: bool | None = committed["multimodal"]
+        self._n_written: int = committed["committed"]["n_items"]
+        self._n_rows: dict[str, int] = dict(committed["committed"]["n_rows"])
+        self._discard_uncommitted()
+        arrays = {name: self._group[name] for name in self._n_rows}
+        self._formats = {name: (array.shape[1], array.dtype) for name, array in arrays.items()}
+        columns = [name for name in COLUMNS if name in self._group]
+        self._kinds = {name: _kind(self._column(name)[0]) for name in columns}
+        self._pending: list[tuple[dict[str, NDArray[Any]], dict[str, Any]]] = []
+        self._pending_bytes = 0
+
+    def _open(self, resume: bool, attributes: Mapping[str, Any] | None) -> zarr.Group:
+        """The group to write into: a new one, or with `resume` the one that is there."""
+        path = Path(self.path)
+        if not resume and path.exists():
+            raise FileExistsError(
+                f"There is already something at {self.path!r}. Choose another path, remove it, or "
+                "go on after its items with FeatureSetsWriter(path, resume=True)."
+            )
+        if (path / "zarr.json").exists():
+            group = zarr.open_group(self.path, mode="r+")
+            read_attributes(group)
+            group.attrs.update({"complete": False})
+            return group
+        if path.exists() and any(path.iterdir()):
+            raise StoreError(f"{self.path} is not a store of feature sets; choose another path.")
+        return zarr.create_group(
+            self.path,
+            attributes={
+                "acluster_format": FORMAT,
+                "version": VERSION,
+                "complete": False,
+                "multimodal": None,
+                "committed": {"n_items": 0, "n_rows": {}},
+                "attributes": dict(attributes or {}),
+            },
+        )
+
+    def _discard_uncommitted(self) -> None:
+        """Cut off what was written after the last commit, whole arrays included."""
+        n_rows = {f"{name}_row_size": self._n_written for name in self._n_rows} | self._n_rows
+        if self._n_written:
+            n_rows |= dict.fromkeys(COLUMNS, self._n_written)
+        for name in list(self._group.array_keys()):
+            if name not in n_rows:
+                del self._group[name]
+            elif self._group[name].shape[0] > n_rows[name]:
+                self._group[name].resize((n_rows[name], *self._group[name].shape[1:]))
+
+    def _column(self, name: str) -> NDArray[Any]:
+        return read_column(self._group[name], self.path)
+
+    def __len__(self) -> int:
+        return self._n_written + len(self._pending)
+
+    @property
+    def id(self) -> list[Any]:
+        """The names of the items so far, to tell what is done; empty without names."""
+        written = self._column("id").tolist() if "id" in self._group else []
+        return written + [columns["id"] for _, columns in self._pending if "id" in columns]
+
+    def append(
+        self,
+        item: Any,
+        *,
+        label: Any = None,
+        id: str | int | None = None,
+        group: str | int | None = None,
+        weight: float | None = None,
+    ) -> None:
+        """Add an item.
+
+        Parameters
+        ----------
+        item : array-like of shape (L, M), or mapping of str to array-likes of shape (L, M)
+            The local features; a modality that the item lacks is left out, or None there.
+
+        label : str, number, or array-like of shape (n_labels,), optional
+            Its label, or its row of an indicator matrix.
+
+        id, group : str or int, optional
+            Its name, and the group that a group-wise splitter keeps together.
+
+        weight : float, optional
+            Its sample weight.
+
+        Raises
+        ------
+        ValueError
+            If the item is not usable, does not fit the earlier ones, or comes without what
+            they came with. Nothing is added then.
+        """
+        sets = self._check_item(item)
+        given = {"label": label, "id": id, "group": group, "weight": weight}
+        columns = {name: value for name, value in given.items() if value is not None}
+        kinds = self._check_columns(columns)
+        self._multimodal, self._kinds = isinstance(item, Mapping), kinds
+        self._formats |= {name: (x.shape[1], x.dtype) for name, x in sets.items()}
+        self._pending.append((sets, columns))
+        self._pending_bytes += sum(values.nbytes for values in sets.values())
+        if self._pending_bytes >= _PENDING_BYTES:
+            self.flush()
+
+    def _check_item(self, item: Any) -> dict[str, NDArray[Any]]:
+        """The item's sets as they will be stored; those it lacks are left out."""
+        i = len(self)
+        if self._multimodal not in (None, isinstance(item, Mapping)):
+            raise ValueError(
+                f"Item {i} is a {type(item).__name__}; the items before it are "
+                f"{'mappings of modalities to arrays' if self._multimodal else 'single arrays'}."
+            )
+        named = item if isinstance(item, Mapping) else {UNNAMED: item}
+        sets = {name: self._check_set(x, name) for name, x in named.items() if x is not None}
+        sets = {name: x for name, x in sets.items() if len(x)}
+        if not sets:
+            raise ValueError(
+                f"Item {i} has 0 local features; every item needs at least one. Leave it out."
+            )
+        return sets
+
+    def _check_set(self, values: Any, name: str) -> NDArray[Any]:
+        what = f"Item {len(self)}, modality {name!r}:"
+        if not isinstance(name, str) or not name or "/" in name or name in COLUMNS:
+            raise ValueError(
+                f"{what} a modality's name is a non-empty string without '/', and not one of "
+                f"{', '.join(COLUMNS)}."
+            )
+        values = to_numpy(values)
+        if values.ndim != 2 or values.shape[1] == 0 or values.dtype.kind not in "fiub":
+            raise ValueError(
+                f"{what} expected a two-dimensional array of real numbers (local features, "
+                f"features); got shape {values.shape}, dtype {values.dtype}."
+            )
+        default = self.dtype or ("float16" if values.dtype == np.float16 else "float32")
+        width, dtype = self._formats.get(name, (values.shape[1], np.dtype(default)))
+        if values.shape[1] != width:
+            raise ValueError(f"{what} has {values.shape[1]} features; earlier items have {width}.")
+        with np.errstate(over="ignore"):
+            stored = values.astype(dtype)
+        if not np.array_equal(np.isfinite(stored), np.isfinite(values)):
+            raise ValueError(
+                f"{what} has values beyond the range of {dtype}, up to {np.abs(values).max():g}; "
+                "scale the features, or start a store with dtype='float32'."
+            )
+        return stored
+
+    def _check_columns(self, columns: dict[str, Any]) -> dict[str, str]:
+        """The kinds of all columns, which are those of the earlier items."""
+        kinds = {name: _kind(value) for name, value in columns.items()}
+        if len(self) and kinds != self._kinds:
+            raise ValueError(
+                f"Item {len(self)} comes with {_described(kinds)}; earlier items came with "
+                f"{_described(self._kinds)}. Give every item the same."
+            )
+        for name, kind in kinds.items():
+            if kind not in _KINDS[name]:
+                raise ValueError(
+                    f"Item {len(self)}: {name}={columns[name]!r} is {kind}; use "
+                    f"{' or '.join(_KINDS[name])}."
+                )
+        return kinds
+
+    def flush(self) -> None:
+        """Bring all appended items to disk; a writer that resumes finds them there."""
+        if not self._pending:
+            return
+        for name, (width, dtype) in self._formats.items():
+            empty = np.empty((0, width), dtype)
+            sets = [item.get(name, empty) for item, _ in self._pending]
+            n_before = self._n_rows.get(name, 0)
+            self._extend(name, np.concatenate(sets), n_before)
+            sizes = np.array([len(x) for x in sets])
+            if f"{name}_row_size" not in self._group:  # earlier items lack this modality
+                sizes = np.concatenate([np.zeros(self._n_written, np.int64), sizes])
+                self._extend(f"{name}_row_size", sizes, 0)
+            else:
+                self._extend(f"{name}_row_size", sizes, self._n_written)
+            self._n_rows[name] = n_before + sum(map(len, sets))
+        for name in self._kinds:
+            self._extend_column(name, [columns[name] for _, columns in self._pending])
+        self._n_written += len(self._pending)
+        self._pending, self._pending_bytes = [], 0
+        committed = {"n_items": self._n_written, "n_rows": self._n_rows}
+        self._group.attrs.update({"multimodal": self._multimodal, "committed": committed})
+
+    def _extend_column(self, name: str, values: list[Any]) -> None:
+        array = np.asarray(values)
+        if self._kinds[name] == "a string" and name != "id":
+            known = self._group[name].attrs["classes"] if name in self._group else []
+            classes = list(dict.fromkeys([*known, *array.tolist()]))
+            numbers = {label: number for number, label in enumerate(classes)}
+            codes = np.array([numbers[label] for label in array.tolist()])
+            self._extend(name, codes, self._n_written, attributes={"classes": classes})
+        else:
+            self._extend(name, array, self._n_written)
+
+    def _extend(
+        self,
+        name: str,
+        values: NDArray[Any],
+        n_before: int,
+        attributes: dict[str, Any] | None = None,
+    ) -> None:
+        """Write rows behind the first `n_before` of an array, which is created if need be."""
+        if name not in self._group:
+            layout = _features_layout if name in self._formats else _column_layout
+            self._group.create_array(name, **layout(name, values))
+        array = self._group[name]
+        if attributes:
+            array.attrs.update(attributes)
+        array.resize((n_before + len(values), *array.shape[1:]))
+        array[n_before:] = values
+
+    def close(self) -> None:
+        """Bring everything to disk and declare the store complete.
+
+        Raises
+        ------
+        ValueError
+            If there is no item.
+        """
+        self.flush()
+        if self._n_written == 0:
+            raise ValueError(f"{self.path} has no items; append at least one before closing it.")
+        for name in self._n_rows:
+            offsets = np.concatenate([[0], np.cumsum(self._group[f"{name}_row_size"][...])])
+            if f"{name}_offsets" in self._group:
+                del self._group[f"{name}_offsets"]
+            self._extend(f"{name}_offsets", offsets, 0)
+        self._group.attrs.update({"complete": True})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error_type is None:
+            self.close()
+        else:
+            self.flush()
+
+
+# What each column may hold.
+_KINDS = {
+    "label": ("a string", "a boolean", "an integer", "a real number", "a row of labels"),
+    "id": ("a string", "an integer"),
+    "group": ("a string", "an integer"),
+    "weight": ("an integer", "a real number"),
+}
+
+
+def _kind(value: Any) -> str:
+    array = np.asarray(value)
+    if array.ndim == 1 and array.dtype.kind in "biuf":
+        return "a row of labels"
+    names = {"U": "a string", "b": "a boolean", "i": "an integer", "u": "an integer"}
+    names["f"] = "a real number"
+    return names.get(array.dtype.kind, f"{array.dtype}") if array.ndim == 0 else "an array"
+
+
+def _described(kinds: dict[str, str]) -> str:
+    return ", ".join(f"{name} ({kind})" for name, kind in kinds.items()) or "no label, id, …"
+
+
+def _features_layout(name: str, values: NDArray[Any]) -> dict[str, Any]:
+    """Chunks of about half a megabyte of whole rows, shards of 64; nothing compressed.
+
+    The fill value is no feature, so that a lost chunk cannot pass for one.
+    """
+    rows_per_chunk = max(1, _CHUNK_BYTES // (values.shape[1] * values.itemsize))
+    chunk_bytes = rows_per_chunk * values.shape[1] * values.itemsize
+    return {
+        "shape": (0, values.shape[1]),
+        "chunks": (rows_per_chunk, values.shape[1]),
+        "shards": (rows_per_chunk * max(1, _SHARD_BYTES // chunk_bytes), values.shape[1]),
+        "dtype": values.dtype,
+        "compressors": None,
+        "fill_value": float("nan"),
+        "dimension_names": (f"{name}_obs", f"{name}_feature"),
+    }
+
+
+def _column_layout(name: str, values: NDArray[Any]) -> dict[str, Any]:
+    """A row per item, with a checksum; every chunk is written, also one of zeros."""
+    dimensions: tuple[str, ...] = ("item_edge" if name.endswith("_offsets") else "item",)
+    if values.ndim == 2:
+        dimensions = (*dimensions, f"{name}_column")
+    modality = name.removesuffix("_row_size")
+    attributes = {"sample_dimension": f"{modality}_obs"} if name.endswith("_row_size") else {}
+    return {
+        "shape": (0, *values.shape[1:]),
+        "chunks": (_ITEMS_PER_CHUNK, *values.shape[1:]),
+        "dtype": str if values.dtype.kind == "U" else values.dtype,
+        "compressors": [Crc32cCodec()],
+        "dimension_names": dimensions,
+        "attributes": attributes,
+        "config": {"write_empty_chunks": True},
+    }
+
+
+def save_feature_sets(
+    path: str | os.PathLike[str],
+    X: Any,
+    *,
+    lengths: ArrayLike | None = None,
+    label: ArrayLike | None = None,
+    id: ArrayLike | None = None,
+    group: ArrayLike | None = None,
+    weight: ArrayLike | None = None,
+    dtype: str | None = None,
+    attributes: Mapping[str, Any] | None = None,
+) -> None:
+    """Write sets as a store, from memory or from other layouts, with bounded memory.
+
+    Parameters
+    ----------
+    path : str or path
+        A directory that is not there yet.
+
+    X : FeatureSets, MultimodalFeatureSets, sequence, array or zarr.Group
+        - the containers, in memory or from another store;
+        - a sequence or an iterator of items: arrays (zarr arrays too) of shape (L_i, M), or
+          mappings of modality names to such;
+        - a mapping of modality names to any of the other forms; an item that is not in one of
+          several groups lacks that modality;
+        - an array, or zarr array, of shape (n, L, M); `lengths` cuts off its padding;
+        - a zarr group with one array of shape (L_i, M) per item. The items come in the
+          natural order of their names (item2 before item10), which become their `id`.
+
+    lengths : array-like of int, shape (n,), optional
+        The number of true local features of each item of a padded array.
+
+    label : array-like of shape (n,) or (n, n_labels), optional
+        By default what a container has, if it comes from a store; so also the next three.
+
+    id, group : array-like of str or int, shape (n,), optional
+        Names of the items, and groups that belong together.
+
+    weight : array-like of shape (n,), optional
+        Sample weights.
+
+    dtype : {"float16", "float32"}, default=None
+        The type of the stored features. By default float16 features stay as they are and
+        all others become float32.
+
+    attributes : dict, default=None
+        Anything JSON can hold about the features, such as their extractor.
+
+    Raises
+    ------
+    FileExistsError
+        If there is something at `path`.
+
+    ValueError, TypeError
+        If an item is not usable or the numbers of items differ. The started store is
+        removed then, and the message names the item.
+
+    See Also
+    --------
+    acluster.FeatureSetsWriter : Write items as they are extracted.
+    acluster.open_feature_sets : Read them.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile
+    >>> from acluster import open_feature_sets, save_feature_sets
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> save_feature_sets(f"{folder.name}/a.zarr", np.ones((2, 5, 3)), lengths=[5, 1], label=[0, 1])
+    >>> open_feature_sets(f"{folder.name}/a.zarr").lengths
+    array([5, 1])
+    >>> folder.cleanup()
+    """
+    given = {"label": label, "id": id, "group": group, "weight": weight}
+    columns = {k: _checked_column(v, k) for k, v in given.items() if v is not None}
+    if isinstance(X, zarr.Group) and "acluster_format" in X.attrs:
+        X = open_feature_sets(X)
+    if isinstance(X, ItemSequence):
+        columns = {k: v for k in COLUMNS if (v := getattr(X, k)) is not None} | columns
+    names = _item_names(X)
+    if names is not None and "id" not in columns:
+        columns["id"] = np.array(names)
+    writer = FeatureSetsWriter(path, dtype=dtype, attributes=attributes)
+    try:
+        _append_all(writer, _items(X, names, lengths), columns)
+        writer.close()
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
+
+
+def _checked_column(values: Any, name: str) -> NDArray[Any]:
+    array = to_numpy(values)
+    if array.dtype == object:  # a column of a data frame
+        array = np.array(array.tolist())
+    if array.ndim not in ((1, 2) if name == "label" else (1,)):
+        raise ValueError(f"{name} has shape {array.shape}; expected one entry per item.")
+    return array
+
+
+def _append_all(
+    writer: FeatureSetsWriter, items: Iterable[Any], columns: dict[str, NDArray[Any]]
+) -> None:
+    for number, item in enumerate(items):
+        short = [name for name, values in columns.items() if len(values) <= number]
+        if short:
+            raise ValueError(
+                f"{short[0]} has {len(columns[short[0]])} entries, but X has more items. Pass one "
+                "entry per item."
+            )
+        writer.append(item, **{name: values[number] for name, values in columns.items()})
+    for name, values in columns.items():
+        if len(values) != len(writer):
+            raise ValueError(
+                f"{name} has {len(values)} entries for {len(writer)} items. Pass one per item."
+            )
+
+
+def _items(X: Any, names: Sequence[str] | None, lengths: ArrayLike | None) -> Iterator[Any]:
+    """The items of every form that `save_feature_sets` takes, one after the other."""
+    if lengths is not None or getattr(X, "ndim", None) == 3:
+        yield from _padded_items(X, lengths)
+    elif isinstance(X, Mapping):
+        yield from _multimodal_items({name: _items(x, names, None) for name, x in X.items()})
+    elif names is not None:
+        yield from (X[name][...] if name in X else None for name in names)
+    else:
+        yield from (x[...] if isinstance(x, zarr.Array) else x for x in X)
+
+
+def _item_names(X: Any) -> Sequence[str] | None:
+    """The names of the items in a zarr group of one array each, or in groups by modality."""
+    groups = list(X.values()) if isinstance(X, Mapping) else [X]
+    if not groups or not all(isinstance(group, zarr.Group) for group in groups):
+        return None
+    return sorted({name for group in groups for name in group.array_keys()}, key=_natural)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sorts item2 before item10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _padded_items(X: Any, lengths: ArrayLike | None) -> Iterator[Any]:
+    if getattr(X, "ndim", None) != 3:
+        raise ValueError(
+            "lengths belong to a padded array (items, local features, features); X is "
+            f"a {type(X).__name__} of shape {getattr(X, 'shape', None)}."
+        )
+    sizes = np.full(len(X), X.shape[1]) if lengths is None else to_numpy(lengths)
+    if sizes.shape != (X.shape[0],) or sizes.dtype.kind not in "iu" or sizes.max() > X.shape[1]:
+        raise ValueError(
+            f"lengths must be {X.shape[0]} integers up to {X.shape[1]}; got shape {sizes.shape}, "
+            f"dtype {sizes.dtype}, up to {sizes.max()}."
+        )
+    for i, size in enumerate(sizes):
+        yield X[i, :size]
+
+
+def _multimodal_items(modalities: dict[str, Iterator[Any]]) -> Iterator[dict[str, Any]]:
+    ended = object()
+    while True:
+        row = [next(x, ended) for x in modalities.values()]
+        if all(x is ended for x in row):
+            return
+        if any(x is ended for x in row):
+            short = [name for name, x in zip(modalities, row, strict=True) if x is ended]
+            raise ValueError(f"Modality {short[0]!r} has fewer items than the others.")
+        yield dict(zip(modalities, row, strict=True))
+
+
+def save_rows(
+    path: str | os.PathLike[str], blocks: Iterable[NDArray[Any]], n_rows: int
+) -> zarr.Array:
+    """Write blocks of rows as one zarr array that appears at `path` when it is whole.
+
+    Parameters
+    ----------
+    path : str or path
+        Where nothing is yet.
+
+    blocks : iterable of ndarray of shape (k, width)
+        The rows, block by block.
+
+    n_rows : int
+        How many there will be.
+
+    Returns
+    -------
+    zarr.Array of shape (n_rows, width)
+        Opened for reading.
+
+    Raises
+    ------
+    FileExistsError
+        If there is something at `path`.
+    """
+    target, partial = Path(path), Path(f"{os.fspath(path)}.partial")
+    if target.exists():
+        raise FileExistsError(
+            f"There is already something at {str(target)!r}. Choose another path, or remove it."
+        )
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was stopped
+    array, pending, written = None, [], 0
+    for block in blocks:
+        if array is None:
+            array = _create_rows(partial, n_rows, block)
+        pending.append(block)
+        whole = np.concatenate(pending)
+        n_ready = len(whole) // array.chunks[0] * array.chunks[0]
+        array[written : written + n_ready] = whole[:n_ready]
+        pending, written = [whole[n_ready:]], written + n_ready
+    if array is not None:
+        array[written:] = pending[0]
+    partial.rename(target)
+    return zarr.open_array(str(target), mode="r")
+
+
+def _create_rows(path: Path, n_rows: int, like: NDArray[Any]) -> zarr.Array:
+    row_bytes = like.shape[1] * like.itemsize
+    return zarr.create_array(
+        str(path),
+        shape=(n_rows, like.shape[1]),
+        chunks=(min(n_rows, max(1, _ROWS_CHUNK_BYTES // row_bytes)), like.shape[1]),
+        dtype=like.dtype,
+        compressors=None,
+        dimension_names=("item", "global_feature"),
+    )

@@ -1,0 +1,112 @@
+"""Where the sets live while the network trains: on its device, in memory, or in their store."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import sklearn
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from acluster.sets import FeatureSets
+from acluster.training._batches import BatchSource
+
+__all__ = ["CACHES", "cached", "mean_local_feature"]
+
+CACHES = ("auto", "device", "memory", "stream")
+_ITEMS_PER_SUM = 256
+
+
+def cached(modalities: Sequence[FeatureSets], cache: str, like: Tensor) -> list[FeatureSets]:
+    """The same sets where `cache` wants them.
+
+    Parameters
+    ----------
+    modalities : sequence of FeatureSets
+        In memory or in a store.
+
+    cache : {"auto", "device", "memory", "stream"}
+        "device": on the device of `like` and in its dtype. "memory": in memory. "stream":
+        where they are. "auto": on a GPU if they take no more than half of its free memory,
+        in that dtype; in memory if they lie in a store, take no more than scikit-learn's
+        `working_memory` and this process is no worker of a parallel search; else where
+        they are.
+
+    like : Tensor
+        A parameter of the network.
+    """
+    if cache == "auto":
+        cache = _choice(modalities, like)
+    if cache == "device":
+        return [FeatureSets.from_source(SetsOnDevice(sets, like)) for sets in modalities]
+    return [sets.load() for sets in modalities] if cache == "memory" else list(modalities)
+
+
+def _choice(modalities: Sequence[FeatureSets], like: Tensor) -> str:
+    numbers = sum(int(sets.lengths.sum()) * sets.n_features for sets in modalities)
+    if like.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(like.device)
+        if numbers * like.element_size() <= free / 2:
+            return "device"
+    stored = [sets for sets in modalities if not sets.in_memory]
+    n_bytes = sum(
+        int(sets.lengths.sum()) * sets.n_features * sets.dtype.itemsize for sets in stored
+    )
+    budget = sklearn.get_config()["working_memory"] * 2**20
+    # Each worker would hold a copy of its own; streaming, they share the system's file cache.
+    is_worker = multiprocessing.current_process().name != "MainProcess"
+    return "memory" if n_bytes <= budget and not is_worker else "stream"
+
+
+class SetsOnDevice:
+    """Sets whose rows are one tensor on the device."""
+
+    in_memory = True  # nothing is read for them
+
+    def __init__(self, sets: FeatureSets, like: Tensor) -> None:
+        self.rows = RowsOnDevice(sets, like)
+        self.offsets: NDArray[np.int64] = np.concatenate([[0], np.cumsum(sets.lengths)])
+
+    def column(self, name: str) -> None:
+        """None: nothing lies beside them."""
+        return None
+
+
+class RowsOnDevice:
+    """Local features that are one tensor; gathered there."""
+
+    is_fast = True
+    rows_per_block = 1
+
+    def __init__(self, sets: FeatureSets, like: Tensor) -> None:
+        self.dtype = sets.dtype
+        n_rows = int(sets.lengths.sum())
+        self.shape = (n_rows, sets.n_features)
+        self.values = torch.empty(self.shape, dtype=like.dtype, device=like.device)
+        first = 0
+        for ((block, _),) in BatchSource([sets], like).in_order(_ITEMS_PER_SUM):
+            self.values[first : first + len(block)] = block
+            first += len(block)
+
+    def gather(self, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> Any:
+        """The runs end to end, a tensor on the device."""
+        ends = np.cumsum(lengths)
+        if np.array_equal(starts[1:], starts[:-1] + lengths[:-1]):
+            first, n_rows = (int(starts[0]), int(ends[-1])) if len(starts) else (0, 0)
+            return self.values[first : first + n_rows]
+        rows = np.arange(ends[-1]) + np.repeat(starts - (ends - lengths), lengths)
+        return self.values.index_select(0, torch.from_numpy(rows).to(self.values.device))
+
+
+def mean_local_feature(sets: FeatureSets) -> tuple[NDArray[np.float64], int]:
+    """The mean over all local features of all sets, (M,), and their number; in one pass."""
+    total = torch.zeros(sets.n_features, dtype=torch.float64)
+    like = torch.empty((), dtype=torch.float64 if sets.dtype.itemsize > 4 else torch.float32)
+    for ((values, _),) in BatchSource([sets], like).in_order(_ITEMS_PER_SUM):
+        total += values.sum(dim=0, dtype=torch.float64).cpu()
+    n_rows = int(sets.lengths.sum())
+    return (total / max(n_rows, 1)).numpy(), n_rows

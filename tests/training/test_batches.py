@@ -1,0 +1,207 @@
+"""Order, sampling, filling and reading ahead of batches."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from acluster import FeatureSets, open_feature_sets, save_feature_sets
+from acluster.training import BatchSource, cached, mean_local_feature
+from acluster.training._batches import keep_modalities, prefetched, sampled_rows, shuffled
+
+LIKE = torch.zeros(1)
+
+
+def numbered(lengths, dtype=np.float32):
+    """Sets whose rows hold the number of their item."""
+    offsets = np.cumsum([0, *lengths])
+    values = np.repeat(np.arange(len(lengths)), lengths).astype(dtype)[:, None]
+    return FeatureSets(values, offsets)
+
+
+@pytest.fixture
+def stored(tmp_path):
+    def store(sets):
+        save_feature_sets(tmp_path / "sets.zarr", sets)
+        return open_feature_sets(tmp_path / "sets.zarr")
+
+    return store
+
+
+@given(n_items=st.integers(1, 50), batch_size=st.integers(1, 60))
+def test_an_epoch_sees_every_item_once(n_items, batch_size):
+    source, numbers = BatchSource([numbered([1] * n_items)], LIKE), np.arange(n_items)
+    seen = []
+    for items, ((values, _),) in source.epoch(batch_size, np.random.RandomState(0), [None]):
+        np.testing.assert_array_equal(values[:, 0], numbers[items])
+        seen.append(numbers[items])
+    assert all(len(items) <= batch_size for items in seen)
+    np.testing.assert_array_equal(np.sort(np.concatenate(seen)), numbers)
+
+
+@given(n_items=st.integers(1, 50), batch_size=st.integers(1, 60))
+def test_inference_sees_the_items_in_order(n_items, batch_size):
+    source = BatchSource([numbered([2] * n_items)], LIKE)
+    seen = torch.cat([values for ((values, _),) in source.in_order(batch_size)])
+    np.testing.assert_array_equal(seen[:, 0], np.repeat(np.arange(n_items), 2))
+
+
+@given(
+    lengths=st.lists(st.integers(0, 9), min_size=1, max_size=9),
+    n=st.integers(1, 10),
+    seed=st.integers(0, 1000),
+)
+@settings(deadline=None)
+def test_sampling_draws_distinct_rows_of_the_same_set(lengths, n, seed):
+    offsets = np.cumsum([0, *lengths])
+    rows, new_offsets = sampled_rows(offsets, n, np.random.RandomState(seed))
+    rows = np.arange(offsets[-1]) if rows is None else rows
+    np.testing.assert_array_equal(np.diff(new_offsets), np.minimum(lengths, n))
+    for i, length in enumerate(lengths):
+        drawn = rows[new_offsets[i] : new_offsets[i + 1]]
+        assert len(set(drawn)) == min(length, n)
+        assert ((drawn >= offsets[i]) & (drawn < offsets[i + 1])).all()
+
+
+def test_sampling_is_uniform():
+    random_state = np.random.RandomState(0)
+    drawn = [sampled_rows(np.array([0, 5]), 2, random_state)[0] for _ in range(5000)]
+    np.testing.assert_allclose(np.bincount(np.concatenate(drawn)) / 5000, 0.4, atol=0.03)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_packing_takes_the_networks_dtype_and_leaves_the_users_memory_alone(dtype):
+    values = np.arange(6.0).reshape(3, 2).astype(dtype)
+    values.flags.writeable = False
+    for like in (torch.zeros(1, dtype=torch.float32), torch.zeros(1, dtype=torch.float64)):
+        ((packed, offsets),) = next(BatchSource([FeatureSets(values, [0, 1, 3])], like).in_order(9))
+        assert packed.dtype == like.dtype
+        assert offsets.tolist() == [0, 1, 3]
+        np.testing.assert_array_equal(packed, np.arange(6.0).reshape(3, 2))
+        packed += 1
+        assert values[0, 0] == 0
+
+
+def test_half_precision_is_widened_exactly_beyond_one_piece():
+    values = np.random.default_rng(0).normal(size=(1000, 70)).astype(np.float16)
+    ((packed, _),) = next(BatchSource([FeatureSets(values, [0, 1000])], LIKE).in_order(1))
+    np.testing.assert_array_equal(packed, values.astype(np.float32))
+
+
+class TestMissing:
+    def test_the_stand_in_takes_the_place_of_an_empty_set(self):
+        source = BatchSource([numbered([2, 0, 1, 0])], LIKE, [np.array([9.0])])
+        ((values, offsets),) = next(source.in_order(4))
+        assert values[:, 0].tolist() == [0, 0, 9, 2, 9]
+        assert offsets.tolist() == [0, 2, 3, 4, 5]
+
+    def test_without_one_the_set_stays_empty(self):
+        ((values, offsets),) = next(BatchSource([numbered([0, 1])], LIKE).in_order(4))
+        assert values[:, 0].tolist() == [1]
+        assert offsets.tolist() == [0, 0, 1]
+
+    def test_a_dropped_modality_is_a_missing_one(self):
+        modalities = [numbered([2, 3] * 50), numbered([1, 0] * 50)]
+        source = BatchSource(modalities, LIKE)
+        state = np.random.RandomState(0)
+        (_, packed), *_ = source.epoch(1000, state, [None, None], modality_dropout=0.5)
+        lengths = np.stack([offsets.diff().numpy() for _, offsets in packed], axis=1)
+        assert set(lengths[::2, 0]) == {0, 2}
+        assert set(lengths[1::2, 0]) == {3}, "the only modality of an item was dropped"
+        assert (lengths.sum(axis=1) > 0).all()
+        for (values, offsets), size in zip(packed, lengths.T, strict=True):
+            items = np.repeat(np.arange(100), size)
+            np.testing.assert_array_equal(values[:, 0], items)
+            assert offsets[-1] == len(values)
+
+    def test_dropout_has_its_probability_and_never_takes_the_last(self):
+        present = np.ones((20_000, 3), bool)
+        kept = keep_modalities(present, 0.3, np.random.RandomState(0))
+        assert kept.any(axis=1).all()
+        # Each goes with 0.3; of the 0.027 that lose all, one of three comes back.
+        np.testing.assert_allclose(1 - kept.mean(axis=0), 0.3 - 0.027 / 3, atol=0.01)
+        kept = keep_modalities(present & [True, False, True], 0.9, np.random.RandomState(0))
+        assert not kept[:, 1].any()
+
+    def test_mean_local_feature_counts_every_row_once(self):
+        rng = np.random.default_rng(0)
+        values = rng.normal(size=(3000, 3))
+        sets = FeatureSets(values, np.r_[0, 1, 5, 5, np.arange(6, 3001)])
+        mean, count = mean_local_feature(sets)
+        assert count == 3000
+        np.testing.assert_allclose(mean, values.mean(axis=0), rtol=1e-12)
+
+
+class TestReadingAhead:
+    def test_makes_one_element_ahead_in_another_thread(self):
+        made, threads = [], set()
+
+        def elements():
+            for i in range(5):
+                threads.add(threading.current_thread())
+                made.append(i)
+                yield i
+
+        for i in prefetched(elements()):
+            assert len(made) <= i + 2
+        assert made == [0, 1, 2, 3, 4]
+        assert threading.current_thread() not in threads
+
+    def test_errors_come_through_and_the_thread_ends(self):
+        def elements():
+            yield 1
+            raise RuntimeError("disk on fire")
+
+        n_threads = threading.active_count()
+        with pytest.raises(RuntimeError, match="disk on fire"):
+            list(prefetched(elements()))
+        assert threading.active_count() == n_threads
+
+    def test_an_abandoned_epoch_leaves_no_thread(self, stored):
+        source = BatchSource([stored(numbered([3] * 40))], LIKE)
+        n_threads = threading.active_count()
+        epoch = source.epoch(4, np.random.RandomState(0), [None])
+        next(epoch)
+        epoch.close()
+        assert threading.active_count() == n_threads
+
+
+class TestOrder:
+    @given(blocks=st.lists(st.integers(0, 200), min_size=1, max_size=300), seed=st.integers(0, 9))
+    def test_any_order_is_a_permutation(self, blocks, seed):
+        order = shuffled(len(blocks), np.random.RandomState(seed), np.array(blocks))
+        np.testing.assert_array_equal(np.sort(order), np.arange(len(blocks)))
+
+    def test_blocks_that_are_decoded_together_stay_together(self):
+        blocks = np.repeat(np.arange(320), 10)
+        order = shuffled(len(blocks), np.random.RandomState(0), blocks)
+        for window in blocks[order].reshape(10, 320):
+            assert len(set(window)) == 32
+        assert (np.diff(blocks[order][:320]) < 0).any(), "items of a window are not shuffled"
+        assert len(set(np.sort(blocks[order][:320])) - set(range(32))) > 0, "blocks in order"
+
+
+class TestCache:
+    @pytest.mark.parametrize("cache", ["auto", "device", "memory", "stream"])
+    def test_every_place_gives_the_same_batches(self, cache, stored):
+        sets = numbered(np.random.RandomState(0).randint(1, 9, size=40), np.float16)
+        (settled,) = cached([stored(sets)[5:]], cache, LIKE)
+        assert settled.in_memory == (cache != "stream")
+        expected = BatchSource([sets[5:]], LIKE).epoch(7, np.random.RandomState(1), [3])
+        found = BatchSource([settled], LIKE).epoch(7, np.random.RandomState(1), [3])
+        for (items, ((a, b),)), (items2, ((c, d),)) in zip(expected, found, strict=True):
+            np.testing.assert_array_equal(items, items2)
+            assert torch.equal(a, c)
+            assert torch.equal(b, d)
+
+    def test_auto_streams_what_exceeds_the_budget(self, stored):
+        import sklearn
+
+        sets = stored(numbered([1000] * 1000))  # 4 MB
+        with sklearn.config_context(working_memory=3):
+            assert not cached([sets], "auto", LIKE)[0].in_memory
+        with sklearn.config_context(working_memory=5):
+            assert cached([sets], "auto", LIKE)[0].in_memory
