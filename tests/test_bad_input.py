@@ -78,7 +78,7 @@ CASES = [
         "x dict",
         fit({"rgb": X}),
         TypeError,
-        "X is a dict of the modalities ['rgb']; AttentionClusterClassifier takes one modality. Pass X[name], or use MultimodalAttentionClusterClassifier.",
+        "X is a dict of several modalities; AttentionClusterClassifier takes one. Pass X[name], or use MultimodalAttentionClusterClassifier.",
     ),
     Case(
         "x scalar",

@@ -3,7 +3,13 @@
 from acluster.sets._feature_sets import FeatureSets, to_numpy
 from acluster.sets._multimodal import MultimodalFeatureSets
 from acluster.sets._rows import StoreError
-from acluster.sets._validation import check_multimodal_sets, check_sets, check_streamed
+from acluster.sets._validation import (
+    check_multimodal_sets,
+    check_sets,
+    check_streamed,
+    is_multimodal,
+    opened,
+)
 from acluster.sets._writer import FeatureSetsWriter, save_feature_sets, save_rows
 from acluster.sets._zarr import info, open_feature_sets, validate
 
@@ -16,7 +22,9 @@ __all__ = [
     "check_sets",
     "check_streamed",
     "info",
+    "is_multimodal",
     "open_feature_sets",
+    "opened",
     "save_feature_sets",
     "save_rows",
     "to_numpy",

@@ -132,9 +132,10 @@ class ItemSequence(ABC):
         return {**self.__dict__, "_items": as_range(self._items)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        if isinstance(self._items, range):
-            self._items = np.arange(self._items.start, self._items.stop)
+        items = state["_items"]
+        if isinstance(items, range):
+            items = np.arange(items.start, items.stop)
+        self.__dict__.update(state, _items=items)
 
 
 def as_range(items: NDArray[np.int64]) -> NDArray[np.int64] | range:

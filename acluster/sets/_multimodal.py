@@ -108,7 +108,7 @@ class MultimodalFeatureSets(ItemSequence):
         """
         items = list(items)
         names = list(dict.fromkeys(name for item in items for name in item))
-        return cls({name: sets_or_none([item.get(name) for item in items], name) for name in names})
+        return cls({name: sets_or_none([item.get(name) for item in items]) for name in names})
 
     @property
     def names(self) -> list[str]:
@@ -167,19 +167,19 @@ class MultimodalFeatureSets(ItemSequence):
         return f"{type(self).__name__}(n_items={len(self)}, {', '.join(parts)})"
 
 
-def sets_or_none(arrays: Sequence[Any], name: str) -> FeatureSets:
+def sets_or_none(arrays: Sequence[Any]) -> FeatureSets:
     """One modality out of an array or None per item; None has no local features.
 
     Raises
     ------
     ValueError
-        If all are None, or an array is not usable; the message names the modality.
+        If all are None, or an array is not usable.
     """
     first = next((array for array in arrays if array is not None), None)
     if first is None:
         raise ValueError(
-            f"Modality {name!r} is missing from all {len(arrays)} items, so that its width is not "
-            "known; leave it out."
+            f"All {len(arrays)} items are None, so that their width is not known; leave the "
+            "modality out."
         )
     empty = _empty_like(first)
     return FeatureSets.from_arrays(empty if array is None else array for array in arrays)

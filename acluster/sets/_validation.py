@@ -15,7 +15,7 @@ from acluster.sets._feature_sets import FeatureSets, to_numpy
 from acluster.sets._multimodal import MultimodalFeatureSets, sets_or_none
 from acluster.sets._zarr import UNNAMED, open_feature_sets
 
-__all__ = ["check_multimodal_sets", "check_sets", "check_streamed"]
+__all__ = ["check_multimodal_sets", "check_sets", "check_streamed", "is_multimodal", "opened"]
 
 _T = TypeVar("_T")
 
@@ -53,12 +53,11 @@ tensor, (n, M) array-like, path of a store, or zarr group
     ValueError, TypeError
         Naming the item, the value seen and the remedy.
     """
-    X = _opened(X)
-    if _is_multimodal(X):
+    X = opened(X)
+    if is_multimodal(X):
         raise TypeError(
-            f"X is a {type(X).__name__} of the modalities {[*_names(X)]}; "
-            f"{type(estimator).__name__} takes one modality. Pass X[name], or use "
-            "MultimodalAttentionClusterClassifier."
+            f"X is a {type(X).__name__} of several modalities; {type(estimator).__name__} takes "
+            "one. Pass X[name], or use MultimodalAttentionClusterClassifier."
         )
     if not _is_sequence(X):
         raise TypeError(
@@ -80,7 +79,11 @@ tensor, (n, M) array-like, path of a store, or zarr group
 
 
 def check_multimodal_sets(
-    X: Any, *, estimator: BaseEstimator, seen: dict[str, int] | None
+    X: Any,
+    *,
+    estimator: BaseEstimator,
+    seen: dict[str, int] | None,
+    ensure_all_finite: bool = True,
 ) -> MultimodalFeatureSets:
     """Turn X into checked MultimodalFeatureSets and hold it against what was seen in `fit`.
 
@@ -95,6 +98,9 @@ def check_multimodal_sets(
     seen : dict of str to int, or None
         The modalities of `fit` and their widths; None in `fit`.
 
+    ensure_all_finite : bool, default=True
+        Whether NaN and infinity are errors.
+
     Returns
     -------
     MultimodalFeatureSets
@@ -106,16 +112,17 @@ def check_multimodal_sets(
     ValueError, TypeError
         Naming the item, the modality, the value seen and the remedy.
     """
-    X = _opened(X)
-    if isinstance(X, list | tuple) and len(X) and all(isinstance(item, Mapping) for item in X):
-        X = _about_modality(None, MultimodalFeatureSets.from_items, X)
-    if not _is_multimodal(X):
+    X = opened(X)
+    if is_multimodal(X) and isinstance(X, list | tuple):
+        X = MultimodalFeatureSets.from_items(X)
+    if not is_multimodal(X):
         if seen is not None and list(seen) != [UNNAMED]:
             raise ValueError(
                 f"X is one modality without a name, but {type(estimator).__name__} was fitted on "
                 f"{[*seen]}. Pass a dict of sets by these names."
             )
-        return MultimodalFeatureSets({UNNAMED: check_sets(X, estimator=estimator, reset=not seen)})
+        checks = {"reset": seen is None, "ensure_all_finite": ensure_all_finite}
+        return MultimodalFeatureSets({UNNAMED: check_sets(X, estimator=estimator, **checks)})
     sets = {name: _about_modality(name, _modality_sets, X[name]) for name in _names(X)}
     if seen is not None:
         sets = _like_seen(sets, seen, type(estimator).__name__)
@@ -123,18 +130,21 @@ def check_multimodal_sets(
     total = np.empty((0, sum(checked.n_features.values())))
     validate_data(estimator, total, skip_check_array=True, reset=seen is None)
     _check_some_modality(checked, of_all_items=seen is None)
-    for name in checked.names:
+    for name in checked.names if ensure_all_finite else ():
         _about_modality(name, _check_finite, checked[name])
     return checked
 
 
-def _opened(X: Any) -> Any:
-    """A path or a zarr group as the sets it holds; anything else as it is."""
+def opened(X: Any) -> Any:
+    """What a path or a zarr group holds; anything else as it is."""
     is_group = hasattr(X, "store_path") and hasattr(X, "group_keys")
     return open_feature_sets(X) if isinstance(X, str | os.PathLike) or is_group else X
 
 
-def _is_multimodal(X: Any) -> bool:
+def is_multimodal(X: Any) -> bool:
+    """Whether X has named modalities: the container, a mapping, or a list of mappings."""
+    if isinstance(X, list | tuple) and len(X):
+        return all(isinstance(item, Mapping) and not hasattr(item, "shape") for item in X)
     # Some sparse matrices are mappings; scikit-learn has a message of its own for them.
     is_mapping = isinstance(X, Mapping) and not hasattr(X, "shape")
     return is_mapping or isinstance(X, MultimodalFeatureSets)
@@ -144,18 +154,17 @@ def _names(X: Any) -> list[str]:
     return X.names if isinstance(X, MultimodalFeatureSets) else list(X)
 
 
-def _about_modality(name: str | None, function: Callable[[Any], _T], argument: Any) -> _T:
+def _about_modality(name: str, function: Callable[[Any], _T], argument: Any) -> _T:
     """``function(argument)``; errors say which modality they are about."""
     try:
         return function(argument)
     except (TypeError, ValueError) as error:
-        if name is None:
-            raise
         raise type(error)(f"In modality {name!r}: {error}") from None
 
 
 def _modality_sets(X: Any) -> FeatureSets:
-    X = _opened(X)
+    """One modality of a mapping, in any form; empty sets and None are missing."""
+    X = opened(X)
     if isinstance(X, FeatureSets):
         return X
     if not _is_sequence(X):
@@ -164,7 +173,7 @@ def _modality_sets(X: Any) -> FeatureSets:
             "a three-dimensional array, or the path of a store."
         )
     if isinstance(X, list | tuple) and any(item is None for item in X):
-        return sets_or_none(X, "")
+        return sets_or_none(X)
     if _is_two_dimensional(X):
         return FeatureSets(to_numpy(X), np.arange(len(X) + 1))
     return _from_arrays(X)
