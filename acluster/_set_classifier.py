@@ -492,7 +492,7 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
         line = f"epoch {self.n_iter_}: loss {loss:.4f}"
         if validation is not None:
             X, y, sample_weight = validation
-            logits = np.concatenate([*self._infer(self.network_, X)])
+            logits = _stacked(self._infer(self.network_, X), len(X))
             accuracy = self._coding.accuracy(y, logits, sample_weight)
             self.validation_scores_ = [*(self.validation_scores_ or []), accuracy]
             self.best_validation_score_ = max(self.validation_scores_)
@@ -503,32 +503,32 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
 
     # Using the fitted network.
 
-    def _source(self, X: Any, stand_ins: list[NDArray[Any] | None] | None = None) -> BatchSource:
-        """The checked X, batch by batch, for the fitted network."""
-        parameter = next(self.network_.parameters())
-        return BatchSource(list(self._modalities(X).values()), parameter, stand_ins)
-
     def _infer(self, function: Callable[..., torch.Tensor], X: Any) -> Iterator[NDArray[Any]]:
         """What `function` gives for every batch of X, as numpy arrays."""
         self.network_.eval()
-        source = self._source(X, self._stand_ins())
+        like = next(self.network_.parameters())
+        source = BatchSource(list(self._modalities(X).values()), like, self._stand_ins())
         return (output.cpu().numpy() for output in infer(function, source, self.batch_size))
 
     def _attention_weights(self, X: Any) -> dict[str, FeatureSets]:
         """The weights of the units over every modality's local features, packed as X is."""
-        self.network_.eval()
-        batches = list(infer(self.network_.attention_weights, self._source(X), self.batch_size))
-        return {
-            name: FeatureSets(
-                np.concatenate([batch[m].cpu().numpy() for batch in batches]),
-                np.concatenate([[0], np.cumsum(sets.lengths)]),
+        like, weights = next(self.network_.parameters()), {}
+        modalities = self._modalities(X)
+        for cluster, (name, sets) in zip(self.network_.clusters, modalities.items(), strict=True):
+            batches = infer(
+                lambda packed, cluster=cluster: cluster.attention_weights(*packed[0]),
+                BatchSource([sets], like),
+                self.batch_size,
             )
-            for m, (name, sets) in enumerate(self._modalities(X).items())
-        }
+            blocks = (batch.cpu().numpy() for batch in batches)
+            offsets = np.concatenate([[0], np.cumsum(sets.lengths)])
+            weights[name] = FeatureSets(_stacked(blocks, int(offsets[-1])), offsets)
+        return weights
 
     def _logits(self, X: Any) -> NDArray[Any]:
         check_is_fitted(self)
-        return np.concatenate([*self._infer(self.network_, self._check_X(X, reset=False))])
+        X = self._check_X(X, reset=False)
+        return _stacked(self._infer(self.network_, X), len(X))
 
     def predict(self, X: Any) -> NDArray[Any]:
         """The most probable label of every item.
@@ -634,7 +634,7 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
         check_is_fitted(self)
         X = self._check_X(X, reset=False)
         blocks = self._infer(self.network_.global_feature, X)
-        return np.concatenate([*blocks]) if out is None else save_rows(out, blocks, len(X))
+        return _stacked(blocks, len(X)) if out is None else save_rows(out, blocks, len(X))
 
     # What scikit-learn and pickle ask.
 
@@ -664,6 +664,19 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
             self.network_ = network.to(resolve_device(self.device))
         except ValueError:  # a model trained on a GPU loads on a machine that has none
             self.network_ = network
+
+
+def _stacked(blocks: Iterable[NDArray[Any]], n_rows: int) -> NDArray[Any]:
+    """All blocks as one array. Kept one by one they would lie between the batches' memory, and
+    the process would grow with every batch.
+    """
+    stacked, filled = None, 0
+    for block in blocks:
+        if stacked is None:
+            stacked = np.empty((n_rows, block.shape[1]), block.dtype)
+        stacked[filled : filled + len(block)] = block
+        filled += len(block)
+    return stacked
 
 
 def _only_in(architecture: dict[str, Any], other: dict[str, Any]) -> str:

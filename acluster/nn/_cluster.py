@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from acluster.nn._pooling import attend
+from acluster.nn._pooling import attend, attention_weights, without_empty
 from acluster.nn._weighting import WEIGHTINGS
 
 __all__ = ["AttentionCluster", "ShiftingOperation"]
@@ -138,3 +138,18 @@ class AttentionCluster(nn.Module):
         if self.shifting is not None:
             pooled = self.shifting(pooled)
         return pooled.flatten(1)
+
+    def attention_weights(self, values: Tensor, offsets: Tensor) -> Tensor:
+        """The weights a of every local feature (equations 3 to 5), shape (R, N), packed.
+
+        Parameters
+        ----------
+        values : Tensor of shape (R, M)
+            The local features of all sets, end to end.
+
+        offsets : Tensor of int64, shape (n + 1,)
+            Set i is ``values[offsets[i]:offsets[i + 1]]``; sets may be empty.
+        """
+        if len(values) == 0:
+            return values.new_empty(0, self.cluster_size)
+        return attention_weights(without_empty(offsets), self.weighting(values))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from acluster.nn._cluster import AttentionCluster
-from acluster.nn._pooling import attention_weights
+from acluster.nn._pooling import without_empty
 from acluster.nn._weighting import uniform_
 
 __all__ = ["AttentionClusterNetwork"]
@@ -76,10 +76,8 @@ class AttentionClusterNetwork(nn.Module):
     def attention_weights(self, sets: Sequence[Packed]) -> list[Tensor]:
         """The attention weights a of every modality, each of shape (R, N), packed."""
         return [
-            attention_weights(_of_present(offsets), cluster.weighting(values))
-            if len(values)
-            else values.new_empty(0, cluster.cluster_size)
-            for cluster, (values, offsets) in zip(self.clusters, sets, strict=True)
+            cluster.attention_weights(*packed)
+            for cluster, packed in zip(self.clusters, sets, strict=True)
         ]
 
     def forward(self, sets: Sequence[Packed], generator: torch.Generator | None = None) -> Tensor:
@@ -114,12 +112,7 @@ def _part(cluster: AttentionCluster, values: Tensor, offsets: Tensor) -> Tensor:
     if len(values) == 0:
         return part
     items = torch.nonzero(present).flatten().to(values.device)
-    return part.index_copy(0, items, cluster(values, _of_present(offsets)))
-
-
-def _of_present(offsets: Tensor) -> Tensor:
-    """The offsets without the empty sets, which own no rows."""
-    return torch.cat([offsets[:-1][offsets.diff() > 0], offsets[-1:]])
+    return part.index_copy(0, items, cluster(values, without_empty(offsets)))
 
 
 def _dropout_mask(g: Tensor, probability: float, generator: torch.Generator | None) -> Tensor:

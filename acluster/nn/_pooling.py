@@ -94,6 +94,11 @@ def attention_weights(offsets: Tensor, logits: Tensor) -> Tensor:
     return torch.cat(weights).index_select(0, torch.cat(order).argsort().to(logits.device))
 
 
+def without_empty(offsets: Tensor) -> Tensor:
+    """The offsets without those of empty sets, which own no rows."""
+    return torch.cat([offsets[:-1][offsets.diff() > 0], offsets[-1:]])
+
+
 def _check_offsets(offsets: Tensor, n_rows: int) -> None:
     if len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != n_rows:
         raise ValueError(

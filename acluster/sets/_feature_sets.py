@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from acluster.sets._items import ItemSequence, as_range
 
-__all__ = ["FeatureSets", "Rows", "RowsInMemory", "Source", "to_numpy"]
+__all__ = ["FeatureSets", "Rows", "RowsInMemory", "Source", "check_lengths", "to_numpy"]
 
 
 class Rows(Protocol):
@@ -32,8 +32,16 @@ class Rows(Protocol):
     def rows_per_block(self) -> int:
         """The rows that are decoded together where they are not."""
 
-    def gather(self, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[Any]:
-        """The runs of rows ``starts[i]`` to ``starts[i] + lengths[i]``, end to end."""
+    def gather(
+        self,
+        starts: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        out: NDArray[Any] | None = None,
+    ) -> NDArray[Any]:
+        """The runs of rows ``starts[i]`` to ``starts[i] + lengths[i]``, end to end.
+
+        `out`, of that shape and type, may be written to and returned.
+        """
 
 
 class Source(Protocol):
@@ -72,7 +80,12 @@ class RowsInMemory:
         self.shape: tuple[int, int] = values.shape
         self.dtype = values.dtype
 
-    def gather(self, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[Any]:
+    def gather(
+        self,
+        starts: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        out: NDArray[Any] | None = None,
+    ) -> NDArray[Any]:
         """The runs end to end: a view when they already lie so, else a copy."""
         ends = np.cumsum(lengths)
         n_rows = int(ends[-1]) if len(ends) else 0
@@ -80,7 +93,7 @@ class RowsInMemory:
             first = int(starts[0]) if len(starts) else 0
             return self.values[first : first + n_rows]
         rows = np.arange(n_rows) + np.repeat(starts - (ends - lengths), lengths)
-        return self.values.take(rows, axis=0)
+        return self.values.take(rows, axis=0, out=out)
 
 
 class SetsInMemory:
@@ -254,7 +267,7 @@ class FeatureSets(ItemSequence):
         rows = array.reshape(n_items * longest, n_features)
         if lengths is None:
             return cls(rows, np.arange(n_items + 1) * longest)
-        lengths = _check_lengths(lengths, n_items, longest)
+        lengths = check_lengths(lengths, n_items, longest)
         kept = np.arange(longest) < lengths[:, None]
         return cls(rows[kept.ravel()], np.concatenate([[0], np.cumsum(lengths)]))
 
@@ -288,8 +301,13 @@ class FeatureSets(ItemSequence):
         rows = self._source.rows
         return None if rows.is_fast else self._source.offsets[self._items] // rows.rows_per_block
 
-    def packed(self) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    def packed(self, out: NDArray[Any] | None = None) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """The selected sets end to end, in the order of the selection.
+
+        Parameters
+        ----------
+        out : ndarray of shape (R, M), optional
+            Memory for the result, of the sets' dtype; used where something must be copied.
 
         Returns
         -------
@@ -308,7 +326,7 @@ class FeatureSets(ItemSequence):
         array([3., 1., 2.])
         """
         lengths = self.lengths
-        values = self._source.rows.gather(self._source.offsets[self._items], lengths)
+        values = self._source.rows.gather(self._source.offsets[self._items], lengths, out)
         return values, np.concatenate([[0], np.cumsum(lengths)])
 
     def load(self) -> FeatureSets:
@@ -410,7 +428,8 @@ def _check_offsets(offsets: ArrayLike, n_rows: int) -> NDArray[np.int64]:
     return array
 
 
-def _check_lengths(lengths: ArrayLike, n_items: int, longest: int) -> NDArray[np.int64]:
+def check_lengths(lengths: ArrayLike, n_items: int, longest: int) -> NDArray[np.int64]:
+    """The numbers of true local features of a padded array's items."""
     array = to_numpy(lengths)
     if array.shape != (n_items,) or array.dtype.kind not in "iu":
         raise ValueError(

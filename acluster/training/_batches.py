@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,7 +28,8 @@ _NUMBERS_PER_PIECE = 32768
 class BatchSource:
     """Items of several modalities, batch by batch, as the network takes them.
 
-    Batches of features that are not in memory are read one ahead, in a thread.
+    Batches of features that are not in memory are read one ahead, in a thread, and written
+    over when the next but one is read.
 
     Parameters
     ----------
@@ -56,6 +57,7 @@ class BatchSource:
             for mean in stand_ins or [None] * len(modalities)
         ]
         self.reads_ahead = not all(sets.in_memory for sets in modalities)
+        self._memory = ReusedMemory()
 
     def __len__(self) -> int:
         return len(self.modalities[0])
@@ -63,7 +65,10 @@ class BatchSource:
     def in_order(self, batch_size: int) -> Iterator[list[Packed]]:
         """All batches of the items as they come, for inference."""
         batches = (
-            [self._pack(sets[i : i + batch_size], m) for m, sets in enumerate(self.modalities)]
+            [
+                self._pack(sets[i : i + batch_size], m)
+                for m, sets in enumerate(self._next_modalities())
+            ]
             for i in range(0, len(self), batch_size)
         )
         yield from prefetched(batches) if self.reads_ahead else batches
@@ -103,7 +108,7 @@ class BatchSource:
         modality_dropout: float,
     ) -> Iterator[tuple[Items, list[Packed]]]:
         for items in self._order(batch_size, random_state):
-            chosen = [sets[items] for sets in self.modalities]
+            chosen = [sets[items] for sets in self._next_modalities()]
             kept = None
             if modality_dropout > 0:
                 present = np.stack([sets.lengths > 0 for sets in chosen], axis=1)
@@ -113,6 +118,10 @@ class BatchSource:
                 for m, (sets, n) in enumerate(zip(chosen, n_local_features, strict=True))
             ]
             yield items, packed
+
+    def _next_modalities(self) -> Sequence[FeatureSets]:
+        self._memory.next_batch()
+        return self.modalities
 
     def _order(self, batch_size: int, random_state: np.random.RandomState) -> Iterator[Items]:
         if batch_size >= len(self):
@@ -133,20 +142,107 @@ class BatchSource:
     ) -> Packed:
         """The sets end to end as tensors; of items that are not `kept`, none."""
         chosen = sets if kept is None else sets[np.flatnonzero(kept)]
-        values, offsets = chosen.packed()
+        memory = None if sets.in_memory else self._memory
+        values, offsets = _gathered(chosen, memory, modality)
         if kept is not None:
             offsets = np.concatenate([[0], np.cumsum(np.where(kept, sets.lengths, 0))])
         if n_local_features is not None and random_state is not None:
             rows, offsets = sampled_rows(offsets, n_local_features, random_state)
             if rows is not None:
                 values = values[rows]
-        tensor = values if isinstance(values, Tensor) else _converted(values, self.like)
-        if not sets.in_memory and not tensor.sum().isfinite():
-            check_streamed(chosen)
+        tensor = values
+        if not isinstance(values, Tensor):
+            tensor = _converted(values, self.like, memory, modality)
+            # float64 may leave the range of float32; what a store holds nobody has checked.
+            if (memory or values.dtype.itemsize > 4) and not tensor.sum().isfinite():
+                _refuse(chosen, self.like)
         bounds = torch.from_numpy(offsets)
         if (mean := self.stand_ins[modality]) is not None:
             tensor, bounds = _filled(tensor, bounds, mean)
         return tensor, bounds
+
+
+class ReusedMemory:
+    """Arrays that batch after batch is written into.
+
+    Fresh memory for batches of ever different size, from two threads, would leave the
+    process several times as large as they are. A batch is good until the next but one.
+    """
+
+    def __init__(self) -> None:
+        self._arrays: dict[Hashable, NDArray[Any]] = {}
+        self._turn = 0
+
+    def next_batch(self) -> None:
+        """Leave the batch before the last to be written over."""
+        self._turn = 1 - self._turn
+
+    def to_read(self, modality: int, n_rows: int, like: FeatureSets) -> NDArray[Any]:
+        """Rows of the stored type, for the batch that is being made."""
+        return self._rows(modality, n_rows, like.n_features, like.dtype)
+
+    def to_keep(self, modality: int, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """Rows of the network's type."""
+        name = str(dtype).removeprefix("torch.")
+        n_rows, n_features = shape
+        key = (modality, self._turn)
+        return torch.from_numpy(self._rows(key, n_rows, n_features, np.dtype(name)))
+
+    def _rows(
+        self, key: Hashable, n_rows: int, n_features: int, dtype: np.dtype[Any]
+    ) -> NDArray[Any]:
+        array = self._arrays.get(key)
+        if array is None or len(array) < n_rows:
+            self._arrays.pop(key, None)
+            self._arrays[key] = array = np.empty((n_rows + n_rows // 8, n_features), dtype)
+        return array[:n_rows]
+
+
+def _gathered(sets: FeatureSets, memory: ReusedMemory | None, modality: int) -> Any:
+    if memory is None:
+        return sets.packed()
+    return sets.packed(out=memory.to_read(modality, int(sets.lengths.sum()), sets))
+
+
+def _converted(
+    values: NDArray[Any], like: Tensor, memory: ReusedMemory | None, modality: int
+) -> Tensor:
+    """The values as a tensor with the dtype and device of `like`."""
+    if not values.flags.writeable or min(values.strides) < 0:  # torch takes neither
+        values = values.copy()
+    tensor = torch.from_numpy(values)
+    if like.device.type != "cpu":
+        return tensor.to(like.device).to(like.dtype)
+    if memory is None and tensor.dtype == like.dtype:
+        return tensor
+    if memory is None:
+        return _copied(tensor, torch.empty(tensor.shape, dtype=like.dtype))
+    return _copied(tensor, memory.to_keep(modality, tensor.shape, like.dtype))
+
+
+def _copied(source: Tensor, target: Tensor) -> Tensor:
+    """`target`, with the numbers of `source`; half precision is widened many times faster than
+    numpy does it.
+
+    Piece by piece in this thread: a second team of torch's threads, beside that which
+    trains, would slow both many times over.
+    """
+    pieces = source.reshape(-1).split(_NUMBERS_PER_PIECE)
+    for part, piece in zip(target.view(-1).split(_NUMBERS_PER_PIECE), pieces, strict=True):
+        part.copy_(piece)
+    return target
+
+
+def _refuse(sets: FeatureSets, like: Tensor) -> None:
+    """Say which value is not finite or does not fit the dtype of `like`, if one is not."""
+    check_streamed(sets)
+    largest = np.abs(sets.packed()[0]).max()
+    if largest > torch.finfo(like.dtype).max:
+        dtype = str(like.dtype).removeprefix("torch.")
+        raise ValueError(
+            f"X has values beyond the range of {dtype}, up to {largest:g}; "
+            "standardise the local features, or use float64 for X and dtype."
+        )
 
 
 def prefetched(iterator: Iterator[_T]) -> Iterator[_T]:
@@ -214,43 +310,6 @@ def sampled_rows(
     rank = np.arange(n_rows) - np.repeat(offsets[:-1], lengths)
     kept = np.minimum(lengths, n_local_features)
     return order[rank < n_local_features], np.concatenate([[0], np.cumsum(kept)])
-
-
-def _converted(values: NDArray[np.generic], like: Tensor) -> Tensor:
-    """The values as a tensor with the dtype and device of `like`."""
-    dtype = str(like.dtype).removeprefix("torch.")
-    if values.dtype != np.float16:
-        values = _narrowed(values, dtype)
-    if not values.flags.writeable or min(values.strides) < 0:  # torch takes neither
-        values = values.copy()
-    tensor = torch.from_numpy(values)
-    return _widened(tensor, like) if tensor.dtype == torch.float16 else tensor.to(like.device)
-
-
-def _narrowed(values: NDArray[np.generic], dtype: str) -> NDArray[np.generic]:
-    try:
-        with np.errstate(over="raise"):
-            return values.astype(dtype, copy=False)
-    except FloatingPointError:
-        raise ValueError(
-            f"X has values beyond the range of {dtype}, up to {np.abs(values).max():g}; "
-            "standardise the local features, or use float64 for X and dtype."
-        ) from None
-
-
-def _widened(halves: Tensor, like: Tensor) -> Tensor:
-    """float16 to the dtype of `like`: seven times as fast as numpy does it.
-
-    Piece by piece in this thread: a second team of torch's threads, beside that which
-    trains, would slow both many times over.
-    """
-    if like.device.type != "cpu":
-        return halves.to(like.device).to(like.dtype)
-    widened = torch.empty(halves.shape, dtype=like.dtype)
-    pieces = halves.reshape(-1).split(_NUMBERS_PER_PIECE)
-    for target, piece in zip(widened.view(-1).split(_NUMBERS_PER_PIECE), pieces, strict=True):
-        target.copy_(piece)
-    return widened
 
 
 def _filled(values: Tensor, offsets: Tensor, stand_in: Tensor) -> Packed:

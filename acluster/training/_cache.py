@@ -92,7 +92,7 @@ class RowsOnDevice:
             self.values[first : first + len(block)] = block
             first += len(block)
 
-    def gather(self, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> Any:
+    def gather(self, starts: NDArray[np.int64], lengths: NDArray[np.int64], out: Any = None) -> Any:
         """The runs end to end, a tensor on the device."""
         ends = np.cumsum(lengths)
         if np.array_equal(starts[1:], starts[:-1] + lengths[:-1]):
