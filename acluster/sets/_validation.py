@@ -286,7 +286,8 @@ def _check_finite(X: FeatureSets) -> None:
     """Features in memory only: what streams from a store is checked as it comes."""
     if X.dtype.kind != "f" or not X.in_memory:
         return
-    blocks = np.searchsorted(np.cumsum(X.lengths), np.arange(0, X.lengths.sum(), _ROWS_PER_CHECK))
+    n_rows = max(1, int(X.lengths.sum()))
+    blocks = np.searchsorted(np.cumsum(X.lengths), np.arange(0, n_rows, _ROWS_PER_CHECK))
     for start, stop in zip(blocks, [*blocks[1:], len(X)], strict=True):
         _refuse_not_finite(X[start:stop], [f"X[{i}]" for i in range(start, stop)])
 

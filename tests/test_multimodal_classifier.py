@@ -1,0 +1,224 @@
+"""One attention cluster per modality: missing modalities, parameters and outputs by modality."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from acluster import (
+    AttentionClusterClassifier,
+    FeatureSets,
+    MultimodalAttentionClusterClassifier,
+    MultimodalFeatureSets,
+)
+from acluster.nn import AttentionCluster, AttentionClusterNetwork
+from acluster.preprocessing import LocalFeatureTransformer
+from tests.conftest import make_sets
+
+
+def make_modalities(n=60, missing=(), seed=0):
+    """Two modalities of different width; `missing` items lack the audio."""
+    rgb, y = make_sets(n, seed=seed)
+    rng = np.random.default_rng(seed + 1)
+    audio = [
+        np.empty((0, 3)) if i in missing else rng.normal(size=(rng.integers(2, 7), 3)) + label
+        for i, label in enumerate(y)
+    ]
+    return MultimodalFeatureSets({"rgb": rgb, "audio": FeatureSets.from_arrays(audio)}), y
+
+
+def make_classifier(**parameters):
+    defaults = {"cluster_size": 4, "max_iter": 5, "tol": None, "dropout": 0.0, "random_state": 0}
+    return MultimodalAttentionClusterClassifier(**{**defaults, **parameters})
+
+
+X, y = make_modalities()
+MISSING = [0, 1, 7, 20]
+X_missing, _ = make_modalities(missing=MISSING)
+
+
+class TestParameters:
+    def test_one_value_or_one_for_each(self):
+        clf = make_classifier(
+            cluster_size={"audio": 3, "rgb": 5},
+            weighting={"rgb": "fc2", "audio": "average"},
+            hidden_size={"rgb": 7, "audio": 1},
+            shifting={"rgb": True, "audio": False},
+            n_local_features={"rgb": 2, "audio": None},
+        ).fit(X, y)
+        rgb, audio = clf.network_.clusters
+        assert (rgb.cluster_size, audio.cluster_size) == (5, 3)
+        assert rgb.weighting.weight2.shape == (5, 7)
+        assert rgb.shifting is not None
+        assert audio.shifting is None
+        assert clf.modalities_ == ["rgb", "audio"]
+        assert clf.n_features_in_ == 4 + 3
+
+    def test_search_over_sizes_by_modality(self):
+        grid = {"cluster_size": [1, {"rgb": 8, "audio": 2}]}
+        search = GridSearchCV(make_classifier(max_iter=20), grid, cv=3).fit(X, y)
+        assert search.best_score_ > 0.8
+        assert [p["cluster_size"] for p in search.cv_results_["params"]] == grid["cluster_size"]
+
+    def test_one_modality_is_the_sibling(self):
+        clf = make_classifier().fit({"features": X["rgb"]}, y)
+        sibling = AttentionClusterClassifier(
+            cluster_size=4, max_iter=5, tol=None, dropout=0.0, random_state=0
+        ).fit(X["rgb"], y)
+        np.testing.assert_array_equal(clf.predict_proba(X["rgb"]), sibling.predict_proba(X["rgb"]))
+
+
+FORMS = {
+    "dict": {"rgb": X["rgb"], "audio": X["audio"]},
+    "dict of lists": {"rgb": list(X["rgb"]), "audio": list(X["audio"])},
+    "other order": {"audio": X["audio"], "rgb": X["rgb"]},
+    "items": list(X),
+}
+
+
+class TestForms:
+    @pytest.mark.parametrize("name", FORMS)
+    def test_all_are_the_same_items(self, name):
+        clf = make_classifier().fit(X, y)
+        np.testing.assert_array_equal(clf.predict_proba(FORMS[name]), clf.predict_proba(X))
+
+    def test_none_is_missing(self):
+        clf = make_classifier().fit(X_missing, y)
+        audio = [None if i in MISSING else sets for i, sets in enumerate(X_missing["audio"])]
+        with_none = clf.predict_proba({"rgb": X["rgb"], "audio": audio})
+        np.testing.assert_array_equal(with_none, clf.predict_proba(X_missing))
+        items = [
+            {"rgb": a} if b is None else {"rgb": a, "audio": b}
+            for a, b in zip(X["rgb"], audio, strict=True)
+        ]
+        np.testing.assert_array_equal(clf.predict_proba(items), with_none)
+
+    def test_one_local_feature_per_item(self):
+        tables = {"rgb": np.eye(4)[y], "audio": np.eye(3)[y]}
+        assert make_classifier(max_iter=100).fit(tables, y).score(tables, y) == 1.0
+
+
+class TestOutputs:
+    def test_global_feature_is_that_of_each_modality_side_by_side(self):
+        clf = make_classifier(cluster_size={"rgb": 2, "audio": 5}).fit(X, y)
+        g = clf.transform(X)
+        assert g.shape == (60, 2 * 4 + 5 * 3)
+        for columns, name, cluster in (
+            (slice(0, 8), "rgb", clf.network_.clusters[0]),
+            (slice(8, None), "audio", clf.network_.clusters[1]),
+        ):
+            values, offsets = map(torch.from_numpy, X[name].packed())
+            alone = cluster(values, offsets).detach().numpy()
+            np.testing.assert_allclose(g[:, columns], alone, atol=1e-12)
+            np.testing.assert_allclose(np.linalg.norm(g[:, columns], axis=1), 1)
+
+    def test_names(self):
+        clf = make_classifier(cluster_size={"rgb": 1, "audio": 2}).fit(X, y)
+        names = clf.get_feature_names_out()
+        assert [*names[:4]] == [f"rgb_unit0_x{i}" for i in range(4)]
+        assert [*names[4:]] == [f"audio_unit{k}_x{i}" for k in range(2) for i in range(3)]
+        named = clf.get_feature_names_out([*"abcdefg"])
+        assert (named[3], named[-1]) == ("rgb_unit0_d", "audio_unit1_g")
+        table = clf.set_output(transform="pandas").transform(X)
+        assert [*table.columns] == [*names]
+
+    def test_attention_weights_sum_to_one_where_there_is_something(self):
+        clf = make_classifier(cluster_size={"rgb": 1, "audio": 2}).fit(X_missing, y)
+        weights = clf.attention_weights(X_missing)
+        for name, n_units in (("rgb", 1), ("audio", 2)):
+            np.testing.assert_array_equal(weights.lengths[name], X_missing.lengths[name])
+            for a in weights[name]:
+                assert a.shape[1] == n_units
+                if len(a):
+                    np.testing.assert_allclose(a.sum(axis=0), 1)
+
+    def test_pickled(self):
+        clf = make_classifier().fit(X_missing, y)
+        copy = pickle.loads(pickle.dumps(clf))
+        np.testing.assert_array_equal(copy.predict_proba(X_missing), clf.predict_proba(X_missing))
+
+
+class TestMissing:
+    def test_the_mean_training_feature_stands_in(self):
+        clf = make_classifier().fit(X_missing, y)
+        mean = X_missing["audio"].packed()[0].mean(axis=0)
+        np.testing.assert_allclose(clf.feature_means_["audio"], mean)
+        audio = [mean[None] if len(x) == 0 else x for x in X_missing["audio"]]
+        filled = {"rgb": X["rgb"], "audio": audio}
+        np.testing.assert_allclose(clf.predict_proba(X_missing), clf.predict_proba(filled))
+
+    def test_fitting_with_gaps_is_fitting_with_the_mean(self):
+        mean = X_missing["audio"].packed()[0].mean(axis=0)
+        audio = [mean[None] if len(x) == 0 else x for x in X_missing["audio"]]
+        gaps = make_classifier().fit(X_missing, y)
+        filled = make_classifier().fit({"rgb": X["rgb"], "audio": audio}, y)
+        np.testing.assert_allclose(gaps.loss_curve_, filled.loss_curve_)
+
+    def test_the_mask_zeroes_the_modality_and_scales_the_rest(self):
+        clf = make_classifier(missing_modality="mask").fit(X_missing, y)
+        assert clf.feature_means_ is None
+        g, whole = clf.transform(X_missing), clf.transform(X)
+        there = np.setdiff1d(np.arange(60), MISSING)
+        np.testing.assert_allclose(g[MISSING, :16], 2 * whole[MISSING, :16])
+        assert (g[MISSING, 16:] == 0).all()
+        complete = clf.transform(X_missing[there])
+        np.testing.assert_array_equal(g[there], complete)
+
+    def test_no_gradient_reaches_a_masked_cluster(self):
+        network = AttentionClusterNetwork([AttentionCluster(2, 3), AttentionCluster(2, 3)], 1)
+        there, gone = torch.tensor([0, 2, 3]), torch.tensor([0, 0, 0])
+        sets = [(torch.randn(3, 2), there), (torch.randn(0, 2), gone)]
+        network(sets).sum().backward()
+        assert network.clusters[0].weighting.weight.grad.abs().sum() > 0
+        assert network.clusters[1].weighting.weight.grad is None
+        assert network.attention_weights(sets)[1].shape == (0, 3)
+
+    @pytest.mark.parametrize("rule", ["mean", "mask"])
+    def test_a_modality_may_be_absent_altogether_at_predict(self, rule):
+        clf = make_classifier(missing_modality=rule).fit(X, y)
+        nothing = FeatureSets(np.empty((0, 3)), np.zeros(61, int))
+        empty = clf.predict_proba({"rgb": X["rgb"], "audio": nothing})
+        np.testing.assert_array_equal(clf.predict_proba({"rgb": X["rgb"]}), empty)
+
+    def test_partial_fits_average_over_all_items_so_far(self):
+        clf = make_classifier()
+        for part in (slice(0, 25), slice(25, 60)):
+            clf.partial_fit(X_missing[part], y[part], classes=[0, 1])
+        whole = X_missing["audio"].packed()[0].mean(axis=0)
+        np.testing.assert_allclose(clf.feature_means_["audio"], whole)
+
+    def test_modality_dropout_touches_training_only_and_is_reproducible(self):
+        a = make_classifier(modality_dropout=0.5).fit(X, y)
+        b = make_classifier(modality_dropout=0.5).fit(X, y)
+        np.testing.assert_array_equal(a.predict_proba(X), b.predict_proba(X))
+        np.testing.assert_array_equal(a.predict_proba(X), a.predict_proba(X))
+        assert make_classifier().fit(X, y).loss_curve_ != a.loss_curve_
+
+
+class TestTransformedModalities:
+    def test_each_modality_has_a_scaler_of_its_own(self):
+        scaled = LocalFeatureTransformer(StandardScaler()).fit_transform(X_missing)
+        for name in X_missing.names:
+            values = scaled[name].packed()[0]
+            np.testing.assert_allclose(values.mean(axis=0), 0, atol=1e-12)
+            np.testing.assert_allclose(values.std(axis=0), 1)
+            np.testing.assert_array_equal(scaled[name].lengths, X_missing[name].lengths)
+
+    def test_or_its_own_transformer_or_none(self):
+        own = {"rgb": StandardScaler(), "audio": "passthrough"}
+        scaled = LocalFeatureTransformer(own).fit_transform(X)
+        np.testing.assert_array_equal(scaled["audio"].packed()[0], X["audio"].packed()[0])
+        assert abs(scaled["rgb"].packed()[0].mean()) < 1e-12
+        with pytest.raises(ValueError, match=r"names the modalities \['rgb'\], but X has"):
+            LocalFeatureTransformer({"rgb": StandardScaler()}).fit(X)
+
+    def test_in_a_pipeline_with_an_absent_modality(self):
+        model = make_pipeline(LocalFeatureTransformer(StandardScaler()), make_classifier())
+        model.fit(X_missing, y)
+        assert model.predict({"rgb": X["rgb"]}).shape == (60,)
+        names = model[:-1].get_feature_names_out()
+        assert [*names] == ["x0", "x1", "x2", "x3", "x0", "x1", "x2"]
