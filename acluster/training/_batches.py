@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from mmap import mmap
 from typing import Any, TypeVar
 
 import numpy as np
@@ -194,7 +195,10 @@ class ReusedMemory:
         array = self._arrays.get(key)
         if array is None or len(array) < n_rows:
             self._arrays.pop(key, None)
-            self._arrays[key] = array = np.empty((n_rows + n_rows // 8, n_features), dtype)
+            shape = (n_rows + n_rows // 8 + 1, n_features)
+            # Pages of its own, which go back to the system at once when they are let go.
+            pages = mmap(-1, max(1, shape[0] * n_features * dtype.itemsize))
+            self._arrays[key] = array = np.frombuffer(pages, dtype).reshape(shape)
         return array[:n_rows]
 
 

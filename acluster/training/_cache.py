@@ -59,7 +59,7 @@ def _choice(modalities: Sequence[FeatureSets], like: Tensor) -> str:
     budget = sklearn.get_config()["working_memory"] * 2**20
     # Each worker would hold a copy of its own; streaming, they share the system's file cache.
     is_worker = multiprocessing.current_process().name != "MainProcess"
-    return "memory" if n_bytes <= budget and not is_worker else "stream"
+    return "memory" if 0 < n_bytes <= budget and not is_worker else "stream"
 
 
 class SetsOnDevice:
