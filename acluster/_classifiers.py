@@ -501,14 +501,13 @@ class MultimodalAttentionClusterClassifier(SetClassifier):
     def modalities_(self) -> list[str]:
         """The names of the modalities, in the order of the global feature."""
         check_is_fitted(self)
-        return list(self._architecture["clusters"])
+        return list(self._widths)
 
     def _check_X(self, X: Any, reset: bool) -> MultimodalFeatureSets:
-        seen = None
-        if not reset:
-            clusters = self._architecture["clusters"]
-            seen = {name: cluster["n_features"] for name, cluster in clusters.items()}
-        return check_multimodal_sets(X, estimator=self, seen=seen)
+        X = check_multimodal_sets(X, estimator=self, seen=None if reset else self._widths)
+        if reset:
+            self._widths = X.n_features
+        return X
 
     def _modalities(self, X: MultimodalFeatureSets) -> dict[str, FeatureSets]:
         return {name: X[name] for name in X.names}
@@ -605,12 +604,11 @@ class MultimodalAttentionClusterClassifier(SetClassifier):
             If the number of `input_features` is not that of all columns.
         """
         check_is_fitted(self)
-        clusters = self._architecture["clusters"]
         given = input_features is not None or hasattr(self, "feature_names_in_")
         columns = _check_feature_names_in(self, input_features)
         names, first = [], 0
-        for modality, cluster in clusters.items():
-            width = cluster["n_features"]
+        for modality, width in self._widths.items():
+            cluster = self._architecture["clusters"][modality]
             own = columns[first : first + width] if given else [f"x{i}" for i in range(width)]
             names += [f"{modality}_{name}" for name in unit_names(cluster, own)]
             first += width

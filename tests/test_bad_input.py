@@ -13,7 +13,8 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils._param_validation import InvalidParameterError
 
 from acluster import AttentionClusterClassifier as A
-from acluster import FeatureSets
+from acluster import FeatureSets, MultimodalFeatureSets
+from acluster import MultimodalAttentionClusterClassifier as M
 from acluster.nn import AttentionCluster, attend
 from acluster.preprocessing import LocalFeatureTransformer
 from tests.conftest import make_sets
@@ -27,6 +28,16 @@ AVAILABLE = str(
     ["cpu"]
     + ["mps"] * torch.backends.mps.is_available()
     + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+)
+
+
+AUDIO = FeatureSets.from_arrays([a[:, :3] for a in R])
+BOTH = MultimodalFeatureSets({"rgb": X, "audio": AUDIO})
+fitted_two = M(cluster_size=2, max_iter=1, tol=None, random_state=0).fit(BOTH, y)
+NO_AUDIO = FeatureSets(np.empty((0, 3)), np.zeros(61, int))
+HALF = [None if i in (17, 20) else a for i, a in enumerate(R)]
+HALF_AUDIO = FeatureSets.from_arrays(
+    [a[:0, :3] if i in (17, 20) else a[:, :3] for i, a in enumerate(R)]
 )
 
 
@@ -55,6 +66,20 @@ def with_value(value):
 
 def fit(X, y=y, **data):
     return lambda: A(cluster_size=2, max_iter=1, tol=None, random_state=0).fit(X, y, **data)
+
+
+def with_nan():
+    arrays = [a[:, :3].copy() for a in R]
+    arrays[3][0, 1] = np.nan
+    return arrays
+
+
+def fit_two(X, y=y):
+    return lambda: M(max_iter=1, tol=None).fit(X, y)
+
+
+def par_of_two(**parameters):
+    return lambda: M(**{"max_iter": 1, "tol": None, **parameters}).fit(BOTH, y)
 
 
 def par(**parameters):
@@ -1031,6 +1056,227 @@ CASES = [
         lambda: LocalFeatureTransformer(StandardScaler()).fit(X, y[:5]),
         ValueError,
         "Found input variables with inconsistent numbers of samples: [60, 5]",
+    ),
+    Case(
+        "modality unseen",
+        lambda: fitted_two.predict({"rgb": X, "flow": X}),
+        ValueError,
+        "X has the modality 'flow', which MultimodalAttentionClusterClassifier has not seen in fit; it was fitted on ['rgb', 'audio']. Leave it out, or fit anew with it.",
+    ),
+    Case(
+        "modality width",
+        lambda: fitted_two.predict({"rgb": X, "audio": X}),
+        ValueError,
+        "X['audio'] has 4 features, but MultimodalAttentionClusterClassifier is expecting 3 features as input.",
+    ),
+    Case(
+        "modality unnamed",
+        lambda: fitted_two.predict(X),
+        ValueError,
+        "X is one modality without a name, but MultimodalAttentionClusterClassifier was fitted on ['rgb', 'audio']. Pass a dict of sets by these names.",
+    ),
+    Case(
+        "modality none of one item",
+        lambda: fitted_two.predict({"rgb": HALF, "audio": HALF_AUDIO}),
+        ValueError,
+        "X[17] (and 1 more) has no local features in any modality (rgb, audio); every item needs at least one. Drop it.",
+    ),
+    Case(
+        "modality none at all",
+        fit_two({}),
+        ValueError,
+        "There is no modality; at least one is required.",
+    ),
+    Case(
+        "modality missing everywhere",
+        fit_two({"rgb": X, "audio": NO_AUDIO}),
+        ValueError,
+        "Modality 'audio' is missing from every item; fit needs some of it. Leave it out, or add items that have it.",
+    ),
+    Case(
+        "modality all none",
+        fit_two({"rgb": X, "audio": [None] * 60}),
+        ValueError,
+        "In modality 'audio': All 60 items are None, so that their width is not known; leave the modality out.",
+    ),
+    Case(
+        "modality counts",
+        fit_two({"rgb": X, "audio": AUDIO[:59]}),
+        ValueError,
+        "The modalities have different numbers of items: {'rgb': 60, 'audio': 59}. Give an item that lacks a modality an empty set there.",
+    ),
+    Case(
+        "modality nan",
+        fit_two({"rgb": X, "audio": with_nan()}),
+        ValueError,
+        "In modality 'audio': Input X contains NaN.\nX[3] has nan in local feature 0, column 1. Drop that local feature or impute it (acluster.preprocessing.LocalFeatureTransformer lifts an imputer).",
+    ),
+    Case(
+        "modality not sets",
+        fit_two({"rgb": X, "audio": 3}),
+        TypeError,
+        "In modality 'audio': X is a int; expected FeatureSets, a list of two-dimensional arrays, a three-dimensional array, or the path of a store.",
+    ),
+    Case(
+        "modality name number",
+        fit_two({1: X}),
+        ValueError,
+        "1 is not the name of a modality; use non-empty strings without '/'.",
+    ),
+    Case(
+        "modality name slash",
+        fit_two({"a/b": X}),
+        ValueError,
+        "'a/b' is not the name of a modality; use non-empty strings without '/'.",
+    ),
+    Case(
+        "modality list item",
+        fit_two([{"rgb": R[0]}, {"rgb": 3}], [0, 1]),
+        ValueError,
+        "In modality 'rgb': X[1] has shape (); every set is a two-dimensional array (local features, features). Reshape a single local feature to (1, n_features).",
+    ),
+    Case(
+        "modality item width",
+        fit_two([{"rgb": R[0]}, {"rgb": R[1][:, :2]}], [0, 1]),
+        ValueError,
+        "In modality 'rgb': X[1] has 2 features, but X[0] has 4; all local features need the same width. Extract them alike, or keep them as two modalities.",
+    ),
+    Case(
+        "modality empty items",
+        fit_two([{"rgb": R[0]}, {}], [0, 1]),
+        ValueError,
+        "X[1] has no local features in any modality (rgb); every item needs at least one. Drop it.",
+    ),
+    Case(
+        "size lacks a modality",
+        par_of_two(cluster_size={"rgb": 4}),
+        ValueError,
+        "cluster_size={'rgb': 4} names the modalities ['rgb'], but X has ['rgb', 'audio']. Give each of these a value, or one value for all.",
+    ),
+    Case(
+        "size of unknown",
+        par_of_two(cluster_size={"rgb": 4, "audio": 3, "flow": 2}),
+        ValueError,
+        "cluster_size={'rgb': 4, 'audio': 3, 'flow': 2} names the modalities ['rgb', 'audio', 'flow'], but X has ['rgb', 'audio']. Give each of these a value, or one value for all.",
+    ),
+    Case(
+        "size zero",
+        par_of_two(cluster_size={"rgb": 4, "audio": 0}),
+        InvalidParameterError,
+        "The \"cluster_size['audio']\" parameter of MultimodalAttentionClusterClassifier must be an int in the range [1, inf). Got 0 instead.",
+    ),
+    Case(
+        "weighting of one",
+        par_of_two(weighting={"rgb": "fc1", "audio": "fc3"}),
+        InvalidParameterError,
+        "The \"weighting['audio']\" parameter of MultimodalAttentionClusterClassifier must be a str among {'average', 'fc2', 'fc1'}. Got 'fc3' instead.",
+    ),
+    Case(
+        "n_local of one",
+        par_of_two(n_local_features={"rgb": None, "audio": "all"}),
+        InvalidParameterError,
+        "The \"n_local_features['audio']\" parameter of MultimodalAttentionClusterClassifier must be an int in the range [1, inf) or None. Got 'all' instead.",
+    ),
+    Case(
+        "missing rule",
+        par_of_two(missing_modality="zero"),
+        InvalidParameterError,
+        "The 'missing_modality' parameter of MultimodalAttentionClusterClassifier must be a str among {'mean', 'mask'}. Got 'zero' instead.",
+    ),
+    Case(
+        "modality dropout",
+        par_of_two(modality_dropout=1.0),
+        InvalidParameterError,
+        "The 'modality_dropout' parameter of MultimodalAttentionClusterClassifier must be a float in the range [0.0, 1.0). Got 1.0 instead.",
+    ),
+    Case(
+        "cache",
+        par_of_two(cache="disk"),
+        InvalidParameterError,
+        "The 'cache' parameter of MultimodalAttentionClusterClassifier must be a str among {'memory', 'auto', 'device', 'stream'}. Got 'disk' instead.",
+    ),
+    Case(
+        "single given dict",
+        lambda: A().fit(BOTH, y),
+        TypeError,
+        "X is a MultimodalFeatureSets of several modalities; AttentionClusterClassifier takes one. Pass X[name], or use MultimodalAttentionClusterClassifier.",
+    ),
+    Case(
+        "missing store",
+        lambda: fitted_two.predict("nowhere.zarr"),
+        FileNotFoundError,
+        "There is no store at 'nowhere.zarr'. acluster.save_feature_sets writes one.",
+    ),
+    Case(
+        "container of arrays",
+        lambda: MultimodalFeatureSets({"rgb": R}),
+        TypeError,
+        "Modality 'rgb' is a list; expected FeatureSets. FeatureSets.from_arrays takes one array per item.",
+    ),
+    Case(
+        "container unknown name",
+        lambda: BOTH["flow"],
+        KeyError,
+        "\"There is no modality 'flow'; there are ['rgb', 'audio'].\"",
+    ),
+    Case(
+        "container two indices",
+        lambda: BOTH[0, 1],
+        IndexError,
+        "too many indices for array: array is 1-dimensional, but 2 were indexed",
+    ),
+    Case(
+        "container array",
+        lambda: np.asarray(BOTH),
+        TypeError,
+        "MultimodalFeatureSets does not become one array: its sets differ in size. Use X[i] for one item, X[name].packed() for all local features end to end, or list(X).",
+    ),
+    Case(
+        "container take",
+        lambda: BOTH.take([0], axis=1),
+        ValueError,
+        "MultimodalFeatureSets.take selects items only: axis must be 0, out None and mode 'raise'; got axis=1, out=None, mode='raise'.",
+    ),
+    Case(
+        "partial modality",
+        lambda: M().partial_fit({"rgb": X, "audio": NO_AUDIO}, y, classes=[0, 1]),
+        ValueError,
+        "Modality 'audio' is missing from every item; fit needs some of it. Leave it out, or add items that have it.",
+    ),
+    Case(
+        "warm start size",
+        lambda: (
+            M(max_iter=1, tol=None, cluster_size=2, warm_start=True)
+            .fit(BOTH, y)
+            .set_params(cluster_size={"rgb": 3, "audio": 2})
+            .fit(BOTH, y)
+        ),
+        ValueError,
+        "warm_start=True cannot change the network: it was fitted with cluster_size=2, the parameters now say cluster_size=3. Fit a clone, or set warm_start=False.",
+    ),
+    Case(
+        "names out",
+        lambda: fitted_two.get_feature_names_out(["a"]),
+        ValueError,
+        "input_features should have length equal to number of features (7), got 1",
+    ),
+    Case(
+        "transformer of unknown",
+        lambda: LocalFeatureTransformer({"rgb": "passthrough"}).fit(BOTH),
+        ValueError,
+        "transformer names the modalities ['rgb'], but X has ['rgb', 'audio']. Give each of these a transformer or 'passthrough', or one transformer for all.",
+    ),
+    Case(
+        "transformer then other",
+        lambda: LocalFeatureTransformer("passthrough").fit(BOTH).transform(X),
+        ValueError,
+        "X is one modality without a name, but LocalFeatureTransformer was fitted on ['rgb', 'audio']. Pass a dict of sets by these names.",
+    ),
+    Case(
+        "X_val modality",
+        lambda: M(max_iter=1, tol=None).fit(BOTH, y, X_val={"flow": X}, y_val=y),
+        ValueError,
+        "In X_val and y_val: X has the modality 'flow', which MultimodalAttentionClusterClassifier has not seen in fit; it was fitted on ['rgb', 'audio']. Leave it out, or fit anew with it.",
     ),
 ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from sklearn.utils import Bunch
 from acluster import FeatureSets
 from acluster.datasets._data_home import get_data_home
 
-__all__ = ["load_benchmark"]
+__all__ = ["load_benchmark", "read_arrays"]
 
 # The file of each benchmark in the data home, and what it is.
 _BENCHMARKS = {
@@ -96,7 +97,7 @@ def load_benchmark(name: str, *, data_home: str | os.PathLike[str] | None = None
         raise ValueError(f"There is no benchmark {name!r}; choose one of {', '.join(_BENCHMARKS)}.")
     relative_path, description = _BENCHMARKS[name]
     path = get_data_home(data_home) / relative_path
-    arrays = _read_arrays(path)
+    arrays = read_arrays(path, ["X", "lengths", "y"])
     offsets = np.concatenate([[0], np.cumsum(arrays["lengths"], dtype=np.int64)])
     return Bunch(
         data=FeatureSets(arrays["X"], offsets),
@@ -106,7 +107,16 @@ def load_benchmark(name: str, *, data_home: str | os.PathLike[str] | None = None
     )
 
 
-def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+def read_arrays(path: Path, required: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """All arrays of an npz file, which has those that are required.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it cannot be read, or lacks an array.
+    """
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is not there. Put the file there, or set ACLUSTER_DATA or data_home to the "
@@ -119,7 +129,7 @@ def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
         raise ValueError(
             f"{path} cannot be read: {error}. Replace it by the original file."
         ) from error
-    missing = [name for name in ("X", "lengths", "y") if name not in arrays]
+    missing = [name for name in required if name not in arrays]
     if missing:
         raise ValueError(
             f"{path} has the arrays {sorted(arrays)}, but lacks {missing}. Replace it by the "

@@ -1,0 +1,110 @@
+"""UTD-MHAD: actions seen by a skeleton tracker, a worn inertial sensor and a depth camera."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from sklearn.utils import Bunch
+
+from acluster import FeatureSets, MultimodalFeatureSets
+from acluster.datasets._benchmarks import read_arrays
+from acluster.datasets._data_home import get_data_home
+
+__all__ = ["load_utd_mhad"]
+
+_SENSORS_FILE = "utd_mhad/utd_mhad.npz"
+_DEPTH_FILE = "utd_mhad/utd_mhad_depth.npz"
+_TRAINING_SUBJECTS = (1, 3, 5, 7)
+_DESCRIPTION = (
+    "UTD-MHAD: clips (items) of 27 actions by 8 subjects, each with the joints of the body, the "
+    "motion of a wrist or thigh, and a depth video; which action is it? Chen, Jafari and "
+    "Kehtarnavaz, 2015."
+)
+
+
+def load_utd_mhad(*, data_home: str | os.PathLike[str] | None = None) -> Bunch:
+    """The action clips of UTD-MHAD in three modalities, with the cross-subject split.
+
+    Parameters
+    ----------
+    data_home : str or path-like, default=None
+        See :func:`get_data_home`. Read from ``utd_mhad/utd_mhad.npz``, with the arrays
+        ``skeleton`` and ``inertial`` (the local features of all clips, end to end),
+        ``skeleton_lengths`` and ``inertial_lengths`` (of the sets), ``y`` and ``subject``;
+        and from ``utd_mhad/utd_mhad_depth.npz``, with ``depth`` (the frames of all clips,
+        end to end) and ``lengths``.
+
+    Returns
+    -------
+    utd_mhad : Bunch
+        With the fields
+
+        data : MultimodalFeatureSets
+            The n_items clips in every modality, with the local features in their order in
+            time. The three sensors have rates of their own.
+
+            - ``"skeleton"``: x, y and z of 20 joints in metres, joint by joint, 60 columns;
+            - ``"inertial"``: acceleration in g and angular velocity in degrees per second
+              along three axes, 6 columns;
+            - ``"depth"``: frames of 60 x 80 grey levels, row by row, 4,800 columns of uint8.
+              The background is 0; on the body, a higher level is further away.
+        target : ndarray of int, shape (n_items,)
+            The action of each clip, 0 to 26.
+        subject : ndarray of int, shape (n_items,)
+            Who performs it, 1 to 8.
+        train_indices, test_indices : ndarray of int
+            The clips of subjects 1, 3, 5 and 7, and those of the others.
+        DESCR : str
+            What the data are, and where they come from.
+
+    Raises
+    ------
+    ValueError
+        If a file lacks an array or cannot be read, or the two files differ in their number
+        of clips.
+    FileNotFoundError
+        If a file is not in the data home.
+
+    Notes
+    -----
+    Choose hyper-parameters on the training clips, one subject left out at a time: clips of one
+    person are more alike than those of two.
+
+    Examples
+    --------
+    >>> from acluster.datasets import load_utd_mhad
+    >>> actions = load_utd_mhad()  # doctest: +SKIP
+    >>> actions.data["skeleton"][actions.train_indices]  # doctest: +SKIP
+    FeatureSets(n_items=431, n_features=60, lengths=41..125, dtype=float32)
+    """
+    home = get_data_home(data_home)
+    required = ["skeleton", "skeleton_lengths", "inertial", "inertial_lengths", "y", "subject"]
+    arrays = read_arrays(home / _SENSORS_FILE, required)
+    depth = read_arrays(home / _DEPTH_FILE, ["depth", "lengths"])
+    n_items, n_videos = len(arrays["y"]), len(depth["lengths"])
+    if n_items != n_videos:
+        raise ValueError(
+            f"{home / _SENSORS_FILE} has {n_items} clips, but {home / _DEPTH_FILE} has {n_videos}. "
+            "Replace both by the original files."
+        )
+    is_train = np.isin(arrays["subject"], _TRAINING_SUBJECTS)
+    frames = depth["depth"].reshape(len(depth["depth"]), -1)
+    return Bunch(
+        data=MultimodalFeatureSets(
+            {
+                "skeleton": FeatureSets(arrays["skeleton"], _offsets(arrays["skeleton_lengths"])),
+                "inertial": FeatureSets(arrays["inertial"], _offsets(arrays["inertial_lengths"])),
+                "depth": FeatureSets(frames, _offsets(depth["lengths"])),
+            }
+        ),
+        target=arrays["y"],
+        subject=arrays["subject"],
+        train_indices=np.flatnonzero(is_train),
+        test_indices=np.flatnonzero(~is_train),
+        DESCR=_DESCRIPTION,
+    )
+
+
+def _offsets(lengths: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
