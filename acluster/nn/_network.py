@@ -63,15 +63,16 @@ class AttentionClusterNetwork(nn.Module):
         its global feature is scaled by the number of modalities over those it has, as
         dropout scales what it keeps.
         """
+        present = [offsets.diff() > 0 for _, offsets in sets]
         parts = [
-            _part(cluster, *packed) for cluster, packed in zip(self.clusters, sets, strict=True)
+            _part(cluster, values, offsets, has)
+            for cluster, (values, offsets), has in zip(self.clusters, sets, present, strict=True)
         ]
         g = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-        present = torch.stack([offsets.diff() > 0 for _, offsets in sets], dim=1)
-        if bool(present.all()):
+        if all(bool(has.all()) for has in present):
             return g
-        scale = len(parts) / present.sum(dim=1, keepdim=True).clamp(min=1)
-        return g * scale.to(g)
+        n_present = torch.stack(present, dim=1).sum(dim=1, keepdim=True)
+        return g * (len(parts) / n_present.clamp(min=1)).to(g)
 
     def attention_weights(self, sets: Sequence[Packed]) -> list[Tensor]:
         """The attention weights a of every modality, each of shape (R, N), packed."""
@@ -103,9 +104,8 @@ class AttentionClusterNetwork(nn.Module):
         return self.linear(g)
 
 
-def _part(cluster: AttentionCluster, values: Tensor, offsets: Tensor) -> Tensor:
-    """A modality's part of the global features; zero where a set is empty."""
-    present = offsets.diff() > 0
+def _part(cluster: AttentionCluster, values: Tensor, offsets: Tensor, present: Tensor) -> Tensor:
+    """A modality's part of the global features; zero where a set is not present."""
     if bool(present.all()):
         return cluster(values, offsets)
     part = values.new_zeros(len(present), cluster.global_size)
