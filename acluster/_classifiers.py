@@ -589,7 +589,7 @@ class MultimodalAttentionClusterClassifier(SetClassifier):
 
         Parameters
         ----------
-        input_features : array-like of str, shape (n_features_in_,), optional
+        input_features : array-like of str, shape (Σ M,), optional
             Names of all modalities' columns, one modality after the other; by default x0,
             x1, … in each.
 

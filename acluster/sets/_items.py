@@ -22,6 +22,7 @@ class ItemSequence(ABC):
     """
 
     _items: NDArray[np.int64]
+    _packed = "X.packed()"
 
     @abstractmethod
     def _item(self, number: int) -> Any:
@@ -125,7 +126,7 @@ class ItemSequence(ABC):
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         raise TypeError(
             f"{type(self).__name__} does not become one array: its sets differ in size. Use X[i] "
-            "for one item, X.packed() for all local features end to end, or list(X)."
+            f"for one item, {self._packed} for all local features end to end, or list(X)."
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -143,4 +144,4 @@ def as_range(items: NDArray[np.int64]) -> NDArray[np.int64] | range:
     if len(items) == 0:
         return range(0)
     whole = range(int(items[0]), int(items[0]) + len(items))
-    return whole if np.array_equal(items, whole) else items
+    return whole if (np.diff(items) == 1).all() else items

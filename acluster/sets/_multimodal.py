@@ -74,6 +74,8 @@ class MultimodalFeatureSets(ItemSequence):
     (5, 4)
     """
 
+    _packed = "X[name].packed()"
+
     def __init__(self, modalities: Mapping[str, FeatureSets]) -> None:
         self._modalities = dict(modalities)
         _check_modalities(self._modalities)
@@ -108,7 +110,13 @@ class MultimodalFeatureSets(ItemSequence):
         """
         items = list(items)
         names = list(dict.fromkeys(name for item in items for name in item))
-        return cls({name: sets_or_none([item.get(name) for item in items]) for name in names})
+        modalities = {}
+        for name in names:
+            try:
+                modalities[name] = sets_or_none([item.get(name) for item in items])
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"In modality {name!r}: {error}") from None
+        return cls(modalities)
 
     @property
     def names(self) -> list[str]:

@@ -15,7 +15,7 @@ import zarr
 from numpy.typing import ArrayLike, NDArray
 from zarr.codecs import Crc32cCodec
 
-from acluster.sets._feature_sets import to_numpy
+from acluster.sets._feature_sets import check_lengths, to_numpy
 from acluster.sets._items import ItemSequence
 from acluster.sets._rows import StoreError
 from acluster.sets._zarr import (
@@ -24,6 +24,8 @@ from acluster.sets._zarr import (
     UNNAMED,
     VERSION,
     open_feature_sets,
+    open_group,
+    read_array,
     read_attributes,
     read_column,
 )
@@ -35,6 +37,7 @@ _SHARD_BYTES = 1 << 26
 _PENDING_BYTES = 1 << 25
 _ITEMS_PER_CHUNK = 1 << 14
 _ROWS_CHUNK_BYTES = 1 << 22
+_PARTIAL = ".partial"  # how zarr ends the name of a file until it is whole
 
 
 class FeatureSetsWriter:
@@ -106,15 +109,15 @@ class FeatureSetsWriter:
         self.path = os.fspath(path)
         self.dtype = dtype
         self._group = self._open(resume, attributes)
-        committed = read_attributes(self._group)
-        self._multimodal: bool | None = committed["multimodal"]
-        self._n_written: int = committed["committed"]["n_items"]
-        self._n_rows: dict[str, int] = dict(committed["committed"]["n_rows"])
-        self._discard_uncommitted()
+        attributes = read_attributes(self._group)
+        committed = attributes["committed"]
+        self._multimodal: bool | None = attributes["multimodal"]
+        self._n_written: int = committed["n_items"]
+        self._n_rows: dict[str, int] = dict(committed["n_rows"])
+        self._discard_uncommitted(committed["columns"])
         arrays = {name: self._group[name] for name in self._n_rows}
         self._formats = {name: (array.shape[1], array.dtype) for name, array in arrays.items()}
-        columns = [name for name in COLUMNS if name in self._group]
-        self._kinds = {name: _kind(self._column(name)[0]) for name in columns}
+        self._kinds = {name: _kind(self._column(name)[0]) for name in committed["columns"]}
         self._pending: list[tuple[dict[str, NDArray[Any]], dict[str, Any]]] = []
         self._pending_bytes = 0
 
@@ -127,34 +130,46 @@ class FeatureSetsWriter:
                 "go on after its items with FeatureSetsWriter(path, resume=True)."
             )
         if (path / "zarr.json").exists():
+            read_attributes(open_group(self.path))
             group = zarr.open_group(self.path, mode="r+")
-            read_attributes(group)
             group.attrs.update({"complete": False})
             return group
-        if path.exists() and any(path.iterdir()):
+        # Whoever is killed at the very first write leaves a part of zarr.json.
+        if path.is_file() or any(entry.suffix != _PARTIAL for entry in path.glob("*")):
             raise StoreError(f"{self.path} is not a store of feature sets; choose another path.")
         return zarr.create_group(
             self.path,
+            zarr_format=3,
             attributes={
                 "acluster_format": FORMAT,
                 "version": VERSION,
                 "complete": False,
                 "multimodal": None,
-                "committed": {"n_items": 0, "n_rows": {}},
+                "committed": {"n_items": 0, "n_rows": {}, "columns": []},
                 "attributes": dict(attributes or {}),
             },
         )
 
-    def _discard_uncommitted(self) -> None:
+    def _discard_uncommitted(self, columns: Sequence[str]) -> None:
         """Cut off what was written after the last commit, whole arrays included."""
-        n_rows = {f"{name}_row_size": self._n_written for name in self._n_rows} | self._n_rows
-        if self._n_written:
-            n_rows |= dict.fromkeys(COLUMNS, self._n_written)
-        for name in list(self._group.array_keys()):
-            if name not in n_rows:
-                del self._group[name]
-            elif self._group[name].shape[0] > n_rows[name]:
-                self._group[name].resize((n_rows[name], *self._group[name].shape[1:]))
+        per_item = [f"{name}_row_size" for name in self._n_rows] + list(columns)
+        n_rows = self._n_rows | dict.fromkeys(per_item, self._n_written)
+        for name, n in n_rows.items():
+            array = read_array(self._group, name, self.path)
+            if array is None or array.shape[0] < n:
+                raise StoreError(
+                    f"Array {name!r} of {self.path} lacks rows that were written, {n} in all. "
+                    "Restore it, or write the store again."
+                )
+            if array.shape[0] > n:
+                array.resize((n, *array.shape[1:]))
+        for partial in Path(self.path).rglob(f"*{_PARTIAL}"):
+            partial.unlink()
+        for entry in Path(self.path).iterdir():  # arrays half made or half removed
+            if entry.is_dir() and not (entry / "zarr.json").exists():
+                shutil.rmtree(entry)
+        for name in set(self._group.array_keys()) - n_rows.keys():
+            del self._group[name]
 
     def _column(self, name: str) -> NDArray[Any]:
         return read_column(self._group[name], self.path)
@@ -165,7 +180,8 @@ class FeatureSetsWriter:
     @property
     def id(self) -> list[Any]:
         """The names of the items so far, to tell what is done; empty without names."""
-        written = self._column("id").tolist() if "id" in self._group else []
+        is_written = self._n_written and "id" in self._kinds
+        written = self._column("id").tolist() if is_written else []
         return written + [columns["id"] for _, columns in self._pending if "id" in columns]
 
     def append(
@@ -211,17 +227,17 @@ class FeatureSetsWriter:
             self.flush()
 
     def _check_item(self, item: Any) -> dict[str, NDArray[Any]]:
-        """The item's sets as they will be stored; those it lacks are left out."""
+        """The item's sets as they will be stored; an empty one tells its width and type."""
         i = len(self)
         if self._multimodal not in (None, isinstance(item, Mapping)):
             raise ValueError(
                 f"Item {i} is a {type(item).__name__}; the items before it are "
-                f"{'mappings of modalities to arrays' if self._multimodal else 'single arrays'}."
+                f"{'mappings of modalities to arrays' if self._multimodal else 'single arrays'}. "
+                "Give every item the same form."
             )
         named = item if isinstance(item, Mapping) else {UNNAMED: item}
         sets = {name: self._check_set(x, name) for name, x in named.items() if x is not None}
-        sets = {name: x for name, x in sets.items() if len(x)}
-        if not sets:
+        if not any(map(len, sets.values())):
             raise ValueError(
                 f"Item {i} has 0 local features; every item needs at least one. Leave it out."
             )
@@ -229,12 +245,18 @@ class FeatureSetsWriter:
 
     def _check_set(self, values: Any, name: str) -> NDArray[Any]:
         what = f"Item {len(self)}, modality {name!r}:"
-        if not isinstance(name, str) or not name or "/" in name or name in COLUMNS:
+        if not isinstance(name, str) or _TAKEN.fullmatch(name):
             raise ValueError(
-                f"{what} a modality's name is a non-empty string without '/', and not one of "
-                f"{', '.join(COLUMNS)}."
+                f"{what} a modality's name is a non-empty string without '/' that does not end in "
+                f"_row_size or _offsets, and is not one of {', '.join(COLUMNS)}. Rename it."
             )
-        values = to_numpy(values)
+        try:
+            values = to_numpy(values)
+        except ValueError:
+            raise ValueError(
+                f"{what} has rows of differing length; every local feature of a set needs the "
+                "same width."
+            ) from None
         if values.ndim != 2 or values.shape[1] == 0 or values.dtype.kind not in "fiub":
             raise ValueError(
                 f"{what} expected a two-dimensional array of real numbers (local features, "
@@ -243,7 +265,10 @@ class FeatureSetsWriter:
         default = self.dtype or ("float16" if values.dtype == np.float16 else "float32")
         width, dtype = self._formats.get(name, (values.shape[1], np.dtype(default)))
         if values.shape[1] != width:
-            raise ValueError(f"{what} has {values.shape[1]} features; earlier items have {width}.")
+            raise ValueError(
+                f"{what} has {values.shape[1]} features; earlier items have {width}. Extract them "
+                "alike, or keep them as two modalities."
+            )
         with np.errstate(over="ignore"):
             stored = values.astype(dtype)
         if not np.array_equal(np.isfinite(stored), np.isfinite(values)):
@@ -262,7 +287,7 @@ class FeatureSetsWriter:
                 f"{_described(self._kinds)}. Give every item the same."
             )
         for name, kind in kinds.items():
-            if kind not in _KINDS[name]:
+            if not kind.startswith(_KINDS[name]):
                 raise ValueError(
                     f"Item {len(self)}: {name}={columns[name]!r} is {kind}; use "
                     f"{' or '.join(_KINDS[name])}."
@@ -273,29 +298,33 @@ class FeatureSetsWriter:
         """Bring all appended items to disk; a writer that resumes finds them there."""
         if not self._pending:
             return
+        n_rows = {}  # of a flush that fails nothing is kept, so that it can be tried again
         for name, (width, dtype) in self._formats.items():
             empty = np.empty((0, width), dtype)
             sets = [item.get(name, empty) for item, _ in self._pending]
             n_before = self._n_rows.get(name, 0)
             self._extend(name, np.concatenate(sets), n_before)
             sizes = np.array([len(x) for x in sets])
-            if f"{name}_row_size" not in self._group:  # earlier items lack this modality
+            if name in self._n_rows:
+                self._extend(f"{name}_row_size", sizes, self._n_written)
+            else:  # earlier items lack this modality
                 sizes = np.concatenate([np.zeros(self._n_written, np.int64), sizes])
                 self._extend(f"{name}_row_size", sizes, 0)
-            else:
-                self._extend(f"{name}_row_size", sizes, self._n_written)
-            self._n_rows[name] = n_before + sum(map(len, sets))
+            n_rows[name] = n_before + sum(map(len, sets))
         for name in self._kinds:
             self._extend_column(name, [columns[name] for _, columns in self._pending])
-        self._n_written += len(self._pending)
+        n_written = self._n_written + len(self._pending)
+        committed = {"n_items": n_written, "n_rows": n_rows, "columns": list(self._kinds)}
+        self._group.attrs.update(
+            {"complete": False, "multimodal": self._multimodal, "committed": committed}
+        )
+        self._n_written, self._n_rows = n_written, n_rows
         self._pending, self._pending_bytes = [], 0
-        committed = {"n_items": self._n_written, "n_rows": self._n_rows}
-        self._group.attrs.update({"multimodal": self._multimodal, "committed": committed})
 
     def _extend_column(self, name: str, values: list[Any]) -> None:
-        array = np.asarray(values)
+        array: NDArray[Any] = np.asarray(values, _stored_dtype(self._kinds[name]))
         if self._kinds[name] == "a string" and name != "id":
-            known = self._group[name].attrs["classes"] if name in self._group else []
+            known = self._group[name].attrs["classes"] if self._n_written else []
             classes = list(dict.fromkeys([*known, *array.tolist()]))
             numbers = {label: number for number, label in enumerate(classes)}
             codes = np.array([numbers[label] for label in array.tolist()])
@@ -313,8 +342,9 @@ class FeatureSetsWriter:
         """Write rows behind the first `n_before` of an array, which is created if need be."""
         if name not in self._group:
             layout = _features_layout if name in self._formats else _column_layout
-            self._group.create_array(name, **layout(name, values))
-        array = self._group[name]
+            self._group.create_array(name, overwrite=True, **layout(name, values))
+        # A chunk of nothing but the fill value is written too: else it would count as lost.
+        array = self._group[name].with_config({"write_empty_chunks": True})
         if attributes:
             array.attrs.update(attributes)
         array.resize((n_before + len(values), *array.shape[1:]))
@@ -353,6 +383,11 @@ class FeatureSetsWriter:
             self.flush()
 
 
+# Names that other arrays of a store have, or that no directory can have.
+_TAKEN = re.compile(
+    rf"|.*[/\\].*|\.+|zarr\.json|{'|'.join(COLUMNS)}|.*_(row_size|offsets)", re.DOTALL
+)
+
 # What each column may hold.
 _KINDS = {
     "label": ("a string", "a boolean", "an integer", "a real number", "a row of labels"),
@@ -364,11 +399,20 @@ _KINDS = {
 
 def _kind(value: Any) -> str:
     array = np.asarray(value)
-    if array.ndim == 1 and array.dtype.kind in "biuf":
-        return "a row of labels"
     names = {"U": "a string", "b": "a boolean", "i": "an integer", "u": "an integer"}
     names["f"] = "a real number"
-    return names.get(array.dtype.kind, f"{array.dtype}") if array.ndim == 0 else "an array"
+    name = names.get(array.dtype.kind, f"{array.dtype}")
+    if array.dtype.kind == "u" and (array > np.iinfo(np.int64).max).any():
+        return "beyond int64"
+    if array.ndim == 1 and len(array) and array.dtype.kind in "biuf":
+        return f"a row of labels, {len(array)} times {name}"
+    return name if array.ndim == 0 else "an array"
+
+
+def _stored_dtype(kind: str) -> type:
+    """One type for all items of a kind: the first ones may be of a narrower type."""
+    types = {"string": str, "boolean": np.bool_, "integer": np.int64, "real number": np.float64}
+    return next(dtype for name, dtype in types.items() if kind.endswith(name))
 
 
 def _described(kinds: dict[str, str]) -> str:
@@ -407,7 +451,6 @@ def _column_layout(name: str, values: NDArray[Any]) -> dict[str, Any]:
         "compressors": [Crc32cCodec()],
         "dimension_names": dimensions,
         "attributes": attributes,
-        "config": {"write_empty_chunks": True},
     }
 
 
@@ -485,8 +528,7 @@ def save_feature_sets(
     """
     given = {"label": label, "id": id, "group": group, "weight": weight}
     columns = {k: _checked_column(v, k) for k, v in given.items() if v is not None}
-    if isinstance(X, zarr.Group) and "acluster_format" in X.attrs:
-        X = open_feature_sets(X)
+    X = _opened(X)
     if isinstance(X, ItemSequence):
         columns = {k: v for k in COLUMNS if (v := getattr(X, k)) is not None} | columns
     names = _item_names(X)
@@ -499,6 +541,14 @@ def save_feature_sets(
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)
         raise
+
+
+def _opened(X: Any) -> Any:
+    """The sets of a zarr group that is a store; anything else as it is."""
+    if isinstance(X, Mapping):
+        return {name: _opened(x) for name, x in X.items()}
+    is_store = isinstance(X, zarr.Group) and "acluster_format" in X.attrs
+    return open_feature_sets(X) if is_store else X
 
 
 def _checked_column(values: Any, name: str) -> NDArray[Any]:
@@ -533,7 +583,8 @@ def _items(X: Any, names: Sequence[str] | None, lengths: ArrayLike | None) -> It
     if lengths is not None or getattr(X, "ndim", None) == 3:
         yield from _padded_items(X, lengths)
     elif isinstance(X, Mapping):
-        yield from _multimodal_items({name: _items(x, names, None) for name, x in X.items()})
+        items = {name: _items(x, names or _item_names(x), None) for name, x in X.items()}
+        yield from _multimodal_items(items)
     elif names is not None:
         yield from (X[name][...] if name in X else None for name in names)
     else:
@@ -559,12 +610,8 @@ def _padded_items(X: Any, lengths: ArrayLike | None) -> Iterator[Any]:
             "lengths belong to a padded array (items, local features, features); X is "
             f"a {type(X).__name__} of shape {getattr(X, 'shape', None)}."
         )
-    sizes = np.full(len(X), X.shape[1]) if lengths is None else to_numpy(lengths)
-    if sizes.shape != (X.shape[0],) or sizes.dtype.kind not in "iu" or sizes.max() > X.shape[1]:
-        raise ValueError(
-            f"lengths must be {X.shape[0]} integers up to {X.shape[1]}; got shape {sizes.shape}, "
-            f"dtype {sizes.dtype}, up to {sizes.max()}."
-        )
+    n_items, longest = X.shape[:2]
+    sizes = [longest] * n_items if lengths is None else check_lengths(lengths, n_items, longest)
     for i, size in enumerate(sizes):
         yield X[i, :size]
 

@@ -121,7 +121,7 @@ def info(store: str | os.PathLike[str] | zarr.Group) -> Bunch:
         version=attributes["version"],
         n_items=written["n_items"],
         modalities=modalities,
-        columns=[name for name in COLUMNS if name in group],
+        columns=written["columns"],
         attributes=attributes["attributes"],
     )
 
@@ -129,8 +129,8 @@ def info(store: str | os.PathLike[str] | zarr.Group) -> Bunch:
 def validate(store: str | os.PathLike[str] | zarr.Group) -> Bunch:
     """Read a whole store, features included, and refuse what is wrong with it.
 
-    Opening a store checks everything but the features themselves; this also decodes every
-    one of them and refuses NaN and infinity. Memory stays bounded.
+    Opening a store checks its structure, and that no file lacks bytes; this also decodes every
+    feature, label and id, and refuses NaN and infinity. Memory stays bounded.
 
     Parameters
     ----------
@@ -167,7 +167,7 @@ def validate(store: str | os.PathLike[str] | zarr.Group) -> Bunch:
                     f"{first + row}, column {column} (item {item}). Write the store again "
                     "without that local feature, or from sound features."
                 )
-    for name in COLUMNS:
+    for name in opened.columns:
         opened.column(name)
     return info(store)
 
@@ -192,6 +192,8 @@ class FeatureStore:
     def __init__(self, location: str | zarr.Group) -> None:
         self.location = location
         self.n_items = int(self.attributes["committed"]["n_items"])
+        if isinstance(location, str) and "://" not in location:
+            self.location = os.path.abspath(location)  # a pickle may be opened elsewhere
 
     @property
     def name(self) -> str:
@@ -221,9 +223,14 @@ class FeatureStore:
         """The names of the modalities."""
         return list(self.attributes["committed"]["n_rows"])
 
+    @property
+    def columns(self) -> list[str]:
+        """The names of what is stored beside the features."""
+        return list(self.attributes["committed"]["columns"])
+
     def column(self, name: str) -> NDArray[Any] | None:
         """What is stored beside the features under this name, a row per item."""
-        if name not in self.group:
+        if name not in self.columns:
             return None
         return read_column(self.group[name], self.name)
 
@@ -271,12 +278,13 @@ def open_group(location: str | zarr.Group) -> zarr.Group:
     """The group of a store, for reading."""
     if isinstance(location, zarr.Group):
         return location
-    if "://" not in location and not Path(location).exists():
+    is_local = "://" not in location
+    if is_local and not Path(location).exists():
         raise FileNotFoundError(
             f"There is no store at {location!r}. acluster.save_feature_sets writes one."
         )
     try:
-        return zarr.open_group(location, mode="r")
+        return zarr.open_group(os.path.abspath(location) if is_local else location, mode="r")
     except (FileNotFoundError, ValueError) as error:
         raise StoreError(
             f"{location} is not a zarr group ({error}). Expected a store that "
@@ -318,33 +326,28 @@ def check_structure(group: zarr.Group, name: str) -> None:
         )
     for modality, n_rows in written["n_rows"].items():
         _check_modality(group, modality, n_rows, written["n_items"], name)
-    for column in COLUMNS:
-        if column in group:
-            array = group[column]
-            if array.shape[0] != written["n_items"]:
-                raise StoreError(
-                    f"Array {column!r} of {name} has {array.shape[0]} entries for "
-                    f"{written['n_items']} items. Write the store again."
-                )
-            _check_chunks(array, name)
+    for column in written["columns"]:
+        _check_chunks(_checked_array(group, column, written["n_items"], name), name)
+
+
+def _checked_array(group: zarr.Group, key: str, n_rows: int, name: str) -> zarr.Array:
+    array = read_array(group, key, name)
+    if array is None:
+        raise StoreError(
+            f"Array {key!r} of {name} is missing. Restore it, or write the store again."
+        )
+    if array.shape[:1] != (n_rows,):
+        raise StoreError(
+            f"Array {key!r} of {name} has {array.shape[0]} rows; {n_rows} were written. Restore "
+            "it, or write the store again."
+        )
+    return array
 
 
 def _check_modality(group: zarr.Group, modality: str, n_rows: int, n_items: int, name: str) -> None:
-    parts = {"": (n_rows,), "_row_size": (n_items,), "_offsets": (n_items + 1,)}
-    for suffix, shape in parts.items():
-        if f"{modality}{suffix}" not in group:
-            raise StoreError(
-                f"Array {modality + suffix!r} of {name} is missing. Restore it, or write the "
-                "store again."
-            )
-        array = group[f"{modality}{suffix}"]
-        if array.shape[:1] != shape:
-            raise StoreError(
-                f"Array {modality + suffix!r} of {name} has {array.shape[0]} rows; {shape[0]} "
-                "were written. Restore it, or write the store again."
-            )
-    row_size = _read(group[f"{modality}_row_size"], name)
-    offsets = _read(group[f"{modality}_offsets"], name)
+    features = _checked_array(group, modality, n_rows, name)
+    row_size = _read(_checked_array(group, f"{modality}_row_size", n_items, name), name)
+    offsets = _read(_checked_array(group, f"{modality}_offsets", n_items + 1, name), name)
     expected = np.concatenate([[0], np.cumsum(row_size)])
     wrong = np.flatnonzero((offsets != expected) | (np.append(0, row_size) < 0))
     if len(wrong):
@@ -359,7 +362,7 @@ def _check_modality(group: zarr.Group, modality: str, n_rows: int, n_items: int,
             f"Array '{modality}_offsets' of {name} ends at {offsets[-1]}, but {modality!r} has "
             f"{n_rows} rows. Restore it, or write the store again."
         )
-    _check_features(group[modality], name)
+    _check_features(features, name)
 
 
 def _check_features(array: zarr.Array, name: str) -> None:
@@ -389,6 +392,17 @@ def _read(array: zarr.Array, name: str) -> NDArray[Any]:
     except Exception as error:
         raise StoreError(
             f"Array {array.basename!r} of {name} cannot be read: {error}. Restore it, or write "
+            "the store again."
+        ) from error
+
+
+def read_array(group: zarr.Group, key: str, name: str) -> zarr.Array | None:
+    """An array of the group, None where it is not there."""
+    try:
+        return group.get(key)
+    except Exception as error:
+        raise StoreError(
+            f"Array {key!r} of {name} cannot be opened: {error}. Restore its zarr.json, or write "
             "the store again."
         ) from error
 
