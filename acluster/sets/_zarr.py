@@ -24,9 +24,11 @@ import zarr
 from numpy.typing import NDArray
 from sklearn.utils import Bunch
 
+from acluster.sets._decoded_rows import DecodedRows
 from acluster.sets._feature_sets import FeatureSets
 from acluster.sets._multimodal import MultimodalFeatureSets
-from acluster.sets._rows import StoredRows, StoreError, open_rows
+from acluster.sets._raw_rows import RawRows, raw_layout
+from acluster.sets._rows import StoredRows, StoreError, title
 
 __all__ = ["COLUMNS", "FORMAT", "UNNAMED", "VERSION", "info", "open_feature_sets", "validate"]
 
@@ -413,3 +415,31 @@ def read_column(array: zarr.Array, name: str) -> NDArray[Any]:
     if "classes" in array.attrs:
         return np.asarray(array.attrs["classes"])[values]
     return np.array(values.tolist()) if values.dtype.kind == "T" else values
+
+
+def open_rows(array: Any) -> StoredRows:
+    """Choose the fastest way to gather rows of a stored array.
+
+    Parameters
+    ----------
+    array : zarr.Array of shape (R, M)
+        The local features of all sets, end to end.
+
+    Returns
+    -------
+    StoredRows
+        `RawRows` where the files of `array` hold its rows as they are in memory,
+        else `DecodedRows`.
+
+    Raises
+    ------
+    StoreError
+        If `array` is not two-dimensional.
+    """
+    if array.ndim != 2:
+        raise StoreError(
+            f"{title(array)} has shape {array.shape}; stored features have two dimensions "
+            "(local features of all sets, features)."
+        )
+    layout = raw_layout(array)
+    return RawRows(array, layout) if layout else DecodedRows(array)

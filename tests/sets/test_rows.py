@@ -6,7 +6,6 @@ import pickle
 import re
 import tempfile
 import threading
-from io import FileIO
 from pathlib import Path
 
 import google_crc32c
@@ -18,8 +17,11 @@ from hypothesis import strategies as st
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, TransposeCodec
 from zarr.storage import LocalStore, MemoryStore
 
-from acluster.sets import _rows
-from acluster.sets._rows import DecodedRows, RawRows, StoreError, open_rows
+from acluster.sets import _decoded_rows, _raw_rows
+from acluster.sets._decoded_rows import DecodedRows
+from acluster.sets._raw_rows import RawRows
+from acluster.sets._rows import StoreError
+from acluster.sets._zarr import open_rows
 
 M = 3
 FILL = 7
@@ -322,14 +324,10 @@ def test_short_reads_are_continued(tmp_path, monkeypatch):
     assert len(calls) > 30
 
 
-class ShortFile(FileIO):
-    def readinto(self, buffer):
-        return super().readinto(buffer[:10])
-
-
 def test_without_preadv(tmp_path, monkeypatch):
     monkeypatch.delattr(os, "preadv", raising=False)
-    monkeypatch.setattr(_rows, "FileIO", ShortFile)
+    read = os.read
+    monkeypatch.setattr(os, "read", lambda file, n_bytes: read(file, min(n_bytes, 10)))
     rows = open_rows(write(tmp_path, numbers(32), chunk=4, shard=16))
     assert_gathers(rows, numbers(32), [3, 0, 30], [20, 7, 2])
 
@@ -346,7 +344,7 @@ def descriptors(folder):
 
 @needs_proc
 def test_descriptors_are_bounded_and_closed(tmp_path, monkeypatch):
-    monkeypatch.setattr(_rows, "_MAX_OPEN_FILES", 3)
+    monkeypatch.setattr(_raw_rows, "_MAX_OPEN_FILES", 3)
     values = numbers(40)
     rows = open_rows(write(tmp_path, values, chunk=4))
     gather_all(rows)
@@ -361,7 +359,7 @@ def test_descriptors_are_bounded_and_closed(tmp_path, monkeypatch):
 
 @needs_proc
 def test_the_file_used_least_recently_is_closed(tmp_path, monkeypatch):
-    monkeypatch.setattr(_rows, "_MAX_OPEN_FILES", 2)
+    monkeypatch.setattr(_raw_rows, "_MAX_OPEN_FILES", 2)
     array = write(tmp_path, numbers(12), chunk=4)
     rows = open_rows(array)
     for row in [0, 4, 0, 8]:
@@ -410,9 +408,9 @@ class SlicesOf:
 
 
 def decoded(tmp_path, monkeypatch, n_rows=40, *, cache=1 << 20, read=1 << 20, block=1, chunk=4):
-    monkeypatch.setattr(_rows, "_CACHE_BYTES", cache)
-    monkeypatch.setattr(_rows, "_READ_BYTES", read)
-    monkeypatch.setattr(_rows, "_BLOCK_BYTES", block)
+    monkeypatch.setattr(_decoded_rows, "_CACHE_BYTES", cache)
+    monkeypatch.setattr(_decoded_rows, "_READ_BYTES", read)
+    monkeypatch.setattr(_decoded_rows, "_BLOCK_BYTES", block)
     rows = open_rows(write(tmp_path, numbers(n_rows), compressors="auto", chunk=chunk))
     rows._array = SlicesOf(rows._array)
     return rows, rows._array.slices
@@ -636,7 +634,7 @@ def test_check_sees_a_file_that_was_replaced(tmp_path):
 
 @pytest.mark.parametrize("shard", [None, 16])
 def test_damaged_compressed_block(tmp_path, monkeypatch, shard):
-    monkeypatch.setattr(_rows, "_BLOCK_BYTES", 1)
+    monkeypatch.setattr(_decoded_rows, "_BLOCK_BYTES", 1)
     array = write(tmp_path, numbers(32), shard=shard, compressors="auto")
     path = shard_file(array, 1)
     path.write_bytes(bytes(len(path.read_bytes())))
