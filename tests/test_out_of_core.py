@@ -167,7 +167,7 @@ class TestStreaming:
 class TestTransformIntoZarr:
     @pytest.mark.parametrize("chunk_bytes", [1 << 22, 500])
     def test_is_the_transform(self, tmp_path, path, monkeypatch, chunk_bytes):
-        monkeypatch.setattr("acluster.sets._writer._ROWS_CHUNK_BYTES", chunk_bytes)
+        monkeypatch.setattr("acluster.sets._save._CHUNK_BYTES", chunk_bytes)
         clf = AttentionClusterClassifier(**OPTIONS).fit(X, y)
         written = clf.transform(path, out=tmp_path / "global.zarr")
         np.testing.assert_array_equal(written[...], clf.transform(X))

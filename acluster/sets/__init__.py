@@ -3,6 +3,7 @@
 from acluster.sets._feature_sets import FeatureSets, to_numpy
 from acluster.sets._multimodal import MultimodalFeatureSets
 from acluster.sets._rows import StoreError
+from acluster.sets._save import save_feature_sets, save_rows
 from acluster.sets._validation import (
     check_multimodal_sets,
     check_sets,
@@ -10,7 +11,7 @@ from acluster.sets._validation import (
     is_multimodal,
     opened,
 )
-from acluster.sets._writer import FeatureSetsWriter, save_feature_sets, save_rows
+from acluster.sets._writer import FeatureSetsWriter
 from acluster.sets._zarr import info, open_feature_sets, validate
 
 __all__ = [
