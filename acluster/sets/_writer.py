@@ -131,10 +131,11 @@ class FeatureSetsWriter:
             read_attributes(open_group(self.path))
             group = zarr.open_group(self.path, mode="r+")
             for name in group.attrs["committed"]["n_rows"]:
-                if self.dtype not in (None, group[name].dtype.name):
+                array = read_array(group, name, self.path)
+                if array is not None and self.dtype not in (None, array.dtype.name):
                     raise ValueError(
-                        f"dtype={self.dtype!r}, but {self.path} holds {name!r} as "
-                        f"{group[name].dtype}. Leave dtype out to go on with it."
+                        f"dtype={self.dtype!r}, but {self.path} holds {name!r} as {array.dtype}. "
+                        "Leave dtype out to go on with it."
                     )
             group.attrs.update({"complete": False})
             return group
