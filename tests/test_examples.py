@@ -44,6 +44,16 @@ def test_accuracy_on_real_sets(tmp_path, data_home):
     assert len(table.read_text().splitlines()) == 3, "a finished fold was run again"
 
 
+def test_several_modalities_from_made_up_sensors(tmp_path):
+    arguments = ("utd_mhad.py", "--epochs", 8, "--store", tmp_path / "actions.zarr")
+    shown = run_example(*arguments, ACLUSTER_DATA=str(tmp_path))
+    assert "made-up sensors" in shown
+    percents = {line[:30].strip(): float(line[30:].split()[0]) for line in shown.splitlines()[1:]}
+    alone = [percents[name] for name in ("skeleton", "inertial", "depth")]
+    assert percents["skeleton + inertial + depth"] > max(alone) + 20
+    assert percents["without half of the inertial"] < percents["skeleton + inertial + depth"]
+
+
 def test_the_readmes_example():
     readme = (EXAMPLES.parent / "README.md").read_text()
     code = readme.split("```python\n")[1].split("```")[0]

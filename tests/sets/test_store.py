@@ -1006,6 +1006,6 @@ def test_a_pickle_of_another_store_is_refused(path):
 
 def test_resuming_with_another_dtype_is_refused_and_leaves_the_store_complete(path):
     save_feature_sets(path, [np.ones((2, 3), np.float16)])
-    with pytest.raises(ValueError, match="dtype='float32', but .* holds 'features' as float16"):
+    with pytest.raises(ValueError, match=r"dtype='float32', but .* holds 'features' as float16"):
         FeatureSetsWriter(path, resume=True, dtype="float32")
     assert open_feature_sets(path).dtype == np.float16
