@@ -1091,7 +1091,7 @@ CASES = [
         "modality missing everywhere",
         fit_two({"rgb": X, "audio": NO_AUDIO}),
         ValueError,
-        "Modality 'audio' is missing from every item; fit needs some of it. Leave it out, or add items that have it.",
+        "Modality 'audio' is missing from every item; the first items to be fitted need some of it. Add items that have it, or leave the modality out for good.",
     ),
     Case(
         "modality all none",
@@ -1241,7 +1241,7 @@ CASES = [
         "partial modality",
         lambda: M().partial_fit({"rgb": X, "audio": NO_AUDIO}, y, classes=[0, 1]),
         ValueError,
-        "Modality 'audio' is missing from every item; fit needs some of it. Leave it out, or add items that have it.",
+        "Modality 'audio' is missing from every item; the first items to be fitted need some of it. Add items that have it, or leave the modality out for good.",
     ),
     Case(
         "warm start size",

@@ -125,16 +125,19 @@ class TestStreaming:
         memory = AttentionClusterClassifier(**OPTIONS).fit(X, y)
         np.testing.assert_array_equal(memory.predict_proba(stored), memory.predict_proba(X))
 
-    def test_nan_is_named_by_its_item_and_the_estimator_is_as_it_was(self, tmp_path):
+    @pytest.mark.parametrize("cache", ["auto", "memory", "device", "stream"])
+    def test_nan_is_named_by_its_item_and_the_estimator_is_as_it_was(self, tmp_path, cache):
         arrays = [x.copy() for x in X]
         arrays[17][0, 2] = np.nan
         save_feature_sets(tmp_path / "nan.zarr", arrays)
-        clf = AttentionClusterClassifier(**OPTIONS, cache="stream").fit(X, y)
+        clf = AttentionClusterClassifier(**OPTIONS, cache=cache).fit(X, y)
         before = clf.predict_proba(X)
-        with pytest.raises(ValueError, match="Item 17 of the store has nan in local feature 0, c"):
+        with pytest.raises(
+            ValueError, match=r"Item 17 of array 'features' of .* has nan in local feature 0, c"
+        ):
             clf.fit(open_feature_sets(tmp_path / "nan.zarr")[10:], y[10:])
         np.testing.assert_array_equal(clf.predict_proba(X), before)
-        with pytest.raises(ValueError, match="Item 17 of the store has nan"):
+        with pytest.raises(ValueError, match="Item 17 of array"):
             clf.predict(tmp_path / "nan.zarr")
 
     def test_nothing_of_a_store_is_loaded_by_a_search(self, path, monkeypatch):

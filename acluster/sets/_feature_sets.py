@@ -59,6 +59,10 @@ class Source(Protocol):
     def in_memory(self) -> bool:
         """Whether the rows are in memory."""
 
+    @property
+    def place(self) -> str:
+        """How messages call it."""
+
     def column(self, name: str) -> NDArray[Any] | None:
         """What is stored beside the features, a row per item."""
 
@@ -100,6 +104,7 @@ class SetsInMemory:
     """Rows in memory and the offsets that cut them; nothing beside them."""
 
     in_memory = True
+    place = "X"
 
     def __init__(self, values: NDArray[Any], offsets: NDArray[np.int64]) -> None:
         self.rows = RowsInMemory(values)
@@ -291,6 +296,11 @@ class FeatureSets(ItemSequence):
     def in_memory(self) -> bool:
         """Whether the features are in memory, not in a store."""
         return self._source.in_memory
+
+    @property
+    def place(self) -> str:
+        """Where the whole is, as messages call it."""
+        return self._source.place
 
     @property
     def blocks(self) -> NDArray[np.int64] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -113,7 +113,7 @@ def check_multimodal_sets(
         Naming the item, the modality, the value seen and the remedy.
     """
     X = opened(X)
-    if is_multimodal(X) and isinstance(X, list | tuple):
+    if is_multimodal(X) and isinstance(X, list | tuple | np.ndarray):
         X = MultimodalFeatureSets.from_items(X)
     if not is_multimodal(X):
         if seen is not None and list(seen) != [UNNAMED]:
@@ -143,8 +143,8 @@ def opened(X: Any) -> Any:
 
 def is_multimodal(X: Any) -> bool:
     """Whether X has named modalities: the container, a mapping, or a list of mappings."""
-    if isinstance(X, list | tuple) and len(X):
-        return all(isinstance(item, Mapping) and not hasattr(item, "shape") for item in X)
+    if isinstance(X, list | tuple) or (isinstance(X, np.ndarray) and X.dtype == object):
+        return any(isinstance(item, Mapping) and not hasattr(item, "shape") for item in X)
     # Some sparse matrices are mappings; scikit-learn has a message of its own for them.
     is_mapping = isinstance(X, Mapping) and not hasattr(X, "shape")
     return is_mapping or isinstance(X, MultimodalFeatureSets)
@@ -218,8 +218,8 @@ def _check_some_modality(X: MultimodalFeatureSets, of_all_items: bool) -> None:
     absent = [name for name in X.names if missing[name].all()]
     if of_all_items and absent:
         raise ValueError(
-            f"Modality {absent[0]!r} is missing from every item; fit needs some of it. Leave it "
-            "out, or add items that have it."
+            f"Modality {absent[0]!r} is missing from every item; the first items to be fitted need "
+            "some of it. Add items that have it, or leave the modality out for good."
         )
 
 
@@ -284,34 +284,42 @@ def _check_not_empty(X: FeatureSets) -> None:
 
 def _check_finite(X: FeatureSets) -> None:
     """Features in memory only: what streams from a store is checked as it comes."""
-    if X.dtype.kind != "f" or not X.in_memory:
-        return
-    n_rows = max(1, int(X.lengths.sum()))
-    blocks = np.searchsorted(np.cumsum(X.lengths), np.arange(0, n_rows, _ROWS_PER_CHECK))
-    for start, stop in zip(blocks, [*blocks[1:], len(X)], strict=True):
-        _refuse_not_finite(X[start:stop], [f"X[{i}]" for i in range(start, stop)])
+    if X.dtype.kind == "f" and X.in_memory:
+        _refuse_not_finite(X, lambda i: f"X[{i}]")
 
 
-def check_streamed(X: FeatureSets) -> None:
-    """Refuse NaN and infinity in a batch that was read from a store.
+def check_streamed(X: FeatureSets, origin: FeatureSets | None = None) -> None:
+    """Refuse NaN and infinity in what was read from a store.
+
+    Parameters
+    ----------
+    X : FeatureSets
+        A view of a store, or what was read of it.
+
+    origin : FeatureSets, optional
+        The view of the store that X was read from, if X is in memory.
 
     Raises
     ------
     ValueError
         Naming the item, by its number in the store, and the local feature.
     """
-    _refuse_not_finite(X, [f"Item {i} of the store" for i in X.numbers])
+    origin = X if origin is None else origin
+    _refuse_not_finite(X, lambda i: f"Item {origin.numbers[i]} of {origin.place}")
 
 
-def _refuse_not_finite(X: FeatureSets, names: Sequence[str]) -> None:
-    values, offsets = X.packed()
-    finite = np.isfinite(values)
-    if not finite.all():
-        row, column = np.argwhere(~finite)[0]
-        item = np.searchsorted(offsets, row, side="right") - 1
-        kind = "NaN" if np.isnan(values[row, column]) else "infinity"
-        raise ValueError(
-            f"Input X contains {kind}.\n{names[item]} has {values[row, column]} in local "
-            f"feature {row - offsets[item]}, column {column}. Drop that local feature or "
-            "impute it (acluster.preprocessing.LocalFeatureTransformer lifts an imputer)."
-        )
+def _refuse_not_finite(X: FeatureSets, name: Callable[[int], str]) -> None:
+    n_rows = max(1, int(X.lengths.sum()))
+    blocks = np.searchsorted(np.cumsum(X.lengths), np.arange(0, n_rows, _ROWS_PER_CHECK))
+    for start, stop in zip(blocks, [*blocks[1:], len(X)], strict=True):
+        values, offsets = X[start:stop].packed()
+        finite = np.isfinite(values)
+        if not finite.all():
+            row, column = np.argwhere(~finite)[0]
+            item = np.searchsorted(offsets, row, side="right") - 1
+            kind = "NaN" if np.isnan(values[row, column]) else "infinity"
+            raise ValueError(
+                f"Input X contains {kind}.\n{name(start + item)} has {values[row, column]} in "
+                f"local feature {row - offsets[item]}, column {column}. Drop that local feature or "
+                "impute it (acluster.preprocessing.LocalFeatureTransformer lifts an imputer)."
+            )

@@ -249,6 +249,11 @@ class StoredSets:
         self.store = store
         self.modality = modality
 
+    @property
+    def place(self) -> str:
+        """How messages call it."""
+        return f"array {self.modality!r} of {self.store.name}"
+
     @cached_property
     def rows(self) -> StoredRows:
         """The local features, on disk."""

@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from acluster.sets import FeatureSets
+from acluster.sets import FeatureSets, check_streamed
 from acluster.training._batches import BatchSource
 
 __all__ = ["CACHES", "cached", "mean_local_feature"]
 
 CACHES = ("auto", "device", "memory", "stream")
-_ITEMS_PER_SUM = 256
+_BYTES_PER_BATCH = 1 << 23
 
 
 def cached(modalities: Sequence[FeatureSets], cache: str, like: Tensor) -> list[FeatureSets]:
@@ -43,7 +43,15 @@ def cached(modalities: Sequence[FeatureSets], cache: str, like: Tensor) -> list[
         cache = _choice(modalities, like)
     if cache == "device":
         return [FeatureSets.from_source(SetsOnDevice(sets, like)) for sets in modalities]
-    return [sets.load() for sets in modalities] if cache == "memory" else list(modalities)
+    return [_loaded(sets) for sets in modalities] if cache == "memory" else list(modalities)
+
+
+def _loaded(sets: FeatureSets) -> FeatureSets:
+    if sets.in_memory:
+        return sets
+    loaded = sets.load()
+    check_streamed(loaded, origin=sets)
+    return loaded
 
 
 def _choice(modalities: Sequence[FeatureSets], like: Tensor) -> str:
@@ -66,6 +74,7 @@ class SetsOnDevice:
     """Sets whose rows are one tensor on the device."""
 
     in_memory = True  # nothing is read for them
+    place = "X"
 
     def __init__(self, sets: FeatureSets, like: Tensor) -> None:
         self.rows = RowsOnDevice(sets, like)
@@ -88,7 +97,7 @@ class RowsOnDevice:
         self.shape = (n_rows, sets.n_features)
         self.values = torch.empty(self.shape, dtype=like.dtype, device=like.device)
         first = 0
-        for ((block, _),) in BatchSource([sets], like).in_order(_ITEMS_PER_SUM):
+        for ((block, _),) in BatchSource([sets], like).in_order(_batch_size(sets)):
             self.values[first : first + len(block)] = block
             first += len(block)
 
@@ -104,9 +113,17 @@ class RowsOnDevice:
 
 def mean_local_feature(sets: FeatureSets) -> tuple[NDArray[np.float64], int]:
     """The mean over all local features of all sets, (M,), and their number; in one pass."""
+    if sets.blocks is not None:  # each block is then decoded once
+        sets = sets[np.argsort(sets.numbers)]
     total = torch.zeros(sets.n_features, dtype=torch.float64)
     like = torch.empty((), dtype=torch.float64 if sets.dtype.itemsize > 4 else torch.float32)
-    for ((values, _),) in BatchSource([sets], like).in_order(_ITEMS_PER_SUM):
+    for ((values, _),) in BatchSource([sets], like).in_order(_batch_size(sets)):
         total += values.sum(dim=0, dtype=torch.float64).cpu()
     n_rows = int(sets.lengths.sum())
     return (total / max(n_rows, 1)).numpy(), n_rows
+
+
+def _batch_size(sets: FeatureSets) -> int:
+    """Items of 8 MB together, on average, as they are stored."""
+    n_bytes = int(sets.lengths.sum()) * sets.n_features * sets.dtype.itemsize
+    return max(1, _BYTES_PER_BATCH * len(sets) // max(1, n_bytes))

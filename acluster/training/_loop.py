@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from acluster.training._batches import BatchSource, Packed
+from acluster.training._batches import BatchSource
 from acluster.training._device import make_generator, to_numpy_state, to_torch_state
+from acluster.training._packing import Packed
 
 __all__ = ["OPTIMIZERS", "Patience", "Trainer", "infer"]
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from acluster import FeatureSets, open_feature_sets, save_feature_sets
 from acluster.training import BatchSource, cached, mean_local_feature
-from acluster.training._batches import keep_modalities, prefetched, sampled_rows, shuffled
+from acluster.training._batches import keep_modalities, prefetched, shuffled
+from acluster.training._packing import sampled_rows
 
 LIKE = torch.zeros(1)
 

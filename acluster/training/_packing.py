@@ -1,0 +1,222 @@
+"""From the sets of a batch to tensors: gather, sample, convert, fill what is missing, move."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from mmap import mmap
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from acluster.sets import FeatureSets, check_streamed
+
+__all__ = ["Packed", "Packer", "sampled_rows"]
+
+Packed = tuple[Tensor, Tensor]  # values (R, M) on the device, offsets (n + 1,) on the CPU
+
+# torch works on pieces of up to this many numbers in the calling thread alone.
+_NUMBERS_PER_PIECE = 32768
+
+
+class Packer:
+    """Packs sets of one modality as the network takes them.
+
+    Parameters
+    ----------
+    sets : FeatureSets
+        The whole that batches will be chosen from. A batch that is read from a store is
+        written over when the next but one is packed.
+
+    like : Tensor
+        A parameter of the network: batches have its dtype and device.
+
+    stand_in : ndarray of shape (M,), optional
+        The local feature that stands for a set without any. By default such a set stays
+        empty.
+    """
+
+    def __init__(
+        self, sets: FeatureSets, like: Tensor, stand_in: NDArray[np.floating] | None = None
+    ) -> None:
+        self.like = like
+        self.stand_in = None if stand_in is None else torch.from_numpy(stand_in).to(like)
+        self.is_read = not sets.in_memory
+        self._memory = ReusedMemory() if self.is_read else FreshMemory()
+
+    def pack(
+        self,
+        sets: FeatureSets,
+        n_local_features: int | None = None,
+        random_state: np.random.RandomState | None = None,
+        kept: NDArray[np.bool_] | None = None,
+    ) -> Packed:
+        """The sets end to end as tensors.
+
+        Parameters
+        ----------
+        sets : FeatureSets
+            The items of a batch.
+
+        n_local_features : int, optional
+            How many local features of each set are drawn by `random_state`. By default all.
+
+        random_state : RandomState, optional
+            Draws them.
+
+        kept : ndarray of bool, shape (n,), optional
+            Items that are not kept count as empty.
+        """
+        self._memory.next_batch()
+        chosen = sets if kept is None else sets[np.flatnonzero(kept)]
+        out = None
+        if self.is_read:
+            n_rows = int(chosen.lengths.sum())
+            out = self._memory.rows("read", (n_rows, sets.n_features), sets.dtype)
+        values, offsets = chosen.packed(out)
+        if kept is not None:
+            offsets = np.concatenate([[0], np.cumsum(np.where(kept, sets.lengths, 0))])
+        if n_local_features is not None and random_state is not None:
+            rows, offsets = sampled_rows(offsets, n_local_features, random_state)
+            values = values if rows is None else self._sampled(values, rows)
+        tensor = values if isinstance(values, Tensor) else self._converted(values, chosen)
+        return self._filled(tensor, torch.from_numpy(offsets))
+
+    def _sampled(self, values: Any, rows: NDArray[np.int64]) -> Any:
+        if isinstance(values, Tensor):
+            return values[torch.from_numpy(rows).to(values.device)]
+        out = self._memory.rows("sampled", (len(rows), values.shape[1]), values.dtype)
+        return values.take(rows, axis=0, out=out, mode="clip")  # else numpy buffers `out`
+
+    def _converted(self, values: NDArray[Any], sets: FeatureSets) -> Tensor:
+        """The values with the dtype of the network, on its device."""
+        if not values.flags.writeable or min(values.strides) < 0:  # torch takes neither
+            values = values.copy()
+        source = torch.from_numpy(values)
+        if self.like.device.type != "cpu":
+            tensor = source.to(self.like.device).to(self.like.dtype)
+            is_finite = bool(tensor.sum().isfinite())
+        elif self.is_read or source.dtype != self.like.dtype:
+            tensor = self._tensor("batch", (len(values), values.shape[1]))
+            is_finite = bool(np.isfinite(copy_in_pieces(source, tensor)))
+        else:
+            return source
+        # float64 may leave the range of float32; what a store holds nobody has checked.
+        if not is_finite:
+            self._refuse(sets)
+        return tensor
+
+    def _refuse(self, sets: FeatureSets) -> None:
+        """Say which value is not finite or does not fit the network's dtype, if one is not."""
+        if self.is_read:
+            check_streamed(sets)
+        largest = np.abs(sets.packed()[0]).max()
+        if largest > torch.finfo(self.like.dtype).max:
+            dtype = str(self.like.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"X has values beyond the range of {dtype}, up to {largest:g}; "
+                "standardise the local features, or use float64 for X and dtype."
+            )
+
+    def _filled(self, values: Tensor, offsets: Tensor) -> Packed:
+        """Sets without a local feature get the stand-in, if there is one, as their only one."""
+        lengths = offsets.diff()
+        empty = torch.nonzero(lengths == 0).flatten()
+        if self.stand_in is None or len(empty) == 0:
+            return values, offsets
+        new_offsets = torch.cat([offsets[:1], lengths.clamp(min=1).cumsum(0)])
+        filled = self._tensor("filled", (int(new_offsets[-1]), values.shape[1]))
+        is_new = torch.zeros(len(filled), dtype=torch.bool)
+        is_new[new_offsets[empty]] = True
+        is_new = is_new.to(values.device)
+        filled[is_new] = self.stand_in
+        filled[~is_new] = values
+        return filled, new_offsets
+
+    def _tensor(self, use: str, shape: tuple[int, int]) -> Tensor:
+        """Memory for what the network will see."""
+        if self.like.device.type != "cpu":
+            return self.like.new_empty(shape)
+        dtype = np.dtype(str(self.like.dtype).removeprefix("torch."))
+        return torch.from_numpy(self._memory.rows((use, self._memory.turn), shape, dtype))
+
+
+class FreshMemory:
+    """A new array for every use."""
+
+    turn = 0
+
+    def next_batch(self) -> None:
+        """Nothing is used twice."""
+
+    def rows(self, use: Hashable, shape: tuple[int, int], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Memory for rows."""
+        return np.empty(shape, dtype)
+
+
+class ReusedMemory(FreshMemory):
+    """Arrays that batch after batch is written into.
+
+    Fresh memory for batches of ever different size, from two threads, would leave the
+    process several times as large as they are.
+    """
+
+    def __init__(self) -> None:
+        self._arrays: dict[Hashable, NDArray[Any]] = {}
+
+    def next_batch(self) -> None:
+        """Leave the batch before the last to be written over."""
+        self.turn = 1 - self.turn
+
+    def rows(self, use: Hashable, shape: tuple[int, int], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Memory for rows: for one use the same, as long as it is large enough."""
+        array = self._arrays.get(use)
+        if array is None or len(array) < shape[0]:
+            self._arrays.pop(use, None)
+            roomy = (shape[0] + shape[0] // 8 + 1, shape[1])
+            # Pages of its own, which go back to the system at once when they are let go.
+            pages = mmap(-1, roomy[0] * roomy[1] * dtype.itemsize)
+            self._arrays[use] = array = np.frombuffer(pages, dtype).reshape(roomy)
+        return array[: shape[0]]
+
+
+def copy_in_pieces(source: Tensor, target: Tensor) -> float:
+    """Copy and convert; the sum of all numbers tells whether they are finite.
+
+    torch widens half precision many times faster than numpy. In pieces it stays in this
+    thread: a second team of its threads, beside that which trains, would slow both.
+    """
+    total = 0.0
+    pieces = source.reshape(-1).split(_NUMBERS_PER_PIECE)
+    for part, piece in zip(target.view(-1).split(_NUMBERS_PER_PIECE), pieces, strict=True):
+        part.copy_(piece)
+        total += float(part.sum())
+    return total
+
+
+def sampled_rows(
+    offsets: NDArray[np.int64], n_local_features: int, random_state: np.random.RandomState
+) -> tuple[NDArray[np.int64] | None, NDArray[np.int64]]:
+    """Local feature set augmentation (section 5.3): a random part of every set.
+
+    Draws without replacement; a set with no more than `n_local_features` is kept whole.
+
+    Returns
+    -------
+    rows : ndarray of int64, or None
+        The rows that are drawn, set by set; None: all as they are.
+
+    offsets : ndarray of int64, shape (n + 1,)
+        What cuts them.
+    """
+    lengths = np.diff(offsets)
+    if len(lengths) == 0 or lengths.max() <= n_local_features:
+        return None, offsets
+    n_rows = int(offsets[-1])
+    item_of_row = np.repeat(np.arange(len(lengths)), lengths)
+    order = np.lexsort((random_state.random_sample(n_rows), item_of_row))
+    rank = np.arange(n_rows) - np.repeat(offsets[:-1], lengths)
+    kept = np.minimum(lengths, n_local_features)
+    return order[rank < n_local_features], np.concatenate([[0], np.cumsum(kept)])
