@@ -193,8 +193,8 @@ class AttentionClusterClassifier(SetClassifier):
 
         Parameters
         ----------
-        X : FeatureSets, list of (L_i, M) arrays, (n, L, M) array, or (n, M) array
-            The items.
+        X : FeatureSets, arrays, or the path of a store
+            The items, in any form that the notes of the class list.
 
         Returns
         -------
@@ -537,7 +537,7 @@ class MultimodalAttentionClusterClassifier(SetClassifier):
 
     def _learn_stand_ins(self, modalities: list[FeatureSets]) -> None:
         if self.missing_modality == "mask":
-            self.feature_means_ = None
+            self.feature_means_, self._n_averaged = None, dict.fromkeys(self.modalities_, 0)
             return
         means, counts = dict(self.feature_means_ or {}), dict(self._n_averaged)
         for name, sets in zip(self.modalities_, modalities, strict=True):

@@ -20,6 +20,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from acluster._labels import LabelCoding, check_labels, to_mean_one
@@ -223,6 +224,8 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
             items, held = self._set_aside(y)
             validation = X[held], y[held], sample_weight[held]
         trainer, run_epoch = self._prepare_epochs(X[items], targets[items], weights[items])
+        if validation is not None:
+            validation = (self._source(validation[0], self.cache), *validation[1:])
         self._train(run_epoch, validation, X=X, y=y, metadata=metadata)
         self._keep_optimizer(trainer if self.warm_start else None)
         return self
@@ -406,7 +409,7 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
                 f"{self.validation_fraction} of {len(y)} items: {error}. Pass X_val and y_val, "
                 "change validation_fraction, or set early_stopping=False."
             ) from None
-        return train, held
+        return np.sort(train), np.sort(held)  # slow stores are read in their order
 
     def _prepare_epochs(
         self, X: Any, targets: NDArray[Any], weights: NDArray[np.float64]
@@ -491,8 +494,8 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
         self.loss_curve_.append(loss)
         line = f"epoch {self.n_iter_}: loss {loss:.4f}"
         if validation is not None:
-            X, y, sample_weight = validation
-            logits = _stacked(self._infer(self.network_, X), len(X))
+            source, y, sample_weight = validation
+            logits = _stacked(self._outputs(self.network_, source), len(source))
             accuracy = self._coding.accuracy(y, logits, sample_weight)
             self.validation_scores_ = [*(self.validation_scores_ or []), accuracy]
             self.best_validation_score_ = max(self.validation_scores_)
@@ -503,11 +506,17 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
 
     # Using the fitted network.
 
-    def _infer(self, function: Callable[..., torch.Tensor], X: Any) -> Iterator[NDArray[Any]]:
-        """What `function` gives for every batch of X, as numpy arrays."""
-        self.network_.eval()
+    def _source(self, X: Any, cache: str = "stream") -> BatchSource:
+        """The batches of a checked X."""
         like = next(self.network_.parameters())
-        source = BatchSource(list(self._modalities(X).values()), like, self._stand_ins())
+        sets = cached(list(self._modalities(X).values()), cache, like)
+        return BatchSource(sets, like, self._stand_ins())
+
+    def _outputs(
+        self, function: Callable[..., torch.Tensor], source: BatchSource
+    ) -> Iterator[NDArray[Any]]:
+        """What `function` of the packed sets gives for every batch, as numpy arrays."""
+        self.network_.eval()
         return (output.cpu().numpy() for output in infer(function, source, self.batch_size))
 
     def _attention_weights(self, X: Any) -> dict[str, FeatureSets]:
@@ -515,12 +524,10 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
         like, weights = next(self.network_.parameters()), {}
         modalities = self._modalities(X)
         for cluster, (name, sets) in zip(self.network_.clusters, modalities.items(), strict=True):
-            batches = infer(
+            blocks = self._outputs(
                 lambda packed, cluster=cluster: cluster.attention_weights(*packed[0]),
                 BatchSource([sets], like),
-                self.batch_size,
             )
-            blocks = (batch.cpu().numpy() for batch in batches)
             offsets = np.concatenate([[0], np.cumsum(sets.lengths)])
             weights[name] = FeatureSets(_stacked(blocks, int(offsets[-1])), offsets)
         return weights
@@ -528,7 +535,7 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
     def _logits(self, X: Any) -> NDArray[Any]:
         check_is_fitted(self)
         X = self._check_X(X, reset=False)
-        return _stacked(self._infer(self.network_, X), len(X))
+        return _stacked(self._outputs(self.network_, self._source(X)), len(X))
 
     def predict(self, X: Any) -> NDArray[Any]:
         """The most probable label of every item.
@@ -618,7 +625,7 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
         Returns
         -------
         ndarray or zarr.Array of shape (n, N·M), or (n, Σ N·M) over the modalities
-            Under the shifting operation, of unit norm in every modality.
+            Under the shifting operation, of unit norm in every modality that is not masked.
 
         Raises
         ------
@@ -632,8 +639,13 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
             If there is something at `out`.
         """
         check_is_fitted(self)
+        if out is not None and _get_output_config("transform", self)["dense"] != "default":
+            raise ValueError(
+                "out writes a zarr array, but set_output asks for another container. Call "
+                "set_output(transform='default'), or leave out out."
+            )
         X = self._check_X(X, reset=False)
-        blocks = self._infer(self.network_.global_feature, X)
+        blocks = self._outputs(self.network_.global_feature, self._source(X))
         return _stacked(blocks, len(X)) if out is None else save_rows(out, blocks, len(X))
 
     # What scikit-learn and pickle ask.

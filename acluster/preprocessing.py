@@ -273,7 +273,7 @@ class SetLookup(_SetsOut):
         ValueError
             If X is not one column of whole numbers that are rows of the sets.
         """
-        self._rows(X, reset=True)
+        self._look_up(X, reset=True)
         return self
 
     def transform(self, X: ArrayLike) -> FeatureSets | MultimodalFeatureSets:
@@ -295,10 +295,9 @@ class SetLookup(_SetsOut):
             As `fit`.
         """
         check_is_fitted(self, "n_features_in_")
-        rows = self._rows(X, reset=False)
-        return opened(self.sets)[rows]
+        return self._look_up(X, reset=False)
 
-    def _rows(self, X: ArrayLike, reset: bool) -> NDArray[np.int64]:
+    def _look_up(self, X: ArrayLike, reset: bool) -> FeatureSets | MultimodalFeatureSets:
         sets = opened(self.sets)
         if not isinstance(sets, FeatureSets | MultimodalFeatureSets):
             raise TypeError(
@@ -318,7 +317,7 @@ class SetLookup(_SetsOut):
                 f"X[{wrong[0]}] is {column[wrong[0], 0]}, which is no row number of {len(sets)} "
                 f"items; row numbers are 0 to {len(sets) - 1}."
             )
-        return rows
+        return sets[rows]
 
     def get_feature_names_out(self, input_features: ArrayLike | None = None) -> NDArray[np.object_]:
         """Names of a local feature's columns: x0 and so on, modality after modality."""

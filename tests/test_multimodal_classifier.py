@@ -97,6 +97,15 @@ class TestForms:
         ]
         np.testing.assert_array_equal(clf.predict_proba(items), with_none)
 
+    def test_some_of_the_modalities(self):
+        assert X[["audio"]].names == ["audio"]
+        clf = make_classifier().fit(X[["rgb", "audio"]][5:], y[5:])
+        assert clf.fit(X[["audio"]], y).modalities_ == ["audio"]
+
+    def test_items_that_are_no_mappings_are_named(self):
+        with pytest.raises(ValueError, match=r"X\[1\]"):
+            make_classifier().fit([{"rgb": np.ones((1, 2))}, None], [0, 1])
+
     def test_one_local_feature_per_item(self):
         tables = {"rgb": np.eye(4)[y], "audio": np.eye(3)[y]}
         assert make_classifier(max_iter=100).fit(tables, y).score(tables, y) == 1.0
@@ -190,6 +199,13 @@ class TestMissing:
             clf.partial_fit(X_missing[part], y[part], classes=[0, 1])
         whole = X_missing["audio"].packed()[0].mean(axis=0)
         np.testing.assert_allclose(clf.feature_means_["audio"], whole)
+
+    def test_the_mean_starts_anew_after_a_mask(self):
+        clf = make_classifier(warm_start=True).fit(X_missing, y)
+        mean = clf.feature_means_["audio"]
+        clf.set_params(missing_modality="mask").fit(X_missing, y)
+        clf.set_params(missing_modality="mean").fit(X_missing, y)
+        np.testing.assert_allclose(clf.feature_means_["audio"], mean)
 
     def test_modality_dropout_touches_training_only_and_is_reproducible(self):
         a = make_classifier(modality_dropout=0.5).fit(X, y)

@@ -24,6 +24,7 @@ from acluster import (
     save_feature_sets,
 )
 from acluster.preprocessing import LocalFeatureTransformer, SetLookup
+from acluster.sets._rows import StoredRows
 from tests.conftest import make_sets
 
 OPTIONS = {"cluster_size": 4, "max_iter": 4, "tol": None, "batch_size": 16, "random_state": 0}
@@ -111,6 +112,16 @@ class TestStreaming:
             expected.partial_fit(X[half], y[half], classes=[0, 1])
         assert clf.loss_curve_ == expected.loss_curve_
 
+    @pytest.mark.parametrize(("cache", "reads"), [("memory", 2), ("stream", 12)])
+    def test_the_validation_set_is_cached_too(self, path, monkeypatch, cache, reads):
+        counted, gather = [], StoredRows.gather
+        monkeypatch.setattr(
+            StoredRows, "gather", lambda *given: counted.append(1) or gather(*given)
+        )
+        options = {**OPTIONS, "batch_size": 100, "max_iter": 6, "early_stopping": True}
+        AttentionClusterClassifier(**options, cache=cache).fit(path, y)
+        assert len(counted) == reads
+
     def test_compressed_stores_are_streamed_in_blocks(self, tmp_path, path):
         """Another writer's store: the same format, compressed."""
         source = zarr.open_group(path, mode="r")
@@ -183,6 +194,14 @@ class TestTransformIntoZarr:
         with pytest.raises(FileExistsError, match=r"already something at .*one\.zarr"):
             clf.transform(X, out=path)
         assert len(open_feature_sets(path)) == 60
+
+    def test_a_slash_at_the_end_and_a_data_frame(self, tmp_path):
+        clf = AttentionClusterClassifier(**OPTIONS).fit(X, y)
+        clf.transform(X, out=f"{tmp_path}/global.zarr/")
+        assert zarr.open_array(tmp_path / "global.zarr", mode="r").shape == (60, 16)
+        clf.set_output(transform="pandas")
+        with pytest.raises(ValueError, match="set_output asks for another container"):
+            clf.transform(X, out=tmp_path / "frame.zarr")
 
     def test_a_broken_one_is_not_there(self, tmp_path):
         arrays = [x.copy() for x in X]

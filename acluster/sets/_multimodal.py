@@ -70,6 +70,8 @@ class MultimodalFeatureSets(ItemSequence):
     MultimodalFeatureSets(n_items=2, rgb: 3..5 x 4 float64, audio: 0..2 x 6 float64 (1 missing))
     >>> X["audio"].lengths
     array([2, 0])
+    >>> X[["audio"]].names
+    ['audio']
     >>> X[1]["rgb"].shape
     (5, 4)
     """
@@ -109,6 +111,12 @@ class MultimodalFeatureSets(ItemSequence):
         array([0, 4])
         """
         items = list(items)
+        for i, item in enumerate(items):
+            if not isinstance(item, Mapping):
+                raise ValueError(
+                    f"X[{i}] is a {type(item).__name__}; expected a mapping of modality names to "
+                    "arrays, as the other items are."
+                )
         names = list(dict.fromkeys(name for item in items for name in item))
         modalities = {}
         for name in names:
@@ -144,7 +152,9 @@ class MultimodalFeatureSets(ItemSequence):
         return all(sets.in_memory for sets in self._modalities.values())
 
     def __getitem__(self, key: Any) -> Any:
-        """One modality by its name, one item by its number, or a view of several items."""
+        """One modality, or several by a list of names; one item, or a view of several."""
+        if isinstance(key, list) and key and all(isinstance(name, str) for name in key):
+            return MultimodalFeatureSets({name: self[name] for name in key})
         if not isinstance(key, str):
             return super().__getitem__(key)
         if key not in self._modalities:

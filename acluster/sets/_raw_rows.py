@@ -32,11 +32,11 @@ class RawRows(StoredRows):
         # Where each chunk of the array begins in its file; -1 where it is not stored.
         self._begins = np.full(len(self._keys) * layout.chunks_per_shard, -1, np.int64)
 
-    def check(self) -> list[str]:
+    def _check(self) -> list[str]:
         self._files.close()  # a file may have been replaced since
         for shard in range(len(self._keys)):
             self._learn(shard)
-        return super().check()
+        return super()._check()
 
     def _read(self, pieces: Pieces, out: NDArray[Any]) -> None:
         shards = pieces.block // self._layout.chunks_per_shard

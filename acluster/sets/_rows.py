@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import weakref
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, NamedTuple
 
@@ -12,6 +14,10 @@ from numpy.typing import NDArray
 __all__ = ["Integers", "Pieces", "StoreError", "StoredRows", "local_directory", "title"]
 
 Integers = NDArray[np.int64]
+
+
+# Those whose locks a forked process finds locked, perhaps, by a thread it does not have.
+_ALL: weakref.WeakSet[StoredRows] = weakref.WeakSet()
 
 
 class StoreError(ValueError):
@@ -24,8 +30,8 @@ class StoreError(ValueError):
 class StoredRows(ABC):
     """Rows of a stored array of shape (R, M), gathered run by run.
 
-    What was once read of the store is kept: do not write to it meanwhile. For one
-    thread at a time; a forked or unpickled copy may be used beside the first.
+    What was once read of the store is kept: do not write to it meanwhile. Threads take
+    turns; a forked or unpickled copy may be used beside the first.
 
     Attributes
     ----------
@@ -51,6 +57,7 @@ class StoredRows(ABC):
         self._title = title(array)
         self._directory = local_directory(array)
         grid = (-(-n // m) for n, m in zip(self.shape, array.shards or array.chunks, strict=True))
+        self._renew_lock()
         self._keys = [array.metadata.encode_chunk_key(place) for place in np.ndindex(*grid)]
 
     def gather(
@@ -84,7 +91,8 @@ class StoredRows(ABC):
         starts, lengths = np.asarray(starts, np.int64), np.asarray(lengths, np.int64)
         self._check_runs(starts, lengths)
         out = self._check_out(out, int(lengths.sum()))
-        self._read(_cut(starts, lengths, self.rows_per_block), out)
+        with self._lock:
+            self._read(_cut(starts, lengths, self.rows_per_block), out)
         return out
 
     def check(self) -> list[str]:
@@ -102,9 +110,24 @@ class StoredRows(ABC):
         StoreError
             If a file has the wrong size or a damaged index (`RawRows` only).
         """
+        with self._lock:
+            return self._check()
+
+    def _check(self) -> list[str]:
         if self._directory is None:
             return []
         return [key for key in self._keys if not os.path.exists(f"{self._directory}/{key}")]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._renew_lock()
+
+    def _renew_lock(self) -> None:
+        self._lock = threading.Lock()
+        _ALL.add(self)
 
     @abstractmethod
     def _read(self, pieces: Pieces, out: NDArray[Any]) -> None:
@@ -164,3 +187,12 @@ def title(array: Any) -> str:
     if not name:  # the array is the whole store; its folder is the one to name
         root, _, name = root.rpartition("/")
     return f"array {name!r} of {root.rpartition('/')[2]}"
+
+
+def _renew_locks() -> None:
+    for rows in list(_ALL):
+        rows._renew_lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)

@@ -43,7 +43,7 @@ def save_feature_sets(
         A directory that is not there yet.
 
     X : FeatureSets, MultimodalFeatureSets, sequence, array or zarr.Group
-        - the containers, in memory or from another store;
+        - the containers, in memory or from another store, whose path will do;
         - a sequence or an iterator of items: arrays (zarr arrays too) of shape (L_i, M), or
           mappings of modality names to such;
         - a mapping of modality names to any of the other forms; an item that is not in one of
@@ -113,11 +113,11 @@ def save_feature_sets(
 
 
 def _opened(X: Any) -> Any:
-    """The sets of a zarr group that is a store; anything else as it is."""
+    """The sets of a path or a zarr group that is a store; anything else as it is."""
     if isinstance(X, Mapping):
         return {name: _opened(x) for name, x in X.items()}
-    is_store = isinstance(X, zarr.Group) and "acluster_format" in X.attrs
-    return open_feature_sets(X) if is_store else X
+    is_group = isinstance(X, zarr.Group) and "acluster_format" in X.attrs
+    return open_feature_sets(X) if is_group or isinstance(X, str | os.PathLike) else X
 
 
 def _checked_column(values: Any, name: str) -> NDArray[Any]:
@@ -223,7 +223,8 @@ def save_rows(
     FileExistsError
         If there is something at `path`.
     """
-    target, partial = Path(path), Path(f"{os.fspath(path)}.partial")
+    target = Path(path)
+    partial = target.with_name(f"{target.name}.partial")
     if target.exists():
         raise FileExistsError(
             f"There is already something at {str(target)!r}. Choose another path, or remove it."

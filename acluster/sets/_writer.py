@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,6 +24,7 @@ from acluster.sets._zarr import (
     FORMAT,
     UNNAMED,
     VERSION,
+    check_structure,
     open_group,
     read_array,
     read_attributes,
@@ -50,7 +53,8 @@ class FeatureSetsWriter:
         A directory that is not there yet; with `resume`, also one that is.
 
     resume : bool, default=False
-        Whether to go on after the items that are already in the store, complete or not.
+        Whether to go on after the items that are already in the store, complete or not. A
+        complete store stays complete until more items go to disk.
 
     dtype : {"float16", "float32"}, default=None
         The type of the stored features. By default float16 features stay as they are and
@@ -104,6 +108,13 @@ class FeatureSetsWriter:
     ) -> None:
         if dtype not in (None, "float16", "float32"):
             raise ValueError(f"dtype={dtype!r} is not 'float16', 'float32' or None.")
+        try:
+            json.dumps(dict(attributes or {}))
+        except TypeError as error:
+            raise TypeError(
+                f"attributes={attributes!r} are not what JSON can hold: {error}. Use strings, "
+                "Python's numbers, lists and dicts."
+            ) from None
         self.path = os.fspath(path)
         self.dtype = dtype
         self._group = self._open(resume, attributes)
@@ -112,7 +123,10 @@ class FeatureSetsWriter:
         self._multimodal: bool | None = attributes["multimodal"]
         self._n_written: int = committed["n_items"]
         self._n_rows: dict[str, int] = dict(committed["n_rows"])
-        self._discard_uncommitted(committed["columns"])
+        if attributes["complete"]:
+            check_structure(self._group, self.path)
+        else:
+            self._discard_uncommitted(committed["columns"])
         arrays = {name: self._group[name] for name in self._n_rows}
         self._formats = {name: (array.shape[1], array.dtype) for name, array in arrays.items()}
         self._kinds = {name: _kind(self._column(name)[0]) for name in committed["columns"]}
@@ -137,7 +151,6 @@ class FeatureSetsWriter:
                         f"dtype={self.dtype!r}, but {self.path} holds {name!r} as {array.dtype}. "
                         "Leave dtype out to go on with it."
                     )
-            group.attrs.update({"complete": False})
             return group
         # Whoever is killed at the very first write leaves a part of zarr.json.
         if path.is_file() or any(entry.suffix != _PARTIAL for entry in path.glob("*")):
@@ -196,7 +209,7 @@ class FeatureSetsWriter:
         label: Any = None,
         id: str | int | None = None,
         group: str | int | None = None,
-        weight: float | None = None,
+        weight: Any = None,
     ) -> None:
         """Add an item.
 
@@ -221,6 +234,8 @@ class FeatureSetsWriter:
             they came with. Nothing is added then.
         """
         sets = self._check_item(item)
+        if isinstance(weight, Real):
+            weight = float(weight)  # 1 and 0.5 are of one kind
         given = {"label": label, "id": id, "group": group, "weight": weight}
         columns = {name: value for name, value in given.items() if value is not None}
         kinds = self._check_columns(columns)
@@ -304,6 +319,7 @@ class FeatureSetsWriter:
         if not self._pending:
             return
         self._group.attrs.update({"complete": False})
+        self._group.attrs.update({"complete": False})
         n_rows = {}  # of a flush that fails nothing is kept, so that it can be tried again
         for name, (width, dtype) in self._formats.items():
             empty = np.empty((0, width), dtype)
@@ -365,6 +381,8 @@ class FeatureSetsWriter:
         self.flush()
         if self._n_written == 0:
             raise ValueError(f"{self.path} has no items; append at least one before closing it.")
+        if self._group.attrs["complete"]:  # and nothing was added
+            return
         for name in self._n_rows:
             offsets = np.concatenate([[0], np.cumsum(self._group[f"{name}_row_size"][...])])
             if f"{name}_offsets" in self._group:
@@ -397,7 +415,7 @@ _KINDS = {
     "label": ("a string", "a boolean", "an integer", "a real number", "a row of labels"),
     "id": ("a string", "an integer"),
     "group": ("a string", "an integer"),
-    "weight": ("an integer", "a real number"),
+    "weight": ("a real number",),
 }
 
 

@@ -4,8 +4,10 @@ import gc
 import os
 import pickle
 import re
+import sys
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import google_crc32c
@@ -645,3 +647,44 @@ def test_damaged_compressed_block(tmp_path, monkeypatch, shard):
     assert_says(str(caught.value), place)
     said = str(caught.value.__cause__).rstrip(".")
     assert f": {said}. Restore the files" in str(caught.value)
+
+
+@pytest.mark.parametrize("compressors", [None, "auto"])
+def test_threads_take_turns(tmp_path, monkeypatch, compressors):
+    monkeypatch.setattr(_raw_rows, "_MAX_OPEN_FILES", 2)
+    for name, n_bytes in {"_CACHE_BYTES": 100, "_BLOCK_BYTES": 1, "_READ_BYTES": 1}.items():
+        monkeypatch.setattr(_decoded_rows, name, n_bytes)
+    values = numbers(60)
+    array = write(tmp_path, values, chunk=4, compressors=compressors)
+    interval = sys.getswitchinterval()
+    wrong = []
+
+    def gather(rows, seed):
+        rng = np.random.default_rng(seed)
+        for _ in range(60):
+            starts = rng.integers(60, size=5)
+            found = rows.gather(starts, np.ones(5, int))
+            if not np.array_equal(found, values[starts]):
+                wrong.append((seed, starts, found))
+
+    try:
+        sys.setswitchinterval(1e-6)
+        for _ in range(3):
+            rows = open_rows(array)  # what both learn, they learn at once
+            with ThreadPoolExecutor(2) as pool:
+                for done in [pool.submit(gather, rows, seed) for seed in range(2)]:
+                    done.result()
+    finally:
+        sys.setswitchinterval(interval)
+    assert wrong == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:This process")
+def test_a_fork_does_not_inherit_a_lock_that_is_held(tmp_path):
+    rows = open_rows(write(tmp_path, numbers(8), chunk=4))
+    with rows._lock:
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if np.array_equal(gather_all(rows), numbers(8)) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
