@@ -94,11 +94,33 @@ def cells(images):
     return means.reshape(n, -1)
 
 
+def plain_skeleton(rows):
+    """Per frame: the joints, seen from the first frame's hip, their change over 2 frames, time."""
+    joints = (rows.reshape(-1, 20, 3) - rows.reshape(-1, 20, 3)[0, HIP]).reshape(-1, 60)
+    return with_time(np.concatenate([joints, change(joints, 1)], axis=1))
+
+
+def plain_inertial(rows):
+    """Per sample: the six axes and time."""
+    return with_time(rows)
+
+
+def plain_depth(rows):
+    """Per frame: the mean depth of cells of 4 x 4 pixels, its change over 2 frames, and time."""
+    frames = cells(rows.reshape(-1, 60, 80).astype(np.float32))
+    return with_time(np.concatenate([frames, change(frames, 1)], axis=1))
+
+
+def with_time(rows):
+    return np.column_stack([rows, np.linspace(0, 1, len(rows))])
+
+
 FEATURES = {
     "skeleton": skeleton_features,
     "inertial": inertial_features,
     "depth": depth_features,
 }
+PLAIN_FEATURES = {"skeleton": plain_skeleton, "inertial": plain_inertial, "depth": plain_depth}
 TRANSFORMERS = {
     "skeleton": make_pipeline(PCA(60, random_state=0), StandardScaler()),
     "inertial": StandardScaler(),
@@ -136,21 +158,21 @@ def make_up_clips(n_clips=432, seed=0):
         yield clip, action, 1 + number // 27 % 8  # subjects 1 to 8
 
 
-def extracted_clips():
+def extracted_clips(features):
     """The features of every clip of UTD-MHAD in every modality, its action and its subject."""
     actions = load_utd_mhad()
     for clip, action, subject in zip(actions.data, actions.target, actions.subject, strict=True):
-        yield {name: FEATURES[name](rows) for name, rows in clip.items()}, action, subject
+        yield {name: features[name](rows) for name, rows in clip.items()}, action, subject
 
 
-def local_features(store):
+def local_features(store, features=FEATURES):
     """All clips, by way of a store."""
     has_data = (get_data_home() / "utd_mhad").is_dir()
     if not has_data:
         print("UTD-MHAD is not in $ACLUSTER_DATA: these are made-up sensors.")
     shutil.rmtree(store, ignore_errors=True)
     with FeatureSetsWriter(store) as writer:
-        for clip, action, subject in extracted_clips() if has_data else make_up_clips():
+        for clip, action, subject in extracted_clips(features) if has_data else make_up_clips():
             writer.append(clip, label=action, group=subject)
     return open_feature_sets(store)
 
@@ -197,25 +219,27 @@ def pooled_svm(train):
     return search.fit(train, train.label, groups=train.group)
 
 
-def study(train, test, n_seeds):
+def study(X, plain, is_train, n_seeds):
     """Every row of the results: (experiment, setting, seed) and a function that gives percent."""
+    train, test = X[is_train], X[~is_train]
 
     def score(fitted, X=test):
         return 100 * fitted.score(X, test.label)
 
-    for names in CHOICES:
-        sub_train, sub_test = only(train, names), only(test, names)
-        yield (
-            ("pooled SVM", " + ".join(names), 0),
-            lambda a=sub_train, b=sub_test: [score(pooled_svm(a), b)],
-        )
-        for seed in range(n_seeds):
+    for features, sets in (("", X), ("plain features, ", plain)):
+        for names in CHOICES:
+            parts = only(sets[is_train], names), only(sets[~is_train], names)
             yield (
-                ("modalities", " + ".join(names), seed),
-                lambda a=sub_train, b=sub_test, s=seed: [
-                    score(model(a.names, s).fit(a, a.label), b)
-                ],
+                (f"{features}pooled SVM", " + ".join(names), 0),
+                lambda p=parts: [score(pooled_svm(p[0]), p[1])],
             )
+            for seed in range(n_seeds):
+                yield (
+                    (f"{features}modalities", " + ".join(names), seed),
+                    lambda p=parts, s=seed: [
+                        score(model(p[0].names, s).fit(p[0], p[0].label), p[1])
+                    ],
+                )
     for sizes in SIZES:
         for seed in range(n_seeds):
             by_modality = dict(zip(FEATURES, sizes, strict=True))
@@ -248,7 +272,7 @@ def missing_scores(fitted, test, seed):
     ]
 
 
-def run_study(X, is_train, n_seeds, path):
+def run_study(X, plain, is_train, n_seeds, path):
     done = set()
     if path.exists():
         with path.open() as file:
@@ -256,7 +280,7 @@ def run_study(X, is_train, n_seeds, path):
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        for key, percents in study(X[is_train], X[~is_train], n_seeds):
+        for key, percents in study(X, plain, is_train, n_seeds):
             if tuple(map(str, key)) not in done:
                 writer.writerow([*key, *(round(p, 2) for p in percents())])
                 file.flush()
@@ -273,7 +297,7 @@ def summarise(path):
         mean = np.mean(percents, axis=0)
         error = np.std(percents, axis=0, ddof=min(1, len(percents) - 1)) / len(percents) ** 0.5
         shown = "  ".join(f"{m:.1f} ± {e:.1f}" for m, e in zip(mean, error, strict=True))
-        print(f"{experiment:14} {setting:28} {shown}")
+        print(f"{experiment:26} {setting:30} {shown}")
     print("missing: " + ", ".join(f"{name} {share:.0%}" for name, share in MISSING_COLUMNS))
 
 
@@ -304,7 +328,8 @@ def main():
     X = local_features(options.store)
     is_train = X.group % 2 == 1  # the official split: subjects 1, 3, 5 and 7
     if options.study:
-        run_study(X, is_train, options.seeds, options.csv)
+        plain = local_features(options.store.with_suffix(".plain.zarr"), PLAIN_FEATURES)
+        run_study(X, plain, is_train, options.seeds, options.csv)
     elif options.cv:
         for names in CHOICES:
             percent = cross_validate(only(X[is_train], names), options.seeds)

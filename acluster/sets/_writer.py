@@ -290,8 +290,8 @@ class FeatureSetsWriter:
                 "alike, or keep them as two modalities."
             )
         with np.errstate(over="ignore"):
-            stored = values.astype(dtype)
-        if not np.array_equal(np.isfinite(stored), np.isfinite(values)):
+            stored = values.astype(dtype)  # a copy, also of the right type: items wait in memory
+        if dtype != values.dtype and not np.array_equal(np.isfinite(stored), np.isfinite(values)):
             raise ValueError(
                 f"{what} has values beyond the range of {dtype}, up to {np.abs(values).max():g}; "
                 "scale the features, or start a store with dtype='float32'."

@@ -122,9 +122,11 @@ class Packer:
 
     def _filled(self, values: Tensor, offsets: Tensor) -> Packed:
         """Sets without a local feature get the stand-in, if there is one, as their only one."""
+        if self.stand_in is None:
+            return values, offsets
         lengths = offsets.diff()
         empty = torch.nonzero(lengths == 0).flatten()
-        if self.stand_in is None or len(empty) == 0:
+        if len(empty) == 0:
             return values, offsets
         new_offsets = torch.cat([offsets[:1], lengths.clamp(min=1).cumsum(0)])
         filled = self._tensor("filled", (int(new_offsets[-1]), values.shape[1]))

@@ -234,7 +234,6 @@ def search(path, folder, options):
     growth = {
         child: max(used) - max(before[child]) for child, used in during.items() if child in before
     }
-    print(before.keys(), during.keys())
     return {
         "data_mb": data,
         "workers": len(growth),
