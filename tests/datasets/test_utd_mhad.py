@@ -37,10 +37,12 @@ def test_sets_targets_and_split(tmp_path):
         "inertial": np.split(sensors["inertial"], np.cumsum(sensors["inertial_lengths"])[:-1]),
         "depth": np.split(depth["depth"].reshape(-1, 12), np.cumsum(depth["lengths"])[:-1]),
     }
-    assert list(actions.data) == list(expected)
-    for modality, sets in actions.data.items():
-        assert len(sets) == 9
-        for features, expected_features in zip(sets, expected[modality], strict=True):
+    assert actions.data.names == list(expected)
+    assert len(actions.data) == 9
+    for modality in actions.data.names:
+        for features, expected_features in zip(
+            actions.data[modality], expected[modality], strict=True
+        ):
             np.testing.assert_array_equal(features, expected_features)
     assert actions.data["depth"].dtype == np.uint8
     np.testing.assert_array_equal(actions.target, sensors["y"])
@@ -88,9 +90,9 @@ def test_local_files(data_home):
     if not ((data_home / SENSORS).is_file() and (data_home / DEPTH).is_file()):
         pytest.skip(f"{SENSORS} or {DEPTH} is not in {data_home}")
     actions = load_utd_mhad(data_home=data_home)
-    widths = {modality: sets.n_features for modality, sets in actions.data.items()}
-    assert widths == {"skeleton": 60, "inertial": 6, "depth": 4800}
-    assert all(len(sets) == 861 and sets.lengths.min() > 0 for sets in actions.data.values())
+    assert actions.data.n_features == {"skeleton": 60, "inertial": 6, "depth": 4800}
+    assert len(actions.data) == 861
+    assert not any(missing.any() for missing in actions.data.missing.values())
     np.testing.assert_array_equal(np.unique(actions.target), np.arange(27))
     assert set(actions.subject[actions.train_indices]) == {1, 3, 5, 7}
     assert set(actions.subject[actions.test_indices]) == {2, 4, 6, 8}
