@@ -8,7 +8,7 @@ skeleton with its velocities, a second of the inertial sensor, a frame of the de
 with its change. Without UTD-MHAD in ``$ACLUSTER_DATA``, the sensors are made up.
 
     python examples/utd_mhad.py                     # each sensor alone, and together; one seed
-    python examples/utd_mhad.py --cv [--seeds N]    # leaving out one training subject at a time
+    python examples/utd_mhad.py --cv N [--seeds N]  # leaving out N training subjects at a time
     python examples/utd_mhad.py --study [--seeds N] [--csv FILE]    # all figures of the results
 
 Features and hyper-parameters were chosen by ``--cv``, on the training subjects. Rows of
@@ -25,7 +25,7 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.ndimage import gaussian_filter1d
 from sklearn.decomposition import PCA
-from sklearn.model_selection import GridSearchCV, LeaveOneGroupOut
+from sklearn.model_selection import GridSearchCV, LeaveOneGroupOut, LeavePGroupsOut
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import SVC
@@ -33,7 +33,6 @@ from sklearn.svm import SVC
 from acluster import (
     FeatureSetsWriter,
     MultimodalAttentionClusterClassifier,
-    MultimodalFeatureSets,
     open_feature_sets,
 )
 from acluster.datasets import get_data_home, load_utd_mhad
@@ -177,10 +176,6 @@ def local_features(store, features=FEATURES):
     return open_feature_sets(store)
 
 
-def only(X, modalities):
-    return MultimodalFeatureSets({modality: X[modality] for modality in modalities})
-
-
 def model(modalities, seed, **parameters):
     return make_pipeline(
         LocalFeatureTransformer({modality: TRANSFORMERS[modality] for modality in modalities}),
@@ -188,11 +183,11 @@ def model(modalities, seed, **parameters):
     )
 
 
-def cross_validate(X, n_seeds, **parameters):
-    """Accuracy on every subject in percent, by models of the other subjects."""
+def cross_validate(X, n_left_out, n_seeds):
+    """Accuracy in percent on all choices of so many subjects, by models of the others."""
     percent, y = [], X.label
-    for fit, held in LeaveOneGroupOut().split(y, groups=X.group):
-        models = [model(X.names, seed, **parameters).fit(X[fit], y[fit]) for seed in range(n_seeds)]
+    for fit, held in LeavePGroupsOut(n_left_out).split(y, groups=X.group):
+        models = [model(X.names, seed).fit(X[fit], y[fit]) for seed in range(n_seeds)]
         percent.append(100 * np.mean([fitted.score(X[held], y[held]) for fitted in models]))
     return percent
 
@@ -228,7 +223,7 @@ def study(X, plain, is_train, n_seeds):
 
     for features, sets in (("", X), ("plain features, ", plain)):
         for names in CHOICES:
-            parts = only(sets[is_train], names), only(sets[~is_train], names)
+            parts = sets[names][is_train], sets[names][~is_train]
             yield (
                 (f"{features}pooled SVM", " + ".join(names), 0),
                 lambda p=parts: [score(pooled_svm(p[0]), p[1])],
@@ -306,8 +301,8 @@ def show(X, is_train, n_epochs):
     train, test = X[is_train], X[~is_train]
     for names in CHOICES:
         fitted = model(names, seed=0, max_iter=n_epochs)
-        fitted.fit(only(train, names), train.label)
-        percent = 100 * fitted.score(only(test, names), test.label)
+        fitted.fit(train[names], train.label)
+        percent = 100 * fitted.score(test[names], test.label)
         print(f"{' + '.join(names):30} {percent:5.1f} % of the test subjects' clips", flush=True)
     percent = 100 * fitted.score(without(test, "inertial", 0.5, seed=0), test.label)
     print(f"{'without half of the inertial':30} {percent:5.1f} %")
@@ -315,7 +310,7 @@ def show(X, is_train, n_epochs):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
-    parser.add_argument("--cv", action="store_true", help="leave one training subject out")
+    parser.add_argument("--cv", type=int, metavar="N", help="leave N training subjects out")
     parser.add_argument("--study", action="store_true", help="all figures of the results")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument(
@@ -332,7 +327,7 @@ def main():
         run_study(X, plain, is_train, options.seeds, options.csv)
     elif options.cv:
         for names in CHOICES:
-            percent = cross_validate(only(X[is_train], names), options.seeds)
+            percent = cross_validate(X[names][is_train], options.cv, options.seeds)
             shown = ", ".join(f"{p:.1f}" for p in percent)
             print(f"{' + '.join(names):30} {np.mean(percent):.1f} % ({shown})", flush=True)
     else:

@@ -5,8 +5,13 @@ import pytest
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from acluster import AttentionClusterClassifier
-from acluster.datasets import load_benchmark
+from acluster import (
+    AttentionClusterClassifier,
+    FeatureSets,
+    MultimodalAttentionClusterClassifier,
+    MultimodalFeatureSets,
+)
+from acluster.datasets import load_benchmark, load_utd_mhad
 from acluster.preprocessing import LocalFeatureTransformer
 
 
@@ -33,3 +38,31 @@ def test_multiple_instance_sets(name, data_home):
         for train, test in data.folds[0][:5]
     ]
     assert np.mean(scores) >= 0.7
+
+
+def test_two_sensors_tell_more_than_one(data_home):
+    actions = load_utd_mhad(data_home=data_home)
+    hip = slice(9, 12)  # x, y and z
+    centred = [x - np.tile(x[0, hip], 20) for x in actions.data["skeleton"]]
+    both = MultimodalFeatureSets(
+        {"skeleton": FeatureSets.from_arrays(centred), "inertial": actions.data["inertial"]}
+    )
+    train, test, y = actions.train_indices, actions.test_indices, actions.target
+    scores = {}
+    for names in (["skeleton"], ["inertial"], ["skeleton", "inertial"]):
+        classifier = MultimodalAttentionClusterClassifier(
+            cluster_size=16,
+            n_local_features=16,
+            optimizer="adam",
+            learning_rate=0.01,
+            batch_size=32,
+            max_iter=20,
+            tol=None,
+            random_state=0,
+        )
+        model = make_pipeline(LocalFeatureTransformer(StandardScaler()), classifier)
+        scores["+".join(names)] = model.fit(both[names][train], y[train]).score(
+            both[names][test], y[test]
+        )
+    assert scores["skeleton+inertial"] > 0.8, scores
+    assert scores["skeleton+inertial"] > max(scores["skeleton"], scores["inertial"]) + 0.03, scores
