@@ -65,6 +65,8 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
     The network always sees a list of modalities; `_modalities` turns the public X into it.
     """
 
+    modality_dropout = 0.0  # a parameter where there are several modalities
+
     _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012
         "cluster_size": [Interval(Integral, 1, None, closed="left")],
         "weighting": [StrOptions(set(WEIGHTINGS))],
@@ -426,7 +428,7 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
             max_grad_norm=self.max_grad_norm,
             batch_size=self.batch_size,
             n_local_features=list(n_local_features.values()),
-            modality_dropout=getattr(self, "modality_dropout", 0.0),
+            modality_dropout=self.modality_dropout,
             random_state=self._random_state,
         )
         name, state = self._optimizer_state
