@@ -106,13 +106,12 @@ class LocalFeatureTransformer(_SetsOut):
         ValueError, TypeError
             If X is not usable; the message names the item, the value and the remedy.
         """
-        for attribute in ("transformer_", "_widths"):
-            vars(self).pop(attribute, None)
-        sets = self._check(X, seen=None)
+        sets = self._check(X, reset=True)
         if y is not None:
             check_consistent_length(sets, y)
         if isinstance(sets, FeatureSets):
             self.transformer_ = _fitted(self.transformer, sets, y)
+            self._widths: dict[str, int] | None = None
             return self
         transformers = self.transformer
         if not isinstance(transformers, dict):
@@ -122,10 +121,10 @@ class LocalFeatureTransformer(_SetsOut):
                 f"transformer names the modalities {[*transformers]}, but X has {sets.names}. Give "
                 "each of these a transformer or 'passthrough', or one transformer for all."
             )
-        self._widths = sets.n_features
         self.transformer_ = {
             name: _fitted(transformers[name], sets[name], y) for name in sets.names
         }
+        self._widths = sets.n_features
         return self
 
     def transform(self, X: Any) -> FeatureSets | MultimodalFeatureSets:
@@ -147,17 +146,16 @@ class LocalFeatureTransformer(_SetsOut):
             If the width of X is not that of `fit`, or the transformer drops rows.
         """
         check_is_fitted(self, "transformer_")
-        sets = self._check(X, seen=getattr(self, "_widths", None))
+        sets = self._check(X, reset=False)
         if isinstance(sets, FeatureSets):
             return _transformed(self.transformer_, sets)
         return MultimodalFeatureSets(
             {name: _transformed(self.transformer_[name], sets[name]) for name in sets.names}
         )
 
-    def _check(self, X: Any, seen: dict[str, int] | None) -> FeatureSets | MultimodalFeatureSets:
+    def _check(self, X: Any, reset: bool) -> FeatureSets | MultimodalFeatureSets:
         # Missing values are the transformer's to judge: it may be an imputer.
-        reset = not hasattr(self, "transformer_")
-        X = opened(X)
+        X, seen = opened(X), None if reset else self._widths
         if seen is not None or (reset and is_multimodal(X)):
             return check_multimodal_sets(X, estimator=self, seen=seen, ensure_all_finite=False)
         return check_sets(X, estimator=self, reset=reset, ensure_all_finite=False)
@@ -166,7 +164,7 @@ class LocalFeatureTransformer(_SetsOut):
         """The transformer's own names of a local feature's columns, modality after modality."""
         check_is_fitted(self, "transformer_")
         names = _check_feature_names_in(self, input_features)
-        if not isinstance(self.transformer_, dict):
+        if self._widths is None:
             return _names_out(self.transformer_, names)
         first, parts = 0, []
         for modality, width in self._widths.items():

@@ -70,3 +70,12 @@ def test_missing_values_reach_an_imputer():
     X = [np.array([[1.0, np.nan], [3.0, 4.0]]), np.array([[5.0, 6.0]])]
     imputed = LocalFeatureTransformer(SimpleImputer()).fit_transform(X)
     np.testing.assert_array_equal(imputed[0], [[1, 5], [3, 4]])
+
+
+def test_a_fit_that_fails_leaves_the_fitted_transformer():
+    two = {"rgb": np.ones((3, 2, 2)), "audio": np.zeros((3, 1, 1))}
+    lifted = LocalFeatureTransformer(StandardScaler()).fit(two)
+    with pytest.raises(ValueError, match="minimum of 1 is required"):
+        lifted.fit({"rgb": np.ones((0, 2, 2)), "audio": np.zeros((0, 1, 1))})
+    assert lifted.transform(two).names == ["rgb", "audio"]
+    assert lifted.fit(np.ones((3, 2, 4))).transform(np.ones((3, 2, 4))).n_features == 4

@@ -1,6 +1,6 @@
 """Containers for sets of local features, their stores, and the checks of every accepted input."""
 
-from acluster.sets._feature_sets import FeatureSets, to_numpy
+from acluster.sets._feature_sets import FeatureSets, rows_of_runs, to_numpy
 from acluster.sets._multimodal import MultimodalFeatureSets
 from acluster.sets._rows import StoreError
 from acluster.sets._save import save_feature_sets, save_rows
@@ -26,6 +26,7 @@ __all__ = [
     "is_multimodal",
     "open_feature_sets",
     "opened",
+    "rows_of_runs",
     "save_feature_sets",
     "save_rows",
     "to_numpy",

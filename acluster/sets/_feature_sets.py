@@ -10,7 +10,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from acluster.sets._items import ItemSequence, as_range
 
-__all__ = ["FeatureSets", "Rows", "RowsInMemory", "Source", "check_lengths", "to_numpy"]
+__all__ = [
+    "FeatureSets",
+    "Rows",
+    "RowsInMemory",
+    "Source",
+    "check_lengths",
+    "rows_of_runs",
+    "to_numpy",
+]
 
 
 class Rows(Protocol):
@@ -91,13 +99,22 @@ class RowsInMemory:
         out: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
         """The runs end to end: a view when they already lie so, else a copy."""
-        ends = np.cumsum(lengths)
-        n_rows = int(ends[-1]) if len(ends) else 0
-        if np.array_equal(starts[1:], starts[:-1] + lengths[:-1]):
-            first = int(starts[0]) if len(starts) else 0
-            return self.values[first : first + n_rows]
-        rows = np.arange(n_rows) + np.repeat(starts - (ends - lengths), lengths)
+        rows = rows_of_runs(starts, lengths)
+        if isinstance(rows, slice):
+            return self.values[rows]
         return self.values.take(rows, axis=0, out=out)
+
+
+def rows_of_runs(
+    starts: NDArray[np.int64], lengths: NDArray[np.int64]
+) -> NDArray[np.int64] | slice:
+    """The numbers of all rows of the runs, end to end; a slice when they follow each other."""
+    ends = np.cumsum(lengths)
+    n_rows = int(ends[-1]) if len(ends) else 0
+    if np.array_equal(starts[1:], starts[:-1] + lengths[:-1]):
+        first = int(starts[0]) if len(starts) else 0
+        return slice(first, first + n_rows)
+    return np.arange(n_rows) + np.repeat(starts - (ends - lengths), lengths)
 
 
 class SetsInMemory:
@@ -296,6 +313,11 @@ class FeatureSets(ItemSequence):
     def in_memory(self) -> bool:
         """Whether the features are in memory, not in a store."""
         return self._source.in_memory
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the selected items' features, as they are stored."""
+        return int(self.lengths.sum()) * self.n_features * self.dtype.itemsize
 
     @property
     def place(self) -> str:

@@ -196,9 +196,9 @@ def _like_seen(
             )
     n_items = len(next(iter(sets.values()), ()))
     return {
-        name: sets.get(
-            name, FeatureSets(np.empty((0, width), np.float32), np.zeros(n_items + 1, int))
-        )
+        name: sets[name]
+        if name in sets
+        else FeatureSets(np.empty((0, width), np.float32), np.zeros(n_items + 1, int))
         for name, width in seen.items()
     }
 

@@ -7,8 +7,8 @@ A store is a group of zarr format 3. For every modality m it has the arrays
 - ``{m}_offsets``: where every item begins, (n + 1,);
 
 and beside them any of ``label``, ``id``, ``group`` and ``weight``, one row per item. Features
-lie in chunks of whole rows, many to a file (a shard), as they are: compression would save a
-tenth and cost most of the speed. The attribute ``complete`` is written last.
+lie in chunks of whole rows, many to a file (a shard), as they are in memory: runs of rows are
+read without decoding. The attribute ``complete`` is written last.
 """
 
 from __future__ import annotations

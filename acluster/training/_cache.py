@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from acluster.sets import FeatureSets, check_streamed
+from acluster.sets import FeatureSets, check_streamed, rows_of_runs
 from acluster.training._batches import BatchSource
 
 __all__ = ["CACHES", "cached", "mean_local_feature"]
@@ -55,15 +55,12 @@ def _loaded(sets: FeatureSets) -> FeatureSets:
 
 
 def _choice(modalities: Sequence[FeatureSets], like: Tensor) -> str:
-    numbers = sum(int(sets.lengths.sum()) * sets.n_features for sets in modalities)
     if like.device.type == "cuda":
+        n_numbers = sum(sets.nbytes // sets.dtype.itemsize for sets in modalities)
         free, _ = torch.cuda.mem_get_info(like.device)
-        if numbers * like.element_size() <= free / 2:
+        if n_numbers * like.element_size() <= free / 2:
             return "device"
-    stored = [sets for sets in modalities if not sets.in_memory]
-    n_bytes = sum(
-        int(sets.lengths.sum()) * sets.n_features * sets.dtype.itemsize for sets in stored
-    )
+    n_bytes = sum(sets.nbytes for sets in modalities if not sets.in_memory)
     budget = sklearn.get_config()["working_memory"] * 2**20
     # Each worker would hold a copy of its own; streaming, they share the system's file cache.
     is_worker = multiprocessing.current_process().name != "MainProcess"
@@ -103,11 +100,9 @@ class RowsOnDevice:
 
     def gather(self, starts: NDArray[np.int64], lengths: NDArray[np.int64], out: Any = None) -> Any:
         """The runs end to end, a tensor on the device."""
-        ends = np.cumsum(lengths)
-        if np.array_equal(starts[1:], starts[:-1] + lengths[:-1]):
-            first, n_rows = (int(starts[0]), int(ends[-1])) if len(starts) else (0, 0)
-            return self.values[first : first + n_rows]
-        rows = np.arange(ends[-1]) + np.repeat(starts - (ends - lengths), lengths)
+        rows = rows_of_runs(starts, lengths)
+        if isinstance(rows, slice):
+            return self.values[rows]
         return self.values.index_select(0, torch.from_numpy(rows).to(self.values.device))
 
 
@@ -125,5 +120,4 @@ def mean_local_feature(sets: FeatureSets) -> tuple[NDArray[np.float64], int]:
 
 def _batch_size(sets: FeatureSets) -> int:
     """Items of 8 MB together, on average, as they are stored."""
-    n_bytes = int(sets.lengths.sum()) * sets.n_features * sets.dtype.itemsize
-    return max(1, _BYTES_PER_BATCH * len(sets) // max(1, n_bytes))
+    return max(1, _BYTES_PER_BATCH * len(sets) // max(1, sets.nbytes))

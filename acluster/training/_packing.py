@@ -161,8 +161,8 @@ class FreshMemory:
 class ReusedMemory(FreshMemory):
     """Arrays that batch after batch is written into.
 
-    Fresh memory for batches of ever different size, from two threads, would leave the
-    process several times as large as they are.
+    Fresh memory for batches of ever different size, from two threads, would let the
+    process grow from batch to batch.
     """
 
     def __init__(self) -> None:
