@@ -96,14 +96,19 @@ class AttentionClusterClassifier(SetClassifier):
         The precision of the parameters. "auto": float32 for float16 and float32
         features, else float64.
 
+    precision : {"full", "mixed"}, default="full"
+        "mixed" multiplies in bfloat16 to fit and to predict, where the device can (most GPUs,
+        processors with AVX512-BF16 or AMX); parameters, sums and updates stay float32.
+        Elsewhere it is "full". `transform` and `attention_weights` are always "full".
+
     cache : {"auto", "device", "memory", "stream"}, default="auto"
         Where the local features live in training. "stream": where they are; those in a
         store are read batch by batch in a thread. "memory": a store is read once. "device":
-        on the device and in its dtype. "auto": on a GPU when they take no more than half
-        of its free memory; in memory when they take no more than scikit-learn's
-        `working_memory` (1 GiB unless configured) and the process is not a worker of a
-        parallel search; else "stream". All give the same model, to the bit, where the
-        store is local and uncompressed.
+        on the device, in `dtype`, or in float16 where float16 features are on a GPU. "auto":
+        on a GPU when they take no more than half of its free memory; in memory when they
+        take no more than scikit-learn's `working_memory` (1 GiB unless configured) and the
+        process is not a worker of a parallel search; else "stream". All give the same model,
+        to the bit, where the store is local and uncompressed.
 
     random_state : int, RandomState instance or None, default=None
         Draws the initial weights, the validation set, the order, the local features
@@ -332,14 +337,19 @@ class MultimodalAttentionClusterClassifier(SetClassifier):
         The precision of the parameters. "auto": float32 for float16 and float32
         features, else float64.
 
+    precision : {"full", "mixed"}, default="full"
+        "mixed" multiplies in bfloat16 to fit and to predict, where the device can (most GPUs,
+        processors with AVX512-BF16 or AMX); parameters, sums and updates stay float32.
+        Elsewhere it is "full". `transform` and `attention_weights` are always "full".
+
     cache : {"auto", "device", "memory", "stream"}, default="auto"
         Where the local features live in training. "stream": where they are; those in a
         store are read batch by batch in a thread. "memory": a store is read once. "device":
-        on the device and in its dtype. "auto": on a GPU when they take no more than half
-        of its free memory; in memory when they take no more than scikit-learn's
-        `working_memory` (1 GiB unless configured) and the process is not a worker of a
-        parallel search; else "stream". All give the same model, to the bit, where the
-        store is local and uncompressed.
+        on the device, in `dtype`, or in float16 where float16 features are on a GPU. "auto":
+        on a GPU when they take no more than half of its free memory; in memory when they
+        take no more than scikit-learn's `working_memory` (1 GiB unless configured) and the
+        process is not a worker of a parallel search; else "stream". All give the same model,
+        to the bit, where the store is local and uncompressed.
 
     random_state : int, RandomState instance or None, default=None
         Draws the initial weights, the validation set, the order, the local features
@@ -465,6 +475,7 @@ class MultimodalAttentionClusterClassifier(SetClassifier):
         warm_start: bool = False,
         device: str = "auto",
         dtype: str = "auto",
+        precision: str = "full",
         cache: str = "auto",
         random_state: int | np.random.RandomState | None = None,
         verbose: bool = False,
@@ -490,6 +501,7 @@ class MultimodalAttentionClusterClassifier(SetClassifier):
             warm_start=warm_start,
             device=device,
             dtype=dtype,
+            precision=precision,
             cache=cache,
             random_state=random_state,
             verbose=verbose,

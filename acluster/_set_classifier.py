@@ -32,6 +32,7 @@ from acluster.training import (
     BatchSource,
     Patience,
     Trainer,
+    autocast,
     cached,
     infer,
     make_generator,
@@ -88,6 +89,7 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
         "warm_start": ["boolean"],
         "device": [str],
         "dtype": [StrOptions({"auto", "float32", "float64"})],
+        "precision": [StrOptions({"full", "mixed"})],
         "cache": [StrOptions(set(CACHES))],
         "random_state": ["random_state"],
         "verbose": ["boolean"],
@@ -116,6 +118,7 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
         warm_start: bool = False,
         device: str = "auto",
         dtype: str = "auto",
+        precision: str = "full",
         cache: str = "auto",
         random_state: int | np.random.RandomState | None = None,
         verbose: bool = False,
@@ -140,6 +143,7 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
         self.warm_start = warm_start
         self.device = device
         self.dtype = dtype
+        self.precision = precision
         self.cache = cache
         self.random_state = random_state
         self.verbose = verbose
@@ -346,7 +350,7 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
                     "warm_start=False."
                 )
             self.network_ = copy.deepcopy(self.network_).to(device)
-            self.network_.dropout = self.dropout
+            self.network_.linear.dropout = self.dropout
             self.loss_curve_ = list(self.loss_curve_)
             return
         self._coding = coding
@@ -364,8 +368,15 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
         self.best_validation_score_: float | None = None
 
     def _resolve_dtype(self, X: Any) -> str:
+        if self.precision == "mixed" and self.dtype == "float64":
+            raise ValueError(
+                "precision='mixed' keeps the parameters in float32, but dtype='float64'. Use "
+                "dtype='float32' or 'auto', or precision='full'."
+            )
         if self.dtype != "auto":
             return self.dtype
+        if self.precision == "mixed":
+            return "float32"
         dtypes = [sets.dtype for sets in self._modalities(X).values()]
         narrow = all(dtype.kind == "f" and dtype.itemsize <= 4 for dtype in dtypes)
         return "float32" if narrow else "float64"
@@ -429,11 +440,12 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
             batch_size=self.batch_size,
             n_local_features=list(n_local_features.values()),
             modality_dropout=self.modality_dropout,
+            precision=self.precision,
             random_state=self._random_state,
         )
         name, state = self._optimizer_state
         if state is not None and name == self.optimizer:
-            trainer.load_optimizer_state(state)
+            trainer.optimizer.load_state(state)
         like = trainer.parameter
         targets_tensor = torch.from_numpy(targets).to(like.device)
         if targets_tensor.is_floating_point():
@@ -446,8 +458,8 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
 
     def _keep_optimizer(self, trainer: Trainer | None) -> None:
         """Keep the optimiser's running averages, under its name, for a fit that goes on."""
-        state = None if trainer is None else trainer.optimizer_state()
-        self._optimizer_state: tuple[str, dict[str, Any] | None] = (self.optimizer, state)
+        state = None if trainer is None else trainer.optimizer.state()
+        self._optimizer_state: tuple[str, Any] = (self.optimizer, state)
 
     def _train(
         self,
@@ -497,7 +509,7 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
         line = f"epoch {self.n_iter_}: loss {loss:.4f}"
         if validation is not None:
             source, y, sample_weight = validation
-            logits = _stacked(self._outputs(self.network_, source), len(source))
+            logits = _stacked(self._outputs(self._batch_logits, source), len(source))
             accuracy = self._coding.accuracy(y, logits, sample_weight)
             self.validation_scores_ = [*(self.validation_scores_ or []), accuracy]
             self.best_validation_score_ = max(self.validation_scores_)
@@ -537,7 +549,12 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
     def _logits(self, X: Any) -> NDArray[Any]:
         check_is_fitted(self)
         X = self._check_X(X, reset=False)
-        return _stacked(self._outputs(self.network_, self._source(X)), len(X))
+        return _stacked(self._outputs(self._batch_logits, self._source(X)), len(X))
+
+    def _batch_logits(self, sets: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+        with autocast(self.network_.linear.weight.device, self.precision):
+            logits: torch.Tensor = self.network_(sets)
+        return logits
 
     def predict(self, X: Any) -> NDArray[Any]:
         """The most probable label of every item.
@@ -709,4 +726,5 @@ def _only_in(architecture: dict[str, Any], other: dict[str, Any]) -> str:
 
 
 def _is_finite(network: torch.nn.Module) -> bool:
-    return all(bool(parameter.isfinite().all()) for parameter in network.parameters())
+    largest = [parameter.norm(torch.inf) for parameter in network.parameters()]
+    return bool(torch.stack(largest).isfinite().all())

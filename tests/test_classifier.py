@@ -103,7 +103,7 @@ class TestOutputs:
         X, y = sets_and_labels
         clf = quick().fit(X, y)
         linear = clf.network_.linear
-        by_hand = clf.transform(X) @ linear.weight.detach().numpy().T + linear.bias.detach().numpy()
+        by_hand = clf.transform(X) @ linear.weight.detach().numpy() + linear.bias.detach().numpy()
         np.testing.assert_allclose(clf.decision_function(X), by_hand[:, 0])
 
     def test_global_features_have_unit_norm_and_names(self, sets_and_labels):

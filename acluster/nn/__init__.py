@@ -1,6 +1,7 @@
 """The torch modules, over packed sets: usable alone, without scikit-learn or FeatureSets."""
 
 from acluster.nn._cluster import AttentionCluster, ShiftingOperation
+from acluster.nn._linear import DropoutLinear
 from acluster.nn._network import AttentionClusterNetwork
 from acluster.nn._pooling import attend, attention_weights
 from acluster.nn._weighting import WEIGHTINGS, AverageWeighting, FC1Weighting, FC2Weighting
@@ -10,6 +11,7 @@ __all__ = [
     "AttentionCluster",
     "AttentionClusterNetwork",
     "AverageWeighting",
+    "DropoutLinear",
     "FC1Weighting",
     "FC2Weighting",
     "ShiftingOperation",

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from acluster.nn._pooling import attend, attention_weights, without_empty
+from acluster.nn._pooling import attend, attention_weights, shifted, without_empty
 from acluster.nn._weighting import WEIGHTINGS
 
 __all__ = ["AttentionCluster", "ShiftingOperation"]
@@ -53,8 +52,7 @@ class ShiftingOperation(nn.Module):
 
     def forward(self, pooled: Tensor) -> Tensor:
         """(n, N, M) to (n, N, M), each unit of norm 1/√N."""
-        shifted = torch.addcmul(self.beta, self.alpha, pooled)
-        return functional.normalize(shifted, dim=-1) * len(self.alpha) ** -0.5
+        return shifted(pooled, self.alpha, self.beta)
 
 
 class AttentionCluster(nn.Module):
@@ -134,10 +132,9 @@ class AttentionCluster(nn.Module):
         Tensor of shape (n, N·M)
             Unit by unit: the first M columns are the first unit's.
         """
-        pooled = attend(values, offsets, self.weighting(values))
-        if self.shifting is not None:
-            pooled = self.shifting(pooled)
-        return pooled.flatten(1)
+        values = self._as_computed(values)
+        shift = None if self.shifting is None else (self.shifting.alpha, self.shifting.beta)
+        return attend(values, offsets, self.weighting(values), shift).flatten(1)
 
     def attention_weights(self, values: Tensor, offsets: Tensor) -> Tensor:
         """The weights a of every local feature (equations 3 to 5), shape (R, N), packed.
@@ -152,4 +149,12 @@ class AttentionCluster(nn.Module):
         """
         if len(values) == 0:
             return values.new_empty(0, self.cluster_size)
-        return attention_weights(without_empty(offsets), self.weighting(values))
+        logits = self.weighting(self._as_computed(values))
+        return attention_weights(without_empty(offsets), logits.to(values.dtype))
+
+    def _as_computed(self, values: Tensor) -> Tensor:
+        """The features in the dtype of the parameters, or that of torch's autocast."""
+        device = values.device.type
+        if torch.is_autocast_enabled(device):
+            return values.to(torch.get_autocast_dtype(device))
+        return values.to(next(self.parameters(), values).dtype)

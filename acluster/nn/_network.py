@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from acluster.nn._cluster import AttentionCluster
+from acluster.nn._linear import DropoutLinear
 from acluster.nn._pooling import without_empty
-from acluster.nn._weighting import uniform_
 
 __all__ = ["AttentionClusterNetwork"]
 
@@ -46,15 +46,14 @@ class AttentionClusterNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.clusters: Sequence[AttentionCluster] = nn.ModuleList(clusters)  # type: ignore[assignment]
-        self.linear = nn.Linear(sum(cluster.global_size for cluster in clusters), n_outputs)
-        self.dropout = dropout
+        global_size = sum(cluster.global_size for cluster in clusters)
+        self.linear = DropoutLinear(global_size, n_outputs, dropout)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw all parameters anew from `generator`."""
         for cluster in self.clusters:
             cluster.reset_parameters(generator)
-        uniform_(self.linear.weight, self.linear.in_features, generator)
-        uniform_(self.linear.bias, self.linear.in_features, generator)
+        self.linear.reset_parameters(generator)
 
     def global_feature(self, sets: Sequence[Packed]) -> Tensor:
         """The concatenated global features g, shape (n, Σ N·M), before dropout.
@@ -98,10 +97,7 @@ class AttentionClusterNetwork(nn.Module):
         Tensor of shape (n, n_outputs)
             Logits.
         """
-        g = self.global_feature(sets)
-        if self.training and self.dropout > 0:
-            g = g * _dropout_mask(g, self.dropout, generator)
-        return self.linear(g)
+        return self.linear(self.global_feature(sets), generator)
 
 
 def _part(cluster: AttentionCluster, values: Tensor, offsets: Tensor, present: Tensor) -> Tensor:
@@ -113,16 +109,3 @@ def _part(cluster: AttentionCluster, values: Tensor, offsets: Tensor, present: T
         return part
     items = torch.nonzero(present).flatten().to(values.device)
     return part.index_copy(0, items, cluster(values, without_empty(offsets)))
-
-
-def _dropout_mask(g: Tensor, probability: float, generator: torch.Generator | None) -> Tensor:
-    """0 with `probability`, else what keeps the mean, in the shape of g.
-
-    Each component takes 16 random bits, four to a 64-bit draw: a fifth of the time that a
-    draw of its own would take. The probability is met to within 2^-16.
-    """
-    draws = torch.empty(-(-g.numel() // 4), dtype=torch.int64, device=g.device)
-    draws.random_(-(2**63), None, generator=generator)
-    dropped_of_65536 = min(round(probability * 65536), 65535)
-    kept = draws.view(torch.int16)[: g.numel()] >= dropped_of_65536 - 32768
-    return kept.to(g.dtype).mul_(65536 / (65536 - dropped_of_65536)).view_as(g)

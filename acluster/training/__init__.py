@@ -3,12 +3,15 @@
 from acluster.training._batches import BatchSource
 from acluster.training._cache import CACHES, cached, mean_local_feature
 from acluster.training._device import (
+    autocast,
+    has_bfloat16,
     make_generator,
     resolve_device,
     to_numpy_state,
     to_torch_state,
 )
-from acluster.training._loop import OPTIMIZERS, Patience, Trainer, infer
+from acluster.training._loop import Patience, Trainer, infer
+from acluster.training._optimizer import OPTIMIZERS
 
 __all__ = [
     "CACHES",
@@ -16,7 +19,9 @@ __all__ = [
     "BatchSource",
     "Patience",
     "Trainer",
+    "autocast",
     "cached",
+    "has_bfloat16",
     "infer",
     "make_generator",
     "mean_local_feature",

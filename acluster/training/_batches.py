@@ -25,8 +25,8 @@ _BLOCKS_PER_WINDOW = 32
 class BatchSource:
     """Items of several modalities, batch by batch, as the network takes them.
 
-    Batches of features that are not in memory are read one ahead, in a thread, and written
-    over when the next but one is read.
+    Batches of features that are not in memory, or have to be copied to a GPU, are made one
+    ahead, in a thread, and written over when the next but one is made.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class BatchSource:
                 modalities, stand_ins or [None] * len(modalities), strict=True
             )
         ]
-        self._reads_ahead = any(packer.is_read for packer in self._packers)
+        self._reads_ahead = any(packer.reads_ahead for packer in self._packers)
 
     def __len__(self) -> int:
         return len(self.modalities[0])

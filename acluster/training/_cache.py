@@ -30,11 +30,11 @@ def cached(modalities: Sequence[FeatureSets], cache: str, like: Tensor) -> list[
         In memory or in a store.
 
     cache : {"auto", "device", "memory", "stream"}
-        "device": on the device of `like` and in its dtype. "memory": in memory. "stream":
-        where they are. "auto": on a GPU if they take no more than half of its free memory,
-        in that dtype; in memory if they lie in a store, take no more than scikit-learn's
-        `working_memory` and this process is no worker of a parallel search; else where
-        they are.
+        "device": on the device of `like`, in its dtype, or in float16 where float16
+        features are on a GPU. "memory": in memory. "stream": where they are. "auto": on a
+        GPU if they take no more than half of its free memory so; in memory if they lie in a
+        store, take no more than scikit-learn's `working_memory` and this process is no
+        worker of a parallel search; else where they are.
 
     like : Tensor
         A parameter of the network.
@@ -56,9 +56,12 @@ def _loaded(sets: FeatureSets) -> FeatureSets:
 
 def _choice(modalities: Sequence[FeatureSets], like: Tensor) -> str:
     if like.device.type == "cuda":
-        n_numbers = sum(sets.nbytes // sets.dtype.itemsize for sets in modalities)
+        n_bytes = sum(
+            sets.nbytes // sets.dtype.itemsize * _resident_dtype(sets, like).itemsize
+            for sets in modalities
+        )
         free, _ = torch.cuda.mem_get_info(like.device)
-        if n_numbers * like.element_size() <= free / 2:
+        if n_bytes <= free / 2:
             return "device"
     n_bytes = sum(sets.nbytes for sets in modalities if not sets.in_memory)
     budget = sklearn.get_config()["working_memory"] * 2**20
@@ -92,7 +95,8 @@ class RowsOnDevice:
         self.dtype = sets.dtype
         n_rows = int(sets.lengths.sum())
         self.shape = (n_rows, sets.n_features)
-        self.values = torch.empty(self.shape, dtype=like.dtype, device=like.device)
+        dtype = _resident_dtype(sets, like)
+        self.values = torch.empty(self.shape, dtype=dtype, device=like.device)
         first = 0
         for ((block, _),) in BatchSource([sets], like).in_order(_batch_size(sets)):
             self.values[first : first + len(block)] = block
@@ -104,6 +108,12 @@ class RowsOnDevice:
         if isinstance(rows, slice):
             return self.values[rows]
         return self.values.index_select(0, torch.from_numpy(rows).to(self.values.device))
+
+
+def _resident_dtype(sets: FeatureSets, like: Tensor) -> torch.dtype:
+    """On a GPU, float16 features stay so until the network multiplies them."""
+    stays_half = like.is_cuda and sets.dtype == np.float16 and like.dtype == torch.float32
+    return torch.float16 if stays_half else like.dtype
 
 
 def mean_local_feature(sets: FeatureSets) -> tuple[NDArray[np.float64], int]:

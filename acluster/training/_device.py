@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 
-__all__ = ["make_generator", "resolve_device", "to_numpy_state", "to_torch_state"]
+__all__ = [
+    "autocast",
+    "has_bfloat16",
+    "make_generator",
+    "resolve_device",
+    "to_numpy_state",
+    "to_torch_state",
+]
 
 
 def resolve_device(device: str) -> torch.device:
@@ -46,6 +54,23 @@ def _is_available(device: torch.device) -> bool:
 def _available_devices() -> list[str]:
     names = ["cpu", "mps", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     return [name for name in names if _is_available(torch.device(name))]
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies in bfloat16; else that is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        able = torch.cpu.get_capabilities()
+        return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return False
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """Within it products are in bfloat16 if `precision` is "mixed" and the device has them."""
+    if precision == "mixed" and has_bfloat16(device):
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
 
 
 def make_generator(

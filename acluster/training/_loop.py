@@ -10,16 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from acluster.training._batches import BatchSource
-from acluster.training._device import make_generator, to_numpy_state, to_torch_state
+from acluster.training._device import autocast, make_generator
+from acluster.training._optimizer import Optimizer, factored_gradients
 from acluster.training._packing import Packed
 
-__all__ = ["OPTIMIZERS", "Patience", "Trainer", "infer"]
-
-OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
-    "rmsprop": torch.optim.RMSprop,
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-}
+__all__ = ["Patience", "Trainer", "infer"]
 
 
 class Trainer:
@@ -51,6 +46,9 @@ class Trainer:
     modality_dropout : float
         The probability that a step sees an item without one of its modalities.
 
+    precision : {"full", "mixed"}
+        "mixed" multiplies in bfloat16 where the device can.
+
     random_state : RandomState
         Draws the order, the modalities, the local features and the seed of the dropout.
     """
@@ -67,19 +65,22 @@ class Trainer:
         batch_size: int,
         n_local_features: Sequence[int | None],
         modality_dropout: float,
+        precision: str,
         random_state: np.random.RandomState,
     ) -> None:
         self.network = network
         self.loss = loss
-        self.optimizer = OPTIMIZERS[optimizer](
+        self.optimizer = Optimizer(
             network.parameters(),
-            lr=learning_rate,  # type: ignore[call-arg]
+            optimizer,
+            learning_rate=learning_rate,
             weight_decay=weight_decay,
+            max_grad_norm=max_grad_norm,
         )
-        self.max_grad_norm = max_grad_norm
         self.batch_size = batch_size
         self.n_local_features = n_local_features
         self.modality_dropout = modality_dropout
+        self.precision = precision
         self.random_state = random_state
         self.parameter = next(network.parameters())
         self.generator = make_generator(random_state, self.parameter.device)
@@ -105,32 +106,23 @@ class Trainer:
         """
         self.network.train()
         total = torch.zeros((), dtype=self.parameter.dtype, device=self.parameter.device)
-        for items, sets in source.epoch(
+        batches = source.epoch(
             self.batch_size, self.random_state, self.n_local_features, self.modality_dropout
-        ):
-            batch_targets = targets[items]
-            total += self._step(sets, batch_targets, weights[items]) * len(batch_targets)
+        )
+        with factored_gradients(self.network):
+            for items, sets in batches:
+                batch_targets = targets[items]
+                total += self._step(sets, batch_targets, weights[items]) * len(batch_targets)
         return float(total) / len(source)
 
     def _step(self, sets: list[Packed], targets: Tensor, weights: Tensor) -> Tensor:
-        logits = self.network(sets, generator=self.generator)
+        with autocast(self.parameter.device, self.precision):
+            logits = self.network(sets, generator=self.generator)
         losses = self.loss(logits, targets) * weights
         loss = losses.sum() / len(losses)
-        self.optimizer.zero_grad()
         loss.backward()
-        if self.max_grad_norm is not None:
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.max_grad_norm)
         self.optimizer.step()
         return loss.detach()
-
-    def optimizer_state(self) -> dict[str, Any]:
-        """The running averages of the optimiser, as numpy arrays by parameter."""
-        return to_numpy_state(self.optimizer.state_dict()["state"])
-
-    def load_optimizer_state(self, state: dict[str, Any]) -> None:
-        """Go on from another trainer's `optimizer_state`."""
-        whole = self.optimizer.state_dict()
-        self.optimizer.load_state_dict({**whole, "state": to_torch_state(state)})
 
 
 class Patience:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from mmap import mmap
 from typing import Any
 
@@ -44,7 +45,10 @@ class Packer:
         self.like = like
         self.stand_in = None if stand_in is None else torch.from_numpy(stand_in).to(like)
         self.is_read = not sets.in_memory
-        self._memory = ReusedMemory() if self.is_read else FreshMemory()
+        is_copied = like.is_cuda and not isinstance(sets[:0].packed()[0], Tensor)
+        self.reads_ahead = self.is_read or is_copied
+        self._memory = ReusedMemory(is_copied) if self.reads_ahead else FreshMemory()
+        self._stream = torch.cuda.Stream(like.device) if is_copied else None
 
     def pack(
         self,
@@ -72,7 +76,7 @@ class Packer:
         self._memory.next_batch()
         chosen = sets if kept is None else sets[np.flatnonzero(kept)]
         out = None
-        if self.is_read:
+        if self.reads_ahead:
             n_rows = int(chosen.lengths.sum())
             out = self._memory.rows("read", (n_rows, sets.n_features), sets.dtype)
         values, offsets = chosen.packed(out)
@@ -96,8 +100,9 @@ class Packer:
             values = values.copy()
         source = torch.from_numpy(values)
         if self.like.device.type != "cpu":
-            tensor = source.to(self.like.device).to(self.like.dtype)
-            is_finite = bool(tensor.sum().isfinite())
+            with self._beside_training():
+                tensor = source.to(self.like.device, non_blocking=True).to(self.like.dtype)
+                is_finite = bool(tensor.sum().isfinite())
         elif self.is_read or source.dtype != self.like.dtype:
             tensor = self._tensor("batch", (len(values), values.shape[1]))
             is_finite = bool(np.isfinite(copy_in_pieces(source, tensor)))
@@ -107,6 +112,19 @@ class Packer:
         if not is_finite:
             self._refuse(sets)
         return tensor
+
+    @contextmanager
+    def _beside_training(self) -> Iterator[None]:
+        """On a CUDA device work goes past the kernels of training, and is done at the end.
+
+        Only the thread that reads ahead waits for it.
+        """
+        if self._stream is None:
+            yield
+            return
+        with torch.cuda.stream(self._stream):
+            yield
+        self._stream.synchronize()
 
     def _refuse(self, sets: FeatureSets) -> None:
         """Say which value is not finite or does not fit the network's dtype, if one is not."""
@@ -163,9 +181,15 @@ class ReusedMemory(FreshMemory):
 
     Fresh memory for batches of ever different size, from two threads, would let the
     process grow from batch to batch.
+
+    Parameters
+    ----------
+    pinned : bool
+        Whether a CUDA device copies from them by itself.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pinned: bool = False) -> None:
+        self._pinned = pinned
         self._arrays: dict[Hashable, NDArray[Any]] = {}
 
     def next_batch(self) -> None:
@@ -178,10 +202,14 @@ class ReusedMemory(FreshMemory):
         if array is None or len(array) < shape[0]:
             self._arrays.pop(use, None)
             roomy = (shape[0] + shape[0] // 8 + 1, shape[1])
-            # Pages of its own, which go back to the system at once when they are let go.
-            pages = mmap(-1, roomy[0] * roomy[1] * dtype.itemsize)
+            pages = self._pages(roomy[0] * roomy[1] * dtype.itemsize)
             self._arrays[use] = array = np.frombuffer(pages, dtype).reshape(roomy)
         return array[: shape[0]]
+
+    def _pages(self, n_bytes: int) -> Any:
+        if self._pinned:
+            return torch.empty(n_bytes, dtype=torch.uint8, pin_memory=True).numpy()
+        return mmap(-1, n_bytes)  # pages that go back to the system when they are let go
 
 
 def copy_in_pieces(source: Tensor, target: Tensor) -> float:

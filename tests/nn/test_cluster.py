@@ -13,10 +13,8 @@ from acluster.nn import (
     AttentionCluster,
     AttentionClusterNetwork,
     ShiftingOperation,
-    attend,
     attention_weights,
 )
-from acluster.nn._network import _dropout_mask
 from tests import reference
 
 lengths_of_sets = st.lists(st.integers(1, 7), min_size=1, max_size=8)
@@ -104,13 +102,6 @@ def test_gradients_are_those_of_the_reference(weighting, shifting, lengths):
             parameters[name][index] = kept
             slope = (above - below) / (2 * step)
             assert slope == pytest.approx(gradient[index].item(), abs=1e-6), (name, index)
-
-
-def test_gradcheck_of_attention():
-    values, offsets = make_packed([2, 3, 2, 1], 3, seed=0)
-    logits = torch.randn(8, 4, dtype=torch.float64, requires_grad=True)
-    values.requires_grad_()
-    assert torch.autograd.gradcheck(lambda x, s: attend(x, offsets, s), (values, logits))
 
 
 @given(**cases)
@@ -216,40 +207,3 @@ def test_network_concatenates_modalities_of_their_own_sizes():
     torch.testing.assert_close(network([rgb, audio]), network.linear(g))
     with pytest.raises(ValueError, match="shorter"):
         network([rgb])
-
-
-def test_dropout_keeps_the_stated_share_and_the_mean():
-    cluster = AttentionCluster(1, 4000, "average", shifting=False)
-    network = AttentionClusterNetwork([cluster], n_outputs=1, dropout=0.9).train()
-    seen = []
-    network.linear.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    network([(torch.ones(25, 1), torch.arange(26))], generator=torch.Generator().manual_seed(0))
-    assert (seen[0] > 0).float().mean().item() == pytest.approx(0.1, abs=0.003)
-    assert seen[0].mean().item() == pytest.approx(1.0, abs=0.03)
-
-
-def test_dropout_leaves_the_global_state():
-    network = AttentionClusterNetwork([AttentionCluster(2, 3)], n_outputs=2, dropout=0.5).train()
-    state = torch.get_rng_state()
-    network([(torch.ones(3, 2), torch.tensor([0, 3]))], generator=torch.Generator())
-    assert torch.equal(state, torch.get_rng_state())
-
-
-@pytest.mark.parametrize("probability", [1e-7, 0.01, 0.5, 0.9, 0.999])
-@pytest.mark.parametrize("size", [1, 5, 400_001])
-def test_dropout_mask_has_the_stated_probability_and_mean(probability, size):
-    g = torch.ones(1, size)
-    mask = _dropout_mask(g, probability, torch.Generator().manual_seed(0))
-    assert mask.shape == g.shape
-    assert len(mask.unique()) <= 2
-    if size > 1000:
-        spread = (probability * (1 - probability) / size) ** 0.5
-        assert (mask == 0).float().mean().item() == pytest.approx(probability, abs=5 * spread)
-        assert mask.mean().item() == pytest.approx(1, abs=5 * spread / (1 - probability))
-
-
-def test_dropout_masks_of_neighbours_are_independent():
-    mask = _dropout_mask(torch.ones(1, 400_000), 0.5, torch.Generator().manual_seed(0))[0] / 2
-    for distance in (1, 2, 3, 4, 8):
-        together = (mask[:-distance] * mask[distance:]).mean().item()
-        assert together == pytest.approx(0.25, abs=0.005)

@@ -41,6 +41,7 @@ def make_trainer(**changes):
         "batch_size": 2,
         "n_local_features": [None],
         "modality_dropout": 0.0,
+        "precision": "full",
         "random_state": np.random.RandomState(0),
     }
     return Trainer(Sums(), lambda out, target: (out - target) ** 2, **{**options, **changes})
@@ -68,17 +69,9 @@ def test_going_on_from_a_stored_optimizer_is_going_on(optimizer):
     epochs(first, 2)
     second = make_trainer(optimizer=optimizer, batch_size=5)
     second.network.load_state_dict(to_torch_state(to_numpy_state(first.network.state_dict())))
-    second.load_optimizer_state(first.optimizer_state())
+    second.optimizer.load_state(first.optimizer.state())
     epochs(second, 2)
     assert second.network.weight.item() == whole.network.weight.item()
-
-
-def test_clipping_bounds_the_norm_over_all_parameters():
-    seen = []
-    trainer = make_trainer(max_grad_norm=0.25)
-    trainer.optimizer.step = lambda: seen.append(trainer.network.weight.grad.norm().item())
-    trainer.run_epoch(DATA, torch.full((5,), 100.0), torch.ones(5))
-    assert seen == pytest.approx([0.25] * 3)
 
 
 def test_inference_keeps_the_order():

@@ -1,0 +1,125 @@
+"""Dropout and the linear layer, its gradient whole and in factors."""
+
+import pytest
+import torch
+from torch import nn
+
+from acluster.nn import DropoutLinear, _linear
+from acluster.nn._linear import _drawn_dropout, _mask
+
+
+def mask_of(x, probability, seed=0):
+    bits, kept_from = _drawn_dropout(x, probability, torch.Generator().manual_seed(seed))
+    return _mask(x, bits, kept_from, out=torch.empty_like(x))
+
+
+def drawn_layer(dropout=0.0, dtype=torch.float64):
+    layer = DropoutLinear(40, 3, dropout).to(dtype)
+    layer.reset_parameters(torch.Generator().manual_seed(0))
+    x = torch.randn(7, 40, dtype=dtype, generator=torch.Generator().manual_seed(1))
+    return layer, x.requires_grad_()
+
+
+def test_without_dropout_it_is_torchs_linear_layer():
+    layer, x = drawn_layer()
+    linear = nn.Linear(40, 3).double()
+    linear.load_state_dict({"weight": layer.weight.T, "bias": layer.bias})
+    direction = torch.randn(7, 3, dtype=torch.float64)
+    ours, theirs = layer(x), linear(x)
+    torch.testing.assert_close(ours, theirs)
+    gradients = torch.autograd.grad((ours * direction).sum(), [x, *layer.parameters()])
+    expected = torch.autograd.grad((theirs * direction).sum(), [x, *linear.parameters()])
+    for one, other in zip(gradients, [expected[0], expected[1].T, expected[2]], strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("chunk", [1, 100, 1 << 18])
+def test_gradcheck_under_dropout(chunk, monkeypatch):
+    monkeypatch.setattr(_linear, "_NUMBERS_PER_CHUNK", chunk)
+    layer, x = drawn_layer(dropout=0.3)
+
+    def output(x, weight, bias):
+        generator = torch.Generator().manual_seed(2)
+        return torch.func.functional_call(layer, {"weight": weight, "bias": bias}, (x, generator))
+
+    assert torch.autograd.gradcheck(output, (x, layer.weight, layer.bias))
+
+
+def test_the_factors_are_the_gradient(monkeypatch):
+    monkeypatch.setattr(_linear, "_LARGE", 1)
+    layer, x = drawn_layer(dropout=0.3)
+    whole, in_factors = [], []
+    for layer.factored_gradient, found in ((False, whole), (True, in_factors)):
+        layer.zero_grad()
+        x.grad = None
+        layer(x, torch.Generator().manual_seed(3)).square().sum().backward()
+        found.extend([x.grad, layer.bias.grad])
+    D, G = layer.weight.grad_factors
+    assert layer.weight.grad is None
+    for one, other in zip(whole, in_factors, strict=True):
+        assert torch.equal(one, other)
+    layer.factored_gradient = False
+    layer(x, torch.Generator().manual_seed(3)).square().sum().backward()
+    torch.testing.assert_close(D.T @ G, layer.weight.grad)
+
+
+def test_small_weights_have_their_gradient_whole():
+    layer, x = drawn_layer()
+    layer.factored_gradient = True
+    layer(x).sum().backward()
+    assert layer.weight.grad is not None
+
+
+@pytest.mark.parametrize("probability", [1e-7, 0.01, 0.5, 0.9, 0.999])
+def test_dropout_has_the_stated_probability(probability):
+    n_items, size = 400, 1000
+    mask = mask_of(torch.ones(n_items, size), probability)
+    assert set(mask.unique().tolist()) <= {0.0, 1.0}
+    # An item drops at one of two shares, 1/256 apart, drawn for it.
+    variance = probability * (1 - probability) / (n_items * size) + (1 / 512) ** 2 / n_items
+    assert (mask == 0).float().mean().item() == pytest.approx(probability, abs=5 * variance**0.5)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (5, 80_001)])
+def test_dropout_of_any_shape(shape):
+    x = torch.randn(shape)
+    dropped = mask_of(x, 0.5)
+    assert torch.equal(dropped[dropped != 0], x[dropped != 0])
+
+
+def test_dropout_of_neighbours_is_independent():
+    mask = mask_of(torch.ones(1, 400_000), 0.5)[0]
+    for distance in (1, 2, 3, 4, 7, 8, 16):
+        together = (mask[:-distance] * mask[distance:]).mean().item()
+        assert together == pytest.approx(0.25, abs=0.005)
+
+
+def test_the_output_keeps_its_mean():
+    layer = DropoutLinear(200, 1, dropout=0.9).train()
+    nn.init.ones_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    outputs = layer(torch.ones(2000, 200), torch.Generator().manual_seed(0))
+    assert outputs.mean().item() == pytest.approx(200, abs=5)
+
+
+def test_dropout_leaves_the_global_state_and_prediction_alone():
+    layer, x = drawn_layer(dropout=0.5)
+    state = torch.get_rng_state()
+    layer(x, torch.Generator())
+    assert torch.equal(state, torch.get_rng_state())
+    torch.testing.assert_close(layer.eval()(x), x @ layer.weight + layer.bias)
+
+
+def test_under_autocast_the_products_are_in_half_precision():
+    layer, x = drawn_layer(dtype=torch.float32)
+    layer.eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow = layer(x)
+        narrow.sum().backward()
+    torch.testing.assert_close(narrow, layer(x), rtol=0.02, atol=0.02)
+    assert not torch.equal(narrow, layer(x))
+    assert layer.weight.grad.dtype == torch.float32
+    with torch.no_grad():
+        layer.weight.mul_(2)  # what was kept of the weight is old now
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(layer(x), layer.float()(x), rtol=0.02, atol=0.04)

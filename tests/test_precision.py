@@ -1,0 +1,95 @@
+"""Mixed precision: the same model to the precision of bfloat16, and full where there is none."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+
+from acluster import AttentionClusterClassifier, MultimodalAttentionClusterClassifier
+from acluster.nn import WEIGHTINGS
+from acluster.training import _device
+from tests.conftest import make_sets
+
+
+@pytest.fixture(params=["float32", "float64"])
+def X_y(request):
+    return make_sets(n=150, n_classes=3, dtype=np.dtype(request.param).type)
+
+
+@pytest.fixture
+def able(monkeypatch):
+    """A device that multiplies in bfloat16; one that cannot gives the same, more slowly."""
+    monkeypatch.setattr(_device, "has_bfloat16", lambda device: True)
+
+
+def make(precision, **changes):
+    parameters = {"cluster_size": 8, "max_iter": 30, "tol": None, "learning_rate": 0.01}
+    return AttentionClusterClassifier(
+        precision=precision, dtype="float32", random_state=0, **{**parameters, **changes}
+    )
+
+
+@pytest.mark.parametrize("weighting", sorted(WEIGHTINGS))
+@pytest.mark.parametrize("shifting", [True, False])
+def test_mixed_learns_what_full_learns(able, X_y, weighting, shifting):
+    X, y = X_y
+    full = make("full", weighting=weighting, shifting=shifting).fit(X, y)
+    mixed = make("mixed", weighting=weighting, shifting=shifting).fit(X, y)
+    np.testing.assert_allclose(mixed.loss_curve_, full.loss_curve_, rtol=0.1, atol=0.02)
+    np.testing.assert_allclose(mixed.predict_proba(X), full.predict_proba(X), atol=0.1)
+    assert mixed.loss_curve_ != full.loss_curve_  # it did use bfloat16
+
+
+def test_parameters_and_results_are_float32(able):
+    X, y = make_sets()
+    clf = make("mixed").set_params(dtype="auto").fit(X, y)  # X is float64
+    assert {p.dtype for p in clf.network_.parameters()} == {torch.float32}
+    assert clf.predict_proba(X).dtype == clf.transform(X).dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(clf.transform(X), axis=1), 1, rtol=1e-6)
+    again = pickle.loads(pickle.dumps(clf))
+    np.testing.assert_array_equal(again.predict_proba(X), clf.predict_proba(X))
+
+
+def test_prediction_sees_weights_that_changed(able):
+    X, y = make_sets()
+    clf = make("mixed", max_iter=2).fit(X, y)
+    before = clf.decision_function(X)
+    with torch.no_grad():
+        clf.network_.linear.weight.mul_(0)
+    assert not np.allclose(clf.decision_function(X), before)
+
+
+def test_where_bfloat16_is_missing_mixed_is_full(monkeypatch, X_y):
+    monkeypatch.setattr(_device, "has_bfloat16", lambda device: False)
+    X, y = X_y
+    full, mixed = make("full", max_iter=5).fit(X, y), make("mixed", max_iter=5).fit(X, y)
+    np.testing.assert_array_equal(mixed.predict_proba(X), full.predict_proba(X))
+
+
+def test_several_modalities_with_missing_ones(able):
+    X, y = make_sets(n=90, n_classes=3)
+    some_missing = [x if i % 4 else x[:0] for i, x in enumerate(X)]
+    sets = {"one": list(X), "other": some_missing}
+    clf = MultimodalAttentionClusterClassifier(
+        cluster_size=4, max_iter=30, tol=None, learning_rate=0.01, missing_modality="mask",
+        precision="mixed", modality_dropout=0.2, random_state=0,
+    )  # fmt: skip
+    full = clone(clf).set_params(precision="full", dtype="float32").fit(sets, y)
+    np.testing.assert_allclose(
+        clf.fit(sets, y).predict_proba(sets), full.predict_proba(sets), atol=0.1
+    )
+
+
+def test_parameters_in_float64_are_refused():
+    X, y = make_sets()
+    with pytest.raises(ValueError, match=r"precision='mixed' keeps .* but dtype='float64'\. Use"):
+        make("mixed").set_params(dtype="float64").fit(X, y)
+
+
+def test_the_processor_is_asked():
+    able = torch.cpu.get_capabilities()
+    native = able.get("avx512_bf16") or able.get("amx_bf16") or able.get("bf16") or False
+    assert _device.has_bfloat16(torch.device("cpu")) == native
+    assert not _device.has_bfloat16(torch.device("mps"))
