@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from acluster.nn import _pooling_triton
 from acluster.nn._pooling_analytic import attend_analytic
 
 __all__ = ["attend", "attention_weights", "shifted"]
@@ -65,6 +66,8 @@ def attend(
     _check_offsets(offsets, len(values))
     if values.requires_grad:
         return attend_plainly(values, offsets, logits, shift)
+    if _pooling_triton.supports(values, logits):
+        return _pooling_triton.attend_triton(values, offsets, logits, shift)
     return attend_analytic(values, offsets, logits, shift)
 
 

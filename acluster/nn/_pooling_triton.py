@@ -7,9 +7,9 @@ pooled output, and its logits 6 kB. Hence:
 - The shift needs the norm of a unit's whole output before its first component is written.
   Writing the unshifted output and rescaling it would move it three times. Each program
   instead makes its output twice, a tile of columns at a time, once for the norm and once to
-  write it: the second reading of the features hits the cache, the output moves once, and
-  the arithmetic takes a part of the time that the writing does. The norm comes of the
-  shifted components themselves: α²‖V‖² + 2αβΣV + Mβ² would cancel.
+  write it: the second reading of the features should hit the cache, the output moves once,
+  and by count the arithmetic takes a part of the time that the writing does. The norm comes
+  of the shifted components themselves: α²‖V‖² + 2αβΣV + Mβ² would cancel.
 - Few or long sets would leave processors idle; then the columns of a set are shared among
   programs, and a kernel before finds the norms.
 - The backward pass reads the features, the output w and its gradient G once, and derives

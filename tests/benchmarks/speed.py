@@ -1,145 +1,297 @@
-"""Speed of the public `fit` and `predict_proba` beside padded autograd, in one process.
+"""Speed and memory of the public `fit` and `predict_proba`, beside other ways to do the same.
 
-The peer is what a skilled user would write: batches padded to their longest set, a masked
-softmax, RMSprop and clipping. Both train the same network on the same sets for as many
-epochs; runs are interleaved, and the ratio of medians is what counts.
+    python tests/benchmarks/speed.py [--workloads A B C musk1 vowels] [--repeats 5]
+        [--epochs N] [--sets N] [--precision full mixed] [--device cpu] [--no-memory]
+        [--json FILE]
 
-    python tests/benchmarks/speed.py [--repeats 5] [--json FILE]
+Our estimator and its peers (peers.py) run one after the other in one process, several times
+over, after a warm-up. Each gets the sets in the form that it takes, prepared beforehand; what
+it does to make batches of them is timed. A fit is the whole of it: the first weights, and a
+few epochs. The ratio of a peer's median seconds to ours is what counts, and has the range of
+the ratios of the single repeats beside it. musk1 and vowels are read from $ACLUSTER_DATA.
+
+torchmil's network is another one, so our estimator runs a second time, set up as that network.
+The roofline (roofline.py) is the least time for the network on the measured machine.
 """
 
 import argparse
 import json
-import platform
 import statistics
-import time
 from datetime import date
+from functools import partial
+from pathlib import Path
 
-import numpy as np
-import sklearn
-import torch
-from torch import nn
-from torch.nn import functional
+import machine
+import roofline
+from memory import peak_of_fit
+from peers import ABMIL_ATTENTION_SIZE, available
+from stopwatch import interleaved
+from workloads import DROPOUT, LEARNING_RATE, MAX_GRAD_NORM, WORKLOADS, make_task
 
 from acluster import AttentionClusterClassifier, FeatureSets
 
-EPOCHS = 3
-WORKLOADS = {
-    # name: sets, shortest, longest, features, cluster size, classes
-    "equal": (1024, 25, 25, 50, 32, 100),
-    "ragged": (512, 5, 300, 128, 32, 50),
-    "small": (256, 7, 29, 12, 64, 9),
+PHASES = ("fit", "predict")
+OURS = "acluster"
+AS_TORCHMIL = {
+    "cluster_size": 1,
+    "weighting": "fc2",
+    "hidden_size": ABMIL_ATTENTION_SIZE,
+    "shifting": False,
+    "dropout": 0.0,
+}
+DTYPES = {  # that matrix products may have
+    "acluster": ["float32"],
+    "acluster/mixed": ["float32", "bfloat16"],
 }
 
 
-class PaddedNetwork(nn.Module):
-    def __init__(self, n_features, cluster_size, n_classes):
-        super().__init__()
-        self.score = nn.Linear(n_features, cluster_size, bias=False)
-        self.alpha = nn.Parameter(torch.randn(cluster_size, 1))
-        self.beta = nn.Parameter(torch.randn(cluster_size, 1))
-        self.linear = nn.Linear(cluster_size * n_features, n_classes)
+class Ours:
+    """The public estimator, with the recipe that the peers follow."""
 
-    def forward(self, padded, mask):
-        a = self.score(padded).masked_fill(~mask[..., None], -torch.inf).softmax(dim=1)
-        v = functional.normalize(self.alpha * (a.mT @ padded) + self.beta, dim=-1)
-        g = v.flatten(1) / len(self.alpha) ** 0.5
-        return self.linear(functional.dropout(g, 0.5, self.training))
+    def __init__(self, task, **parameters):
+        recipe = {
+            "cluster_size": task.cluster_size,
+            "weighting": "fc1",
+            "shifting": True,
+            "dropout": DROPOUT,
+            "optimizer": "rmsprop",
+            "learning_rate": LEARNING_RATE,
+            "max_grad_norm": MAX_GRAD_NORM,
+            "batch_size": task.batch_size,
+            "max_iter": task.epochs,
+            "tol": None,
+            "device": task.device,
+            "random_state": 0,
+        }
+        self.X, self.y = FeatureSets.from_arrays(task.arrays), task.y
+        self.classifier = AttentionClusterClassifier(**{**recipe, **parameters})
 
+    def fit(self):
+        self.classifier.fit(self.X, self.y)
 
-def padded_batches(sets, y, order, batch_size=128):
-    for start in range(0, len(order), batch_size):
-        items = order[start : start + batch_size]
-        batch = [torch.from_numpy(sets[i]) for i in items]
-        lengths = torch.tensor([len(item) for item in batch])
-        padded = nn.utils.rnn.pad_sequence(batch, batch_first=True)
-        mask = torch.arange(padded.shape[1]) < lengths[:, None]
-        yield padded, mask, torch.from_numpy(y[items])
-
-
-def fit_padded(sets, y, cluster_size, n_classes):
-    network = PaddedNetwork(sets[0].shape[1], cluster_size, n_classes)
-    optimizer = torch.optim.RMSprop(network.parameters(), lr=1e-3, foreach=True)
-    for _ in range(EPOCHS):
-        for padded, mask, target in padded_batches(sets, y, np.random.permutation(len(y))):  # noqa: NPY002
-            optimizer.zero_grad()
-            functional.cross_entropy(network(padded, mask), target).backward()
-            nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-            optimizer.step()
-    return network.eval()
+    def predict(self):
+        return self.classifier.predict_proba(self.X)
 
 
-@torch.inference_mode()
-def predict_padded(network, sets, y):
-    batches = padded_batches(sets, y, np.arange(len(y)))
-    return torch.cat([network(padded, mask).softmax(dim=1) for padded, mask, _ in batches])
+def our_methods(precisions):
+    """Our estimator in each precision, and why one is left out."""
+    if "precision" in AttentionClusterClassifier().get_params():
+        names = {"full": OURS, "mixed": f"{OURS}/mixed"}
+        return {names[p]: partial(Ours, precision=p) for p in precisions}, {}
+    skipped = {f"{OURS}/mixed": "the estimator has no parameter precision"}
+    return {OURS: Ours}, skipped if "mixed" in precisions else {}
 
 
-def timed(function, *arguments):
-    start = time.perf_counter()
-    result = function(*arguments)
-    return time.perf_counter() - start, result
+def methods_for(task, precisions):
+    """Everything that is timed, by name, and why something is not."""
+    ours, skipped_ours = our_methods(precisions)
+    peers, skipped_peers = available(task)
+    if any(library(name) == "torchmil" for name in peers):
+        ours[f"{OURS}/as torchmil"] = partial(Ours, **AS_TORCHMIL)
+    return {**ours, **peers}, {**skipped_ours, **skipped_peers}
 
 
-def run(workload, repeats):
-    n, shortest, longest, n_features, cluster_size, n_classes = WORKLOADS[workload]
-    rng = np.random.default_rng(0)
-    arrays = [
-        rng.normal(size=(length, n_features)).astype(np.float32)
-        for length in rng.integers(shortest, longest + 1, size=n)
-    ]
-    X, y = FeatureSets.from_arrays(arrays), np.arange(n) % n_classes
-    clf = AttentionClusterClassifier(
-        cluster_size=cluster_size, max_iter=EPOCHS, tol=None, device="cpu"
-    )
-    seconds = {"fit": [], "fit_padded": [], "predict": [], "predict_padded": []}
-    for repeat in range(repeats + 1):
-        times = {}
-        times["fit"], _ = timed(clf.fit, X, y)
-        times["fit_padded"], network = timed(fit_padded, arrays, y, cluster_size, n_classes)
-        times["predict"], _ = timed(clf.predict_proba, X)
-        times["predict_padded"], _ = timed(predict_padded, network, arrays, y)
-        if repeat > 0:  # the first is a warm-up
-            for name, value in times.items():
-                seconds[name].append(value)
-    median = {name: statistics.median(values) for name, values in seconds.items()}
+def library(name):
+    return name.split("/")[0]
+
+
+def run(task, repeats, precisions, device_figures):
+    """Time a task by all methods; the figures of a workload."""
+    methods, skipped = methods_for(task, precisions)
+    made = {name: make(task) for name, make in methods.items()}
+    calls = {(name, p): getattr(method, p) for name, method in made.items() for p in PHASES}
+    seconds = interleaved(calls, repeats, task.device)
     return {
-        "fit_sets_per_second": n * EPOCHS / median["fit"],
-        "fit_ratio": median["fit_padded"] / median["fit"],
-        "fit_ratio_range": ratio_range(seconds["fit_padded"], seconds["fit"]),
-        "predict_sets_per_second": n / median["predict"],
-        "predict_ratio": median["predict_padded"] / median["predict"],
-        "predict_ratio_range": ratio_range(seconds["predict_padded"], seconds["predict"]),
+        "task": describe(task),
+        "methods": {
+            name: {phase: figures(task, phase, seconds[name, phase]) for phase in PHASES}
+            for name in methods
+        },
+        "ratios": ratios(task, seconds, list(methods)),
+        "roofline": roofline_figures(task, seconds, device_figures),
+        "skipped": skipped,
     }
 
 
-def ratio_range(peer, ours):
-    ratios = [a / b for a, b in zip(peer, ours, strict=True)]
-    return [min(ratios), max(ratios)]
+def describe(task):
+    return {
+        "sets": len(task),
+        "lengths": [int(task.lengths.min()), int(task.lengths.max())],
+        "features": task.n_features,
+        "cluster_size": task.cluster_size,
+        "classes": task.n_classes,
+        "batch_size": task.batch_size,
+        "epochs": task.epochs,
+    }
 
 
-def main():
+def figures(task, phase, seconds):
+    passes = task.epochs if phase == "fit" else 1
+    median = statistics.median(seconds)
+    return {
+        "seconds": {"median": median, "range": [min(seconds), max(seconds)]},
+        "seconds_per_epoch": median / passes,
+        "sets_per_second": len(task) * passes / median,
+    }
+
+
+def ratios(task, seconds, names):
+    """How many times our seconds every peer takes; of a library, at its fastest setting."""
+    ours = [name for name in names if library(name) == OURS]
+    peers = dict.fromkeys(library(name) for name in names if name not in ours)
+    return {
+        our: {
+            peer: {
+                phase: ratio(seconds, (our, phase), fastest(seconds, names, peer, phase))
+                for phase in PHASES
+            }
+            for peer in peers
+            if are_comparable(task, our, peer)
+        }
+        for our in ours
+    }
+
+
+def are_comparable(task, our, peer):
+    """Whether they are the same network, or both meant for the task.
+
+    torchmil's network is made for two classes, and with more classes it is by far the smaller.
+    """
+    same_network = (peer == "torchmil") == our.endswith("as torchmil")
+    return same_network or (peer == "torchmil" and task.n_classes == 2)
+
+
+def fastest(seconds, names, peer, phase):
+    settings = [(name, phase) for name in names if library(name) == peer]
+    return min(settings, key=lambda setting: statistics.median(seconds[setting]))
+
+
+def ratio(seconds, our, peer):
+    single = [b / a for a, b in zip(seconds[our], seconds[peer], strict=True)]
+    return {
+        "of_medians": statistics.median(seconds[peer]) / statistics.median(seconds[our]),
+        "range": [min(single), max(single)],
+        "peer": peer[0],
+    }
+
+
+def roofline_figures(task, seconds, device_figures):
+    """The share of the least possible seconds in ours."""
+    work = {"fit": roofline.training_work(task), "predict": roofline.prediction_work(task)}
+    return {
+        name: {
+            phase: work[phase].least_seconds(device_figures, dtypes)
+            / statistics.median(seconds[name, phase])
+            for phase in PHASES
+        }
+        for name, dtypes in DTYPES.items()
+        if (name, "fit") in seconds
+    }
+
+
+def add_memory(report, workload, task, precisions):
+    """The peak memory of every method; last, so that no process runs beside a timing."""
+    methods, _ = methods_for(task, precisions)
+    for name, make in methods.items():
+        peak = peak_of_fit(make, name=workload, n_sets=len(task), device=task.device)
+        report["methods"][name]["fit_peak_mb"] = peak
+
+
+def show(name, report):
+    task = report["task"]
+    shortest, longest = task["lengths"]
+    print(
+        f"\n{name}: {task['sets']} sets of {shortest} to {longest} x {task['features']}, "
+        f"N {task['cluster_size']}, {task['classes']} classes, batch {task['batch_size']}, "
+        f"{task['epochs']} epochs"
+    )
+    print(f"{'':24}{'fit: sets/s':>12}{'s an epoch':>12}{'peak MB':>9}{'predict: sets/s':>17}")
+    for method, timed in report["methods"].items():
+        peak = timed.get("fit_peak_mb")
+        print(
+            f"  {method:22}{timed['fit']['sets_per_second']:12.0f}"
+            f"{timed['fit']['seconds_per_epoch']:12.4f}"
+            f"{'-' if peak is None else format(peak, '.0f'):>9}"
+            f"{timed['predict']['sets_per_second']:17.0f}"
+        )
+    for our, peers in report["ratios"].items():
+        for peer, phases in peers.items():
+            shown = [
+                f"{phase} {r['of_medians']:.2f} ({r['range'][0]:.2f} to {r['range'][1]:.2f})"
+                for phase, r in phases.items()
+            ]
+            print(f"  {peer} / {our}: {', '.join(shown)}")
+    for our, share in report["roofline"].items():
+        shown = ", ".join(f"{phase} {share[phase]:.0%}" for phase in PHASES)
+        print(f"  {our}, share of the roofline: {shown}")
+    for method, reason in report["skipped"].items():
+        print(f"  without {method}: {reason}")
+
+
+def show_machine(figures):
+    speeds = figures["matmul_gflops"]
+    print(
+        f"{figures['device']}, {figures['threads']} threads: matrix products "
+        f"{speeds['float32']:.0f} GFLOP/s in float32, {speeds['bfloat16']:.0f} in bfloat16 "
+        f"({'native' if figures['bf16_native'] else 'emulated'}), "
+        f"copy {figures['copy_gb_per_second']:.1f} GB/s"
+    )
+    if (figures["load_average"] or 0) > 0.5:
+        print("Others are at work on this machine: with all its cores taken, figures mislead.")
+
+
+def parse(arguments):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument("--repeats", type=int, default=5, help="timed runs of each")
-    parser.add_argument("--json", help="also write the figures to this file")
-    options = parser.parse_args()
+    parser.add_argument("--epochs", type=int, help="of every fit, in place of the workload's")
+    parser.add_argument("--sets", type=int, help="of every workload, in place of its own")
+    parser.add_argument(
+        "--precision",
+        nargs="+",
+        choices=["full", "mixed"],
+        help="of ours; by default both where the processor has bfloat16, else full",
+    )
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    return parser.parse_args(arguments)
+
+
+def measure(name, options, device_figures):
+    """The report of a workload; a string that says why not if its data are not there."""
+    try:
+        task = make_task(name, options.sets, options.epochs, options.device)
+    except FileNotFoundError as error:
+        return str(error)
+    native = ["full", "mixed"] if device_figures["bf16_native"] else ["full"]
+    precisions = options.precision or native
+    report = run(task, options.repeats, precisions, device_figures)
+    if not options.no_memory:
+        add_memory(report, name, task, precisions)
+    return report
+
+
+def main(arguments=None):
+    options = parse(arguments)
     report = {
         "date": date.today().isoformat(),
-        "device": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "versions": {m.__name__: m.__version__ for m in (np, sklearn, torch)},
-        "workloads": {name: run(name, options.repeats) for name in WORKLOADS},
+        "machine": machine.describe(options.device),
+        "repeats": options.repeats,
+        "workloads": {},
+        "skipped": {},
     }
-    for name, figures in report["workloads"].items():
-        low, high = figures["fit_ratio_range"]
-        print(
-            f"{name:8} fit {figures['fit_sets_per_second']:8.0f} sets/s, "
-            f"{figures['fit_ratio']:.2f}x padded ({low:.2f} to {high:.2f}); "
-            f"predict {figures['predict_sets_per_second']:8.0f} sets/s, "
-            f"{figures['predict_ratio']:.2f}x padded"
-        )
+    show_machine(report["machine"])
+    for name in options.workloads:
+        figures = measure(name, options, report["machine"])
+        if isinstance(figures, str):
+            report["skipped"][name] = figures
+            print(f"\n{name} is skipped: {figures}")
+            continue
+        report["workloads"][name] = figures
+        show(name, figures)
     if options.json:
-        with open(options.json, "w") as file:
-            json.dump(report, file, indent=1)
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,272 @@
+"""On a CUDA device: attention pooling beside the bandwidth of memory, and an epoch of Kinetics.
+
+    python tests/benchmarks/gpu.py [pooling] [epoch] [--dtype float16] [--sets 246535]
+        [--repeats 30] [--json FILE] [--smoke]
+
+pooling: forward, and forward and backward, for several numbers of units, as medians of CUDA
+    events. The bytes are those that have to be moved: features, logits and output, each once;
+    in the backward pass once more, with the two gradients. Their rate is given as a share of a
+    copy's, measured here too; plain torch does the same work beside it.
+epoch: `fit` on synthetic sets of the size of Kinetics (246,535 videos of 25 frames, 400
+    classes), held on the device, in mixed precision; the first epoch is a warm-up. Needs 19 GB
+    of memory for the sets, and on the device what `cache="device"` takes for them.
+
+--smoke does it all at tiny sizes, without a GPU too: in Triton's interpreter, if it is
+installed. Its figures say nothing.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import sys
+import time
+from datetime import date
+
+import numpy as np
+import sklearn
+import torch
+from torch.nn import functional
+
+from acluster import AttentionClusterClassifier, FeatureSets
+from acluster.nn._pooling_triton import attend_triton
+
+GIGA = 1e9
+L = 25
+KINETICS = {"n": 246_535, "n_features": 1536, "cluster_size": 64, "n_classes": 400, "epochs": 4}
+POOLING = {"n": 1024, "n_features": 1536, "cluster_sizes": (8, 16, 32, 64, 128)}
+SMOKE = {
+    "epoch": {"n": 40, "n_features": 8, "cluster_size": 4, "n_classes": 3, "epochs": 2},
+    "pooling": {"n": 3, "n_features": 40, "cluster_sizes": (8, 17)},
+}
+COPIED = 2**29  # bytes: ten times the cache of a large GPU
+
+
+def measure_pooling(n, n_features, cluster_sizes, dtype, device, repeats):
+    """Bytes per second of Triton's and of torch's pooling, for each number of units."""
+    copy = copy_bandwidth(device, repeats)
+    report = {"copy_gb_per_second": copy / GIGA, "sets": n, "n_features": n_features, "units": {}}
+    for N in cluster_sizes:
+        case = make_case(n, N, n_features, dtype, device)
+        n_bytes = bytes_to_move(*case)
+        report["units"][N] = {
+            name: rates(passes(attend, *case), n_bytes, copy, device, repeats)
+            for name, attend in {"triton": attend_triton, "torch": attend_in_torch}.items()
+        }
+    return report
+
+
+def make_case(n, N, n_features, dtype, device):
+    """Features, offsets, logits, α and β, and a gradient of the output."""
+    values = torch.randn(n * L, n_features, device=device).to(dtype)
+    logits, alpha, beta = (
+        torch.randn(*shape, device=device, requires_grad=True)
+        for shape in ((n * L, N), (N, 1), (N, 1))
+    )
+    offsets = torch.arange(0, n * L + 1, L, device=device)
+    return values, offsets, logits, (alpha, beta), torch.randn(n, N, n_features, device=device)
+
+
+def bytes_to_move(values, offsets, logits, shift, gradient):
+    """What each pass reads and writes at least; the output is as large as its gradient."""
+    forward = values.nbytes + logits.nbytes + gradient.nbytes
+    backward = values.nbytes + 2 * logits.nbytes + 2 * gradient.nbytes
+    return {"forward": forward, "forward_backward": forward + backward}
+
+
+def passes(attend, values, offsets, logits, shift, gradient):
+    """The functions to time."""
+    learnt = (logits, *shift)
+
+    def forward():
+        with torch.no_grad():
+            return attend(values, offsets, logits, shift)
+
+    def forward_backward():
+        return torch.autograd.grad(attend(values, offsets, logits, shift), learnt, gradient)
+
+    return {"forward": forward, "forward_backward": forward_backward}
+
+
+def attend_in_torch(values, offsets, logits, shift):
+    """Equations 2 and 7 for sets of equal size, as anybody would write them."""
+    a = logits.unflatten(0, (-1, L)).softmax(dim=1)
+    pooled = (a.to(values.dtype).mT @ values.unflatten(0, (-1, L))).float()
+    alpha, beta = shift
+    return functional.normalize(alpha * pooled + beta, dim=-1) * len(alpha) ** -0.5
+
+
+def rates(functions, n_bytes, copy, device, repeats):
+    report = {}
+    for name, function in functions.items():
+        seconds = median_seconds(function, device, repeats)
+        rate = n_bytes[name] / seconds
+        report[name] = {
+            "microseconds": seconds * 1e6,
+            "gb_per_second": rate / GIGA,
+            "of_copy": rate / copy,
+        }
+    return report
+
+
+def copy_bandwidth(device, repeats):
+    """Bytes per second of a copy, read and written."""
+    source = torch.randn(COPIED // 4 if device == "cuda" else 1024, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / median_seconds(lambda: target.copy_(source), device, repeats)
+
+
+def median_seconds(function, device, repeats):
+    """Of a call, on the device's own clock; the first few are a warm-up."""
+    for _ in range(min(repeats, 3)):
+        function()
+    if device == "cpu":
+        return statistics.median(seconds_of_call(function) for _ in range(repeats))
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(2 * repeats)]
+    torch.cuda.synchronize()
+    for start, end in zip(marks[::2], marks[1::2], strict=True):
+        # Work ahead of the clock's start hides the time that Python takes to launch.
+        torch.cuda._sleep(2_000_000)
+        start.record()
+        function()
+        end.record()
+    torch.cuda.synchronize()
+    pairs = zip(marks[::2], marks[1::2], strict=True)
+    return statistics.median(start.elapsed_time(end) / 1e3 for start, end in pairs)
+
+
+def seconds_of_call(function):
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+class EpochClock:
+    """A callback that notes when each epoch ends; the loss of an epoch waits for the device."""
+
+    def __init__(self):
+        self.ends = []
+
+    def setup(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context):
+        pass
+
+    def on_fit_task_end(self, estimator, context):
+        self.ends.append(time.perf_counter())
+
+    def teardown(self, estimator, context):
+        pass
+
+
+def measure_epoch(n, n_features, cluster_size, n_classes, epochs, device, batch_size=256):
+    """Seconds of each epoch after the first, and of all before its end."""
+    X, y = make_sets(n, n_features, n_classes)
+    clock = EpochClock()
+    clf = AttentionClusterClassifier(
+        cluster_size=cluster_size,
+        dropout=0.9,
+        batch_size=batch_size,
+        max_iter=epochs,
+        tol=None,
+        device=device,
+        cache="device",
+        precision="mixed",
+        random_state=0,
+    ).set_callbacks(clock)
+    started = time.perf_counter()
+    clf.fit(X, y)
+    ends = clock.ends[:epochs]  # the end of the fit is noted too
+    seconds = np.diff(ends).tolist()
+    return {
+        "sets": n,
+        "batch_size": batch_size,
+        "seconds_of_epochs": seconds,
+        "median_seconds": statistics.median(seconds),
+        "sets_per_second": n / statistics.median(seconds),
+        "seconds_to_the_end_of_the_first": ends[0] - started,
+        "peak_device_gb": torch.cuda.max_memory_allocated() / GIGA if device == "cuda" else None,
+    }
+
+
+def make_sets(n, n_features, n_classes):
+    """Noise, the same for every few thousand sets: their numbers do not change the speed."""
+    rng = np.random.default_rng(0)
+    block = rng.normal(size=(min(n, 2048) * L, n_features)).astype(np.float16)
+    values = np.empty((n * L, n_features), np.float16)
+    for start in range(0, len(values), len(block)):
+        part = values[start : start + len(block)]
+        part[:] = block[: len(part)]
+    return FeatureSets(values, np.arange(0, n * L + 1, L)), np.arange(n) % n_classes
+
+
+def print_report(report):
+    pooling, epoch = report.get("pooling"), report.get("epoch")
+    if pooling is not None:
+        print(f"copy: {pooling['copy_gb_per_second']:.0f} GB/s")
+        for N, ways in pooling["units"].items():
+            for way, figures in ways.items():
+                shown = ", ".join(
+                    f"{name} {pass_['microseconds']:.0f} µs, {pass_['of_copy']:.2f} of a copy"
+                    for name, pass_ in figures.items()
+                )
+                print(f"N = {N:3} {way:6} {shown}")
+    if epoch is not None:
+        seconds, rate = epoch["median_seconds"], epoch["sets_per_second"]
+        print(f"epoch: {seconds:.2f} s for {epoch['sets']} sets, {rate:.0f} sets/s")
+
+
+def describe(device):
+    modules = [np, sklearn, torch]
+    if importlib.util.find_spec("triton"):
+        modules.append(importlib.import_module("triton"))
+    return {
+        "date": date.today().isoformat(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "versions": {m.__name__: m.__version__ for m in modules} | {"cuda": torch.version.cuda},
+    }
+
+
+def parse_options():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", choices=["pooling", "epoch", []], default=[])
+    parser.add_argument("--dtype", default="float16", choices=["float16", "bfloat16", "float32"])
+    parser.add_argument("--sets", type=int, default=KINETICS["n"], help="of the epoch")
+    parser.add_argument("--repeats", type=int, default=30, help="timed calls of each pass")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes, on any machine")
+    parser.add_argument("--json", help="also write the figures to this file")
+    return parser.parse_args()
+
+
+def main():
+    options = parse_options()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu" and not options.smoke:
+        sys.exit("No CUDA device is there; --smoke runs tiny sizes without one.")
+    parts = options.parts or ["pooling", "epoch"]
+    if not importlib.util.find_spec("triton"):
+        parts = [part for part in parts if part != "pooling"]
+        print("Triton is not installed: no pooling.")
+    if device == "cpu":
+        os.environ["TRITON_INTERPRET"] = "1"  # before anything imports it
+    sizes = {"pooling": POOLING, "epoch": KINETICS | {"n": options.sets}}
+    sizes = SMOKE if options.smoke else sizes
+    repeats = 1 if options.smoke else options.repeats
+    report = describe(device)
+    if "pooling" in parts:
+        dtype = getattr(torch, options.dtype)
+        report["pooling"] = measure_pooling(
+            **sizes["pooling"], dtype=dtype, device=device, repeats=repeats
+        )
+    if "epoch" in parts:
+        report["epoch"] = measure_epoch(**sizes["epoch"], device=device)
+    print_report(report)
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump(report, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()
