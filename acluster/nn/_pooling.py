@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from acluster.nn import _pooling_triton
+from acluster.nn import _pooling_numba, _pooling_triton
 from acluster.nn._pooling_analytic import attend_analytic
 
 __all__ = ["attend", "attention_weights", "shifted"]
@@ -68,6 +68,8 @@ def attend(
         return attend_plainly(values, offsets, logits, shift)
     if _pooling_triton.supports(values, logits):
         return _pooling_triton.attend_triton(values, offsets, logits, shift)
+    if _pooling_numba.supports(values, logits):
+        return _pooling_numba.attend_numba(values, offsets, logits, shift)
     return attend_analytic(values, offsets, logits, shift)
 
 

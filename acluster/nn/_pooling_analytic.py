@@ -1,11 +1,12 @@
-"""`attend` with its derivatives written out: the way taken where there is no faster kernel.
+"""`attend` with its derivatives written out: the way taken where there is no faster one.
 
 The features get no gradient, so the backward pass is short. With a = softmax(S) the weights,
-V = aᵀX a set's pooled features, u = α·V + β and y = u / (√N·‖u‖) the result::
+u = α·aᵀX + β and y = u / (√N·‖u‖) the result::
 
-    du = (dy − u·⟨u, dy⟩ / ‖u‖²) / (√N·‖u‖)      dα = ⟨du, V⟩   dβ = ⟨du, 1⟩   dV = α·du
-    dS = a ∘ (X·dVᵀ − ⟨V, dV⟩)
+    du = (dy − N·y·⟨y, dy⟩) / (√N·‖u‖)      D = X·duᵀ
+    dα = Σ a∘D      dβ = Σ du      dS = α·a ∘ (D − Σ a∘D)
 
+where the sums with a run over the rows of a set. Beside the weights only y and ‖u‖ are kept.
 Both passes go through a few sets at a time, so that what lies between two matrix products
 stays in the processor's cache.
 """
@@ -82,60 +83,58 @@ class _Attend(torch.autograd.Function):
         beta: Tensor | None,
         sizes: list[int],
     ) -> Tensor:
-        n_units, n_features = logits.shape[1], values.shape[1]
+        n_units = logits.shape[1]
         a = _softmax(logits, sizes).to(values.dtype)
-        x, a_by_set = _by_set(values, sizes), _by_set(a, sizes)
-        result = values.new_empty(len(sizes), n_units, n_features)
-        if alpha is None or beta is None:
-            pooled, norms = result, None
-            _multiply(_transposed(a_by_set), x, out=pooled)
-        else:
-            pooled = torch.empty_like(result)
-            norms = alpha.new_empty(len(sizes), n_units, 1)
-            for sets in _chunks(result):
-                _multiply(_transposed(a_by_set[sets]), x[sets], out=pooled[sets])
-                u = torch.mul(pooled[sets], alpha).add_(beta)
+        x, a_transposed = _by_set(values, sizes), _transposed(_by_set(a, sizes))
+        result = values.new_empty(len(sizes), n_units, values.shape[1])
+        norms = None if alpha is None else alpha.new_empty(len(sizes), n_units, 1)
+        for sets in _chunks(result):
+            _multiply(a_transposed[sets], x[sets], out=result[sets])
+            if alpha is not None and beta is not None and norms is not None:
+                u = torch.mul(result[sets], alpha).add_(beta)
                 norms[sets] = _norms(u)
                 torch.div(u, norms[sets] * n_units**0.5, out=result[sets])
-        ctx.save_for_backward(values, a, pooled, norms, alpha, beta)
+        ctx.save_for_backward(values, a, result, norms, alpha, beta)
         ctx.sizes = sizes
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        values, a, pooled, norms, alpha, beta = ctx.saved_tensors
+        values, a, result, norms, alpha, beta = ctx.saved_tensors
         x = _by_set(values, ctx.sizes)
-        d_alpha = None if alpha is None else torch.zeros_like(alpha)
+        D = torch.empty_like(a)
+        D_by_set = _by_set(D, ctx.sizes)
         d_beta = None if beta is None else torch.zeros_like(beta)
-        d_logits = torch.empty_like(a)
-        d_a = _by_set(d_logits, ctx.sizes)
-        inner = a.new_empty(pooled.shape[:2])  # ⟨V, dV⟩
-        for sets in _chunks(pooled):
-            d_pooled = gradient[sets]
-            if d_alpha is None or d_beta is None:
-                inner[sets] = (pooled[sets] * d_pooled).sum(dim=-1)
-            else:
-                d_u, along_v = _shift_backward(d_pooled, pooled[sets], norms[sets], alpha, beta)
-                d_alpha += along_v.sum(dim=0)
+        for sets in _chunks(result):
+            d_u = gradient[sets]
+            if d_beta is not None:
+                d_u = _shift_backward(d_u, result[sets], norms[sets])
                 d_beta += d_u.sum(dim=-1, keepdim=True).sum(dim=0)
-                inner[sets] = (along_v * alpha).squeeze(-1)
-                d_pooled = d_u.mul_(alpha).to(values.dtype)
-            _multiply(x[sets], d_pooled.mT, out=d_a[sets])
+            _multiply(x[sets], d_u.to(values.dtype).mT, out=D_by_set[sets])
+        weighted = D.to(gradient.dtype).mul_(a)
+        sums = _sum_by_set(weighted, ctx.sizes)
         lengths = torch.tensor(ctx.sizes, device=a.device)
-        d_logits -= inner.repeat_interleave(lengths, dim=0, output_size=len(a))
-        return None, d_logits.mul_(a), d_alpha, d_beta, None
+        d_logits = weighted - a * sums.repeat_interleave(lengths, dim=0, output_size=len(a))
+        if alpha is None:
+            return None, d_logits, None, None, None
+        return None, d_logits * alpha.T, sums.sum(dim=0)[:, None], d_beta, None
 
 
-def _shift_backward(
-    gradient: Tensor, pooled: Tensor, norms: Tensor, alpha: Tensor, beta: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The gradient du, and ⟨du, V⟩ of every unit and set."""
-    u = torch.mul(pooled, alpha).add_(beta)
-    along_u = torch.mul(u, gradient).sum(dim=-1, keepdim=True).div_(norms.square())
-    d_u = torch.addcmul(gradient, u, along_u, value=-1)
-    d_u /= norms * len(alpha) ** 0.5
-    return d_u, torch.mul(d_u, pooled, out=u).sum(dim=-1, keepdim=True)
+def _shift_backward(gradient: Tensor, result: Tensor, norms: Tensor) -> Tensor:
+    """The gradient du."""
+    n_units = result.shape[1]
+    along = torch.mul(result, gradient).sum(dim=-1, keepdim=True, dtype=norms.dtype)
+    d_u = torch.addcmul(gradient, result, n_units * along.to(result.dtype), value=-1)
+    return d_u.div_(norms.to(d_u.dtype) * n_units**0.5)
+
+
+def _sum_by_set(packed: Tensor, sizes: list[int]) -> Tensor:
+    by_set = _by_set(packed, sizes)
+    if isinstance(by_set, Tensor):
+        return by_set.sum(dim=1)
+    offsets = torch.tensor([0, *sizes], device=packed.device).cumsum(0)
+    return torch.segment_reduce(packed, "sum", offsets=offsets, axis=0)
 
 
 def _norms(u: Tensor) -> Tensor:

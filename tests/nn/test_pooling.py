@@ -1,4 +1,4 @@
-"""The ways to `attend`: the one with derivatives written out is the plain one."""
+"""The ways to `attend` on a processor, in torch and compiled, are the plain one."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acluster.nn import _pooling_analytic, attend
+from acluster.nn import _pooling_analytic, _pooling_numba, attend
 from acluster.nn._pooling import attend_plainly
 from acluster.nn._pooling_analytic import attend_analytic
+from acluster.nn._pooling_numba import attend_numba
+
+numba = pytest.importorskip("numba")
+ways = pytest.mark.parametrize("way", [attend_analytic, attend_numba])
 
 # Chunks of a few sets and, with 0, no padding: all ways at small sizes.
 chunk_sizes = st.sampled_from([1, 40, 1 << 18])
@@ -36,6 +40,7 @@ def result_and_gradients(function, values, offsets, logits, shift, direction):
     return [result, *torch.autograd.grad((result * direction).sum(), leaves)]
 
 
+@ways
 @given(
     lengths=st.lists(st.integers(1, 9), min_size=1, max_size=7),
     equal=st.booleans(),
@@ -47,25 +52,28 @@ def result_and_gradients(function, values, offsets, logits, shift, direction):
     seed=st.integers(0, 2**31 - 1),
 )
 @settings(max_examples=150, deadline=None)
-def test_analytic_is_plain(lengths, equal, n_features, cluster_size, shifting, chunk, to_pad, seed):
+def test_every_way_is_plain(
+    way, lengths, equal, n_features, cluster_size, shifting, chunk, to_pad, seed
+):
     lengths = [lengths[0]] * len(lengths) if equal else lengths
     case = make_case(lengths, n_features, cluster_size, shifting, seed)
     plain = result_and_gradients(attend_plainly, *case)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_pooling_analytic, "_NUMBERS_PER_CHUNK", chunk)
         patch.setattr(_pooling_analytic, "_NUMBERS_TO_PAD", to_pad)
-        analytic = result_and_gradients(attend_analytic, *case)
-    for one, other in zip(analytic, plain, strict=True):
+        found = result_and_gradients(way, *case)
+    for one, other in zip(found, plain, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9)
 
 
+@ways
 @pytest.mark.parametrize("lengths", [[1, 5000, 3], [25] * 64, [1] * 5, [300, 7, 41, 5]])
 @pytest.mark.parametrize("shifting", [True, False])
-def test_float32_is_float64_to_its_precision(lengths, shifting):
+def test_float32_is_float64_to_its_precision(way, lengths, shifting):
     case = make_case(lengths, 50, 17, shifting, seed=0)
     narrow = make_case(lengths, 50, 17, shifting, seed=0, dtype=torch.float32)
     for one, other in zip(
-        result_and_gradients(attend, *narrow),
+        result_and_gradients(way, *narrow),
         result_and_gradients(attend_plainly, *case),
         strict=True,
     ):
@@ -83,50 +91,88 @@ def test_half_precision_features_give_half_precision_results():
     )
 
 
+@pytest.mark.parametrize("way", [attend_analytic, attend_numba, attend_plainly, attend])
 @pytest.mark.parametrize("lengths", [[2, 3, 2, 1], [2, 2, 2]])
 @pytest.mark.parametrize("shifting", [True, False])
-def test_gradcheck(lengths, shifting):
+def test_gradcheck(way, lengths, shifting):
     values, offsets, logits, shift, _ = make_case(lengths, 3, 4, shifting, seed=0)
-    for is_learnt in (False, True):
-        values = values.detach().requires_grad_(is_learnt)
-        assert torch.autograd.gradcheck(
-            lambda x, s, *shift: attend(x, offsets, s, shift or None),
-            (values, logits, *(shift or [])),
-        )
+    values.requires_grad_(way in (attend_plainly, attend))
+    assert torch.autograd.gradcheck(
+        lambda x, s, *shift: way(x, offsets, s, shift or None),
+        (values, logits, *(shift or [])),
+    )
 
 
+@ways
 @pytest.mark.parametrize("far", [1e4, -1e4])
 @pytest.mark.parametrize("lengths", [[2, 2], [2, 3]])
-def test_sets_with_far_off_logits_are_pooled_exactly(far, lengths):
+def test_sets_with_far_off_logits_are_pooled_exactly(way, far, lengths):
     # One maximum over all sets would underflow here.
     values, offsets, logits, _, _ = make_case(lengths, 3, 2, False, 0, dtype=torch.float32)
     there = torch.zeros_like(logits)
     there[2:] = far
-    moved = attend(values, offsets, logits.detach().half().float() + there)
+    moved = way(values, offsets, logits.detach().half().float() + there)
     torch.testing.assert_close(
-        moved, attend(values, offsets, logits.detach().half().float()), atol=2e-3, rtol=0
+        moved, way(values, offsets, logits.detach().half().float()), atol=2e-3, rtol=0
     )
 
 
+@ways
 @pytest.mark.parametrize("alpha", [0.0, 1e-8, 1.0])
-def test_gradients_where_alpha_or_the_shifted_vector_vanishes(alpha):
+def test_gradients_where_alpha_or_the_shifted_vector_vanishes(way, alpha):
     values, offsets, logits, shift, direction = make_case([2, 3], 3, 2, True, seed=2)
     shift = (torch.full_like(shift[0], alpha).requires_grad_(), shift[1])
     case = values, offsets, logits, shift, direction
     for one, other in zip(
-        result_and_gradients(attend, *case),
+        result_and_gradients(way, *case),
         result_and_gradients(attend_plainly, *case),
         strict=True,
     ):
         torch.testing.assert_close(one, other)
     zeros = torch.zeros_like(values), offsets, logits, (shift[0], shift[1].detach() * 0)
-    assert torch.isfinite(attend(*zeros)).all()
+    assert torch.isfinite(way(*zeros)).all()
 
 
-def test_the_same_bits_twice():
+@ways
+def test_the_same_bits_with_any_number_of_threads(way):
     case = make_case([7, 300, 12, 45], 40, 32, True, seed=3, dtype=torch.float32)
-    first, second = result_and_gradients(attend, *case), result_and_gradients(attend, *case)
-    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+    n_threads, found = torch.get_num_threads(), []
+    try:
+        for n in (1, 1, 2):
+            torch.set_num_threads(n)
+            found.append(result_and_gradients(way, *case))
+    finally:
+        torch.set_num_threads(n_threads)
+    assert all(torch.equal(one, other) for one, other in zip(found[0], found[1], strict=True))
+    if way is attend_numba:  # torch's products are not held to this
+        assert all(torch.equal(one, other) for one, other in zip(found[0], found[2], strict=True))
+
+
+@ways
+def test_arrays_that_are_not_contiguous(way):
+    values, offsets, logits, shift, direction = make_case([3, 4, 2], 6, 5, True, seed=4)
+    case = values[:, ::2], offsets, logits[:, 1:4], (shift[0][1:4], shift[1][1:4])
+    direction = direction.permute(0, 2, 1)[:, ::2, 1:4].permute(0, 2, 1)
+    result = way(*case)
+    expected = attend_plainly(*case)
+    torch.testing.assert_close(result, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad((result * direction).sum(), logits),
+        torch.autograd.grad((expected * direction).sum(), logits),
+    )
+
+
+def test_numbas_kernels_are_taken_where_they_can_be(monkeypatch):
+    calls = []
+    monkeypatch.setattr(_pooling_numba, "attend_numba", lambda *a: calls.append("numba"))
+    monkeypatch.setattr("acluster.nn._pooling.attend_analytic", lambda *a: calls.append("analytic"))
+    values, offsets, logits, shift, _ = make_case([2, 3], 3, 2, True, 0, dtype=torch.float32)
+    attend(values, offsets, logits, shift)
+    attend(values.bfloat16(), offsets, logits.bfloat16(), shift)
+    attend(values.bfloat16(), offsets, logits, shift)
+    monkeypatch.setattr(_pooling_numba, "_INSTALLED", False)
+    attend(values, offsets, logits, shift)
+    assert calls == ["numba", "analytic", "analytic", "analytic"]
 
 
 @pytest.mark.parametrize("offsets", [[0], [0, 2], [1, 3], [0, 2, 5]])

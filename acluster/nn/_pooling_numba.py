@@ -1,0 +1,99 @@
+"""`attend` on a processor, compiled by Numba: a fast way to the numbers of `_pooling`.
+
+The derivatives are those of `_pooling_analytic`. A thread takes a set at a time and goes through
+its units: a unit's output, its norm and its gradient are made while they are in the cache,
+where torch passes over memory once for every operation. The rows of a set are added in
+their order by one thread, so that the bits do not depend on the number of threads.
+
+Numba is an extra ("fast"). It compiles at the first use, for some seconds, and keeps the
+result on disk.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+__all__ = ["attend_numba", "supports"]
+
+_INSTALLED = importlib.util.find_spec("numba") is not None
+
+
+def supports(values: Tensor, logits: Tensor) -> bool:
+    """Whether `attend_numba` can take these: float32 or float64, on a CPU, with Numba."""
+    return (
+        _INSTALLED
+        and values.device.type == logits.device.type == "cpu"
+        and values.dtype == logits.dtype
+        and values.dtype in (torch.float32, torch.float64)
+    )
+
+
+def attend_numba(
+    values: Tensor,
+    offsets: Tensor,
+    logits: Tensor,
+    shift: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """What `attend` computes."""
+    alpha, beta = (None, None) if shift is None else shift
+    result: Tensor = _Attend.apply(values, offsets, logits, alpha, beta)
+    return result
+
+
+class _Attend(torch.autograd.Function):
+    """`attend`, with gradients for the logits, α and β."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        values: Tensor,
+        offsets: Tensor,
+        logits: Tensor,
+        alpha: Tensor | None,
+        beta: Tensor | None,
+    ) -> Tensor:
+        values, a = values.contiguous(), torch.empty_like(logits)
+        result = values.new_empty(len(offsets) - 1, logits.shape[1], values.shape[1])
+        norms = result.new_empty(result.shape[:2])
+        _run("subtract_largest", logits.contiguous(), offsets, a)
+        a.exp_()  # torch's is vectorised
+        _run("pool_and_shift", values, offsets, a, _flat(alpha, a), _flat(beta, a), norms, result)
+        ctx.save_for_backward(values, offsets, a, alpha, norms, result)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        values, offsets, a, alpha, norms, result = ctx.saved_tensors
+        d_logits, of_alpha, of_beta = (torch.empty_like(like) for like in (a, norms, norms))
+        inputs = values, offsets, a, _flat(alpha, a), norms, result, gradient.contiguous()
+        _run("gradients", *inputs, d_logits, of_alpha, of_beta)
+        if alpha is None:
+            return None, None, d_logits, None, None
+        return None, None, d_logits, of_alpha.sum(dim=0)[:, None], of_beta.sum(dim=0)[:, None]
+
+
+def _flat(parameter: Tensor | None, like: Tensor) -> Tensor:
+    """One number per unit; none without a shift."""
+    return like.new_empty(0) if parameter is None else parameter.detach().reshape(-1)
+
+
+def _run(kernel: str, *tensors: Tensor) -> None:
+    """Call a kernel with as many threads as torch has."""
+    numba = importlib.import_module("numba")
+    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    _kernels()[kernel](*[tensor.detach().numpy() for tensor in tensors])
+
+
+@cache
+def _kernels() -> dict[str, Any]:
+    """The kernels of `_numba_kernels`, by name."""
+    kernels = importlib.import_module("acluster.nn._numba_kernels")
+    return {name: getattr(kernels, name) for name in kernels.__all__}
