@@ -1007,7 +1007,7 @@ CASES = [
             random_state=0,
         ).fit(X, y),
         ValueError,
-        "Training diverged in epoch 2, with loss inf. Lower learning_rate (now 1e+37), or standardise the local features.",
+        "Training diverged in epoch 3, with loss nan. Lower learning_rate (now 1e+37), or standardise the local features.",
     ),
     Case(
         "overflow",

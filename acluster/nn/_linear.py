@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from acluster.nn._numba import available_for, run
 from acluster.nn._weighting import uniform_
 
 __all__ = ["DropoutLinear"]
@@ -149,6 +150,9 @@ def _drawn_dropout(
 
 def _mask(x: Tensor, bits: Tensor, kept_from: Tensor | None, out: Tensor) -> Tensor:
     """0 where the byte is too small, else x; some items at a time, in the cache."""
+    if kept_from is not None and available_for(x, out) and x.is_contiguous():
+        run("mask", x, bits, kept_from, out)
+        return out
     step = len(x) if x.is_cuda else max(1, _NUMBERS_PER_CHUNK // max(1, x[:1].numel()))
     kept = x.new_empty(x[:step].shape)
     for first in range(0, len(x), step):

@@ -1,4 +1,4 @@
-"""The loops of `_pooling_numba`. Importing this module imports Numba.
+"""The loops that Numba compiles, for `_pooling_numba` and `_linear`. Importing this imports Numba.
 
 Arrays: values X (R, M), offsets (n + 1,), logits S and weights a (R, N), α and β (N,) or, without
 a shift, empty; norms ‖u‖ (n, N) and results y (n, N, M). Units are taken two at a time: a row
@@ -9,7 +9,7 @@ import numba
 import numpy as np
 from numba import prange
 
-__all__ = ["gradients", "pool_and_shift", "subtract_largest"]
+__all__ = ["gradients", "mask", "pool_and_shift", "subtract_largest"]
 
 # Sums may be reordered, for vectors; NaN and infinity keep their meaning.
 _FAST = {"error_model": "numpy", "fastmath": {"contract", "nsz", "reassoc"}}
@@ -96,6 +96,14 @@ def gradients(values, offsets, a, alpha, norms, result, gradient, d_logits, of_a
                     factor = alpha[k]
                 for row in range(len(w)):
                     d_s[row, k] = factor * w[row, k] * (d_s[row, k] - total)
+
+
+@_compiled
+def mask(x, bits, kept_from, result):
+    """0 where the byte of an item is below its threshold, else x."""
+    for i in prange(len(x)):
+        for m in range(x.shape[1]):
+            result[i, m] = x[i, m] if bits[i, m] >= kept_from[i, 0] else 0
 
 
 @_inlined

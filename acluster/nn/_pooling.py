@@ -1,7 +1,8 @@
 """Attention over packed sets: softmax of the logits within each set, then weighted averages.
 
-Here is what `attend` computes, in plain torch. Two faster ways to the same numbers lie beside
-it: `_pooling_analytic` (any device) and `_pooling_triton` (CUDA).
+Here is what `attend` computes, in plain torch. Three faster ways to the same numbers lie
+beside it: `_pooling_analytic` (torch, any device), `_pooling_numba` (processors) and
+`_pooling_triton` (CUDA).
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from acluster.nn import _pooling_numba, _pooling_triton
+from acluster.nn import _numba, _pooling_triton
 from acluster.nn._pooling_analytic import attend_analytic
+from acluster.nn._pooling_numba import attend_numba
 
 __all__ = ["attend", "attention_weights", "shifted"]
 
@@ -51,9 +53,9 @@ def attend(
 
     Notes
     -----
-    Features that need no gradient, the usual case, take a faster way: on a GPU with Triton
-    one kernel each for the forward and the backward pass, elsewhere the derivatives written
-    out by hand. Results agree to rounding.
+    Features that need no gradient, the usual case, take a faster way: kernels of Triton on a
+    GPU and of Numba on a processor, where these are installed, else torch with the
+    derivatives written out. Results agree to rounding.
 
     Examples
     --------
@@ -68,8 +70,8 @@ def attend(
         return attend_plainly(values, offsets, logits, shift)
     if _pooling_triton.supports(values, logits):
         return _pooling_triton.attend_triton(values, offsets, logits, shift)
-    if _pooling_numba.supports(values, logits):
-        return _pooling_numba.attend_numba(values, offsets, logits, shift)
+    if _numba.available_for(values, logits):
+        return attend_numba(values, offsets, logits, shift)
     return attend_analytic(values, offsets, logits, shift)
 
 

@@ -11,28 +11,15 @@ result on disk.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["attend_numba", "supports"]
+from acluster.nn._numba import run
 
-_INSTALLED = importlib.util.find_spec("numba") is not None
-
-
-def supports(values: Tensor, logits: Tensor) -> bool:
-    """Whether `attend_numba` can take these: float32 or float64, on a CPU, with Numba."""
-    return (
-        _INSTALLED
-        and values.device.type == logits.device.type == "cpu"
-        and values.dtype == logits.dtype
-        and values.dtype in (torch.float32, torch.float64)
-    )
+__all__ = ["attend_numba"]
 
 
 def attend_numba(
@@ -62,9 +49,9 @@ class _Attend(torch.autograd.Function):
         values, a = values.contiguous(), torch.empty_like(logits)
         result = values.new_empty(len(offsets) - 1, logits.shape[1], values.shape[1])
         norms = result.new_empty(result.shape[:2])
-        _run("subtract_largest", logits.contiguous(), offsets, a)
+        run("subtract_largest", logits.contiguous(), offsets, a)
         a.exp_()  # torch's is vectorised
-        _run("pool_and_shift", values, offsets, a, _flat(alpha, a), _flat(beta, a), norms, result)
+        run("pool_and_shift", values, offsets, a, _flat(alpha, a), _flat(beta, a), norms, result)
         ctx.save_for_backward(values, offsets, a, alpha, norms, result)
         return result
 
@@ -74,7 +61,7 @@ class _Attend(torch.autograd.Function):
         values, offsets, a, alpha, norms, result = ctx.saved_tensors
         d_logits, of_alpha, of_beta = (torch.empty_like(like) for like in (a, norms, norms))
         inputs = values, offsets, a, _flat(alpha, a), norms, result, gradient.contiguous()
-        _run("gradients", *inputs, d_logits, of_alpha, of_beta)
+        run("gradients", *inputs, d_logits, of_alpha, of_beta)
         if alpha is None:
             return None, None, d_logits, None, None
         return None, None, d_logits, of_alpha.sum(dim=0)[:, None], of_beta.sum(dim=0)[:, None]
@@ -83,17 +70,3 @@ class _Attend(torch.autograd.Function):
 def _flat(parameter: Tensor | None, like: Tensor) -> Tensor:
     """One number per unit; none without a shift."""
     return like.new_empty(0) if parameter is None else parameter.detach().reshape(-1)
-
-
-def _run(kernel: str, *tensors: Tensor) -> None:
-    """Call a kernel with as many threads as torch has."""
-    numba = importlib.import_module("numba")
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
-    _kernels()[kernel](*[tensor.detach().numpy() for tensor in tensors])
-
-
-@cache
-def _kernels() -> dict[str, Any]:
-    """The kernels of `_numba_kernels`, by name."""
-    kernels = importlib.import_module("acluster.nn._numba_kernels")
-    return {name: getattr(kernels, name) for name in kernels.__all__}

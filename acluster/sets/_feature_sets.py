@@ -102,7 +102,7 @@ class RowsInMemory:
         rows = rows_of_runs(starts, lengths)
         if isinstance(rows, slice):
             return self.values[rows]
-        return self.values.take(rows, axis=0, out=out)
+        return self.values.take(rows, axis=0, out=out, mode="clip")  # else numpy buffers `out`
 
 
 def rows_of_runs(

@@ -28,8 +28,8 @@ class Packer:
     Parameters
     ----------
     sets : FeatureSets
-        The whole that batches will be chosen from. A batch that is read from a store is
-        written over when the next but one is packed.
+        The whole that batches will be chosen from. A batch may be written over when the
+        next is packed; one that is read ahead, when the next but one is.
 
     like : Tensor
         A parameter of the network: batches have its dtype and device.
@@ -47,7 +47,7 @@ class Packer:
         self.is_read = not sets.in_memory
         is_copied = like.is_cuda and not isinstance(sets[:0].packed()[0], Tensor)
         self.reads_ahead = self.is_read or is_copied
-        self._memory = ReusedMemory(is_copied) if self.reads_ahead else FreshMemory()
+        self._memory = ReusedMemory(is_copied)
         self._stream = torch.cuda.Stream(like.device) if is_copied else None
 
     def pack(
@@ -75,10 +75,8 @@ class Packer:
         """
         self._memory.next_batch()
         chosen = sets if kept is None else sets[np.flatnonzero(kept)]
-        out = None
-        if self.reads_ahead:
-            n_rows = int(chosen.lengths.sum())
-            out = self._memory.rows("read", (n_rows, sets.n_features), sets.dtype)
+        n_rows = int(chosen.lengths.sum())
+        out = self._memory.rows("read", (n_rows, sets.n_features), sets.dtype)
         values, offsets = chosen.packed(out)
         if kept is not None:
             offsets = np.concatenate([[0], np.cumsum(np.where(kept, sets.lengths, 0))])
@@ -163,24 +161,11 @@ class Packer:
         return torch.from_numpy(self._memory.rows((use, self._memory.turn), shape, dtype))
 
 
-class FreshMemory:
-    """A new array for every use."""
-
-    turn = 0
-
-    def next_batch(self) -> None:
-        """Nothing is used twice."""
-
-    def rows(self, use: Hashable, shape: tuple[int, int], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """Memory for rows."""
-        return np.empty(shape, dtype)
-
-
-class ReusedMemory(FreshMemory):
+class ReusedMemory:
     """Arrays that batch after batch is written into.
 
-    Fresh memory for batches of ever different size, from two threads, would let the
-    process grow from batch to batch.
+    Fresh memory costs more than the writing of it; and for batches of ever different size,
+    from two threads, it would let the process grow from batch to batch.
 
     Parameters
     ----------
@@ -191,6 +176,7 @@ class ReusedMemory(FreshMemory):
     def __init__(self, pinned: bool = False) -> None:
         self._pinned = pinned
         self._arrays: dict[Hashable, NDArray[Any]] = {}
+        self.turn = 0
 
     def next_batch(self) -> None:
         """Leave the batch before the last to be written over."""

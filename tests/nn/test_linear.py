@@ -4,8 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from acluster.nn import DropoutLinear, _linear
+from acluster.nn import DropoutLinear, _linear, _numba
 from acluster.nn._linear import _drawn_dropout, _mask
+
+
+@pytest.fixture(params=["numba", "torch"], autouse=True)
+def way(request, monkeypatch):
+    """Whether Numba masks, or torch."""
+    if request.param == "torch":
+        monkeypatch.setattr(_numba, "_INSTALLED", False)
 
 
 def mask_of(x, probability, seed=0):

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acluster.nn import _pooling_analytic, _pooling_numba, attend
+from acluster.nn import _numba, _pooling_analytic, attend
 from acluster.nn._pooling import attend_plainly
 from acluster.nn._pooling_analytic import attend_analytic
 from acluster.nn._pooling_numba import attend_numba
@@ -164,13 +164,13 @@ def test_arrays_that_are_not_contiguous(way):
 
 def test_numbas_kernels_are_taken_where_they_can_be(monkeypatch):
     calls = []
-    monkeypatch.setattr(_pooling_numba, "attend_numba", lambda *a: calls.append("numba"))
+    monkeypatch.setattr("acluster.nn._pooling.attend_numba", lambda *a: calls.append("numba"))
     monkeypatch.setattr("acluster.nn._pooling.attend_analytic", lambda *a: calls.append("analytic"))
     values, offsets, logits, shift, _ = make_case([2, 3], 3, 2, True, 0, dtype=torch.float32)
     attend(values, offsets, logits, shift)
     attend(values.bfloat16(), offsets, logits.bfloat16(), shift)
     attend(values.bfloat16(), offsets, logits, shift)
-    monkeypatch.setattr(_pooling_numba, "_INSTALLED", False)
+    monkeypatch.setattr(_numba, "_INSTALLED", False)
     attend(values, offsets, logits, shift)
     assert calls == ["numba", "analytic", "analytic", "analytic"]
 
