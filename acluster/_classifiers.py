@@ -98,7 +98,7 @@ class AttentionClusterClassifier(SetClassifier):
 
     precision : {"full", "mixed"}, default="full"
         "mixed" multiplies in bfloat16 to fit and to predict, where the device can (most GPUs,
-        processors with AVX512-BF16 or AMX); parameters, sums and updates stay float32.
+        processors with AVX512-BF16 or AMX); the parameters and their updates stay float32.
         Elsewhere it is "full". `transform` and `attention_weights` are always "full".
 
     cache : {"auto", "device", "memory", "stream"}, default="auto"
@@ -107,8 +107,8 @@ class AttentionClusterClassifier(SetClassifier):
         on the device, in `dtype`, or in float16 where float16 features are on a GPU. "auto":
         on a GPU when they take no more than half of its free memory; in memory when they
         take no more than scikit-learn's `working_memory` (1 GiB unless configured) and the
-        process is not a worker of a parallel search; else "stream". All give the same model,
-        to the bit, where the store is local and uncompressed.
+        process is not a worker of a parallel search; else "stream". On a processor all
+        give the same model, to the bit, where the store is local and uncompressed.
 
     random_state : int, RandomState instance or None, default=None
         Draws the initial weights, the validation set, the order, the local features
@@ -339,7 +339,7 @@ class MultimodalAttentionClusterClassifier(SetClassifier):
 
     precision : {"full", "mixed"}, default="full"
         "mixed" multiplies in bfloat16 to fit and to predict, where the device can (most GPUs,
-        processors with AVX512-BF16 or AMX); parameters, sums and updates stay float32.
+        processors with AVX512-BF16 or AMX); the parameters and their updates stay float32.
         Elsewhere it is "full". `transform` and `attention_weights` are always "full".
 
     cache : {"auto", "device", "memory", "stream"}, default="auto"
@@ -348,8 +348,8 @@ class MultimodalAttentionClusterClassifier(SetClassifier):
         on the device, in `dtype`, or in float16 where float16 features are on a GPU. "auto":
         on a GPU when they take no more than half of its free memory; in memory when they
         take no more than scikit-learn's `working_memory` (1 GiB unless configured) and the
-        process is not a worker of a parallel search; else "stream". All give the same model,
-        to the bit, where the store is local and uncompressed.
+        process is not a worker of a parallel search; else "stream". On a processor all
+        give the same model, to the bit, where the store is local and uncompressed.
 
     random_state : int, RandomState instance or None, default=None
         Draws the initial weights, the validation set, the order, the local features

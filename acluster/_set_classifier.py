@@ -341,6 +341,7 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
             "n_outputs": coding.n_outputs,
         }
         device = resolve_device(self.device)
+        self._check_precision(self._dtype if resumes else self.dtype)
         if resumes:
             if architecture != self._architecture:
                 raise ValueError(
@@ -367,12 +368,14 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
         self.validation_scores_: list[float] | None = None
         self.best_validation_score_: float | None = None
 
-    def _resolve_dtype(self, X: Any) -> str:
-        if self.precision == "mixed" and self.dtype == "float64":
+    def _check_precision(self, dtype: str) -> None:
+        if self.precision == "mixed" and dtype == "float64":
             raise ValueError(
-                "precision='mixed' keeps the parameters in float32, but dtype='float64'. Use "
-                "dtype='float32' or 'auto', or precision='full'."
+                "precision='mixed' needs parameters in float32, and these are float64. Use "
+                "dtype='float32' and fit anew, or precision='full'."
             )
+
+    def _resolve_dtype(self, X: Any) -> str:
         if self.dtype != "auto":
             return self.dtype
         if self.precision == "mixed":
@@ -548,6 +551,7 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
 
     def _logits(self, X: Any) -> NDArray[Any]:
         check_is_fitted(self)
+        self._check_precision(self._dtype)
         X = self._check_X(X, reset=False)
         return _stacked(self._outputs(self._batch_logits, self._source(X)), len(X))
 

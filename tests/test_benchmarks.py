@@ -2,6 +2,7 @@
 
 import copy
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from acluster import AttentionClusterClassifier
 from acluster.nn import AttentionCluster, AttentionClusterNetwork
 
 # The benchmarks are scripts that import each other from their own folder.
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 
+import accuracy
 import compare
 import machine
 import memory
@@ -23,6 +26,7 @@ import speed
 import stopwatch
 import workloads
 
+BENCHMARKS = Path(__file__).parent / "benchmarks"
 OLD = {
     "machine": {"device": "an abacus", "threads": 2},
     "workloads": {
@@ -269,10 +273,31 @@ def test_workload_without_its_data_is_skipped(tmp_path, monkeypatch):
     assert "musk1.npz is not there" in report["skipped"]["musk1"]
 
 
-def test_mixed_precision_is_timed_where_the_estimator_has_it():
-    methods, skipped = speed.our_methods(["full", "mixed"])
-    assert ("acluster/mixed" in methods) != ("acluster/mixed" in skipped)
-    assert list(speed.our_methods(["full"])[0]) == ["acluster"]
+def test_every_precision_is_timed():
+    assert list(speed.our_methods(["full", "mixed"])) == ["acluster", "acluster/mixed"]
+
+
+@pytest.mark.parametrize("name", accuracy.WAYS)
+def test_ways_to_compute_agree_and_are_left(name):
+    sets = [np.random.default_rng(i).normal(size=(2 + i % 3, 4)) for i in range(30)]
+    clf = AttentionClusterClassifier(
+        cluster_size=4, max_iter=3, tol=None, dtype="float32", random_state=0
+    )
+    expected = clf.fit(sets, np.arange(30) % 2).predict_proba(sets)
+    precision = "mixed" if name == "mixed" else "full"
+    with accuracy.way(name):
+        found = clf.set_params(precision=precision).fit(sets, np.arange(30) % 2)
+        found = found.predict_proba(sets)
+    np.testing.assert_allclose(found, expected, atol=0.02 if name == "mixed" else 1e-5)
+    assert (name == "mixed") == (abs(found - expected).max() > 1e-4)
+    again = clf.set_params(precision="full").fit(sets, np.arange(30) % 2).predict_proba(sets)
+    np.testing.assert_array_equal(again, expected)
+
+
+def test_the_gpu_benchmark_runs_without_a_gpu():
+    command = [sys.executable, BENCHMARKS / "gpu.py", "--smoke", "--parts", "epoch"]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert "epoch" in output
 
 
 def test_machine_is_measured(monkeypatch):

@@ -66,6 +66,14 @@ class TestStoresAreX:
                 clf.feature_means_["audio"], expected.feature_means_["audio"]
             )
 
+    def test_a_store_beside_an_array(self, path):
+        # The array's batches too are made ahead, in a thread.
+        expected = MultimodalAttentionClusterClassifier(**OPTIONS).fit({"a": X, "b": X}, y)
+        mixed = {"a": open_feature_sets(path), "b": X}
+        clf = MultimodalAttentionClusterClassifier(**OPTIONS, cache="stream").fit(mixed, y)
+        proba = expected.predict_proba({"a": X, "b": X})
+        np.testing.assert_array_equal(clf.predict_proba(mixed), proba)
+
     def test_a_dict_of_stores(self, path, both_path):
         clf = MultimodalAttentionClusterClassifier(**OPTIONS).fit(BOTH, y)
         stores = {"rgb": str(path), "audio": open_feature_sets(both_path)["audio"]}

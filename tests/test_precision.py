@@ -61,6 +61,14 @@ def test_prediction_sees_weights_that_changed(able):
     assert not np.allclose(clf.decision_function(X), before)
 
 
+def test_validation_and_prediction_see_every_step(able):
+    X, y = make_sets()
+    clf = make("mixed", max_iter=4).fit(X, y, X_val=X, y_val=y)
+    again = pickle.loads(pickle.dumps(clf))
+    np.testing.assert_array_equal(clf.decision_function(X), again.decision_function(X))
+    assert clf.validation_scores_[-1] == clf.score(X, y)
+
+
 def test_where_bfloat16_is_missing_mixed_is_full(monkeypatch, X_y):
     monkeypatch.setattr(_device, "has_bfloat16", lambda device: False)
     X, y = X_y
@@ -84,12 +92,11 @@ def test_several_modalities_with_missing_ones(able):
 
 def test_parameters_in_float64_are_refused():
     X, y = make_sets()
-    with pytest.raises(ValueError, match=r"precision='mixed' keeps .* but dtype='float64'\. Use"):
+    message = r"precision='mixed' needs parameters in float32, and these are float64\. Use"
+    with pytest.raises(ValueError, match=message):
         make("mixed").set_params(dtype="float64").fit(X, y)
-
-
-def test_the_processor_is_asked():
-    able = torch.cpu.get_capabilities()
-    native = able.get("avx512_bf16") or able.get("amx_bf16") or able.get("bf16") or False
-    assert _device.has_bfloat16(torch.device("cpu")) == native
-    assert not _device.has_bfloat16(torch.device("mps"))
+    fitted = make("full", max_iter=1).set_params(dtype="float64").fit(X, y)
+    fitted.set_params(precision="mixed", warm_start=True)
+    for call in (lambda: fitted.predict(X), lambda: fitted.fit(X, y)):
+        with pytest.raises(ValueError, match=message):
+            call()

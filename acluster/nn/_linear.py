@@ -65,6 +65,12 @@ class DropoutLinear(nn.Module):
         self._narrowed: tuple[Any, Tensor] | None = None
         self.reset_parameters()
 
+    def train(self, mode: bool = True) -> DropoutLinear:
+        """Set the mode, as torch does; a converted weight is not kept beyond it."""
+        self._narrowed = None
+        super().train(mode)
+        return self
+
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw W and b uniformly within ±1/√in_features."""
         uniform_(self.weight, len(self.weight), generator)
@@ -86,13 +92,14 @@ class DropoutLinear(nn.Module):
         return torch.add(self.bias, product, alpha=scale)
 
     def _weight_as(self, dtype: torch.dtype) -> Tensor:
-        """The weight in another dtype; from one prediction to the next it is kept."""
+        """The weight in another dtype; from one batch of a prediction to the next it is kept."""
         weight = self.weight.detach()
         if dtype == weight.dtype or self.training:
             return weight.to(dtype)
         key = (weight.data_ptr(), self.weight._version, dtype)
         if self._narrowed is None or self._narrowed[0] != key:
-            self._narrowed = key, weight.to(dtype)
+            with torch.inference_mode(False), torch.no_grad():
+                self._narrowed = key, weight.to(dtype)
         return self._narrowed[1]
 
 
@@ -125,11 +132,18 @@ class _MaskedProduct(torch.autograd.Function):
             d_x = gradient @ narrowed.T
             if bits is not None:
                 _mask(d_x, bits, kept_from, out=d_x)
-        if ctx.factored:
-            ctx.parameter.grad_factors = masked, gradient
+        if ctx.needs_input_grad[1] and ctx.factored:
+            _add_factors(ctx.parameter, masked, gradient)
         elif ctx.needs_input_grad[1]:
             d_weight = (masked.T @ gradient).to(ctx.parameter.dtype)
         return d_x, d_weight, None, None, None, None
+
+
+def _add_factors(parameter: Any, D: Tensor, G: Tensor) -> None:
+    """Leave a gradient DᵀG, in addition to what another use of the parameter left."""
+    if (others := getattr(parameter, "grad_factors", None)) is not None:
+        D, G = torch.cat([others[0], D]), torch.cat([others[1], G])
+    parameter.grad_factors = D, G
 
 
 def _drawn_dropout(
@@ -143,7 +157,7 @@ def _drawn_dropout(
     """
     draws = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)
     draws.random_(-(2**63), None, generator=generator)
-    between = torch.rand(len(x), 1, generator=generator, device=x.device, dtype=torch.float64)
+    between = torch.rand(len(x), 1, generator=generator, device=x.device)
     kept_from = (256 * probability + between).floor_().to(torch.int16)
     return draws.view(torch.uint8)[: x.numel()].view_as(x), kept_from
 

@@ -104,8 +104,8 @@ def _part(cluster: AttentionCluster, values: Tensor, offsets: Tensor, present: T
     """A modality's part of the global features; zero where a set is not present."""
     if bool(present.all()):
         return cluster(values, offsets)
-    part = values.new_zeros(len(present), cluster.global_size)
     if len(values) == 0:
-        return part
-    items = torch.nonzero(present).flatten().to(values.device)
-    return part.index_copy(0, items, cluster(values, without_empty(offsets)))
+        return values.new_zeros(len(present), cluster.global_size)
+    g = cluster(values, without_empty(offsets))
+    items = torch.nonzero(present).flatten().to(g.device)
+    return g.new_zeros(len(present), cluster.global_size).index_copy(0, items, g)

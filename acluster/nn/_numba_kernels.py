@@ -12,7 +12,7 @@ from numba import prange
 __all__ = ["gradients", "mask", "pool_and_shift", "subtract_largest"]
 
 # Sums may be reordered, for vectors; NaN and infinity keep their meaning.
-_FAST = {"error_model": "numpy", "fastmath": {"contract", "nsz", "reassoc"}}
+_FAST = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "reassoc"}}
 _inlined = numba.njit(inline="always", **_FAST)
 
 

@@ -7,6 +7,8 @@ beside it: `_pooling_analytic` (torch, any device), `_pooling_numba` (processors
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -44,12 +46,13 @@ def attend(
     -------
     Tensor of shape (n, N, M)
         ``v = X a`` with ``a = softmax(logits)`` over each set; with `shift`,
-        ``(α·v + β) / (√N · ‖α·v + β‖₂)``. Differentiable in all but `offsets`.
+        ``(α·v + β) / (√N · ‖α·v + β‖₂)``. Of the dtype of `values`; differentiable once in
+        all but `offsets`.
 
     Raises
     ------
     ValueError
-        If `offsets` do not cut all the rows.
+        If `offsets`, being on the CPU, do not cut all the rows into sets that are not empty.
 
     Notes
     -----
@@ -69,7 +72,7 @@ def attend(
     if values.requires_grad:
         return attend_plainly(values, offsets, logits, shift)
     if _pooling_triton.supports(values, logits):
-        return _pooling_triton.attend_triton(values, offsets, logits, shift)
+        return _pooling_triton.attend_triton(values, offsets, logits, shift).to(values.dtype)
     if _numba.available_for(values, logits):
         return attend_numba(values, offsets, logits, shift)
     return attend_analytic(values, offsets, logits, shift)
@@ -130,8 +133,13 @@ def without_empty(offsets: Tensor) -> Tensor:
 
 
 def _check_offsets(offsets: Tensor, n_rows: int) -> None:
-    if len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != n_rows:
+    if offsets.device.type != "cpu":  # looking at them would wait for the device
+        return
+    ends = offsets.tolist()
+    if len(ends) < 2 or ends[0] != 0 or ends[-1] != n_rows:
         raise ValueError(
             f"offsets must run from 0 to the number of local features, {n_rows}, and hold at "
-            f"least one set; got {offsets.tolist()[:2]} to {offsets.tolist()[-1:]}."
+            f"least one set; got {ends[:2]} to {ends[-1:]}."
         )
+    if any(start >= end for start, end in pairwise(ends)):
+        raise ValueError("offsets must rise from set to set: every set needs a local feature.")

@@ -46,7 +46,7 @@ class _Attend(torch.autograd.Function):
         alpha: Tensor | None,
         beta: Tensor | None,
     ) -> Tensor:
-        values, a = values.contiguous(), torch.empty_like(logits)
+        values, a = values.contiguous(), values.new_empty(logits.shape)
         result = values.new_empty(len(offsets) - 1, logits.shape[1], values.shape[1])
         norms = result.new_empty(result.shape[:2])
         run("subtract_largest", logits.contiguous(), offsets, a)

@@ -26,6 +26,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
+import shutil
+import threading
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -37,7 +40,10 @@ from torch.autograd.function import once_differentiable
 __all__ = ["attend_triton", "supports"]
 
 _INSTALLED = importlib.util.find_spec("triton") is not None
+# With which Triton builds what calls its kernels.
+_HAS_COMPILER = bool(os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang"))
 _VALUE_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+_lock = threading.Lock()
 # Programs that fill a large GPU: about four for each of 132 multiprocessors.
 _PROGRAMS = 512
 
@@ -65,6 +71,7 @@ def supports(values: Tensor, logits: Tensor) -> bool:
         and values.dtype in _VALUE_DTYPES
         and logits.dtype in _VALUE_DTYPES
         and _INSTALLED
+        and _HAS_COMPILER
         and torch.version.hip is None
         and torch.cuda.get_device_capability(values.device) >= (8, 0)
     )
@@ -107,7 +114,8 @@ def attend_triton(
     forward pass and gradients rounded to tf32 in the backward pass, whose range is that of
     float32. All sums are float32.
     """
-    _hand_to_triton()
+    with _lock:
+        _hand_to_triton()
     alpha, beta = (None, None) if shift is None else (s.contiguous() for s in shift)
     offsets = offsets.to(values.device, non_blocking=True)
     with torch.cuda.device_of(values):

@@ -59,7 +59,7 @@ def _available_devices() -> list[str]:
 def has_bfloat16(device: torch.device) -> bool:
     """Whether the device multiplies in bfloat16; else that is slower than float32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
         able = torch.cpu.get_capabilities()
         return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))

@@ -109,6 +109,7 @@ class Trainer:
         batches = source.epoch(
             self.batch_size, self.random_state, self.n_local_features, self.modality_dropout
         )
+        self.optimizer.clear()
         with factored_gradients(self.network):
             for items, sets in batches:
                 batch_targets = targets[items]

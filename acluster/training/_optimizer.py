@@ -14,6 +14,9 @@ from acluster.training._device import to_numpy_state, to_torch_state
 
 __all__ = ["OPTIMIZERS", "Optimizer", "factored_gradients"]
 
+# Where torch's fused Adam divides the gradients by `grad_scale`.
+_DIVIDING_DEVICES = ("cpu", "cuda")
+
 # Numbers of a large weight that are updated at a time: they and what belongs to them stay in
 # the processor's cache. A GPU takes all at once.
 _NUMBERS_PER_TILE = 1 << 19
@@ -38,6 +41,11 @@ class Rule(NamedTuple):
     corrects_bias: bool = True
     decouples_decay: bool = False
 
+    @property
+    def forgets_mean(self) -> bool:
+        """Whether there is no mean of the gradient: it would be the gradient itself."""
+        return self.betas[0] == 0
+
 
 OPTIMIZERS = {
     "rmsprop": Rule(betas=(0.0, 0.99), corrects_bias=False),
@@ -56,11 +64,11 @@ class Moments(NamedTuple):
     @classmethod
     def of(cls, parameter: Tensor, rule: Rule) -> Moments:
         """Those of a parameter that has not been updated."""
-        forgets = rule.betas[0] == 0
-        mean = torch.zeros_like(parameter[: _rows_per_tile(parameter)] if forgets else parameter)
+        parameter = parameter.detach()
+        mean = parameter[: _rows_per_tile(parameter)] if rule.forgets_mean else parameter
         # After so many steps there is no bias to correct.
         step = torch.tensor(0.0 if rule.corrects_bias else 1e9, device=parameter.device)
-        return cls(mean.detach(), torch.zeros_like(parameter).detach(), step)
+        return cls(torch.zeros_like(mean), torch.zeros_like(parameter), step)
 
     def of_rows(self, rows: slice) -> Moments:
         """Those of a tile."""
@@ -75,8 +83,8 @@ class Optimizer:
 
     All three are torch's fused Adam: RMSprop is Adam without a mean of the gradient and
     without the correction of the bias. A parameter has its gradient in ``grad``, or as two
-    factors in ``grad_factors = (D, G)``, the gradient being ``Dᵀ G``. That is never formed
-    as a whole, neither for its norm, ``‖DᵀG‖² = Σ (DDᵀ) ∘ (GGᵀ)``, nor for the update.
+    factors in ``grad_factors = (D, G)``, the gradient being ``Dᵀ G``. Its norm does not need
+    it, ``‖DᵀG‖² = Σ (DDᵀ) ∘ (GGᵀ)``, and on a processor the update forms it tile by tile.
 
     Parameters
     ----------
@@ -123,8 +131,14 @@ class Optimizer:
                 self._update_by_tiles(p, size, moments, divisor)
         if small:
             self._update(small, divisor)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the gradients."""
         for p in self.parameters:
-            p.grad = p.grad_factors = None  # type: ignore[attr-defined]
+            p.grad = None
+            if hasattr(p, "grad_factors"):
+                del p.grad_factors
 
     def _divisor(self, max_grad_norm: float) -> Tensor | None:
         """What clips the gradients, to divide them by; None if it is 1 for sure."""
@@ -152,6 +166,8 @@ class Optimizer:
         self, updates: list[tuple[Tensor, Tensor, Moments]], divisor: Tensor | None
     ) -> None:
         parameters, gradients, moments = (list(column) for column in zip(*updates, strict=True))
+        if divisor is not None and divisor.device.type not in _DIVIDING_DEVICES:
+            gradients, divisor = [gradient / divisor for gradient in gradients], None
         means, square_means, steps = (list(column) for column in zip(*moments, strict=True))
         adam(
             parameters,
@@ -174,7 +190,11 @@ class Optimizer:
 
     def state(self) -> list[dict[str, Any]]:
         """The moments of every parameter, as numpy arrays."""
-        return [to_numpy_state(moments._asdict()) for moments in self._moments]
+        names = ["square_mean", "step"] if self.rule.forgets_mean else list(Moments._fields)
+        return [
+            to_numpy_state({name: getattr(moments, name) for name in names})
+            for moments in self._moments
+        ]
 
     def load_state(self, state: list[dict[str, Any]]) -> None:
         """Go on from another optimiser's `state`."""
@@ -203,6 +223,7 @@ def _factors(parameter: Tensor) -> tuple[Tensor, Tensor] | None:
 def _gradient(parameter: Tensor, rows: slice) -> Tensor:
     """The gradient of some rows of a parameter."""
     if (factors := _factors(parameter)) is not None:
+        assert parameter.grad is None, "A parameter has its gradient whole or in factors."
         D, G = factors
         return (D[:, rows].T @ G).to(parameter.dtype)
     assert parameter.grad is not None
@@ -221,7 +242,8 @@ def _norm(tensor: Tensor) -> Tensor:
 
 def _norm_of_product(D: Tensor, G: Tensor) -> Tensor:
     """‖Dᵀ G‖₂, without the product: from the Gram matrices of D and G, each (n, n)."""
-    square = ((D @ D.T).float() * (G @ G.T).float()).sum()
+    D, G = (factor.to(torch.promote_types(factor.dtype, torch.float32)) for factor in (D, G))
+    square = ((D @ D.T) * (G @ G.T)).sum()
     return square.clamp(min=0).sqrt()
 
 

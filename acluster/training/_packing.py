@@ -28,8 +28,8 @@ class Packer:
     Parameters
     ----------
     sets : FeatureSets
-        The whole that batches will be chosen from. A batch may be written over when the
-        next is packed; one that is read ahead, when the next but one is.
+        The whole that batches will be chosen from. A batch is written over when the next
+        but one is packed.
 
     like : Tensor
         A parameter of the network: batches have its dtype and device.
@@ -48,7 +48,10 @@ class Packer:
         is_copied = like.is_cuda and not isinstance(sets[:0].packed()[0], Tensor)
         self.reads_ahead = self.is_read or is_copied
         self._memory = ReusedMemory(is_copied)
-        self._stream = torch.cuda.Stream(like.device) if is_copied else None
+        self._is_copied = is_copied
+        if is_copied:
+            self._stream = torch.cuda.Stream(like.device)
+            self._training_stream = torch.cuda.current_stream(like.device)
 
     def pack(
         self,
@@ -75,9 +78,7 @@ class Packer:
         """
         self._memory.next_batch()
         chosen = sets if kept is None else sets[np.flatnonzero(kept)]
-        n_rows = int(chosen.lengths.sum())
-        out = self._memory.rows("read", (n_rows, sets.n_features), sets.dtype)
-        values, offsets = chosen.packed(out)
+        values, offsets = chosen.packed(self._room(chosen))
         if kept is not None:
             offsets = np.concatenate([[0], np.cumsum(np.where(kept, sets.lengths, 0))])
         if n_local_features is not None and random_state is not None:
@@ -86,10 +87,19 @@ class Packer:
         tensor = values if isinstance(values, Tensor) else self._converted(values, chosen)
         return self._filled(tensor, torch.from_numpy(offsets))
 
+    def _room(self, sets: FeatureSets) -> NDArray[Any] | None:
+        """Memory to gather sets into; None where they lie end to end in memory."""
+        if sets.in_memory and bool((np.diff(sets.numbers) == 1).all()):
+            return None
+        shape = (int(sets.lengths.sum()), sets.n_features)
+        return self._memory.rows(("read", self._memory.turn), shape, sets.dtype)
+
     def _sampled(self, values: Any, rows: NDArray[np.int64]) -> Any:
         if isinstance(values, Tensor):
             return values[torch.from_numpy(rows).to(values.device)]
-        out = self._memory.rows("sampled", (len(rows), values.shape[1]), values.dtype)
+        out = self._memory.rows(
+            ("sampled", self._memory.turn), (len(rows), values.shape[1]), values.dtype
+        )
         return values.take(rows, axis=0, out=out, mode="clip")  # else numpy buffers `out`
 
     def _converted(self, values: NDArray[Any], sets: FeatureSets) -> Tensor:
@@ -101,6 +111,8 @@ class Packer:
             with self._beside_training():
                 tensor = source.to(self.like.device, non_blocking=True).to(self.like.dtype)
                 is_finite = bool(tensor.sum().isfinite())
+            if self._is_copied:  # else its memory could be given away while a step reads it
+                tensor.record_stream(self._training_stream)
         elif self.is_read or source.dtype != self.like.dtype:
             tensor = self._tensor("batch", (len(values), values.shape[1]))
             is_finite = bool(np.isfinite(copy_in_pieces(source, tensor)))
@@ -117,7 +129,7 @@ class Packer:
 
         Only the thread that reads ahead waits for it.
         """
-        if self._stream is None:
+        if not self._is_copied:
             yield
             return
         with torch.cuda.stream(self._stream):
@@ -150,7 +162,7 @@ class Packer:
         is_new[new_offsets[empty]] = True
         is_new = is_new.to(values.device)
         filled[is_new] = self.stand_in
-        filled[~is_new] = values
+        filled[~is_new] = values.to(filled.dtype)
         return filled, new_offsets
 
     def _tensor(self, use: str, shape: tuple[int, int]) -> Tensor:

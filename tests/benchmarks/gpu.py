@@ -1,6 +1,6 @@
 """On a CUDA device: attention pooling beside the bandwidth of memory, and an epoch of Kinetics.
 
-    python tests/benchmarks/gpu.py [pooling] [epoch] [--dtype float16] [--sets 246535]
+    python tests/benchmarks/gpu.py [--parts pooling epoch] [--dtype float16] [--sets 246535]
         [--repeats 30] [--json FILE] [--smoke]
 
 pooling: forward, and forward and backward, for several numbers of units, as medians of CUDA
@@ -34,6 +34,7 @@ from acluster.nn._pooling_triton import attend_triton
 
 GIGA = 1e9
 L = 25
+PARTS = ["pooling", "epoch"]
 KINETICS = {"n": 246_535, "n_features": 1536, "cluster_size": 64, "n_classes": 400, "epochs": 4}
 POOLING = {"n": 1024, "n_features": 1536, "cluster_sizes": (8, 16, 32, 64, 128)}
 SMOKE = {
@@ -231,7 +232,7 @@ def describe(device):
 
 def parse_options():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", choices=["pooling", "epoch", []], default=[])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--dtype", default="float16", choices=["float16", "bfloat16", "float32"])
     parser.add_argument("--sets", type=int, default=KINETICS["n"], help="of the epoch")
     parser.add_argument("--repeats", type=int, default=30, help="timed calls of each pass")
@@ -245,7 +246,7 @@ def main():
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu" and not options.smoke:
         sys.exit("No CUDA device is there; --smoke runs tiny sizes without one.")
-    parts = options.parts or ["pooling", "epoch"]
+    parts = options.parts
     if not importlib.util.find_spec("triton"):
         parts = [part for part in parts if part != "pooling"]
         print("Triton is not installed: no pooling.")

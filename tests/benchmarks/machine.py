@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 from stopwatch import seconds
 
-DISTRIBUTIONS = ("acluster", "numpy", "scikit-learn", "torch", "skorch", "torchmil")
+from acluster.training import has_bfloat16
+
+DISTRIBUTIONS = ("acluster", "numpy", "scikit-learn", "torch", "numba", "skorch", "torchmil")
 MATMUL_SIZES = {"cpu": 2048, "cuda": 8192}
 COPIED = 64 * 2**20  # float32 numbers: more than the caches hold
 GIGA = 1e9
@@ -20,7 +22,7 @@ def describe(device, budget=0.5):
         "device": device_name(device),
         "threads": torch.get_num_threads(),
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        "bf16_native": has_native_bf16(device),
+        "bf16_native": has_bfloat16(torch.device(device)),
         "matmul_gflops": {
             "float32": matmul_peak(torch.float32, device, budget) / GIGA,
             "bfloat16": matmul_peak(torch.bfloat16, device, budget) / GIGA,
@@ -45,13 +47,6 @@ def device_name(device):
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
     return _cpu_info("model name") or platform.processor() or platform.machine()
-
-
-def has_native_bf16(device):
-    """Whether the processor multiplies bfloat16 itself, and torch need not emulate it."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(_cpu_info("flags").split())
 
 
 def _cpu_info(field):

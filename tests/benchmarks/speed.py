@@ -74,21 +74,18 @@ class Ours:
 
 
 def our_methods(precisions):
-    """Our estimator in each precision, and why one is left out."""
-    if "precision" in AttentionClusterClassifier().get_params():
-        names = {"full": OURS, "mixed": f"{OURS}/mixed"}
-        return {names[p]: partial(Ours, precision=p) for p in precisions}, {}
-    skipped = {f"{OURS}/mixed": "the estimator has no parameter precision"}
-    return {OURS: Ours}, skipped if "mixed" in precisions else {}
+    """Our estimator in each precision."""
+    names = {"full": OURS, "mixed": f"{OURS}/mixed"}
+    return {names[p]: partial(Ours, precision=p) for p in precisions}
 
 
 def methods_for(task, precisions):
     """Everything that is timed, by name, and why something is not."""
-    ours, skipped_ours = our_methods(precisions)
-    peers, skipped_peers = available(task)
+    ours = our_methods(precisions)
+    peers, skipped = available(task)
     if any(library(name) == "torchmil" for name in peers):
         ours[f"{OURS}/as torchmil"] = partial(Ours, **AS_TORCHMIL)
-    return {**ours, **peers}, {**skipped_ours, **skipped_peers}
+    return {**ours, **peers}, skipped
 
 
 def library(name):

@@ -8,7 +8,13 @@ from acluster.nn import DropoutLinear, _linear, _numba
 from acluster.nn._linear import _drawn_dropout, _mask
 
 
-@pytest.fixture(params=["numba", "torch"], autouse=True)
+@pytest.fixture(
+    params=[
+        pytest.param("numba", marks=pytest.mark.skipif(not _numba._INSTALLED, reason="no Numba")),
+        "torch",
+    ],
+    autouse=True,
+)
 def way(request, monkeypatch):
     """Whether Numba masks, or torch."""
     if request.param == "torch":
@@ -67,6 +73,25 @@ def test_the_factors_are_the_gradient(monkeypatch):
         assert torch.equal(one, other)
     layer.factored_gradient = False
     layer(x, torch.Generator().manual_seed(3)).square().sum().backward()
+    torch.testing.assert_close(D.T @ G, layer.weight.grad)
+
+
+def test_a_frozen_weight_is_left_no_factors(monkeypatch):
+    monkeypatch.setattr(_linear, "_LARGE", 1)
+    layer, x = drawn_layer()
+    layer.factored_gradient = True
+    layer.weight.requires_grad_(False)
+    layer(x).sum().backward()
+    assert not hasattr(layer.weight, "grad_factors")
+
+
+def test_the_factors_of_two_uses_add_up(monkeypatch):
+    monkeypatch.setattr(_linear, "_LARGE", 1)
+    layer, x = drawn_layer()
+    (layer(x).square().sum() + layer(2 * x).sum()).backward()
+    layer.factored_gradient = True
+    (layer(x).square().sum() + layer(2 * x).sum()).backward()
+    D, G = layer.weight.grad_factors
     torch.testing.assert_close(D.T @ G, layer.weight.grad)
 
 

@@ -1,5 +1,9 @@
 """The ways to `attend` on a processor, in torch and compiled, are the plain one."""
 
+import subprocess
+import sys
+import textwrap
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +15,9 @@ from acluster.nn._pooling import attend_plainly
 from acluster.nn._pooling_analytic import attend_analytic
 from acluster.nn._pooling_numba import attend_numba
 
-numba = pytest.importorskip("numba")
-ways = pytest.mark.parametrize("way", [attend_analytic, attend_numba])
+needs_numba = pytest.mark.skipif(not _numba._INSTALLED, reason="Numba is not installed")
+compiled = pytest.param(attend_numba, marks=needs_numba, id="attend_numba")
+ways = pytest.mark.parametrize("way", [attend_analytic, compiled])
 
 # Chunks of a few sets and, with 0, no padding: all ways at small sizes.
 chunk_sizes = st.sampled_from([1, 40, 1 << 18])
@@ -91,7 +96,7 @@ def test_half_precision_features_give_half_precision_results():
     )
 
 
-@pytest.mark.parametrize("way", [attend_analytic, attend_numba, attend_plainly, attend])
+@pytest.mark.parametrize("way", [attend_analytic, compiled, attend_plainly, attend])
 @pytest.mark.parametrize("lengths", [[2, 3, 2, 1], [2, 2, 2]])
 @pytest.mark.parametrize("shifting", [True, False])
 def test_gradcheck(way, lengths, shifting):
@@ -162,6 +167,7 @@ def test_arrays_that_are_not_contiguous(way):
     )
 
 
+@needs_numba
 def test_numbas_kernels_are_taken_where_they_can_be(monkeypatch):
     calls = []
     monkeypatch.setattr("acluster.nn._pooling.attend_numba", lambda *a: calls.append("numba"))
@@ -175,7 +181,46 @@ def test_numbas_kernels_are_taken_where_they_can_be(monkeypatch):
     assert calls == ["numba", "analytic", "analytic", "analytic"]
 
 
-@pytest.mark.parametrize("offsets", [[0], [0, 2], [1, 3], [0, 2, 5]])
+@pytest.mark.parametrize("offsets", [[0], [0, 2], [1, 3], [0, 2, 5], [0, 0, 3], [0, 2, 1, 3]])
 def test_offsets_that_do_not_cut_the_rows_are_refused(offsets):
-    with pytest.raises(ValueError, match="offsets must run from 0 to the number"):
+    with pytest.raises(
+        ValueError, match=r"offsets must r(un from 0 to the number|ise from set to set)"
+    ):
         attend(torch.ones(3, 2), torch.tensor(offsets), torch.zeros(3, 1))
+
+
+def test_offsets_of_no_rows_are_refused():
+    with pytest.raises(ValueError, match="every set needs a local feature"):
+        attend(torch.ones(0, 2), torch.tensor([0, 0]), torch.zeros(0, 1))
+
+
+def test_a_numba_that_does_not_work_is_done_without(monkeypatch):
+    def refuse(name):
+        raise ImportError("Numba needs NumPy 2.3 or less")
+
+    case = make_case([2, 3], 3, 2, True, 0)
+    monkeypatch.setattr(_numba, "_INSTALLED", True)
+    monkeypatch.setattr(_numba.importlib, "import_module", refuse)
+    _numba._kernels.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match=r"does not work: Numba needs NumPy 2\.3 or less\."):
+            found = attend(*case[:4])
+        torch.testing.assert_close(found, attend_plainly(*case[:4]))
+        attend(*case[:4])  # warned once
+    finally:
+        _numba._kernels.cache_clear()
+
+
+@needs_numba
+def test_the_child_of_a_fork_still_predicts():
+    program = """
+        import os, torch
+        from acluster.nn import attend
+        torch.set_num_threads(1)
+        case = torch.ones(5, 3), torch.tensor([0, 2, 5]), torch.zeros(5, 2)
+        expected = attend(*case)
+        if (child := os.fork()) == 0:
+            os._exit(0 if torch.equal(attend(*case), expected) else 3)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=300)

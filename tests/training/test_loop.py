@@ -74,6 +74,14 @@ def test_going_on_from_a_stored_optimizer_is_going_on(optimizer):
     assert second.network.weight.item() == whole.network.weight.item()
 
 
+def test_gradients_are_clipped_and_stale_ones_forgotten():
+    trainer = make_trainer(max_grad_norm=0.25)
+    assert trainer.optimizer.max_grad_norm == 0.25
+    trainer.network.weight.grad = torch.full((1,), torch.nan)
+    trainer.run_epoch(DATA, torch.full((5,), 100.0), torch.ones(5))
+    assert trainer.network.weight.isfinite().all()
+
+
 def test_inference_keeps_the_order():
     network = Sums()
     with torch.no_grad():

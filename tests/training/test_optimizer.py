@@ -51,6 +51,41 @@ def test_steps_are_those_of_torch(name, in_factors, weight_decay, max_grad_norm,
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_the_state_goes_on_with_tiles_of_another_size(name, monkeypatch):
+    settings = {"learning_rate": 0.01, "weight_decay": 0.0, "max_grad_norm": None}
+    gradient = drawn(5, 50, 7)
+
+    def steps(optimizer, n):
+        for _ in range(n):
+            optimizer.parameters[0].grad = gradient.clone()
+            optimizer.step()
+
+    straight = Optimizer([nn.Parameter(drawn(1, 50, 7))], name, **settings)
+    steps(straight, 4)
+    first = Optimizer([nn.Parameter(drawn(1, 50, 7))], name, **settings)
+    steps(first, 2)
+    monkeypatch.setattr(_optimizer, "_NUMBERS_PER_TILE", 21)
+    second = Optimizer([nn.Parameter(first.parameters[0].detach().clone())], name, **settings)
+    second.load_state(first.state())
+    steps(second, 2)
+    torch.testing.assert_close(second.parameters[0], straight.parameters[0])
+
+
+def test_gradients_are_divided_where_torch_would_not(monkeypatch):
+    found = []
+    for devices in (("cpu",), ()):
+        monkeypatch.setattr(_optimizer, "_DIVIDING_DEVICES", devices)
+        parameter = nn.Parameter(drawn(2, 5))
+        optimizer = Optimizer(
+            [parameter], "rmsprop", learning_rate=1.0, weight_decay=0.1, max_grad_norm=0.1
+        )
+        parameter.grad = drawn(3, 5)
+        optimizer.step()
+        found.append(parameter.detach())
+    torch.testing.assert_close(*found)
+
+
 def test_parameters_without_a_gradient_stay():
     parameters = make_parameters()
     optimizer = Optimizer(
