@@ -1,8 +1,8 @@
 """The loops that Numba compiles, for `_pooling_numba` and `_linear`. Importing this imports Numba.
 
 Arrays: values X (R, M), offsets (n + 1,), logits S and weights a (R, N), α and β (N,) or, without
-a shift, empty; norms ‖u‖ (n, N) and results y (n, N, M). Units are taken two at a time: a row
-of features that is in a register then serves both.
+a shift, empty; norms ‖u‖ (n, N) and results y (n, N, M). Units are taken two or four at a time:
+a feature that is in a register then serves them all.
 """
 
 import numba
@@ -74,19 +74,19 @@ def gradients(values, offsets, a, alpha, norms, result, gradient, d_logits, of_a
     for i in prange(len(offsets) - 1):
         x, w = values[offsets[i] : offsets[i + 1]], a[offsets[i] : offsets[i + 1]]
         d_s = d_logits[offsets[i] : offsets[i + 1]]
-        pair = np.empty((2, n_features), values.dtype)
-        for first in range(0, n_units, 2):
-            second = min(first + 1, n_units - 1)
-            for k in range(first, second + 1):
+        d_u = np.empty((4, n_features), values.dtype)
+        for first in range(0, n_units, 4):
+            stop = min(first + 4, n_units)
+            for k in range(first, stop):
                 if len(alpha) == 0:
-                    pair[k - first] = gradient[i, k]
+                    d_u[k - first] = gradient[i, k]
                 else:
                     scale = number(1) / (number(np.sqrt(n_units)) * norms[i, k])
                     of_beta[i, k] = _shift_backward(
-                        result[i, k], gradient[i, k], number(n_units), scale, pair[k - first]
+                        result[i, k], gradient[i, k], number(n_units), scale, d_u[k - first]
                     )
-            _products(x, pair[0], pair[second - first], d_s[:, first], d_s[:, second])
-            for k in range(first, second + 1):
+            _products(x, d_u, d_s, first, stop)
+            for k in range(first, stop):
                 total = number(0)
                 for row in range(len(w)):
                     total += w[row, k] * d_s[row, k]
@@ -152,16 +152,24 @@ def _shift_backward(y, g, n_units, scale, d_u):
 
 
 @_inlined
-def _products(x, v, u, of_v, of_u):
-    """X·v and X·u: two units and two rows at a time, in registers."""
+def _products(x, d_u, result, first, stop):
+    """X·duᵀ of up to four units into their columns, for two rows at a time, in registers."""
     zero = x.dtype.type(0)
+    b, c, d = min(first + 1, stop - 1), min(first + 2, stop - 1), min(first + 3, stop - 1)
+    u, v, w, z = d_u[0], d_u[b - first], d_u[c - first], d_u[d - first]
     for row in range(0, len(x), 2):
         other = min(row + 1, len(x) - 1)
-        v0, v1, u0, u1 = zero, zero, zero, zero
+        u0, u1, v0, v1, w0, w1, z0, z1 = zero, zero, zero, zero, zero, zero, zero, zero
         x0, x1 = x[row], x[other]
-        for m in range(len(v)):
-            v0 += x0[m] * v[m]
-            v1 += x1[m] * v[m]
+        for m in range(x.shape[1]):
             u0 += x0[m] * u[m]
             u1 += x1[m] * u[m]
-        of_v[row], of_v[other], of_u[row], of_u[other] = v0, v1, u0, u1
+            v0 += x0[m] * v[m]
+            v1 += x1[m] * v[m]
+            w0 += x0[m] * w[m]
+            w1 += x1[m] * w[m]
+            z0 += x0[m] * z[m]
+            z1 += x1[m] * z[m]
+        result[row, first], result[row, b], result[row, c], result[row, d] = u0, v0, w0, z0
+        result[other, first], result[other, b] = u1, v1
+        result[other, c], result[other, d] = w1, z1
