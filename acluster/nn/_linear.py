@@ -116,7 +116,9 @@ class _MaskedProduct(torch.autograd.Function):
         kept_from: Tensor | None,
         factored: bool,
     ) -> Tensor:
-        masked = x if bits is None else _mask(x, bits, kept_from, out=torch.empty_like(x))
+        masked = x
+        if bits is not None and kept_from is not None:
+            masked = _mask(x, bits, kept_from, out=torch.empty_like(x))
         ctx.save_for_backward(masked, narrowed, bits, kept_from)
         ctx.parameter = weight
         ctx.factored = factored
@@ -153,7 +155,7 @@ def _drawn_dropout(
 
     A byte makes 256 probabilities. The one asked for lies between two of them, and every
     item draws one of the two, so that each component is dropped with just this probability.
-    Bytes are drawn by eights: it takes a tenth of the time of a draw for each.
+    Bytes are drawn by eights, which is faster than one by one.
     """
     draws = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)
     draws.random_(-(2**63), None, generator=generator)
@@ -162,9 +164,9 @@ def _drawn_dropout(
     return draws.view(torch.uint8)[: x.numel()].view_as(x), kept_from
 
 
-def _mask(x: Tensor, bits: Tensor, kept_from: Tensor | None, out: Tensor) -> Tensor:
+def _mask(x: Tensor, bits: Tensor, kept_from: Tensor, out: Tensor) -> Tensor:
     """0 where the byte is too small, else x; some items at a time, in the cache."""
-    if kept_from is not None and available_for(x, out) and x.is_contiguous():
+    if available_for(x, out) and x.is_contiguous():
         run("mask", x, bits, kept_from, out)
         return out
     step = len(x) if x.is_cuda else max(1, _NUMBERS_PER_CHUNK // max(1, x[:1].numel()))
@@ -172,6 +174,6 @@ def _mask(x: Tensor, bits: Tensor, kept_from: Tensor | None, out: Tensor) -> Ten
     for first in range(0, len(x), step):
         items = slice(first, first + step)
         some = kept[: len(x[items])]
-        torch.ge(bits[items], kept_from[items], out=some)  # type: ignore[index]
+        torch.ge(bits[items], kept_from[items], out=some)
         torch.mul(x[items], some, out=out[items])
     return out

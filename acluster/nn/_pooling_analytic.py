@@ -47,13 +47,10 @@ def attend_analytic(
     lengths = offsets.diff()
     longest = int(lengths.max())
     numbers_per_set = longest * (values.shape[1] + logits.shape[1])
-    if bool((lengths == longest).all()):
-        sizes = [longest] * len(lengths)
-    elif numbers_per_set <= _NUMBERS_TO_PAD:
+    sizes = lengths.tolist()
+    if min(sizes) < longest and numbers_per_set <= _NUMBERS_TO_PAD:
         values, logits = _padded(values, logits, offsets, longest)
-        sizes = [longest] * len(lengths)
-    else:
-        sizes = lengths.tolist()
+        sizes = [longest] * len(sizes)
     alpha, beta = (None, None) if shift is None else shift
     result: Tensor = _Attend.apply(values, logits, alpha, beta, sizes)
     return result
@@ -138,7 +135,7 @@ def _sum_by_set(packed: Tensor, sizes: list[int]) -> Tensor:
 
 
 def _norms(u: Tensor) -> Tensor:
-    # For short vectors many times faster than torch's norm.
+    # For short vectors faster than torch's norm.
     return u.square().sum(dim=-1, keepdim=True).sqrt_().clamp_(min=_SMALLEST_NORM)
 
 

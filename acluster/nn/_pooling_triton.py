@@ -83,30 +83,9 @@ def attend_triton(
     logits: Tensor,
     shift: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """Weighted averages of every set (equation 2) and their shift (equation 7).
+    """What `attend` computes, for features that need no gradient.
 
-    Parameters
-    ----------
-    values : Tensor of shape (R, M)
-        The local features of all sets, end to end, in float16, bfloat16 or float32. They get
-        no gradient.
-
-    offsets : Tensor of int64, shape (n + 1,)
-        Set i is ``values[offsets[i]:offsets[i + 1]]``; no set is empty. On any device: those
-        of a CUDA graph must be on that of `values`.
-
-    logits : Tensor of shape (R, N)
-        What each unit thinks of each local feature; computed with in float32.
-
-    shift : pair of Tensors of shape (N, 1), optional
-        α and β of the shifting operation.
-
-    Returns
-    -------
-    Tensor of shape (n, N, M)
-        ``v = X a`` with ``a = softmax(logits)`` over each set; with `shift`,
-        ``(α·v + β) / (√N · max(‖α·v + β‖₂, 1e-12))``. In the dtype of `logits`.
-        Differentiable, once, in `logits`, α and β.
+    The result has the dtype of `logits`. `offsets` may be on the CPU or on the device.
 
     Notes
     -----

@@ -314,7 +314,7 @@ def _refuse_not_finite(X: FeatureSets, name: Callable[[int], str]) -> None:
     for start, stop in zip(blocks, [*blocks[1:], len(X)], strict=True):
         values, offsets = X[start:stop].packed()
         with np.errstate(over="ignore", invalid="ignore"):
-            if np.isfinite(values.sum()):  # in half the time; it may overflow
+            if np.isfinite(values.sum()):  # sooner known; it may overflow
                 continue
         finite = np.isfinite(values)
         if not finite.all():

@@ -45,11 +45,10 @@ class Packer:
         self.like = like
         self.stand_in = None if stand_in is None else torch.from_numpy(stand_in).to(like)
         self.is_read = not sets.in_memory
-        is_copied = like.is_cuda and not isinstance(sets[:0].packed()[0], Tensor)
-        self.reads_ahead = self.is_read or is_copied
-        self._memory = ReusedMemory(is_copied)
-        self._is_copied = is_copied
-        if is_copied:
+        self._is_copied = like.is_cuda and not isinstance(sets[:0].packed()[0], Tensor)
+        self.reads_ahead = self.is_read or self._is_copied
+        self._memory = ReusedMemory(pinned=self._is_copied)
+        if self._is_copied:
             self._stream = torch.cuda.Stream(like.device)
             self._training_stream = torch.cuda.current_stream(like.device)
 

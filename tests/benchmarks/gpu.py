@@ -24,6 +24,7 @@ import sys
 import time
 from datetime import date
 
+import machine
 import numpy as np
 import sklearn
 import torch
@@ -41,12 +42,11 @@ SMOKE = {
     "epoch": {"n": 40, "n_features": 8, "cluster_size": 4, "n_classes": 3, "epochs": 2},
     "pooling": {"n": 3, "n_features": 40, "cluster_sizes": (8, 17)},
 }
-COPIED = 2**29  # bytes: ten times the cache of a large GPU
 
 
 def measure_pooling(n, n_features, cluster_sizes, dtype, device, repeats):
     """Bytes per second of Triton's and of torch's pooling, for each number of units."""
-    copy = copy_bandwidth(device, repeats)
+    copy = machine.copy_bandwidth(device, budget=0.5)
     report = {"copy_gb_per_second": copy / GIGA, "sets": n, "n_features": n_features, "units": {}}
     for N in cluster_sizes:
         case = make_case(n, N, n_features, dtype, device)
@@ -109,13 +109,6 @@ def rates(functions, n_bytes, copy, device, repeats):
             "of_copy": rate / copy,
         }
     return report
-
-
-def copy_bandwidth(device, repeats):
-    """Bytes per second of a copy, read and written."""
-    source = torch.randn(COPIED // 4 if device == "cuda" else 1024, device=device)
-    target = torch.empty_like(source)
-    return 2 * source.nbytes / median_seconds(lambda: target.copy_(source), device, repeats)
 
 
 def median_seconds(function, device, repeats):

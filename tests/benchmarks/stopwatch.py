@@ -1,4 +1,4 @@
-"""Seconds: the one place where a clock is read."""
+"""Seconds that calls take, interleaved."""
 
 import gc
 import time

@@ -14,9 +14,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn import functional
 
 from acluster.nn import _pooling_triton
+from acluster.nn._pooling import attend_plainly
 from acluster.nn._pooling_triton import attend_triton, supports
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -58,16 +58,6 @@ def make_case(lengths, N, M, dtype=torch.float32, shifting=True, seed=0, spread=
     offsets = torch.tensor([0, *accumulate(lengths)])
     shift = (draw(N, 1), draw(N, 1)) if shifting else None
     return [values, offsets, logits, shift], draw(len(lengths), N, M)
-
-
-def plainly(values, offsets, logits, shift):
-    """Equations 2 and 7, set by set."""
-    lengths = offsets.diff().tolist()
-    weights = torch.cat([scores.softmax(dim=0) for scores in logits.split(lengths)])
-    pooled = averages(values, lengths, weights)
-    if shift is None:
-        return pooled
-    return functional.normalize(shift[0] * pooled + shift[1], dim=-1) / logits.shape[1] ** 0.5
 
 
 def averages(values, lengths, weights):
@@ -118,7 +108,7 @@ def ours(case, direction):
 
 def exact(case, direction):
     return output_and_gradients(
-        plainly, case, direction, lambda tensor, learnt=True: tensor.clone().double()
+        attend_plainly, case, direction, lambda tensor, learnt=True: tensor.clone().double()
     )
 
 
