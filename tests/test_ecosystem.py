@@ -278,6 +278,25 @@ clf.set_callbacks(ProgressBar(max_propagation_depth=None)).fit(X, y)
         assert ("GridSearchCV" in shown.stdout) is nested
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_the_child_of_a_fork_trains_after_its_parent_has():
+    program = """
+import os
+import numpy as np, torch
+from acluster import AttentionClusterClassifier
+torch.set_num_threads(2)
+X, y = np.random.default_rng(0).normal(size=(200, 50, 64)), np.arange(200) % 3
+clf = AttentionClusterClassifier(cluster_size=8, max_iter=2, tol=None, random_state=0)
+expected = clf.fit(X, y).predict_proba(X)
+if (child := os.fork()) == 0:
+    found = clf.fit(X, y).predict_proba(X)
+    os._exit(0 if np.allclose(found, expected, atol=1e-4) else 3)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert torch.get_num_threads() == 2
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
+
+
 @pytest.mark.parametrize("wrapper", [OneVsOneClassifier, ClassifierChain])
 def test_wrappers_that_insist_on_one_array_name_the_remedy(wrapper, data):
     X, y = data

@@ -1,8 +1,8 @@
 """The loops that Numba compiles, for `_pooling_numba` and `_linear`. Importing this imports Numba.
 
 Arrays: values X (R, M), offsets (n + 1,), logits S and weights a (R, N), α and β (N,) or, without
-a shift, empty; norms ‖u‖ (n, N) and results y (n, N, M). Units are taken two or four at a time:
-a feature that is in a register then serves them all.
+a shift, empty; norms ‖u‖ (n, N) and results y (n, N, M). A thread has a set; products of matrices
+are those of the BLAS of SciPy, of a size that stays in the cache.
 """
 
 import numba
@@ -10,6 +10,10 @@ import numpy as np
 from numba import prange
 
 __all__ = ["gradients", "mask", "pool_and_shift", "subtract_largest"]
+
+# A product of more than these has OpenBLAS start threads, beside those that are here already.
+_MULTIPLICATIONS = 1 << 18
+_ROWS = 32  # of a tile, at least: few rows make slow products
 
 # Sums may be reordered, for vectors; NaN and infinity keep their meaning.
 _FAST = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "reassoc"}}
@@ -42,60 +46,41 @@ def subtract_largest(logits, offsets, result):
 def pool_and_shift(values, offsets, a, alpha, beta, norms, result):
     """Divide the exponentials a by their sums; fill ‖u‖ and y."""
     n_units, n_features = a.shape[1], values.shape[1]
-    number = values.dtype.type
-    root, smallest = number(np.sqrt(n_units)), number(1e-12)
     for i in prange(len(offsets) - 1):
         x, w = values[offsets[i] : offsets[i + 1]], a[offsets[i] : offsets[i + 1]]
         _divide_by_sums(w)
-        pair = np.empty((2, n_features), values.dtype)
-        for first in range(0, n_units, 2):
-            second = min(first + 1, n_units - 1)
-            _weighted_sums(x, w[:, first], w[:, second], pair[0], pair[1])
-            for k in range(first, second + 1):
-                v, y = pair[k - first], result[i, k]
-                if len(alpha) == 0:
-                    y[:] = v
-                    continue
-                square = number(0)
-                for m in range(n_features):
-                    u = alpha[k] * v[m] + beta[k]
-                    square += u * u
-                norms[i, k] = max(np.sqrt(square), smallest)
-                scale = number(1) / (root * norms[i, k])
-                for m in range(n_features):
-                    y[m] = (alpha[k] * v[m] + beta[k]) * scale
+        rows, units = _tile(len(x), n_units, n_features)
+        for first in range(0, n_units, units):
+            v = result[i, first : first + units]
+            _weighted_sums(x, w[:, first : first + units], rows, v)
+            if len(alpha) > 0:
+                for k in range(first, first + len(v)):
+                    norms[i, k] = _shift(result[i, k], alpha[k], beta[k], n_units)
 
 
 @_compiled
 def gradients(values, offsets, a, alpha, norms, result, gradient, d_logits, of_alpha, of_beta):
     """Fill dS, and every set's share of dα and dβ."""
     n_units, n_features = a.shape[1], values.shape[1]
-    number = values.dtype.type
     for i in prange(len(offsets) - 1):
         x, w = values[offsets[i] : offsets[i + 1]], a[offsets[i] : offsets[i + 1]]
         d_s = d_logits[offsets[i] : offsets[i + 1]]
-        d_u = np.empty((4, n_features), values.dtype)
-        for first in range(0, n_units, 4):
-            stop = min(first + 4, n_units)
+        rows, units = _tile(len(x), n_units, n_features)
+        d_u = np.empty((units, n_features), values.dtype)
+        for first in range(0, n_units, units):
+            stop = min(first + units, n_units)
             for k in range(first, stop):
                 if len(alpha) == 0:
                     d_u[k - first] = gradient[i, k]
                 else:
-                    scale = number(1) / (number(np.sqrt(n_units)) * norms[i, k])
                     of_beta[i, k] = _shift_backward(
-                        result[i, k], gradient[i, k], number(n_units), scale, d_u[k - first]
+                        result[i, k], gradient[i, k], norms[i, k], n_units, d_u[k - first]
                     )
-            _products(x, d_u, d_s, first, stop)
-            for k in range(first, stop):
-                total = number(0)
-                for row in range(len(w)):
-                    total += w[row, k] * d_s[row, k]
-                factor = number(1)
-                if len(alpha) > 0:
-                    of_alpha[i, k] = total
-                    factor = alpha[k]
-                for row in range(len(w)):
-                    d_s[row, k] = factor * w[row, k] * (d_s[row, k] - total)
+            for row in range(0, len(x), rows):
+                d_s[row : row + rows, first:stop] = np.dot(
+                    x[row : row + rows], d_u[: stop - first].T
+                )
+        _softmax_backward(w, d_s, alpha, of_alpha[i])
 
 
 @_compiled
@@ -118,33 +103,45 @@ def _divide_by_sums(w):
 
 
 @_inlined
-def _weighted_sums(x, w, z, v, u):
-    """Σ w_l·x_l into v and Σ z_l·x_l into u: two units and four rows at a time, in registers."""
-    v[:] = 0
-    u[:] = 0
-    n_fours = len(x) // 4
-    for four in range(n_fours):
-        row = 4 * four
-        w0, w1, w2, w3 = w[row], w[row + 1], w[row + 2], w[row + 3]
-        z0, z1, z2, z3 = z[row], z[row + 1], z[row + 2], z[row + 3]
-        x0, x1, x2, x3 = x[row], x[row + 1], x[row + 2], x[row + 3]
-        for m in range(len(v)):
-            v[m] += w0 * x0[m] + w1 * x1[m] + w2 * x2[m] + w3 * x3[m]
-            u[m] += z0 * x0[m] + z1 * x1[m] + z2 * x2[m] + z3 * x3[m]
-    for row in range(4 * n_fours, len(x)):
-        x0 = x[row]
-        for m in range(len(v)):
-            v[m] += w[row] * x0[m]
-            u[m] += z[row] * x0[m]
+def _tile(n_rows, n_units, n_features):
+    """How many rows and units to multiply at a time."""
+    rows = min(n_rows, _ROWS)
+    units = min(n_units, max(1, _MULTIPLICATIONS // (rows * n_features)))
+    return min(n_rows, max(1, _MULTIPLICATIONS // (units * n_features))), units
 
 
 @_inlined
-def _shift_backward(y, g, n_units, scale, d_u):
+def _weighted_sums(x, w, rows, v):
+    """Wᵀ·X into v, some rows at a time."""
+    np.dot(np.ascontiguousarray(w[:rows].T), x[:rows], v)
+    for row in range(rows, len(x), rows):
+        v += np.dot(np.ascontiguousarray(w[row : row + rows].T), x[row : row + rows])
+
+
+@_inlined
+def _shift(v, alpha, beta, n_units):
+    """Shift and normalise v in its place; the norm."""
+    number = v.dtype.type
+    square = number(0)
+    for m in range(len(v)):
+        v[m] = alpha * v[m] + beta
+        square += v[m] * v[m]
+    norm = max(np.sqrt(square), number(1e-12))
+    scale = number(1) / (number(np.sqrt(n_units)) * norm)
+    for m in range(len(v)):
+        v[m] *= scale
+    return norm
+
+
+@_inlined
+def _shift_backward(y, g, norm, n_units, d_u):
     """Fill du; its sum."""
-    along, total = y.dtype.type(0), y.dtype.type(0)
+    number = y.dtype.type
+    along, total = number(0), number(0)
     for m in range(len(y)):
         along += y[m] * g[m]
-    along *= n_units
+    along *= number(n_units)
+    scale = number(1) / (number(np.sqrt(n_units)) * norm)
     for m in range(len(y)):
         d_u[m] = (g[m] - y[m] * along) * scale
         total += d_u[m]
@@ -152,24 +149,16 @@ def _shift_backward(y, g, n_units, scale, d_u):
 
 
 @_inlined
-def _products(x, d_u, result, first, stop):
-    """X·duᵀ of up to four units into their columns, for two rows at a time, in registers."""
-    zero = x.dtype.type(0)
-    b, c, d = min(first + 1, stop - 1), min(first + 2, stop - 1), min(first + 3, stop - 1)
-    u, v, w, z = d_u[0], d_u[b - first], d_u[c - first], d_u[d - first]
-    for row in range(0, len(x), 2):
-        other = min(row + 1, len(x) - 1)
-        u0, u1, v0, v1, w0, w1, z0, z1 = zero, zero, zero, zero, zero, zero, zero, zero
-        x0, x1 = x[row], x[other]
-        for m in range(x.shape[1]):
-            u0 += x0[m] * u[m]
-            u1 += x1[m] * u[m]
-            v0 += x0[m] * v[m]
-            v1 += x1[m] * v[m]
-            w0 += x0[m] * w[m]
-            w1 += x1[m] * w[m]
-            z0 += x0[m] * z[m]
-            z1 += x1[m] * z[m]
-        result[row, first], result[row, b], result[row, c], result[row, d] = u0, v0, w0, z0
-        result[other, first], result[other, b] = u1, v1
-        result[other, c], result[other, d] = w1, z1
+def _softmax_backward(w, d_s, alpha, totals):
+    """Turn X·duᵀ, in d_s, to the gradient of the logits; fill the sums that α gets."""
+    totals[:] = 0
+    for row in range(len(w)):
+        for k in range(len(totals)):
+            totals[k] += w[row, k] * d_s[row, k]
+    for row in range(len(w)):
+        for k in range(len(totals)):
+            d_s[row, k] = w[row, k] * (d_s[row, k] - totals[k])
+    if len(alpha) > 0:
+        for row in range(len(w)):
+            for k in range(len(totals)):
+                d_s[row, k] *= alpha[k]

@@ -65,7 +65,7 @@ class Source(Protocol):
 
     @property
     def in_memory(self) -> bool:
-        """Whether the rows are in memory."""
+        """Whether the rows are in memory, as their attribute ``values``."""
 
     @property
     def place(self) -> str:
@@ -360,6 +360,31 @@ class FeatureSets(ItemSequence):
         lengths = self.lengths
         values = self._source.rows.gather(self._source.offsets[self._items], lengths, out)
         return values, np.concatenate([[0], np.cumsum(lengths)])
+
+    def located(self) -> tuple[Any, NDArray[np.int64] | slice] | None:
+        """Where the selected sets lie in memory, for one who copies them by other means.
+
+        Returns
+        -------
+        values : array of shape (R', M)
+            Features of all items, those that are not selected too. Not to be written to.
+
+        rows : slice or ndarray of int64, shape (R,)
+            ``values[rows]`` are the selected sets, end to end. In the place of both, None
+            where features have to be read.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from acluster import FeatureSets
+        >>> X = FeatureSets(np.array([[1.0], [2.0], [3.0]]), offsets=[0, 2, 3])
+        >>> X[[1, 0]].located()[1]
+        array([2, 0, 1])
+        """
+        if not self.in_memory:
+            return None
+        rows: Any = self._source.rows
+        return rows.values, rows_of_runs(self._source.offsets[self._items], self.lengths)
 
     def load(self) -> FeatureSets:
         """The selected items with their features in memory.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -16,6 +17,11 @@ __all__ = [
     "to_numpy_state",
     "to_torch_state",
 ]
+
+
+if hasattr(os, "register_at_fork"):
+    # The child of a fork has none of OpenMP's threads, and would wait for them for ever.
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 def resolve_device(device: str) -> torch.device:

@@ -45,7 +45,9 @@ class Packer:
         self.like = like
         self.stand_in = None if stand_in is None else torch.from_numpy(stand_in).to(like)
         self.is_read = not sets.in_memory
-        self._is_copied = like.is_cuda and not isinstance(sets[:0].packed()[0], Tensor)
+        located = sets[:0].located()
+        is_resident = located is not None and isinstance(located[0], Tensor)
+        self._is_copied = like.is_cuda and not is_resident
         self.reads_ahead = self.is_read or self._is_copied
         self._memory = ReusedMemory(pinned=self._is_copied)
         if self._is_copied:
@@ -77,33 +79,44 @@ class Packer:
         """
         self._memory.next_batch()
         chosen = sets if kept is None else sets[np.flatnonzero(kept)]
-        values, offsets = chosen.packed(self._room(chosen))
-        if kept is not None:
-            offsets = np.concatenate([[0], np.cumsum(np.where(kept, sets.lengths, 0))])
+        lengths = sets.lengths if kept is None else np.where(kept, sets.lengths, 0)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        drawn = None
         if n_local_features is not None and random_state is not None:
-            rows, offsets = sampled_rows(offsets, n_local_features, random_state)
-            values = values if rows is None else self._sampled(values, rows)
+            drawn, offsets = sampled_rows(offsets, n_local_features, random_state)
+        values = self._gathered(chosen, drawn)
         tensor = values if isinstance(values, Tensor) else self._converted(values, chosen)
         return self._filled(tensor, torch.from_numpy(offsets))
 
-    def _room(self, sets: FeatureSets) -> NDArray[Any] | None:
-        """Memory to gather sets into; None where they lie end to end in memory."""
-        if sets.in_memory and bool((np.diff(sets.numbers) == 1).all()):
-            return None
-        shape = (int(sets.lengths.sum()), sets.n_features)
-        return self._memory.rows(("read", self._memory.turn), shape, sets.dtype)
+    def _gathered(self, sets: FeatureSets, drawn: NDArray[np.int64] | None) -> Any:
+        """The sets end to end, or of these rows those that are drawn."""
+        if (located := sets.located()) is not None:
+            values, rows = located
+            if drawn is not None:
+                rows = drawn + rows.start if isinstance(rows, slice) else rows[drawn]
+        else:
+            room = self._room("read", int(sets.lengths.sum()), sets.n_features, sets.dtype)
+            values, _ = sets.packed(room)
+            rows = slice(None) if drawn is None else drawn
+        return values[rows] if isinstance(rows, slice) else self._taken(values, rows)
 
-    def _sampled(self, values: Any, rows: NDArray[np.int64]) -> Any:
+    def _taken(self, values: Any, rows: NDArray[np.int64]) -> Any:
         if isinstance(values, Tensor):
-            return values[torch.from_numpy(rows).to(values.device)]
-        out = self._memory.rows(
-            ("sampled", self._memory.turn), (len(rows), values.shape[1]), values.dtype
-        )
-        return values.take(rows, axis=0, out=out, mode="clip")  # else numpy buffers `out`
+            return values.index_select(0, torch.from_numpy(rows).to(values.device))
+        out = self._room("taken", len(rows), values.shape[1], values.dtype)
+        if not is_fit_for_torch(values):
+            return values.take(rows, axis=0, out=out, mode="clip")  # else numpy buffers `out`
+        source, numbers, target = (torch.from_numpy(array) for array in (values, rows, out))
+        torch.index_select(source, 0, numbers, out=target)  # numpy's works in one thread
+        return out
+
+    def _room(self, use: str, n_rows: int, n_features: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Memory that was last written to for the batch before the last."""
+        return self._memory.rows((use, self._memory.turn), (n_rows, n_features), dtype)
 
     def _converted(self, values: NDArray[Any], sets: FeatureSets) -> Tensor:
         """The values with the dtype of the network, on its device."""
-        if not values.flags.writeable or min(values.strides) < 0:  # torch takes neither
+        if not is_fit_for_torch(values):
             values = values.copy()
         source = torch.from_numpy(values)
         if self.like.device.type != "cpu":
@@ -169,7 +182,7 @@ class Packer:
         if self.like.device.type != "cpu":
             return self.like.new_empty(shape)
         dtype = np.dtype(str(self.like.dtype).removeprefix("torch."))
-        return torch.from_numpy(self._memory.rows((use, self._memory.turn), shape, dtype))
+        return torch.from_numpy(self._room(use, *shape, dtype))
 
 
 class ReusedMemory:
@@ -207,6 +220,11 @@ class ReusedMemory:
         if self._pinned:
             return torch.empty(n_bytes, dtype=torch.uint8, pin_memory=True).numpy()
         return mmap(-1, n_bytes)  # pages that go back to the system when they are let go
+
+
+def is_fit_for_torch(values: NDArray[Any]) -> bool:
+    """Whether torch takes the array as it is."""
+    return values.flags.writeable and min(values.strides) >= 0
 
 
 def copy_in_pieces(source: Tensor, target: Tensor) -> float:

@@ -107,6 +107,7 @@ def test_round_trip(lengths, dtype, data):
             if isinstance(X, FeatureSets):
                 assert [x.tolist() for x in view] == [x.tolist() for x in expected]
                 values, offsets = view.packed()
+                assert view.located() is None
                 assert values.dtype == _stored(dtype)
                 assert FeatureSets(values, offsets).lengths.tolist() == [len(x) for x in expected]
             else:

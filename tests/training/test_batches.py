@@ -73,6 +73,29 @@ def test_sampling_is_uniform():
     np.testing.assert_allclose(np.bincount(np.concatenate(drawn)) / 5000, 0.4, atol=0.03)
 
 
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=9),
+    n=st.integers(1, 10),
+    seed=st.integers(0, 1000),
+    writeable=st.booleans(),
+    reverse=st.booleans(),
+)
+@settings(deadline=None)
+def test_a_batch_holds_drawn_rows_of_its_items(lengths, n, seed, writeable, reverse):
+    offsets = np.cumsum([0, *lengths])
+    values = np.repeat(np.arange(offsets[-1], dtype=np.float32)[:, None], 3, axis=1)
+    values.flags.writeable = writeable  # torch takes no other
+    sets = FeatureSets(values, offsets)[:: -1 if reverse else 1]
+    random_state = np.random.RandomState(seed)
+    for items, ((packed, cuts),) in BatchSource([sets], LIKE).epoch(2, random_state, [n]):
+        numbers = np.arange(len(sets))[items]
+        assert cuts.diff().tolist() == np.minimum(sets.lengths[numbers], n).tolist()
+        for number, first, stop in zip(numbers, cuts[:-1], cuts[1:], strict=True):
+            drawn = packed[first:stop].numpy()
+            assert len(np.unique(drawn, axis=0)) == stop - first
+            assert np.isin(drawn, sets[number]).all()
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_packing_takes_the_networks_dtype_and_leaves_the_users_memory_alone(dtype):
     values = np.arange(6.0).reshape(3, 2).astype(dtype)
