@@ -97,9 +97,9 @@ class AttentionClusterClassifier(SetClassifier):
         features, else float64.
 
     precision : {"full", "mixed"}, default="full"
-        "mixed" multiplies in bfloat16 to fit and to predict, where the device can (most GPUs,
-        processors with AVX512-BF16 or AMX); the parameters and their updates stay float32.
-        Elsewhere it is "full". `transform` and `attention_weights` are always "full".
+        "mixed" multiplies in bfloat16 to fit and to predict, where that is faster (most GPUs,
+        processors with AMX, AMD's with AVX512-BF16); the parameters and their updates stay
+        float32. Elsewhere it is "full". `transform` and `attention_weights` are always "full".
 
     cache : {"auto", "device", "memory", "stream"}, default="auto"
         Where the local features live in training. "stream": where they are; those in a
@@ -338,9 +338,9 @@ class MultimodalAttentionClusterClassifier(SetClassifier):
         features, else float64.
 
     precision : {"full", "mixed"}, default="full"
-        "mixed" multiplies in bfloat16 to fit and to predict, where the device can (most GPUs,
-        processors with AVX512-BF16 or AMX); the parameters and their updates stay float32.
-        Elsewhere it is "full". `transform` and `attention_weights` are always "full".
+        "mixed" multiplies in bfloat16 to fit and to predict, where that is faster (most GPUs,
+        processors with AMX, AMD's with AVX512-BF16); the parameters and their updates stay
+        float32. Elsewhere it is "full". `transform` and `attention_weights` are always "full".
 
     cache : {"auto", "device", "memory", "stream"}, default="auto"
         Where the local features live in training. "stream": where they are; those in a

@@ -730,5 +730,5 @@ def _only_in(architecture: dict[str, Any], other: dict[str, Any]) -> str:
 
 
 def _is_finite(network: torch.nn.Module) -> bool:
-    largest = [parameter.norm(torch.inf) for parameter in network.parameters()]
-    return bool(torch.stack(largest).isfinite().all())
+    extremes = [torch.stack(parameter.aminmax()) for parameter in network.parameters()]
+    return bool(torch.stack(extremes).isfinite().all())

@@ -12,8 +12,16 @@ PACKAGE = Path(acluster.__file__).parent
 # Every room, and what of acluster and of the heavy libraries it may import.
 MAY_IMPORT = {
     "sets": {"acluster.sets", "numpy", "sklearn", "zarr"},
-    "nn": {"acluster.nn", "torch"},
-    "training": {"acluster.training", "acluster.sets", "numpy", "sklearn", "torch"},
+    "_memory": {"numpy", "torch"},
+    "nn": {"acluster._memory", "acluster.nn", "torch"},
+    "training": {
+        "acluster._memory",
+        "acluster.training",
+        "acluster.sets",
+        "numpy",
+        "sklearn",
+        "torch",
+    },
     "_labels": {"acluster.sets", "numpy", "sklearn", "scipy", "torch"},
     "_set_classifier": {
         "acluster._labels",

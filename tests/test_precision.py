@@ -21,7 +21,7 @@ def X_y(request):
 @pytest.fixture
 def able(monkeypatch):
     """A device that multiplies in bfloat16; one that cannot gives the same, more slowly."""
-    monkeypatch.setattr(_device, "has_bfloat16", lambda device: True)
+    monkeypatch.setattr(_device, "is_faster_in_bfloat16", lambda device: True)
 
 
 def make(precision, **changes):
@@ -69,8 +69,23 @@ def test_validation_and_prediction_see_every_step(able):
     assert clf.validation_scores_[-1] == clf.score(X, y)
 
 
+@pytest.mark.parametrize(
+    ("cpu_name", "able", "faster"),
+    [
+        ("Intel Xeon", {"avx512_bf16": True, "amx_bf16": True}, True),
+        ("Intel Xeon", {"avx512_bf16": True, "amx_bf16": False}, False),
+        ("AMD EPYC", {"avx512_bf16": True, "amx_bf16": False}, True),
+        ("Neoverse-V2", {"bf16": True}, True),
+        ("AMD EPYC", {"avx512_f": True}, False),
+    ],
+)
+def test_processors_that_gain_from_bfloat16(monkeypatch, cpu_name, able, faster):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": cpu_name, **able})
+    assert _device.is_faster_in_bfloat16(torch.device("cpu")) is faster
+
+
 def test_where_bfloat16_is_missing_mixed_is_full(monkeypatch, X_y):
-    monkeypatch.setattr(_device, "has_bfloat16", lambda device: False)
+    monkeypatch.setattr(_device, "is_faster_in_bfloat16", lambda device: False)
     X, y = X_y
     full, mixed = make("full", max_iter=5).fit(X, y), make("mixed", max_iter=5).fit(X, y)
     np.testing.assert_array_equal(mixed.predict_proba(X), full.predict_proba(X))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from acluster._memory import empty
 from acluster.nn._numba import available_for, run
 from acluster.nn._weighting import uniform_
 
@@ -118,7 +119,7 @@ class _MaskedProduct(torch.autograd.Function):
     ) -> Tensor:
         masked = x
         if bits is not None and kept_from is not None:
-            masked = _mask(x, bits, kept_from, out=torch.empty_like(x))
+            masked = _mask(x, bits, kept_from, out=empty(x.shape, like=x))
         ctx.save_for_backward(masked, narrowed, bits, kept_from)
         ctx.parameter = weight
         ctx.factored = factored
@@ -131,7 +132,8 @@ class _MaskedProduct(torch.autograd.Function):
         gradient = gradient.to(narrowed.dtype)
         d_x = d_weight = None
         if ctx.needs_input_grad[0]:
-            d_x = gradient @ narrowed.T
+            d_x = empty(masked.shape, like=gradient)
+            torch.mm(gradient, narrowed.T, out=d_x)
             if bits is not None:
                 _mask(d_x, bits, kept_from, out=d_x)
         if ctx.needs_input_grad[1] and ctx.factored:
@@ -157,7 +159,7 @@ def _drawn_dropout(
     item draws one of the two, so that each component is dropped with just this probability.
     Bytes are drawn by eights, which is faster than one by one.
     """
-    draws = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)
+    draws = empty((-(-x.numel() // 8),), like=x, dtype=torch.int64)
     draws.random_(-(2**63), None, generator=generator)
     between = torch.rand(len(x), 1, generator=generator, device=x.device)
     kept_from = (256 * probability + between).floor_().to(torch.int16)

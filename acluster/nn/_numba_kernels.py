@@ -77,9 +77,12 @@ def gradients(values, offsets, a, alpha, norms, result, gradient, d_logits, of_a
                         result[i, k], gradient[i, k], norms[i, k], n_units, d_u[k - first]
                     )
             for row in range(0, len(x), rows):
-                d_s[row : row + rows, first:stop] = np.dot(
-                    x[row : row + rows], d_u[: stop - first].T
-                )
+                if stop - first == n_units:  # whole rows need no room in between
+                    np.dot(x[row : row + rows], d_u.T, d_s[row : row + rows])
+                else:
+                    d_s[row : row + rows, first:stop] = np.dot(
+                        x[row : row + rows], d_u[: stop - first].T
+                    )
         _softmax_backward(w, d_s, alpha, of_alpha[i])
 
 

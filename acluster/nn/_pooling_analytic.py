@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from acluster._memory import empty
+
 __all__ = ["attend_analytic"]
 
 _SMALLEST_NORM = 1e-12  # as torch.nn.functional.normalize has it
@@ -83,7 +85,7 @@ class _Attend(torch.autograd.Function):
         n_units = logits.shape[1]
         a = _softmax(logits, sizes).to(values.dtype)
         x, a_transposed = _by_set(values, sizes), _transposed(_by_set(a, sizes))
-        result = values.new_empty(len(sizes), n_units, values.shape[1])
+        result = empty((len(sizes), n_units, values.shape[1]), like=values)
         norms = None if alpha is None else alpha.new_empty(len(sizes), n_units, 1)
         for sets in _chunks(result):
             _multiply(a_transposed[sets], x[sets], out=result[sets])

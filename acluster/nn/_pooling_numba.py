@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from acluster._memory import empty
 from acluster.nn._numba import run
 
 __all__ = ["attend_numba"]
@@ -46,8 +47,9 @@ class _Attend(torch.autograd.Function):
         alpha: Tensor | None,
         beta: Tensor | None,
     ) -> Tensor:
-        values, a = values.contiguous(), values.new_empty(logits.shape)
-        result = values.new_empty(len(offsets) - 1, logits.shape[1], values.shape[1])
+        values, a = values.contiguous(), empty(logits.shape, like=values)
+        shape = len(offsets) - 1, logits.shape[1], values.shape[1]
+        result = empty(shape, like=values)
         norms = result.new_empty(result.shape[:2])
         run("subtract_largest", logits.contiguous(), offsets, a)
         a.exp_()  # torch's is vectorised
@@ -59,7 +61,7 @@ class _Attend(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         values, offsets, a, alpha, norms, result = ctx.saved_tensors
-        d_logits, of_alpha, of_beta = (torch.empty_like(like) for like in (a, norms, norms))
+        d_logits, of_alpha, of_beta = (empty(like.shape, like=like) for like in (a, norms, norms))
         inputs = values, offsets, a, _flat(alpha, a), norms, result, gradient.contiguous()
         run("gradients", *inputs, d_logits, of_alpha, of_beta)
         if alpha is None:

@@ -4,7 +4,7 @@ from acluster.training._batches import BatchSource
 from acluster.training._cache import CACHES, cached, mean_local_feature
 from acluster.training._device import (
     autocast,
-    has_bfloat16,
+    is_faster_in_bfloat16,
     make_generator,
     resolve_device,
     to_numpy_state,
@@ -21,8 +21,8 @@ __all__ = [
     "Trainer",
     "autocast",
     "cached",
-    "has_bfloat16",
     "infer",
+    "is_faster_in_bfloat16",
     "make_generator",
     "mean_local_feature",
     "resolve_device",

@@ -26,7 +26,7 @@ class BatchSource:
     """Items of several modalities, batch by batch, as the network takes them.
 
     Batches of features that are not in memory, or have to be copied to a GPU, are made one
-    ahead, in a thread. A batch lasts until the next is asked for.
+    ahead, in a thread.
 
     Parameters
     ----------

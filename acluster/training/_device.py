@@ -11,7 +11,7 @@ import torch
 
 __all__ = [
     "autocast",
-    "has_bfloat16",
+    "is_faster_in_bfloat16",
     "make_generator",
     "resolve_device",
     "to_numpy_state",
@@ -62,19 +62,26 @@ def _available_devices() -> list[str]:
     return [name for name in names if _is_available(torch.device(name))]
 
 
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies in bfloat16; else that is slower than float32."""
+def is_faster_in_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies faster in bfloat16 than in float32.
+
+    An Intel processor with bfloat16 vectors but without its matrix unit (AMX) does not: there
+    torch's products take twice as long as those of float32 (`tests/benchmarks/speed.py` prints
+    both speeds).
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
         able = torch.cpu.get_capabilities()
-        return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+        is_intel = "Intel" in able.get("cpu_name", "")
+        names = ("amx_bf16", "bf16") if is_intel else ("avx512_bf16", "amx_bf16", "bf16")
+        return any(able.get(name, False) for name in names)
     return False
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
     """Within it products are in bfloat16 if `precision` is "mixed" and the device has them."""
-    if precision == "mixed" and has_bfloat16(device):
+    if precision == "mixed" and is_faster_in_bfloat16(device):
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()
 

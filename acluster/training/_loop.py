@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from acluster._memory import Pool
 from acluster.training._batches import BatchSource
 from acluster.training._device import autocast, make_generator
 from acluster.training._optimizer import Optimizer, factored_gradients
@@ -83,6 +84,7 @@ class Trainer:
         self.precision = precision
         self.random_state = random_state
         self.parameter = next(network.parameters())
+        self.memory = Pool()
         self.generator = make_generator(random_state, self.parameter.device)
 
     def run_epoch(self, source: BatchSource, targets: Tensor, weights: Tensor) -> float:
@@ -110,7 +112,7 @@ class Trainer:
             self.batch_size, self.random_state, self.n_local_features, self.modality_dropout
         )
         self.optimizer.clear()
-        with factored_gradients(self.network):
+        with self.memory.active(), factored_gradients(self.network):
             for items, sets in batches:
                 batch_targets = targets[items]
                 total += self._step(sets, batch_targets, weights[items]) * len(batch_targets)
@@ -175,5 +177,8 @@ def infer(
     batch_size : int
         Items per call.
     """
+    memory = Pool()
     for sets in source.in_order(batch_size):
-        yield function(sets)
+        with memory.active():
+            result = function(sets)
+        yield result

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from mmap import mmap
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from acluster._memory import Pool
 from acluster.sets import FeatureSets, check_streamed
 
 __all__ = ["Packed", "Packer", "sampled_rows"]
@@ -28,8 +28,7 @@ class Packer:
     Parameters
     ----------
     sets : FeatureSets
-        The whole that batches will be chosen from. A batch is written over when the next
-        but one is packed.
+        The whole that batches will be chosen from.
 
     like : Tensor
         A parameter of the network: batches have its dtype and device.
@@ -49,7 +48,7 @@ class Packer:
         is_resident = located is not None and isinstance(located[0], Tensor)
         self._is_copied = like.is_cuda and not is_resident
         self.reads_ahead = self.is_read or self._is_copied
-        self._memory = ReusedMemory(pinned=self._is_copied)
+        self._pool = Pool()
         if self._is_copied:
             self._stream = torch.cuda.Stream(like.device)
             self._training_stream = torch.cuda.current_stream(like.device)
@@ -77,7 +76,6 @@ class Packer:
         kept : ndarray of bool, shape (n,), optional
             Items that are not kept count as empty.
         """
-        self._memory.next_batch()
         chosen = sets if kept is None else sets[np.flatnonzero(kept)]
         lengths = sets.lengths if kept is None else np.where(kept, sets.lengths, 0)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
@@ -95,7 +93,7 @@ class Packer:
             if drawn is not None:
                 rows = drawn + rows.start if isinstance(rows, slice) else rows[drawn]
         else:
-            room = self._room("read", int(sets.lengths.sum()), sets.n_features, sets.dtype)
+            room = self._room((int(sets.lengths.sum()), sets.n_features), sets.dtype)
             values, _ = sets.packed(room)
             rows = slice(None) if drawn is None else drawn
         return values[rows] if isinstance(rows, slice) else self._taken(values, rows)
@@ -103,16 +101,20 @@ class Packer:
     def _taken(self, values: Any, rows: NDArray[np.int64]) -> Any:
         if isinstance(values, Tensor):
             return values.index_select(0, torch.from_numpy(rows).to(values.device))
-        out = self._room("taken", len(rows), values.shape[1], values.dtype)
+        out = self._room((len(rows), values.shape[1]), values.dtype)
         if not is_fit_for_torch(values):
             return values.take(rows, axis=0, out=out, mode="clip")  # else numpy buffers `out`
         source, numbers, target = (torch.from_numpy(array) for array in (values, rows, out))
         torch.index_select(source, 0, numbers, out=target)  # numpy's works in one thread
         return out
 
-    def _room(self, use: str, n_rows: int, n_features: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-        """Memory that was last written to for the batch before the last."""
-        return self._memory.rows((use, self._memory.turn), (n_rows, n_features), dtype)
+    def _room(self, shape: tuple[int, int], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Memory to copy to; from pinned memory a CUDA device copies by itself."""
+        if not self._is_copied:
+            return self._pool.array(shape, dtype)
+        n_bytes = shape[0] * shape[1] * dtype.itemsize
+        pinned: NDArray[Any] = torch.empty(n_bytes, dtype=torch.uint8, pin_memory=True).numpy()
+        return pinned.view(dtype).reshape(shape)
 
     def _converted(self, values: NDArray[Any], sets: FeatureSets) -> Tensor:
         """The values with the dtype of the network, on its device."""
@@ -126,7 +128,7 @@ class Packer:
             if self._is_copied:  # else its memory could be given away while a step reads it
                 tensor.record_stream(self._training_stream)
         elif self.is_read or source.dtype != self.like.dtype:
-            tensor = self._tensor("batch", (len(values), values.shape[1]))
+            tensor = self._tensor((len(values), values.shape[1]))
             is_finite = bool(np.isfinite(copy_in_pieces(source, tensor)))
         else:
             return source
@@ -169,7 +171,7 @@ class Packer:
         if len(empty) == 0:
             return values, offsets
         new_offsets = torch.cat([offsets[:1], lengths.clamp(min=1).cumsum(0)])
-        filled = self._tensor("filled", (int(new_offsets[-1]), values.shape[1]))
+        filled = self._tensor((int(new_offsets[-1]), values.shape[1]))
         is_new = torch.zeros(len(filled), dtype=torch.bool)
         is_new[new_offsets[empty]] = True
         is_new = is_new.to(values.device)
@@ -177,49 +179,12 @@ class Packer:
         filled[~is_new] = values.to(filled.dtype)
         return filled, new_offsets
 
-    def _tensor(self, use: str, shape: tuple[int, int]) -> Tensor:
+    def _tensor(self, shape: tuple[int, int]) -> Tensor:
         """Memory for what the network will see."""
         if self.like.device.type != "cpu":
             return self.like.new_empty(shape)
         dtype = np.dtype(str(self.like.dtype).removeprefix("torch."))
-        return torch.from_numpy(self._room(use, *shape, dtype))
-
-
-class ReusedMemory:
-    """Arrays that batch after batch is written into.
-
-    Fresh memory costs more than the writing of it; and for batches of ever different size,
-    from two threads, it would let the process grow from batch to batch.
-
-    Parameters
-    ----------
-    pinned : bool
-        Whether a CUDA device copies from them by itself.
-    """
-
-    def __init__(self, pinned: bool = False) -> None:
-        self._pinned = pinned
-        self._arrays: dict[Hashable, NDArray[Any]] = {}
-        self.turn = 0
-
-    def next_batch(self) -> None:
-        """Leave the batch before the last to be written over."""
-        self.turn = 1 - self.turn
-
-    def rows(self, use: Hashable, shape: tuple[int, int], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """Memory for rows: for one use the same, as long as it is large enough."""
-        array = self._arrays.get(use)
-        if array is None or len(array) < shape[0]:
-            self._arrays.pop(use, None)
-            roomy = (shape[0] + shape[0] // 8 + 1, shape[1])
-            pages = self._pages(roomy[0] * roomy[1] * dtype.itemsize)
-            self._arrays[use] = array = np.frombuffer(pages, dtype).reshape(roomy)
-        return array[: shape[0]]
-
-    def _pages(self, n_bytes: int) -> Any:
-        if self._pinned:
-            return torch.empty(n_bytes, dtype=torch.uint8, pin_memory=True).numpy()
-        return mmap(-1, n_bytes)  # pages that go back to the system when they are let go
+        return torch.from_numpy(self._room(shape, dtype))
 
 
 def is_fit_for_torch(values: NDArray[Any]) -> bool:

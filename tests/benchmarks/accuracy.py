@@ -45,7 +45,7 @@ def way(name):
         ],
         "torch": [patch.object(_numba, "_INSTALLED", False)],
         "compiled": [],
-        "mixed": [patch.object(_device, "has_bfloat16", lambda device: True)],
+        "mixed": [patch.object(_device, "is_faster_in_bfloat16", lambda device: True)],
     }[name]
     stack = ExitStack()
     for one in patches:
