@@ -1,0 +1,268 @@
+"""
+Table 1 of the paper, all 40 cells
+==================================
+
+Flash-MNIST with the authors' recipe: one of 1,024 classes, the set of digits that flashed up in
+25 noisy frames; an extractor trained for one epoch, with their log-softmax on its features; Adam,
+dropout 0.5. Five methods (Average, FC1, FC2, and the last two with the shifting operation), each
+with 1 to 128 attention units.
+
+    python examples/flash_mnist_table1.py [--methods fc1 fc1+shift] [--cluster-sizes 8 32]
+        [--seeds 0 1 2] [--n-jobs 2] [--quick]
+
+Cells run in parallel processes of a thread each, the longest first. After every epoch a cell is
+kept in the work folder: killed at any time, the same command goes on from there, to the same
+result. A cell that is done is a row of the CSV file and is not run again; with more `--epochs` it
+goes on. The test videos are scored after every epoch for the curve, and choose nothing: the
+accuracy of a row is that of its last epoch.
+
+    quick: few videos and epochs of a few cells, on scikit-learn's digits where MNIST is not at hand
+"""
+
+import argparse
+import csv
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import joblib
+import torch
+from flash_mnist import load_digit_images
+from joblib import Parallel, delayed
+from sklearn.callback import ProgressBar
+
+from acluster import AttentionClusterClassifier, open_feature_sets, save_feature_sets
+from acluster.datasets import FrameExtractor, make_flash_mnist
+
+HERE = Path(__file__).parent
+CSV = HERE.parent / "docs" / "results" / "flash_mnist_table1.csv"
+WORK = HERE / "output" / "flash_mnist_table1"
+
+METHODS = {
+    "average": {"weighting": "average", "shifting": False},
+    "fc1": {"weighting": "fc1", "shifting": False},
+    "fc2": {"weighting": "fc2", "shifting": False},
+    "fc1+shift": {"weighting": "fc1", "shifting": True},
+    "fc2+shift": {"weighting": "fc2", "shifting": True},
+}
+# Large clusters settle in fewer epochs, and take longer for each.
+EPOCHS = {1: 100, 2: 100, 4: 100, 8: 100, 16: 60, 32: 40, 64: 25, 128: 15}
+
+QUICK = {"videos": 1024, "test_videos": 1024, "epochs": 2, "cluster_sizes": [1, 4], "seeds": [0]}
+
+
+class Cell(NamedTuple):
+    """A place in the table, and how it is trained."""
+
+    method: str
+    cluster_size: int
+    seed: int
+    batch_size: int
+    learning_rate: float
+
+    def __str__(self):
+        return "{}, N = {}, seed {}, batches of {}, step size {:g}".format(*self)
+
+    def file(self, work):
+        """Where its last epoch is kept."""
+        return work / "{}_{}_seed{}_batch{}_step{:g}.joblib".format(*self)
+
+    def classifier(self):
+        return AttentionClusterClassifier(
+            cluster_size=self.cluster_size,
+            **METHODS[self.method],
+            optimizer="adam",
+            learning_rate=self.learning_rate,
+            max_grad_norm=None,
+            dropout=0.5,
+            batch_size=self.batch_size,
+            random_state=self.seed,
+        )
+
+
+def make_features(folder, n_videos, n_test_videos):
+    """Training and test sets of 25 local features of width 50, made once, as two stores."""
+    if folder.exists():
+        return
+    _, digits = load_digit_images()
+    print("Training the extractor of local features.", flush=True)
+    extractor = FrameExtractor(random_state=0).set_callbacks(ProgressBar())
+    extractor.fit(digits.train_images, digits.train_labels)
+    parts = {
+        "train": (digits.train_images, digits.train_labels, n_videos),
+        "test": (digits.test_images, digits.test_labels, n_test_videos),
+    }
+    unfinished = folder.with_suffix(".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    for seed, (part, (images, labels, n)) in enumerate(parts.items()):
+        made = make_flash_mnist(images, labels, n_videos=n, random_state=seed)
+        sets = extractor.transform(made.videos)
+        save_feature_sets(unfinished / f"{part}.zarr", sets, label=made.target)
+    with_digit = made.frame_digits >= 0
+    accuracy = extractor.score(made.videos[with_digit], made.frame_digits[with_digit])
+    print(f"It names the digit on {100 * accuracy:.1f} % of the test frames with one.", flush=True)
+    about = {"extractor_accuracy": round(100 * accuracy, 2)}
+    (unfinished / "about.json").write_text(json.dumps(about))
+    unfinished.rename(folder)
+
+
+def load_features(folder):
+    """Training and test sets, and their classes."""
+    stores = [open_feature_sets(folder / f"{part}.zarr") for part in ("train", "test")]
+    return [part for store in stores for part in (store.load(), store.label)]
+
+
+def train(cell, n_epochs, features, cells):
+    """Train a cell to the end, from where it was left; its row of the table."""
+    torch.set_num_threads(1)
+    path = cell.file(cells)
+    state = joblib.load(path) if path.exists() else None
+    clf, curve, seconds = state or (cell.classifier(), [], 0.0)
+    X, y, X_test, y_test = load_features(features)
+    while len(curve) < n_epochs:
+        started = time.perf_counter()
+        clf.partial_fit(X, y, classes=range(1024))
+        seconds += time.perf_counter() - started
+        curve.append(round(100 * clf.score(X_test, y_test), 2))
+        keep((clf, curve, seconds), path)
+        print(f"{cell}: epoch {len(curve)} of {n_epochs}, {curve[-1]:.1f} %", flush=True)
+    return {
+        **cell._asdict(),
+        "epochs": len(curve),
+        "accuracy": curve[-1],
+        "seconds": round(seconds, 1),
+        "videos": len(X),
+        **json.loads((features / "about.json").read_text()),
+        **surroundings(),
+        "curve": " ".join(map(str, curve)),
+    }
+
+
+def keep(state, path):
+    """Replace what was kept in one step."""
+    unfinished = path.with_suffix(".unfinished")
+    joblib.dump(state, unfinished)
+    os.replace(unfinished, path)
+
+
+def surroundings():
+    """What a figure may depend on beside the cell."""
+    git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    names = ("acluster", "torch", "scikit-learn", "numpy")
+    return {
+        "device": "cuda" if torch.cuda.is_available() else platform.machine(),
+        "versions": ", ".join(f"{name} {version(name)}" for name in names),
+        "commit": commit or "unknown",
+    }
+
+
+def read_rows(path):
+    """The rows of the CSV file by cell."""
+    if not path.exists():
+        return {}
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    types = Cell.__annotations__
+    return {Cell(**{name: kind(row[name]) for name, kind in types.items()}): row for row in rows}
+
+
+def write_rows(rows, path):
+    """The rows in the order of the table, in the place of what was there in one step."""
+    order = list(METHODS)
+    ordered = sorted(rows, key=lambda cell: (order.index(cell.method), *cell[1:]))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".unfinished")
+    with unfinished.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[ordered[0]], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows[cell] for cell in ordered)
+    os.replace(unfinished, path)
+
+
+def show(rows):
+    """The table, with the mean over seeds in every cell."""
+    print(f"\n{'N':>4}" + "".join(f"{method:>12}" for method in METHODS))
+    for size in sorted({cell.cluster_size for cell in rows}):
+        print(f"{size:4}", end="")
+        for method in METHODS:
+            found = [
+                float(row["accuracy"])
+                for cell, row in rows.items()
+                if (cell.method, cell.cluster_size) == (method, size)
+            ]
+            print(f"{sum(found) / len(found):12.1f}" if found else f"{'-':>12}", end="")
+        print()
+
+
+def parse(arguments):
+    parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--cluster-sizes", nargs="+", type=int, default=list(EPOCHS), metavar="N")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--epochs", type=int, help="of every cell; by default fewer for large N")
+    parser.add_argument("--batch-size", type=int, default=256, help="the authors have 64")
+    parser.add_argument("--learning-rate", type=float, default=0.002, help="the authors: 0.001")
+    parser.add_argument("--videos", type=int, default=102_400, help="for training")
+    parser.add_argument("--test-videos", type=int, default=10_240)
+    parser.add_argument("--n-jobs", type=int, default=os.cpu_count(), help="cells at a time")
+    parser.add_argument("--csv", type=Path, default=CSV, help="where the rows go")
+    parser.add_argument("--work", type=Path, default=WORK, help="where unfinished cells are kept")
+    parser.add_argument("--quick", action="store_true", help="a small run, to see it work")
+    options = parser.parse_args(arguments)
+    if options.quick:
+        parser.set_defaults(**QUICK, csv=WORK / "quick.csv", work=WORK / "quick")
+        options = parser.parse_args(arguments)
+    return options
+
+
+def cells_of(options):
+    """The cells that were asked for and their epochs, those that take longest first."""
+    cells = {
+        Cell(method, size, seed, options.batch_size, options.learning_rate): (
+            options.epochs or EPOCHS.get(size, max(EPOCHS.values()))
+        )
+        for method in options.methods
+        for size in options.cluster_sizes
+        for seed in options.seeds
+    }
+    expense = {"fc2": 2, "fc2+shift": 2}
+    return dict(
+        sorted(
+            cells.items(),
+            key=lambda item: -item[1] * (4 + item[0].cluster_size) * expense.get(item[0].method, 1),
+        )
+    )
+
+
+def main(arguments=None):
+    options = parse(arguments)
+    features = options.work / f"features_{options.videos}"
+    cells_folder = options.work / f"cells_{options.videos}"
+    cells_folder.mkdir(parents=True, exist_ok=True)
+    rows = read_rows(options.csv)
+    to_run = {
+        cell: n_epochs
+        for cell, n_epochs in cells_of(options).items()
+        if cell not in rows or int(rows[cell]["epochs"]) < n_epochs
+    }
+    if to_run:
+        make_features(features, options.videos, options.test_videos)
+    parallel = Parallel(options.n_jobs, return_as="generator_unordered")
+    tasks = (delayed(train)(*item, features, cells_folder) for item in to_run.items())
+    for n_done, row in enumerate(parallel(tasks), start=1):
+        cell = Cell(*(row[name] for name in Cell._fields))
+        rows[cell] = row
+        write_rows(rows, options.csv)
+        print(f"{n_done} of {len(to_run)} cells: {cell}: {row['accuracy']:.1f} %", flush=True)
+    show(rows)
+
+
+if __name__ == "__main__":
+    main()
