@@ -54,7 +54,7 @@ METHODS = {
 # Large clusters settle in fewer epochs, and take longer for each.
 EPOCHS = {1: 100, 2: 100, 4: 100, 8: 100, 16: 60, 32: 40, 64: 25, 128: 15}
 
-QUICK = {"videos": 1024, "test_videos": 1024, "epochs": 2, "cluster_sizes": [1, 4], "seeds": [0]}
+QUICK = {"videos": 4096, "test_videos": 1024, "images": 2000, "epochs": 2, "cluster_sizes": [1, 4]}
 
 
 class Cell(NamedTuple):
@@ -86,16 +86,17 @@ class Cell(NamedTuple):
         )
 
 
-def make_features(folder, n_videos, n_test_videos):
+def make_features(folder, n_images, n_videos, n_test_videos):
     """Training and test sets of 25 local features of width 50, made once, as two stores."""
     if folder.exists():
         return
     _, digits = load_digit_images()
+    train_images, train_labels = digits.train_images[:n_images], digits.train_labels[:n_images]
     print("Training the extractor of local features.", flush=True)
     extractor = FrameExtractor(random_state=0).set_callbacks(ProgressBar())
-    extractor.fit(digits.train_images, digits.train_labels)
+    extractor.fit(train_images, train_labels)
     parts = {
-        "train": (digits.train_images, digits.train_labels, n_videos),
+        "train": (train_images, train_labels, n_videos),
         "test": (digits.test_images, digits.test_labels, n_test_videos),
     }
     unfinished = folder.with_suffix(".unfinished")
@@ -209,6 +210,7 @@ def parse(arguments):
     parser.add_argument("--epochs", type=int, help="of every cell; by default fewer for large N")
     parser.add_argument("--batch-size", type=int, default=256, help="the authors have 64")
     parser.add_argument("--learning-rate", type=float, default=0.002, help="the authors: 0.001")
+    parser.add_argument("--images", type=int, help="of the training images; by default all")
     parser.add_argument("--videos", type=int, default=102_400, help="for training")
     parser.add_argument("--test-videos", type=int, default=10_240)
     parser.add_argument("--n-jobs", type=int, default=os.cpu_count(), help="cells at a time")
@@ -253,7 +255,7 @@ def main(arguments=None):
         if cell not in rows or int(rows[cell]["epochs"]) < n_epochs
     }
     if to_run:
-        make_features(features, options.videos, options.test_videos)
+        make_features(features, options.images, options.videos, options.test_videos)
     parallel = Parallel(options.n_jobs, return_as="generator_unordered")
     tasks = (delayed(train)(*item, features, cells_folder) for item in to_run.items())
     for n_done, row in enumerate(parallel(tasks), start=1):

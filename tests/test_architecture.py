@@ -40,6 +40,7 @@ MAY_IMPORT = {
         "sklearn",
     },
     "__init__": {"acluster._classifiers", "acluster.sets"},
+    "inspection": {"acluster", "acluster.inspection", "numpy"},
     "preprocessing": {"acluster.sets", "numpy", "sklearn"},
     "datasets": {
         "acluster",
