@@ -93,7 +93,7 @@ def _packed(
     """The weights of all sets that are large enough, end to end, and what cuts them."""
     if isinstance(attention, MultimodalFeatureSets):
         raise TypeError(
-            f"attention is of several modalities, {', '.join(attention.modalities)}, and units of "
+            f"attention is of several modalities, {', '.join(attention.names)}, and units of "
             "different modalities do not compare. Pass that of one: attention[name]."
         )
     if not isinstance(attention, FeatureSets):

@@ -46,14 +46,17 @@ def run(kernel: str, *tensors: Tensor) -> None:
 @cache
 def _kernels() -> dict[str, Any]:
     """The kernels by name; none if Numba does not work here."""
+    n_threads = torch.get_num_threads()
     try:
         kernels = importlib.import_module("acluster.nn._numba_kernels")
+        importlib.import_module("numba").get_num_threads()  # starts its threads, if none are there
     except Exception as error:  # it refuses versions of numpy that it does not know
         warnings.warn(
             f"Numba is installed but does not work: {error}. Computing without it, more slowly.",
             stacklevel=2,
         )
         return {}
+    torch.set_num_threads(n_threads)  # both use one OpenMP, which Numba sets to all processors
     return {name: getattr(kernels, name) for name in kernels.__all__}
 
 

@@ -224,3 +224,16 @@ def test_the_child_of_a_fork_still_predicts():
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=300)
+
+
+@needs_numba
+def test_kernels_leave_torch_its_number_of_threads():
+    program = """
+        import os, torch
+        from acluster.nn import attend
+        n_threads = os.cpu_count() + 1  # that of no library by itself
+        torch.set_num_threads(n_threads)
+        attend(torch.ones(5, 3), torch.tensor([0, 2, 5]), torch.zeros(5, 2))
+        assert torch.get_num_threads() == n_threads
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=300)
