@@ -233,6 +233,7 @@ def test_kernels_leave_torch_its_number_of_threads():
         from acluster.nn import attend
         n_threads = os.cpu_count() + 1  # that of no library by itself
         torch.set_num_threads(n_threads)
+        assert torch.get_num_threads() == n_threads  # until asked, torch is not settled on it
         attend(torch.ones(5, 3), torch.tensor([0, 2, 5]), torch.zeros(5, 2))
         assert torch.get_num_threads() == n_threads
     """
