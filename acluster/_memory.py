@@ -7,7 +7,7 @@ import mmap
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -35,15 +35,17 @@ class Pool:
     """
 
     def __init__(self) -> None:
-        self._free: list[mmap.mmap] = []
+        # Every stretch of memory, and the array that it was lent to; that may be gone.
+        self._stretches: list[tuple[mmap.mmap, weakref.ref[NDArray[np.uint8]]]] = []
         self._lock = threading.Lock()
 
     def array(self, shape: Sequence[int], dtype: np.dtype[Any]) -> NDArray[Any]:
         """An array that is not filled."""
         n_bytes = math.prod(shape) * dtype.itemsize
-        pages = self._pages(n_bytes)
-        whole = np.frombuffer(pages, np.uint8)  # views refer to it, not to each other
-        weakref.finalize(whole, self._free.append, pages).atexit = False
+        with self._lock:
+            pages = self._pages(max(1, n_bytes))
+            whole = np.frombuffer(pages, np.uint8)  # views refer to it, not to each other
+            self._stretches.append((pages, weakref.ref(whole)))
         return whole[:n_bytes].view(dtype).reshape(shape)
 
     @contextmanager
@@ -56,21 +58,26 @@ class Pool:
         finally:
             _of_thread.pool = outer
 
+    def _free(self) -> list[mmap.mmap]:
+        """What is lent to nobody."""
+        return [pages for pages, borrower in self._stretches if borrower() is None]
+
     def _pages(self, n_bytes: int) -> mmap.mmap:
         """The smallest that suffice; if none do, others of about that size make room for new."""
-        with self._lock:
-            similar = [pages for pages in self._free if n_bytes / 2 <= len(pages) <= 2 * n_bytes]
-            similar.sort(key=len)
-            for pages in similar:
-                if len(pages) >= n_bytes:
-                    self._free.remove(pages)
-                    return pages
-            for pages in similar:
-                self._free.remove(pages)
-        pages = mmap.mmap(-1, n_bytes + n_bytes // 8 + 1)
-        if _IN_LARGE_PAGES is not None:
+        similar = [pages for pages in self._free() if n_bytes / 2 <= len(pages) <= 2 * n_bytes]
+        fits = [pages for pages in similar if len(pages) >= n_bytes]
+        chosen = min(fits, key=len, default=None)
+        gone = similar if chosen is None else [chosen]
+        self._stretches = [stretch for stretch in self._stretches if stretch[0] not in gone]
+        return _new_pages(n_bytes + n_bytes // 8) if chosen is None else chosen
+
+
+def _new_pages(n_bytes: int) -> mmap.mmap:
+    pages = mmap.mmap(-1, n_bytes, access=mmap.ACCESS_COPY)  # shared ones are never large
+    if _IN_LARGE_PAGES is not None:
+        with suppress(OSError):  # a system without them
             pages.madvise(_IN_LARGE_PAGES)
-        return pages
+    return pages
 
 
 def empty(shape: Sequence[int], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:

@@ -86,15 +86,17 @@ class Cell(NamedTuple):
         )
 
 
-def make_features(folder, n_images, n_videos, n_test_videos):
+def make_features(folder, n_images, n_videos, n_test_videos, log_softmax=True):
     """Training and test sets of 25 local features of width 50, made once, as two stores."""
     if folder.exists():
         return
     _, digits = load_digit_images()
     train_images, train_labels = digits.train_images[:n_images], digits.train_labels[:n_images]
     print("Training the extractor of local features.", flush=True)
-    extractor = FrameExtractor(random_state=0).set_callbacks(ProgressBar())
-    extractor.fit(train_images, train_labels)
+    extractor = FrameExtractor(
+        log_softmax=log_softmax, n_noise_images=len(train_images) // 2, random_state=0
+    )
+    extractor.set_callbacks(ProgressBar()).fit(train_images, train_labels)
     parts = {
         "train": (train_images, train_labels, n_videos),
         "test": (digits.test_images, digits.test_labels, n_test_videos),

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,65 @@ def test_several_modalities_from_made_up_sensors(tmp_path):
     alone = [percents[name] for name in ("skeleton", "inertial", "depth")]
     assert percents["skeleton + inertial + depth"] > max(alone) + 20
     assert percents["without half of the inertial"] < percents["skeleton + inertial + depth"]
+
+
+def table1(tmp_path, name, *arguments):
+    """The command for a small part of Table 1, and its CSV file."""
+    table = tmp_path / f"{name}.csv"
+    command = [
+        *(sys.executable, EXAMPLES / "flash_mnist_table1.py", "--quick", "--n-jobs", 1),
+        *("--work", tmp_path / name, "--csv", table, *arguments),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACLUSTER_DATA": str(tmp_path)}
+    return {"args": list(map(str, command)), "env": environment, "text": True}, table
+
+
+def test_every_method_of_table_1(tmp_path):
+    call, table = table1(tmp_path, "all")
+    subprocess.run(**call, check=True)
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert [(row["method"], int(row["cluster_size"])) for row in rows] == [
+        (method, size)
+        for method in ("average", "fc1", "fc2", "fc1+shift", "fc2+shift")
+        for size in (1, 4)
+    ]
+    assert all(0 <= float(row["accuracy"]) <= 100 and row["epochs"] == "2" for row in rows)
+    shown = subprocess.run(**call, check=True, capture_output=True).stdout
+    assert "epoch" not in shown, "a finished cell was trained again"
+    units = run_example(
+        "flash_mnist_units.py",
+        *("--csv", table, "--work", tmp_path / "all", "--videos", 4096, "--output", tmp_path),
+        ACLUSTER_DATA=str(tmp_path),
+    )
+    assert "fc2+shift, N = 4, seed 0" in units
+    assert (tmp_path / "flash_mnist_curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_killed_cell_of_table_1_goes_on_to_the_same_end(tmp_path):
+    cell = ("--methods", "fc1+shift", "--cluster-sizes", 4, "--epochs", 3)
+    call, whole = table1(tmp_path, "whole", *cell)
+    subprocess.run(**call, check=True)
+    shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+    shutil.rmtree(tmp_path / "killed" / "cells_4096")
+    call, table = table1(tmp_path, "killed", *cell)
+    with subprocess.Popen(**call, stdout=subprocess.PIPE) as process:
+        assert "epoch 1 of 3" in process.stdout.readline()
+        process.kill()
+    shown = subprocess.run(**call, check=True, capture_output=True).stdout
+    assert "epoch 1 of 3" not in shown
+    curves = [path.read_text().splitlines()[1].split(",")[-1] for path in (whole, table)]
+    assert curves[0] == curves[1]
+
+
+def test_parts_of_the_shifting_operation(tmp_path):
+    shown = run_example(
+        "flash_mnist_ablation.py",
+        *("--epochs", 1, "--images", 1000, "--videos", 2048, "--test-videos", 1024),
+        *("--n-jobs", 1, "--csv", tmp_path / "rows.csv", "--work", tmp_path),
+        ACLUSTER_DATA=str(tmp_path),
+    )
+    for variant in ("none", "norm", "affine", "shifting", "per dimension"):
+        assert shown.count(f", {variant}: epoch 1 of 1") == 2
 
 
 def test_the_readmes_example():

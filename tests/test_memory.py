@@ -1,6 +1,7 @@
 """Memory that is used again: never while somebody still has it."""
 
 import gc
+import os
 import threading
 
 import numpy as np
@@ -53,14 +54,37 @@ def test_memory_is_lent_again():
         assert tensor.data_ptr() == first
         del tensor
     assert address(pool.array((10,), np.dtype(np.float64))) != first, "far too large for it"
-    assert len(pool._free) == 2
+    assert len(pool._free()) == 2
 
 
 def test_a_pool_does_not_hoard_what_became_too_small():
     pool = Pool()
     for size in range(1000, 200_000, 1000):
         pool.array((size,), np.dtype(np.uint8))
-    assert sum(map(len, pool._free)) < 4 * 200_000
+    assert sum(map(len, pool._free())) < 4 * 200_000
+
+
+def test_arrays_of_nothing_are_not_hoarded():
+    pool = Pool()
+    for _ in range(100):
+        assert pool.array((0, 3), np.dtype(np.float32)).shape == (0, 3)
+    assert len(pool._stretches) == 1
+
+
+def test_what_a_fork_writes_stays_its_own():
+    pool = Pool()
+    array = pool.array((10,), np.dtype(np.int64))
+    array[:] = 1
+    if (child := os.fork()) == 0:
+        array[:] = 2
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert (array == 1).all()
+
+
+def test_a_system_without_large_pages(monkeypatch):
+    monkeypatch.setattr(_memory, "_IN_LARGE_PAGES", 12345)
+    assert Pool().array((10,), np.dtype(np.int64)).shape == (10,)
 
 
 def test_arrays_outlive_their_pool():
@@ -86,12 +110,12 @@ class TestEmpty:
             thread.join()
             empty((2,), like=like)
         after = empty((4, 8), like=like)
-        assert len(pool._free) == 0
+        assert len(pool._free()) == 0
         found.clear()
         del after
-        assert len(pool._free) == 0
+        assert len(pool._free()) == 0
         del mine
-        assert len(pool._free) == 1
+        assert len(pool._free()) == 1
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64])
     def test_type_and_shape(self, dtype):
@@ -108,6 +132,6 @@ class TestEmpty:
         with outer.active():
             with inner.active():
                 empty((40,), like=like)
-            assert (len(inner._free), len(outer._free)) == (1, 0)
+            assert (len(inner._free()), len(outer._free())) == (1, 0)
             empty((40,), like=like)
-        assert (len(inner._free), len(outer._free)) == (1, 1)
+        assert (len(inner._free()), len(outer._free())) == (1, 1)

@@ -80,7 +80,7 @@ def is_faster_in_bfloat16(device: torch.device) -> bool:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    """Within it products are in bfloat16 if `precision` is "mixed" and the device has them."""
+    """Within it products are in bfloat16 if `precision` is "mixed" and that is faster."""
     if precision == "mixed" and is_faster_in_bfloat16(device):
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()

@@ -48,7 +48,7 @@ class Trainer:
         The probability that a step sees an item without one of its modalities.
 
     precision : {"full", "mixed"}
-        "mixed" multiplies in bfloat16 where the device can.
+        "mixed" multiplies in bfloat16 where that is faster.
 
     random_state : RandomState
         Draws the order, the modalities, the local features and the seed of the dropout.

@@ -1,0 +1,186 @@
+"""
+What in the shifting operation helps
+====================================
+
+The shifting operation is an affine map with two learnt numbers per unit and a normalisation. Here
+are its parts on Flash-MNIST, each in the place of the whole, on the features of
+`flash_mnist_table1.py` and on those of an extractor without the authors' log-softmax:
+
+- none: v, the weighted average of a unit;
+- norm: v / (√N ‖v‖);
+- affine: αv + β;
+- shifting: both (equation 7);
+- per dimension: both, with an α and a β for every component of every unit.
+
+    python examples/flash_mnist_ablation.py [--cluster-size 8] [--epochs 40] [--seeds 0 1]
+
+The networks are built of the torch modules and trained by a plain loop: Adam, batches of 256, step
+size 0.002, dropout 0.5. Rows go to the CSV file as they are done, and are not run again.
+"""
+
+import argparse
+import csv
+import os
+import time
+from pathlib import Path
+
+import flash_mnist_table1 as table1
+import numpy as np
+import torch
+from joblib import Parallel, delayed
+from torch import nn
+from torch.nn.functional import cross_entropy, normalize
+
+from acluster.inspection import unit_similarity
+from acluster.nn import DropoutLinear, FC1Weighting, attend, attention_weights
+
+CSV = table1.CSV.with_name("flash_mnist_ablation.csv")
+FEATURES = {"log-softmax": True, "plain": False}
+COLUMNS = ["features", "variant", "cluster_size", "seed", "epochs", "accuracy", "similarity"]
+BATCH_SIZE, LEARNING_RATE, DROPOUT = 256, 0.002, 0.5
+
+
+class Variant(nn.Module):
+    """A part of the shifting operation, or all of it, on (n, N, M)."""
+
+    def __init__(self, name, n_units, n_features):
+        super().__init__()
+        width = n_features if name == "per dimension" else 1
+        std = n_units**-0.25  # as in the authors' code
+        self.is_affine = name in ("affine", "shifting", "per dimension")
+        self.is_normal = name in ("norm", "shifting", "per dimension")
+        if self.is_affine:
+            self.alpha = nn.Parameter(std * torch.randn(n_units, 1).expand(-1, width).clone())
+            self.beta = nn.Parameter(std * torch.randn(n_units, 1).expand(-1, width).clone())
+
+    def forward(self, v):
+        if self.is_affine:
+            v = torch.addcmul(self.beta, self.alpha, v)
+        return normalize(v, dim=-1) * v.shape[1] ** -0.5 if self.is_normal else v
+
+
+VARIANTS = ("none", "norm", "affine", "shifting", "per dimension")
+
+
+class Network(nn.Module):
+    def __init__(self, variant, n_units, n_features, n_classes):
+        super().__init__()
+        self.weighting = FC1Weighting(n_features, n_units)
+        self.variant = Variant(variant, n_units, n_features)
+        self.linear = DropoutLinear(n_units * n_features, n_classes, DROPOUT)
+
+    def forward(self, values, offsets):
+        pooled = attend(values, offsets, self.weighting(values))
+        return self.linear(self.variant(pooled).flatten(1))
+
+
+def packed(X, items):
+    """Sets end to end, as the modules take them."""
+    values, offsets = X[items].packed()
+    return torch.from_numpy(values.copy()), torch.from_numpy(offsets)
+
+
+def run(kind, variant, n_units, seed, epochs, folder):
+    """Train a network; its row."""
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    X, y, X_test, y_test = table1.load_features(folder)
+    network = Network(variant, n_units, X.n_features, 1024)
+    optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
+    classes = torch.from_numpy(y)
+    for epoch in range(epochs):
+        network.train()
+        started = time.perf_counter()
+        for items in torch.randperm(len(X)).split(BATCH_SIZE):
+            optimizer.zero_grad()
+            cross_entropy(network(*packed(X, items.numpy())), classes[items]).backward()
+            optimizer.step()
+        seconds = time.perf_counter() - started
+        print(f"{kind}, {variant}: epoch {epoch + 1} of {epochs}, {seconds:.1f} s", flush=True)
+    accuracy, similarity = evaluate(network.eval(), X_test, y_test)
+    return dict(
+        zip(COLUMNS, (kind, variant, n_units, seed, epochs, accuracy, similarity), strict=True)
+    )
+
+
+@torch.inference_mode()
+def evaluate(network, X, y):
+    """Accuracy in %, and the mean cosine of two units' attention."""
+    values, offsets = packed(X, slice(None))
+    accuracy = 100 * np.mean(network(values, offsets).argmax(dim=1).numpy() == y)
+    a = attention_weights(offsets, network.weighting(values)).numpy()
+    similarity = unit_similarity(np.split(a, offsets.numpy()[1:-1]))
+    pairs = ~np.eye(len(similarity), dtype=bool)
+    return round(accuracy, 2), round(similarity[pairs].mean(), 3)
+
+
+def read_rows(path):
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_rows(rows, path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".unfinished")
+    with unfinished.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(unfinished, path)
+
+
+def show(rows):
+    print(f"\n{'features':14}{'variant':16}{'accuracy (%)':>14}{'similarity':>12}   by seed")
+    for kind in FEATURES:
+        for variant in VARIANTS:
+            own = [row for row in rows if (row["features"], row["variant"]) == (kind, variant)]
+            if own:
+                accuracy, similarity = (
+                    [float(row[name]) for row in own] for name in ("accuracy", "similarity")
+                )
+                print(
+                    f"{kind:14}{variant:16}{np.mean(accuracy):14.1f}{np.mean(similarity):12.2f}   "
+                    + ", ".join(f"{percent:.1f}" for percent in accuracy)
+                )
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
+    parser.add_argument("--cluster-size", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
+    parser.add_argument("--features", nargs="+", choices=FEATURES, default=list(FEATURES))
+    parser.add_argument("--images", type=int, help="of the training images; by default all")
+    parser.add_argument("--videos", type=int, default=102_400, help="for training")
+    parser.add_argument("--test-videos", type=int, default=10_240)
+    parser.add_argument("--n-jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--csv", type=Path, default=CSV)
+    parser.add_argument("--work", type=Path, default=table1.WORK)
+    options = parser.parse_args(arguments)
+    options.work.mkdir(parents=True, exist_ok=True)
+
+    rows = read_rows(options.csv)
+    done = {tuple(row[name] for name in COLUMNS[:5]) for row in rows}
+    tasks = []
+    for kind in options.features:
+        suffix = "" if FEATURES[kind] else f"_{kind}"
+        folder = options.work / f"features_{options.videos}{suffix}"
+        table1.make_features(
+            folder, options.images, options.videos, options.test_videos, FEATURES[kind]
+        )
+        for seed in options.seeds:
+            for variant in options.variants:
+                task = (kind, variant, options.cluster_size, seed, options.epochs)
+                if tuple(map(str, task)) not in done:
+                    tasks.append(delayed(run)(*task, folder))
+    for row in Parallel(options.n_jobs, return_as="generator_unordered")(tasks):
+        rows.append(row)
+        write_rows(rows, options.csv)
+    show(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""
+What the attention units look at
+================================
+
+Figures 3, 4 and 5 of the paper, and how much the units of a cluster differ, from the cells that
+`flash_mnist_table1.py` has trained:
+
+    python examples/flash_mnist_table1.py --methods fc1 fc1+shift --cluster-sizes 8 32
+    python examples/flash_mnist_units.py [--output docs/images]
+
+For every cell, over the test videos:
+
+- similarity: the cosine of two units' weights on a video, mean over all pairs of units;
+- entropy: 0 where a unit puts all weight on one frame, 1 where all frames weigh the same;
+- on digits: the share of a unit's weight that lies on frames with a digit, which are 38 % or so of
+  the frames; "units on noise" is the number of units with less than that share;
+- AUC: how well a unit's weights tell the frames with one of the digits from all others, for the
+  digit that it tells best; mean over the units, and the number of different digits told so.
+"""
+
+import argparse
+from pathlib import Path
+
+import flash_mnist_table1 as table1
+import joblib
+import matplotlib as mpl
+
+mpl.use("Agg")  # the pictures go to files
+
+import matplotlib.pyplot as plt
+import numpy as np
+from flash_mnist import attention_map, load_digit_images
+from sklearn.metrics import roc_auc_score
+
+from acluster.datasets import make_flash_mnist
+from acluster.inspection import unit_entropy, unit_similarity
+
+COLUMNS = ("similarity", "entropy", "on digits", "units on noise", "AUC", "digits")
+
+
+def describe_units(attention, frame_digits):
+    """The figures of a cell, by name; `frame_digits` of all frames end to end, -1 for noise."""
+    weights, offsets = attention.packed()
+    n_units = weights.shape[1]
+    similarity = unit_similarity(attention)
+    pairs = ~np.eye(n_units, dtype=bool)
+    on_digits = weights[frame_digits >= 0].sum(axis=0) / (len(offsets) - 1)
+    auc = np.array(
+        [
+            [roc_auc_score(frame_digits == digit, weights[:, unit]) for digit in range(10)]
+            for unit in range(n_units)
+        ]
+    )
+    return dict(
+        zip(
+            COLUMNS,
+            (
+                similarity[pairs].mean() if n_units > 1 else np.nan,
+                unit_entropy(attention).mean(),
+                on_digits.mean(),
+                int((on_digits < (frame_digits >= 0).mean()).sum()),
+                auc.max(axis=1).mean(),
+                len(set(auc.argmax(axis=1))),
+            ),
+            strict=True,
+        )
+    )
+
+
+def draw_samples(flash_mnist, path, n_videos=5):
+    """Figure 3: the frames of some videos and their digits."""
+    figure, axes = plt.subplots(n_videos, figsize=(12, 0.85 * n_videos))
+    for axis, frames, shown in zip(axes, flash_mnist.videos, flash_mnist.digits, strict=False):
+        axis.imshow(np.hstack(frames), cmap="gray")
+        axis.set_axis_off()
+        digits = ", ".join(map(str, np.flatnonzero(shown))) or "none"
+        axis.set_title(f"digits: {digits}", loc="left", fontsize=9, pad=2)
+    save(figure, path)
+
+
+def draw_curves(rows, path):
+    """Figure 4: test accuracy per epoch for the cluster sizes, with and without shifting."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True)
+    sizes = sorted({cell.cluster_size for cell in rows})
+    colours = plt.get_cmap("viridis_r")(np.linspace(0.1, 1, len(sizes)))
+    for axis, method in zip(axes, ("fc1", "fc1+shift"), strict=True):
+        for size, colour in zip(sizes, colours, strict=True):
+            for cell, row in rows.items():
+                if (cell.method, cell.cluster_size) == (method, size) and cell.seed == 0:
+                    curve = list(map(float, row["curve"].split()))
+                    axis.plot(
+                        np.arange(1, len(curve) + 1), curve, color=colour, label=f"N = {size}"
+                    )
+        shifting = "with" if method == "fc1+shift" else "without"
+        axis.set(title=f"FC1 {shifting} shifting", xlabel="epoch", ylim=(0, 100))
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    axes[0].set_ylabel("test accuracy (%)")
+    save(figure, path)
+
+
+def draw_maps(flash_mnist, attention, path):
+    """Figure 5: frames, and under them the weights of 8 units, for each cell in a column."""
+    chosen = np.flatnonzero(flash_mnist.digits.sum(axis=1) == 4)[:2]
+    figure, axes = plt.subplots(len(chosen), len(attention), figsize=(15, 4.6 * len(chosen) / 2))
+    for column, (title, weights) in zip(axes.T, attention.items(), strict=True):
+        for axis, item in zip(column, chosen, strict=True):
+            axis.imshow(attention_map(flash_mnist.videos[item], weights[item]), aspect="equal")
+            digits = ", ".join(map(str, np.flatnonzero(flash_mnist.digits[item])))
+            axis.set_title(f"{title}; digits {digits}", loc="left", fontsize=10)
+            axis.set_axis_off()
+    save(figure, path)
+
+
+def save(figure, path):
+    figure.tight_layout()
+    figure.savefig(path, dpi=80)
+    plt.close(figure)
+    print(path)
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
+    parser.add_argument("--csv", type=Path, default=table1.CSV, help="the rows of Table 1")
+    parser.add_argument("--work", type=Path, default=table1.WORK, help="where the cells are kept")
+    parser.add_argument("--videos", type=int, default=102_400, help="that they were trained on")
+    parser.add_argument("--output", type=Path, default=Path("docs/images"))
+    options = parser.parse_args(arguments)
+    options.output.mkdir(parents=True, exist_ok=True)
+
+    rows = table1.read_rows(options.csv)
+    *_, X, y = table1.load_features(options.work / f"features_{options.videos}")
+    _, digits = load_digit_images()
+    test = make_flash_mnist(digits.test_images, digits.test_labels, n_videos=len(X), random_state=1)
+    assert np.array_equal(test.target, y), "the videos are those of the features"
+    draw_samples(test, options.output / "flash_mnist_samples.png")
+    draw_curves(rows, options.output / "flash_mnist_curves.png")
+
+    print(f"{'':24}" + "".join(f"{name:>16}" for name in COLUMNS))
+    maps = {}
+    for cell in rows:
+        path = cell.file(options.work / f"cells_{options.videos}")
+        if cell.method == "average" or not path.exists():
+            continue
+        attention = joblib.load(path)[0].attention_weights(X)
+        found = describe_units(attention, test.frame_digits.ravel())
+        name = f"{cell.method}, N = {cell.cluster_size}, seed {cell.seed}"
+        print(f"{name:24}" + "".join(f"{found[name]:16.3g}" for name in COLUMNS), flush=True)
+        if cell.cluster_size == 8 and cell.seed == 0 and cell.method in ("fc1", "fc1+shift"):
+            maps["with shifting" if cell.method == "fc1+shift" else "without shifting"] = attention
+    if len(maps) == 2:
+        draw_maps(test, maps, options.output / "flash_mnist_attention.png")
+
+
+if __name__ == "__main__":
+    main()
