@@ -155,3 +155,24 @@ def test_under_autocast_the_products_are_in_half_precision():
         layer.weight.mul_(2)  # what was kept of the weight is old now
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(layer(x), layer.float()(x), rtol=0.02, atol=0.04)
+
+
+@pytest.mark.parametrize("factored", [False, True])
+def test_no_products_of_subnormal_numbers(factored, monkeypatch):
+    monkeypatch.setattr(_linear, "_LARGE", 1)
+    layer, x = drawn_layer(dtype=torch.float32)
+    layer.factored_gradient = factored
+    direction = torch.tensor([1.0, 1e-38, 1e-42]).expand(7, 3)  # the last two are lost with x
+    x.grad = None
+    layer(x).backward(direction)
+    D, G = layer.weight.grad_factors if factored else (x.detach(), None)
+    gradient = D.T @ G if factored else layer.weight.grad
+    torch.testing.assert_close(gradient[:, 0], x.detach().sum(dim=0))
+    assert (gradient[:, 1:] == 0).all()
+    assert not ((x.grad != 0) & (x.grad.abs() < torch.finfo(torch.float32).smallest_normal)).any()
+
+
+def test_a_gradient_that_is_not_finite_stays_so():
+    layer, x = drawn_layer()
+    layer(x).backward(torch.full((7, 3), torch.nan, dtype=torch.float64))
+    assert layer.weight.grad.isnan().all()
