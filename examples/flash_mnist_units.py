@@ -129,6 +129,7 @@ def main(arguments=None):
     options.output.mkdir(parents=True, exist_ok=True)
 
     rows = table1.read_rows(options.csv)
+    rows = {cell: row for cell, row in rows.items() if cell[-2:] == table1.RECIPE}
     *_, X, y = table1.load_features(options.work / f"features_{options.videos}")
     _, digits = load_digit_images()
     test = make_flash_mnist(digits.test_images, digits.test_labels, n_videos=len(X), random_state=1)
