@@ -36,7 +36,8 @@ from acluster.nn import DropoutLinear, FC1Weighting, attend, attention_weights
 
 CSV = table1.CSV.with_name("flash_mnist_ablation.csv")
 FEATURES = {"log-softmax": True, "plain": False}
-COLUMNS = ["features", "variant", "cluster_size", "seed", "epochs", "accuracy", "similarity"]
+SETTINGS = ["features", "variant", "cluster_size", "seed", "epochs", "videos"]
+COLUMNS = [*SETTINGS, "accuracy", "similarity"]
 BATCH_SIZE, LEARNING_RATE, DROPOUT = 256, 0.002, 0.5
 
 
@@ -80,7 +81,7 @@ def packed(X, items):
     return torch.from_numpy(values.copy()), torch.from_numpy(offsets)
 
 
-def run(kind, variant, n_units, seed, epochs, folder):
+def run(kind, variant, n_units, seed, epochs, n_videos, folder):
     """Train a network; its row."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
@@ -99,7 +100,11 @@ def run(kind, variant, n_units, seed, epochs, folder):
         print(f"{kind}, {variant}: epoch {epoch + 1} of {epochs}, {seconds:.1f} s", flush=True)
     accuracy, similarity = evaluate(network.eval(), X_test, y_test)
     return dict(
-        zip(COLUMNS, (kind, variant, n_units, seed, epochs, accuracy, similarity), strict=True)
+        zip(
+            COLUMNS,
+            (kind, variant, n_units, seed, epochs, n_videos, accuracy, similarity),
+            strict=True,
+        )
     )
 
 
@@ -163,7 +168,7 @@ def main(arguments=None):
     options.work.mkdir(parents=True, exist_ok=True)
 
     rows = read_rows(options.csv)
-    done = {tuple(row[name] for name in COLUMNS[:5]) for row in rows}
+    done = {tuple(row[name] for name in SETTINGS) for row in rows}
     tasks = []
     for kind in options.features:
         suffix = "" if FEATURES[kind] else f"_{kind}"
@@ -173,13 +178,15 @@ def main(arguments=None):
         )
         for seed in options.seeds:
             for variant in options.variants:
-                task = (kind, variant, options.cluster_size, seed, options.epochs)
+                task = (kind, variant, options.cluster_size, seed, options.epochs, options.videos)
                 if tuple(map(str, task)) not in done:
                     tasks.append(delayed(run)(*task, folder))
     for row in Parallel(options.n_jobs, return_as="generator_unordered")(tasks):
-        rows.append(row)
-        write_rows(rows, options.csv)
-    show(rows)
+        # Read anew: another command may have written rows meanwhile.
+        write_rows([*read_rows(options.csv), row], options.csv)
+    settings = [str(n) for n in (options.cluster_size, options.epochs, options.videos)]
+    names = ("cluster_size", "epochs", "videos")
+    show([row for row in read_rows(options.csv) if [row[name] for name in names] == settings])
 
 
 if __name__ == "__main__":

@@ -66,13 +66,14 @@ class Cell(NamedTuple):
     seed: int
     batch_size: int
     learning_rate: float
+    videos: int
 
     def __str__(self):
-        return "{}, N = {}, seed {}, batches of {}, step size {:g}".format(*self)
+        return "{}, N = {}, seed {}, batches of {}, step size {:g}".format(*self[:-1])
 
     def file(self, work):
         """Where its last epoch is kept."""
-        return work / "{}_{}_seed{}_batch{}_step{:g}.joblib".format(*self)
+        return work / "{}_{}_seed{}_batch{}_step{:g}.joblib".format(*self[:-1])
 
     def classifier(self):
         return AttentionClusterClassifier(
@@ -122,14 +123,19 @@ def load_features(folder):
     return [part for store in stores for part in (store.load(), store.label)]
 
 
-def train(cell, n_epochs, features, cells):
-    """Train a cell to the end, from where it was left; its row of the table."""
+def train(cell, n_epochs, features, cells, parent):
+    """Train a cell to the end, from where it was left; its row of the table.
+
+    Where the process `parent` is gone, nobody waits for it, and another may train the cell.
+    """
     torch.set_num_threads(1)
     path = cell.file(cells)
     state = joblib.load(path) if path.exists() else None
     clf, curve, seconds = state or (cell.classifier(), [], 0.0)
     X, y, X_test, y_test = load_features(features)
     while len(curve) < n_epochs:
+        if parent not in (os.getpid(), os.getppid()):
+            raise SystemExit("The process that asked for this cell is gone.")
         started = time.perf_counter()
         clf.partial_fit(X, y, classes=range(1024))
         seconds += time.perf_counter() - started
@@ -141,7 +147,6 @@ def train(cell, n_epochs, features, cells):
         "epochs": len(curve),
         "accuracy": curve[-1],
         "seconds": round(seconds, 1),
-        "videos": len(X),
         **json.loads((features / "about.json").read_text()),
         **surroundings(),
         "curve": " ".join(map(str, curve)),
@@ -150,7 +155,7 @@ def train(cell, n_epochs, features, cells):
 
 def keep(state, path):
     """Replace what was kept in one step."""
-    unfinished = path.with_suffix(".unfinished")
+    unfinished = path.with_suffix(f".unfinished{os.getpid()}")
     joblib.dump(state, unfinished)
     os.replace(unfinished, path)
 
@@ -182,7 +187,7 @@ def write_rows(rows, path):
     order = list(METHODS)
     ordered = sorted(rows, key=lambda cell: (order.index(cell.method), *cell[1:]))
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
+    unfinished = path.with_suffix(f".unfinished{os.getpid()}")
     with unfinished.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[ordered[0]], lineterminator="\n")
         writer.writeheader()
@@ -191,8 +196,8 @@ def write_rows(rows, path):
 
 
 def show(rows, recipe):
-    """The cells trained with a batch size and a step size: the mean over the seeds."""
-    rows = {cell: row for cell, row in rows.items() if cell[-2:] == recipe}
+    """The cells of a batch size, a step size and a number of videos: the mean over the seeds."""
+    rows = {cell: row for cell, row in rows.items() if cell[-3:] == recipe}
     print(f"\n{'N':>4}" + "".join(f"{method:>12}" for method in METHODS))
     for size in sorted({cell.cluster_size for cell in rows}):
         print(f"{size:4}", end="")
@@ -231,7 +236,7 @@ def parse(arguments):
 def cells_of(options):
     """The cells that were asked for and their epochs, those that take longest first."""
     cells = {
-        Cell(method, size, seed, options.batch_size, options.learning_rate): (
+        Cell(method, size, seed, options.batch_size, options.learning_rate, options.videos): (
             options.epochs or EPOCHS.get(size, max(EPOCHS.values()))
         )
         for method in options.methods
@@ -261,13 +266,13 @@ def main(arguments=None):
     if to_run:
         make_features(features, options.images, options.videos, options.test_videos)
     parallel = Parallel(options.n_jobs, return_as="generator_unordered")
-    tasks = (delayed(train)(*item, features, cells_folder) for item in to_run.items())
+    tasks = (delayed(train)(*item, features, cells_folder, os.getpid()) for item in to_run.items())
     for n_done, row in enumerate(parallel(tasks), start=1):
         cell = Cell(*(row[name] for name in Cell._fields))
-        rows[cell] = row
-        write_rows(rows, options.csv)
+        # Read anew: another command may have written rows meanwhile.
+        write_rows({**read_rows(options.csv), cell: row}, options.csv)
         print(f"{n_done} of {len(to_run)} cells: {cell}: {row['accuracy']:.1f} %", flush=True)
-    show(rows, (options.batch_size, options.learning_rate))
+    show(read_rows(options.csv), (options.batch_size, options.learning_rate, options.videos))
 
 
 if __name__ == "__main__":

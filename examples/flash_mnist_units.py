@@ -14,8 +14,9 @@ For every cell, over the test videos:
 - entropy: 0 where a unit puts all weight on one frame, 1 where all frames weigh the same;
 - on digits: the share of a unit's weight that lies on frames with a digit, which are 38 % or so of
   the frames; "units on noise" is the number of units with less than that share;
-- AUC: how well a unit's weights tell the frames with one of the digits from all others, for the
-  digit that it tells best; mean over the units, and the number of different digits told so.
+- AUC: how well a unit's weights tell the frames with one of the digits from those with another,
+  for the digit that it tells best (0.5: not at all); mean over the units;
+- digits: the number of different digits that units tell best, with an AUC of 0.6 or more.
 """
 
 import argparse
@@ -45,9 +46,10 @@ def describe_units(attention, frame_digits):
     similarity = unit_similarity(attention)
     pairs = ~np.eye(n_units, dtype=bool)
     on_digits = weights[frame_digits >= 0].sum(axis=0) / (len(offsets) - 1)
+    shown, digits = weights[frame_digits >= 0], frame_digits[frame_digits >= 0]
     auc = np.array(
         [
-            [roc_auc_score(frame_digits == digit, weights[:, unit]) for digit in range(10)]
+            [roc_auc_score(digits == digit, shown[:, unit]) for digit in range(10)]
             for unit in range(n_units)
         ]
     )
@@ -60,7 +62,7 @@ def describe_units(attention, frame_digits):
                 on_digits.mean(),
                 int((on_digits < (frame_digits >= 0).mean()).sum()),
                 auc.max(axis=1).mean(),
-                len(set(auc.argmax(axis=1))),
+                len(set(auc.argmax(axis=1)[auc.max(axis=1) >= 0.6])),
             ),
             strict=True,
         )
@@ -129,7 +131,9 @@ def main(arguments=None):
     options.output.mkdir(parents=True, exist_ok=True)
 
     rows = table1.read_rows(options.csv)
-    rows = {cell: row for cell, row in rows.items() if cell[-2:] == table1.RECIPE}
+    rows = {
+        cell: row for cell, row in rows.items() if cell[-3:] == (*table1.RECIPE, options.videos)
+    }
     *_, X, y = table1.load_features(options.work / f"features_{options.videos}")
     _, digits = load_digit_images()
     test = make_flash_mnist(digits.test_images, digits.test_labels, n_videos=len(X), random_state=1)

@@ -149,6 +149,8 @@ def _without_subnormal(gradient: Tensor) -> Tensor:
     A softmax that is sure of its class has many of them, and processors multiply them a hundred
     times as slowly as others. Beside the ε of the optimisers they are nothing.
     """
+    if gradient.dtype == torch.float16:  # its range is too short to lose any of it
+        return gradient
     limits = torch.finfo(gradient.dtype)
     return nn.functional.hardshrink(gradient, limits.smallest_normal / limits.eps)
 

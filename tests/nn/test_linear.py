@@ -172,6 +172,15 @@ def test_no_products_of_subnormal_numbers(factored, monkeypatch):
     assert not ((x.grad != 0) & (x.grad.abs() < torch.finfo(torch.float32).smallest_normal)).any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_small_gradients_stay(dtype):
+    layer, x = drawn_layer(dtype=dtype)
+    x.grad = None
+    layer(x).backward(torch.full((7, 3), 1e-3, dtype=dtype))
+    expected = (layer.weight.detach().double().sum(dim=1) * 1e-3).to(dtype).expand(7, 40)
+    torch.testing.assert_close(x.grad, expected, rtol=2e-2, atol=1e-5)
+
+
 def test_a_gradient_that_is_not_finite_stays_so():
     layer, x = drawn_layer()
     layer(x).backward(torch.full((7, 3), torch.nan, dtype=torch.float64))
