@@ -102,9 +102,8 @@ def test_a_killed_cell_of_table_1_goes_on_to_the_same_end(tmp_path):
     shown = subprocess.run(**call, check=True, capture_output=True).stdout
     assert "epoch 1 of 3" not in shown
     kept = [next(path.with_suffix("").glob("cells_*/*.joblib")) for path in (whole, table)]
-    assert joblib.hash(joblib.load(kept[0])[0].loss_curve_) == joblib.hash(
-        joblib.load(kept[1])[0].loss_curve_
-    )
+    losses = [joblib.load(path)[0].loss_curve_ for path in kept]  # tell more than accuracies
+    assert losses[0] == losses[1]
 
 
 def test_parts_of_the_shifting_operation(tmp_path):
