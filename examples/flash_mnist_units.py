@@ -12,8 +12,8 @@ For every cell, over the test videos:
 
 - similarity: the cosine of two units' weights on a video, mean over all pairs of units;
 - entropy: 0 where a unit puts all weight on one frame, 1 where all frames weigh the same;
-- on digits: the share of a unit's weight that lies on frames with a digit, which are 38 % or so of
-  the frames; "units on noise" is the number of units with less than that share;
+- on digits: the share of a unit's weight that lies on frames with a digit, which are 30 % of
+  the frames on average; "units on noise" is the number of units with less than that share;
 - AUC: how well a unit's weights tell the frames with one of the digits from those with another,
   for the digit that it tells best (0.5: not at all); mean over the units;
 - digits: the number of different digits that units tell best, with an AUC of 0.6 or more.

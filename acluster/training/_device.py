@@ -66,7 +66,7 @@ def is_faster_in_bfloat16(device: torch.device) -> bool:
     """Whether the device multiplies faster in bfloat16 than in float32.
 
     An Intel processor with bfloat16 vectors but without its matrix unit (AMX) does not: there
-    torch's products take twice as long as those of float32 (`tests/benchmarks/speed.py` prints
+    torch's products take longer than those of float32 (`tests/benchmarks/speed.py` prints
     both speeds).
     """
     if device.type == "cuda":
