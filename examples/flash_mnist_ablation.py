@@ -173,9 +173,8 @@ def main(arguments=None):
     for kind in options.features:
         suffix = "" if FEATURES[kind] else f"_{kind}"
         folder = options.work / f"features_{options.videos}{suffix}"
-        table1.make_features(
-            folder, options.images, options.videos, options.test_videos, FEATURES[kind]
-        )
+        extractor = table1.authors_extractor(options.images, log_softmax=FEATURES[kind])
+        table1.make_features(folder, extractor, options.images, options.videos, options.test_videos)
         for seed in options.seeds:
             for variant in options.variants:
                 task = (kind, variant, options.cluster_size, seed, options.epochs, options.videos)

@@ -80,6 +80,19 @@ def test_every_method_of_table_1(tmp_path):
     assert all(0 <= float(row["accuracy"]) <= 100 and row["epochs"] == "2" for row in rows)
     shown = subprocess.run(**call, check=True, capture_output=True).stdout
     assert "epoch" not in shown, "a finished cell was trained again"
+    report = run_example(
+        "flash_mnist_report.py",
+        *("--csv", table, "--videos", 4096, "--output", tmp_path / "beside.csv"),
+    )
+    shifting, plain = (
+        next(float(row["accuracy"]) for row in rows if (row["method"], row["cluster_size"]) == cell)
+        for cell in (("fc1+shift", "1"), ("fc1", "1"))
+    )
+    beside = list(csv.DictReader((tmp_path / "beside.csv").read_text().splitlines()))
+    assert beside[0]["fc1+shift"] == f"{shifting:.1f} (51.2, {shifting - 51.2:+.1f})"
+    assert beside[1]["fc1+shift"] == "(64.8)"  # not run
+    verdict = "holds" if shifting > plain else "does not hold"
+    assert f"{verdict:16} shifting helps fc1, N = 1: {shifting - plain:+.1f}" in report
     units = run_example(
         "flash_mnist_units.py",
         *("--csv", table, "--work", tmp_path / "all", "--videos", 4096, "--output", tmp_path),
@@ -115,6 +128,33 @@ def test_parts_of_the_shifting_operation(tmp_path):
     )
     for variant in ("none", "norm", "affine", "shifting", "per dimension"):
         assert shown.count(f", {variant}: epoch 1 of 1") == 2
+
+
+def test_beyond_table_1(tmp_path):
+    arguments = (
+        *("flash_mnist_beyond.py", "--quick", "--extractors", "authors", "deeper"),
+        *("--n-jobs", 1, "--csv", tmp_path / "rows.csv", "--work", tmp_path),
+    )
+    shown = run_example(*arguments, ACLUSTER_DATA=str(tmp_path))
+    rows = list(csv.DictReader((tmp_path / "rows.csv").read_text().splitlines()))
+    assert sum(row["part"] == "held-out" for row in rows) == 2 * 6
+    for extractor in ("authors", "deeper"):
+        own = [row for row in rows if row["extractor"] == extractor]
+        # What is scored on the test videos is what was best on the videos held out.
+        for shifting in ("False", "True"):
+            held_out, test = (
+                [row for row in own if (row["part"], row["shifting"]) == (part, shifting)]
+                for part in ("held-out", "test")
+            )
+            best = max(float(row["accuracy"]) for row in held_out)
+            assert best == next(
+                float(row["accuracy"])
+                for row in held_out
+                if row["learning_rate"] == test[0]["learning_rate"]
+            )
+    again = run_example(*arguments, ACLUSTER_DATA=str(tmp_path))
+    assert "Run(" not in again, "a finished run was performed again"
+    assert again.splitlines()[-1] == shown.splitlines()[-1]
 
 
 def test_the_readmes_example():

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.callback import CallbackContext, CallbackSupportMixin
-from sklearn.utils._param_validation import Interval
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch.nn import functional
 
@@ -59,13 +59,17 @@ class FrameExtractor(CallbackSupportMixin, BaseEstimator):
         does not mention it.
 
     n_epochs : int, default=1
-        Passes over the training frames.
+        Passes over the training images, each with noise drawn anew.
 
     batch_size : int, default=64
         Frames per training step.
 
     learning_rate : float, default=1e-3
-        Step size of Adam.
+        Step size of Adam; with "one-cycle" the largest.
+
+    learning_rate_schedule : {"constant", "one-cycle"}, default="constant"
+        "one-cycle" raises the step size over the first three tenths of all steps and brings it
+        down to nearly 0 over the others (:class:`torch.optim.lr_scheduler.OneCycleLR`).
 
     n_noisy_copies : int, default=5
         Training frames made of each image, each with other noise.
@@ -129,6 +133,7 @@ class FrameExtractor(CallbackSupportMixin, BaseEstimator):
         "n_epochs": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "learning_rate_schedule": [StrOptions({"constant", "one-cycle"})],
         "n_noisy_copies": [Interval(Integral, 1, None, closed="left")],
         "n_noise_images": [Interval(Integral, 0, None, closed="left")],
         "dropout": [Interval(Real, 0, 1, closed="left")],
@@ -144,6 +149,7 @@ class FrameExtractor(CallbackSupportMixin, BaseEstimator):
         n_epochs: int = 1,
         batch_size: int = 64,
         learning_rate: float = 1e-3,
+        learning_rate_schedule: str = "constant",
         n_noisy_copies: int = 5,
         n_noise_images: int = 30_000,
         dropout: float = 0.5,
@@ -155,6 +161,7 @@ class FrameExtractor(CallbackSupportMixin, BaseEstimator):
         self.n_epochs = n_epochs
         self.batch_size = batch_size
         self.learning_rate = learning_rate
+        self.learning_rate_schedule = learning_rate_schedule
         self.n_noisy_copies = n_noisy_copies
         self.n_noise_images = n_noise_images
         self.dropout = dropout
@@ -191,11 +198,7 @@ class FrameExtractor(CallbackSupportMixin, BaseEstimator):
         context.call_on_fit_task_begin(estimator=self, X=images, y=labels)
         initial = _draw_weights(images.shape[1:], self.n_features, generator)
         weights = _to_tensors(initial, device)
-        frames, classes = _make_training_frames(
-            images, labels, self.n_noisy_copies, self.n_noise_images, generator
-        )
-        frames, classes = torch.from_numpy(frames).to(device), torch.from_numpy(classes).to(device)
-        self.loss_curve_ = self._train(weights, frames, classes, generator, context)
+        self.loss_curve_ = self._train(weights, images, labels, generator, context)
         weights = _to_arrays(weights)
         if not all(np.isfinite(weight).all() for weight in weights.values()):
             raise ValueError(
@@ -294,18 +297,25 @@ class FrameExtractor(CallbackSupportMixin, BaseEstimator):
     def _train(
         self,
         weights: dict[str, torch.Tensor],
-        frames: torch.Tensor,
-        classes: torch.Tensor,
+        images: NDArray[np.uint8],
+        labels: NDArray[Any],
         generator: np.random.Generator,
         context: CallbackContext,
     ) -> list[float]:
         """Train `weights` in place; the mean loss of each epoch."""
-        learn = _make_learner(
-            weights, self.learning_rate, self.dropout, self.log_softmax, generator
-        )
+        device = weights["classes"].device
+        n_frames = self.n_noisy_copies * len(images) + self.n_noise_images
+        n_steps = self.n_epochs * math.ceil(n_frames / self.batch_size)
+        learn = self._make_learner(weights, n_steps, generator)
         loss_curve = []
         for _ in range(self.n_epochs):
-            order = torch.from_numpy(generator.permutation(len(frames))).to(frames.device)
+            frames, classes = (
+                torch.from_numpy(array).to(device)
+                for array in _make_training_frames(
+                    images, labels, self.n_noisy_copies, self.n_noise_images, generator
+                )
+            )
+            order = torch.from_numpy(generator.permutation(n_frames)).to(device)
             groups = _group(order.split(self.batch_size), _PROGRESS_STEPS)
             epoch = context.subcontext("epoch", max_subtasks=len(groups))
             epoch.call_on_fit_task_begin(estimator=self)
@@ -319,6 +329,34 @@ class FrameExtractor(CallbackSupportMixin, BaseEstimator):
             if epoch.call_on_fit_task_end(estimator=self):
                 break
         return loss_curve
+
+    def _make_learner(
+        self, weights: dict[str, torch.Tensor], n_steps: int, generator: np.random.Generator
+    ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        """A function that takes one step of training on a batch, and returns the loss before it."""
+        for weight in weights.values():
+            weight.requires_grad_()
+        optimizer = torch.optim.Adam(weights.values(), lr=self.learning_rate, fused=True)
+        schedule = None
+        if self.learning_rate_schedule == "one-cycle":
+            schedule = torch.optim.lr_scheduler.OneCycleLR(
+                optimizer, self.learning_rate, total_steps=n_steps, cycle_momentum=False
+            )
+        drop = _make_dropout(self.dropout, generator)
+
+        @torch.enable_grad()
+        def learn(frames: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+            optimizer.zero_grad()
+            with _exact_convolutions():
+                logits = _class_logits(weights, frames, self.log_softmax, drop)
+                loss = functional.cross_entropy(logits, classes)
+                loss.backward()
+            optimizer.step()
+            if schedule is not None:
+                schedule.step()
+            return loss.detach()
+
+        return learn
 
     @torch.inference_mode()
     def _apply(
@@ -385,32 +423,6 @@ def _convolve_and_pool(x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor
     ]
     outputs = functional.conv2d(x, torch.cat(shifted), stride=2).unflatten(1, (4, -1))
     return functional.relu(outputs.amax(1) + bias[:, None, None])
-
-
-def _make_learner(
-    weights: dict[str, torch.Tensor],
-    learning_rate: float,
-    dropout: float,
-    log_softmax: bool,
-    generator: np.random.Generator,
-) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """A function that takes one step of training on a batch, and returns the loss before it."""
-    for weight in weights.values():
-        weight.requires_grad_()
-    optimizer = torch.optim.Adam(weights.values(), lr=learning_rate, fused=True)
-    drop = _make_dropout(dropout, generator)
-
-    @torch.enable_grad()
-    def learn(frames: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-        optimizer.zero_grad()
-        with _exact_convolutions():
-            logits = _class_logits(weights, frames, log_softmax, drop)
-            loss = functional.cross_entropy(logits, classes)
-            loss.backward()
-        optimizer.step()
-        return loss.detach()
-
-    return learn
 
 
 def _make_dropout(

@@ -10,7 +10,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 from torch.nn import functional
 
 from acluster import FeatureSets
-from acluster.datasets import FrameExtractor, load_digits_28, make_flash_mnist
+from acluster.datasets import FrameExtractor, _extractor, load_digits_28, make_flash_mnist
 from acluster.datasets._extractor import _convolve_and_pool
 
 
@@ -162,6 +162,50 @@ def test_same_int_gives_the_same_bits():
     assert (weights[0]["hidden"] != other["hidden"]).any()
 
 
+def test_every_epoch_has_its_own_noise_on_the_same_images(monkeypatch):
+    seen = []
+    make = _extractor._make_training_frames
+
+    def remember(*args):
+        seen.append(make(*args))
+        return seen[-1]
+
+    monkeypatch.setattr(_extractor, "_make_training_frames", remember)
+    images, labels = small_images()
+    quick(n_epochs=2).fit(images // 2, labels)
+    (first, first_classes), (second, second_classes) = seen
+    np.testing.assert_array_equal(first_classes, second_classes)
+    assert (first != second).mean() > 0.2
+    for frames in (first, second):
+        assert (frames[:100] >= images // 2).all()
+
+
+@pytest.mark.parametrize("schedule", ["constant", "one-cycle"])
+def test_step_size_follows_the_schedule(monkeypatch, schedule):
+    seen = []
+
+    class Adam(torch.optim.Adam):
+        def step(self):
+            seen.append(self.param_groups[0]["lr"])
+            super().step()
+
+    monkeypatch.setattr(torch.optim, "Adam", Adam)
+    quick(n_epochs=2, batch_size=6, learning_rate=0.01, learning_rate_schedule=schedule).fit(
+        *small_images()
+    )
+    assert len(seen) == 40  # 2 epochs of 20 batches of 6
+    if schedule == "constant":
+        assert set(seen) == {0.01}
+        return
+    largest = np.argmax(seen)
+    assert seen[largest] == pytest.approx(0.01)
+    assert largest == 11  # three tenths of the way
+    assert seen[0] == pytest.approx(0.01 / 25)
+    assert seen[-1] < 1e-5
+    assert (np.diff(seen[: largest + 1]) > 0).all()
+    assert (np.diff(seen[largest:]) < 0).all()
+
+
 def test_global_states_are_untouched():
     images, labels = small_images()
     numpy_before, torch_before = np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
@@ -260,6 +304,7 @@ def test_scikit_learns_callbacks_run(capsys):
         ("n_epochs", 0),
         ("batch_size", 1.5),
         ("learning_rate", 0.0),
+        ("learning_rate_schedule", "cosine"),
         ("n_noisy_copies", 0),
         ("n_noise_images", -1),
         ("dropout", 1.0),

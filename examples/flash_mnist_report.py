@@ -1,0 +1,127 @@
+"""
+Table 1 beside the paper's, and its claims one by one
+=====================================================
+
+Reads the rows that `flash_mnist_table1.py` has written, trains nothing, and writes the table of
+the documentation: each cell here, in the paper, and the difference.
+
+    python examples/flash_mnist_report.py [--csv FILE] [--output FILE]
+"""
+
+import argparse
+import csv
+from pathlib import Path
+
+import flash_mnist_table1 as table1
+import numpy as np
+
+OUTPUT = table1.CSV.with_name("flash_mnist_table1_beside_the_paper.csv")
+
+# Test accuracy in %: Table 1 of the paper.
+PAPER = {
+    1: (0.2, 0.2, 0.2, 51.2, 53.7),
+    2: (0.4, 0.4, 0.5, 64.8, 66.8),
+    4: (0.6, 2.2, 2.3, 75.9, 76.8),
+    8: (0.9, 31.7, 22.5, 80.6, 83.1),
+    16: (1.2, 82.3, 82.0, 86.9, 84.9),
+    32: (2.4, 83.3, 83.2, 87.1, 85.6),
+    64: (5.0, 83.2, 82.4, 87.1, 85.6),
+    128: (8.9, 81.8, 80.9, 87.1, 85.7),
+}
+# (what the paper says, the cell ahead, the cell behind), compared seed by seed
+SHIFTING = [
+    (f"shifting helps {method}, N = {size}", (f"{method}+shift", size), (method, size))
+    for method in ("fc1", "fc2")
+    for size in PAPER
+]
+JUMP = [
+    (f"{method} without shifting jumps from N = 4 to 16", (method, 16), (method, 4))
+    for method in ("fc1", "fc2")
+]
+WEIGHTING = [
+    (f"fc2 beats fc1 at N = {size}, shifting", ("fc2+shift", size), ("fc1+shift", size))
+    for size in (1, 2, 4, 8)
+] + [
+    (f"fc1 beats fc2 at N = {size}, shifting", ("fc1+shift", size), ("fc2+shift", size))
+    for size in (16, 32, 64, 128)
+]
+AVERAGE = [
+    (f"Average is far behind fc1 with shifting, N = {size}", ("fc1+shift", size), ("average", size))
+    for size in PAPER
+]
+
+
+class Table:
+    """Accuracy in % by method, cluster size and seed, of the authors' recipe at full scale."""
+
+    def __init__(self, rows, videos):
+        self.rows = {
+            cell: row for cell, row in rows.items() if cell[-3:] == (*table1.RECIPE, videos)
+        }
+
+    def seeds(self, method, size):
+        """The accuracy by seed, which may be none."""
+        return {
+            cell.seed: float(row["accuracy"])
+            for cell, row in self.rows.items()
+            if (cell.method, cell.cluster_size) == (method, size)
+        }
+
+    def differences(self, better, worse):
+        """`better` minus `worse`, two cells, for the seeds that both have."""
+        a, b = self.seeds(*better), self.seeds(*worse)
+        return [a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())]
+
+
+def write_table(table, path):
+    """Here (paper, difference) for every cell, the paper alone in brackets where none is run."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["N", *table1.METHODS])
+        for size, paper in PAPER.items():
+            texts = [
+                describe(list(table.seeds(method, size).values()), percent)
+                for method, percent in zip(table1.METHODS, paper, strict=True)
+            ]
+            writer.writerow([size, *texts])
+
+
+def describe(found, paper):
+    """A cell of the table; ± is the standard deviation over seeds."""
+    if not found:
+        return f"({paper})"
+    spread = f" ± {np.std(found, ddof=1):.1f}" if len(found) > 1 else ""
+    return f"{np.mean(found):.1f}{spread} ({paper}, {np.mean(found) - paper:+.1f})"
+
+
+def check(claims, table):
+    """Print whether each claim holds in all seeds, in some, or in none."""
+    for claim, ahead, behind in claims:
+        found = table.differences(ahead, behind)
+        if found:
+            n_ahead = sum(difference > 0 for difference in found)
+            verdict = {len(found): "holds", 0: "does not hold"}.get(n_ahead, "differs by seed")
+            points = ", ".join(f"{difference:+.1f}" for difference in found)
+            print(f"{verdict:16} {claim}: {points}")
+        else:
+            print(f"{'not run':16} {claim}")
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
+    parser.add_argument("--csv", type=Path, default=table1.CSV, help="the rows of Table 1")
+    parser.add_argument("--videos", type=int, default=102_400, help="that they were trained on")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="where the table goes")
+    options = parser.parse_args(arguments)
+    table = Table(table1.read_rows(options.csv), options.videos)
+    write_table(table, options.output)
+    print(options.output.read_text())
+    for claims in (SHIFTING, JUMP, WEIGHTING, AVERAGE):
+        check(claims, table)
+    hours = sum(float(row["seconds"]) for cell, row in table.rows.items() if cell.seed == 0) / 3600
+    print(f"The cells of seed 0 took {hours:.2f} hours of one thread.")
+
+
+if __name__ == "__main__":
+    main()
