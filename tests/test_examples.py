@@ -8,6 +8,10 @@ import sys
 from pathlib import Path
 
 import joblib
+import numpy as np
+import pytest
+
+from acluster import FeatureSets
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -117,6 +121,27 @@ def test_a_killed_cell_of_table_1_goes_on_to_the_same_end(tmp_path):
     kept = [next(path.with_suffix("").glob("cells_*/*.joblib")) for path in (whole, table)]
     losses = [joblib.load(path)[0].loss_curve_ for path in kept]  # tell more than accuracies
     assert losses[0] == losses[1]
+
+
+def test_what_units_look_at_in_known_weights(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import flash_mnist_units as units
+
+    # All digits once, and two frames of noise: one unit sees the 3, one the 3 and the 5, one noise.
+    generator = np.random.default_rng(0)
+    frame_digits = generator.permuted(np.tile([*range(10), -1, -1], (2, 1)), axis=1)
+    seen = ([3], [3, 5], [-1])
+    weights = np.stack([np.isin(frame_digits, digits) for digits in seen], axis=-1)
+    weights = weights / weights.sum(axis=1, keepdims=True)
+    attention = FeatureSets(weights.reshape(24, 3), [0, 12, 24])
+    found = units.describe_units(attention, frame_digits.ravel())
+    assert found["similarity"] == pytest.approx(1 / 2**0.5 / 3)  # only the first two have any
+    assert found["entropy"] == pytest.approx((0 + 1 + 1) / 3 * np.log(2) / np.log(12))
+    assert found["on digits"] == pytest.approx(2 / 3)
+    assert found["units on noise"] == 1
+    # The second takes the 5 for a 3: of 18 other digits it ranks 16 below and 2 alike.
+    assert found["AUC"] == pytest.approx((1 + 17 / 18 + 1 / 2) / 3)
+    assert found["digits"] == 1
 
 
 def test_parts_of_the_shifting_operation(tmp_path):
