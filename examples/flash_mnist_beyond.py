@@ -6,14 +6,15 @@ The videos of `flash_mnist_table1.py` and the public classes, without the author
 
 - ten labels, one for each digit, in the place of 1,024 classes: a video counts where all ten are
   right;
-- three extractors of 50 features: theirs; the same network without the log-softmax, trained for
-  16 epochs; and a deeper one, `flash_mnist_deeper.py`;
+- other extractors of 50 features than theirs: "longer", the same network without the log-softmax,
+  trained for 16 epochs; "deeper", of `flash_mnist_deeper.py`, and "deeper-1", the same from another
+  start; "+" puts the features of several side by side;
 - every epoch puts the training frames together anew: each is replaced by a frame of any training
   video that shows the same digit, or none;
 - Adam with batches of 512, the step size falling to 0 along a cosine.
 
-    python examples/flash_mnist_beyond.py [--extractors authors longer deeper] [--seeds 0 1 2]
-        [--quick]
+    python examples/flash_mnist_beyond.py [--extractors authors longer longer+deeper]
+        [--seeds 0 1 2] [--quick]
 
 Nothing is chosen on the test videos. A tenth of the training videos is held out to choose the step
 size for each cluster size, with and without the shifting operation; with it, the network is trained
@@ -38,12 +39,13 @@ from flash_mnist import load_digit_images
 from flash_mnist_deeper import DeeperExtractor
 from joblib import Parallel, delayed
 
-from acluster import AttentionClusterClassifier
+from acluster import AttentionClusterClassifier, FeatureSets
 from acluster.datasets import make_flash_mnist
 
 CSV = table1.CSV.with_name("flash_mnist_beyond.csv")
 STEP_SIZES = (0.003, 0.01, 0.03)
-EXTRACTOR_EPOCHS = {"authors": 1, "longer": 16, "deeper": 40}
+EXTRACTOR_EPOCHS = {"authors": 1, "longer": 16, "deeper": 40, "deeper-1": 40}
+EXTRACTORS = [*EXTRACTOR_EPOCHS, "longer+deeper", "longer+deeper+deeper-1"]
 BATCH_SIZE = 512
 
 QUICK = {
@@ -69,14 +71,14 @@ class Run(NamedTuple):
     part: str
 
 
-COLUMNS = [*Run._fields, "accuracy", "seconds", "union", *table1.surroundings()]
+COLUMNS = [*Run._fields, "accuracy", "seconds", *table1.surroundings()]
 
 
 def make_extractor(name, n_epochs, n_images):
-    """One of three, not yet trained."""
+    """An extractor that is not yet trained."""
     n_epochs = n_epochs or EXTRACTOR_EPOCHS[name]
-    if name == "deeper":
-        return DeeperExtractor(n_epochs=n_epochs, random_state=0)
+    if name.startswith("deeper"):
+        return DeeperExtractor(n_epochs=n_epochs, random_state=int(name == "deeper-1"))
     longer = {
         "log_softmax": False,
         "learning_rate": 0.004,
@@ -88,6 +90,20 @@ def make_extractor(name, n_epochs, n_images):
     return table1.authors_extractor(n_images, n_epochs=n_epochs, **others)
 
 
+def load_features(folders):
+    """Training sets, labels, test sets and labels; features of several extractors side by side."""
+    (X, y, X_test, y_test), *others = map(table1.load_features, folders)
+    for more, _, more_test, _ in others:
+        X, X_test = side_by_side(X, more), side_by_side(X_test, more_test)
+    return X, y, X_test, y_test
+
+
+def side_by_side(one, other):
+    """The same sets with the features of both."""
+    (values, offsets), (more, _) = one.packed(), other.packed()
+    return FeatureSets(np.hstack([values, more]), offsets)
+
+
 def shuffle_alike(X, frame_digits, generator):
     """The sets of frames with each in the place of another that shows the same digit."""
     values, offsets = X.packed()
@@ -95,7 +111,7 @@ def shuffle_alike(X, frame_digits, generator):
     for digit in range(-1, 10):
         members = np.flatnonzero(frame_digits == digit)
         order[members] = generator.permutation(members)
-    return type(X)(values[order], offsets)
+    return FeatureSets(values[order], offsets)
 
 
 def fit(run, X, Y, frame_digits):
@@ -127,10 +143,10 @@ def to_labels(target):
     return (target[:, None] >> np.arange(10)) & 1
 
 
-def perform(run, folder, frame_digits):
+def perform(run, folders, frame_digits):
     """The row of a run."""
     torch.set_num_threads(1)
-    X, y, X_test, y_test = table1.load_features(folder)
+    X, y, X_test, y_test = load_features(folders)
     Y, Y_test = to_labels(y), to_labels(y_test)
     if run.part == "held-out":
         n = len(X) - len(X) // 10
@@ -143,7 +159,6 @@ def perform(run, folder, frame_digits):
         **run._asdict(),
         "accuracy": exact_set_accuracy(clf, X_test, Y_test),
         "seconds": round(seconds, 1),
-        "union": table1.read_about(folder)["union"],
         **table1.surroundings(),
     }
 
@@ -169,10 +184,10 @@ def write_rows(rows, path):
     os.replace(unfinished, path)
 
 
-def perform_all(runs, folder, frame_digits, options):
+def perform_all(runs, folders, frame_digits, options):
     """The rows of these runs; those that are not in the file yet are run now."""
     missing = [run for run in runs if run not in read_rows(options.csv)]
-    tasks = (delayed(perform)(run, folder, frame_digits) for run in missing)
+    tasks = (delayed(perform)(run, folders, frame_digits) for run in missing)
     for row in Parallel(options.n_jobs, return_as="generator_unordered")(tasks):
         run = Run(*(row[name] for name in Run._fields))
         write_rows({**read_rows(options.csv), run: row}, options.csv)
@@ -181,7 +196,13 @@ def perform_all(runs, folder, frame_digits, options):
     return {run: float(rows[run]["accuracy"]) for run in runs}
 
 
-def compare(extractor, folder, frame_digits, options):
+def describe(folder):
+    """How well an extractor alone does."""
+    about = table1.read_about(folder)
+    return f"frames with a digit {about['extractor_accuracy']}, union {about['union']}"
+
+
+def compare(extractor, folders, frame_digits, options):
     """Choose step sizes on the videos held out, and print the accuracy on the test videos."""
     candidates = [
         Run(extractor, size, shifting, step, 0, options.epochs[0], options.videos, "held-out")
@@ -189,7 +210,7 @@ def compare(extractor, folder, frame_digits, options):
         for shifting in (False, True)
         for step in STEP_SIZES
     ]
-    scores = perform_all(candidates, folder, frame_digits, options)
+    scores = perform_all(candidates, folders, frame_digits, options)
     best = {}
     for run in sorted(scores, key=scores.get):
         best[run.cluster_size, run.shifting] = run
@@ -198,9 +219,8 @@ def compare(extractor, folder, frame_digits, options):
         for run in best.values()
         for seed in options.seeds
     ]
-    accuracy = perform_all(final, folder, frame_digits, options)
-    about = ", ".join(f"{name} {value}" for name, value in table1.read_about(folder).items())
-    print(f"\n{extractor} ({about}; all in %)")
+    accuracy = perform_all(final, folders, frame_digits, options)
+    print(f"\n{extractor} ({'; '.join(map(describe, folders))}; all in %)")
     print(f"{'N':>4} {'shifting':>9} {'step size':>10} {'held out':>9} {'test':>7}   by seed")
     for (size, shifting), run in sorted(best.items()):
         found = [accuracy[final_run] for final_run in final if final_run[1:3] == run[1:3]]
@@ -214,14 +234,13 @@ def compare(extractor, folder, frame_digits, options):
 
 def parse(arguments):
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
-    names = ("authors", "longer", "deeper")
-    parser.add_argument("--extractors", nargs="+", choices=names, default=names)
+    parser.add_argument("--extractors", nargs="+", choices=EXTRACTORS, default=EXTRACTORS)
     parser.add_argument("--cluster-sizes", nargs="+", type=int, default=[1, 8, 32], metavar="N")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument(
         "--epochs", nargs=2, type=int, default=[12, 40], help="to choose, and to test"
     )
-    parser.add_argument("--extractor-epochs", type=int, help="by default 1, 16 and 40")
+    parser.add_argument("--extractor-epochs", type=int, help="by default 1, 16, 40 and 40")
     parser.add_argument("--images", type=int, help="of the training images; by default all")
     parser.add_argument("--videos", type=int, default=102_400, help="for training")
     parser.add_argument("--test-videos", type=int, default=10_240)
@@ -240,21 +259,29 @@ def parse(arguments):
 def main(arguments=None):
     options = parse(arguments)
     options.work.mkdir(parents=True, exist_ok=True)
+    folders = {
+        name: options.work / f"features_{options.videos}{'' if name == 'authors' else f'_{name}'}"
+        for extractor in options.extractors
+        for name in extractor.split("+")
+    }
+    for name, folder in folders.items():
+        table1.make_features(
+            folder,
+            make_extractor(name, options.extractor_epochs, options.images),
+            options.images,
+            options.videos,
+            options.test_videos,
+        )
+    frame_digits = training_frame_digits(options)
+    for extractor in options.extractors:
+        compare(extractor, [folders[name] for name in extractor.split("+")], frame_digits, options)
+
+
+def training_frame_digits(options):
+    """The digits on the frames of the training videos that `make_features` has made."""
     _, digits = load_digit_images()
-    frame_digits = None
-    for name in options.extractors:
-        suffix = "" if name == "authors" else f"_{name}"
-        folder = options.work / f"features_{options.videos}{suffix}"
-        extractor = make_extractor(name, options.extractor_epochs, options.images)
-        table1.make_features(folder, extractor, options.images, options.videos, options.test_videos)
-        if frame_digits is None:  # those of the training videos that make_features made
-            images, labels = (
-                part[: options.images] for part in (digits.train_images, digits.train_labels)
-            )
-            made = make_flash_mnist(images, labels, n_videos=options.videos, random_state=0)
-            frame_digits = made.frame_digits
-            del made  # 2 GB of frames
-        compare(name, folder, frame_digits, options)
+    images, labels = (part[: options.images] for part in (digits.train_images, digits.train_labels))
+    return make_flash_mnist(images, labels, n_videos=options.videos, random_state=0).frame_digits
 
 
 if __name__ == "__main__":

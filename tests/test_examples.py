@@ -157,13 +157,13 @@ def test_parts_of_the_shifting_operation(tmp_path):
 
 def test_beyond_table_1(tmp_path):
     arguments = (
-        *("flash_mnist_beyond.py", "--quick", "--extractors", "authors", "deeper"),
+        *("flash_mnist_beyond.py", "--quick", "--extractors", "authors", "longer+deeper"),
         *("--n-jobs", 1, "--csv", tmp_path / "rows.csv", "--work", tmp_path),
     )
     shown = run_example(*arguments, ACLUSTER_DATA=str(tmp_path))
     rows = list(csv.DictReader((tmp_path / "rows.csv").read_text().splitlines()))
     assert sum(row["part"] == "held-out" for row in rows) == 2 * 6
-    for extractor in ("authors", "deeper"):
+    for extractor in ("authors", "longer+deeper"):
         own = [row for row in rows if row["extractor"] == extractor]
         # What is scored on the test videos is what was best on the videos held out.
         for shifting in ("False", "True"):

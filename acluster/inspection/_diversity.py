@@ -9,6 +9,8 @@ from acluster import FeatureSets, MultimodalFeatureSets
 
 __all__ = ["unit_entropy", "unit_similarity"]
 
+_TOLERANCE = 0.01  # of a sum of weights: half precision rounds each to a thousandth
+
 
 def unit_similarity(attention: FeatureSets) -> NDArray[np.float64]:
     """How alike the units attend: the cosine of their weights on a set, mean over the sets.
@@ -28,7 +30,8 @@ def unit_similarity(attention: FeatureSets) -> NDArray[np.float64]:
     Raises
     ------
     ValueError, TypeError
-        If `attention` has no local features, or is not a sequence of two-dimensional arrays
+        If `attention` has no local features, a unit's weights on a set do not sum to 1, or it is
+        not a sequence of two-dimensional arrays
         of equal width.
 
     Notes
@@ -70,7 +73,8 @@ def unit_entropy(attention: FeatureSets) -> NDArray[np.float64]:
     Raises
     ------
     ValueError, TypeError
-        If no set has two local features, or `attention` is not a sequence of two-dimensional
+        If no set has two local features, a unit's weights on a set do not sum to 1, or
+        `attention` is not a sequence of two-dimensional
         arrays of equal width.
 
     Examples
@@ -98,11 +102,21 @@ def _packed(
         )
     if not isinstance(attention, FeatureSets):
         attention = FeatureSets.from_arrays(attention)
-    attention = attention[attention.lengths >= at_least]
+    items = np.flatnonzero(attention.lengths >= at_least)
+    attention = attention[items]
     if len(attention) == 0:
         raise ValueError(
             f"attention has no set of {at_least} or more local features, so that there is nothing "
             "to tell the units by. Pass the attention weights of larger sets."
         )
     weights, offsets = attention.packed()
-    return weights.astype(np.float64), offsets
+    weights = weights.astype(np.float64)
+    sums = np.add.reduceat(weights, offsets[:-1])
+    wrong = np.argwhere(~np.isclose(sums, 1, atol=_TOLERANCE))
+    if len(wrong):
+        place, unit = wrong[0]
+        raise ValueError(
+            f"attention[{items[place]}] is no attention: the weights of unit {unit} sum to "
+            f"{sums[place, unit]:.4g}, not 1. Pass what attention_weights(X) of a classifier gives."
+        )
+    return weights, offsets

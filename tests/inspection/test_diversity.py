@@ -61,6 +61,9 @@ def test_errors_say_what_to_pass(figure):
     several = MultimodalFeatureSets({"rgb": one, "audio": one})
     with pytest.raises(TypeError, match=r"rgb, audio, .* Pass that of one: attention\[name\]"):
         figure(several)
+    features = np.array([[0.0, 2.0], [1.0, 1.5]])
+    with pytest.raises(ValueError, match=r"attention\[1\].*unit 1 sum to 3.5, not 1"):
+        figure([np.full((2, 2), 0.5), features])
     with pytest.raises(ValueError, match=r"no set of \d or more local features"):
         figure(FeatureSets(np.ones((0, 2)), [0, 0]))
 
