@@ -236,3 +236,14 @@ def test_too_few_videos():
     assert error(n_videos=0) == (
         "n_videos=0 must be an int of 1 or more. Multiples of 1024 balance the classes."
     )
+
+
+def test_which_digits_flash_does_not_depend_on_the_images():
+    # examples/flash_mnist_beyond.py counts on it.
+    images, labels = toy_digits()
+    made = [
+        make_flash_mnist(part, of_part, n_videos=50, random_state=3)
+        for part, of_part in ((images, labels), one_pixel_digits())
+    ]
+    np.testing.assert_array_equal(made[0].frame_digits, made[1].frame_digits)
+    np.testing.assert_array_equal(made[0].target, made[1].target)
