@@ -106,21 +106,11 @@ def authors_extractor(n_images, **parameters):
     return extractor.set_callbacks(ProgressBar())
 
 
-def make_features(folder, extractor, n_images, n_videos, n_test_videos, unseen=0.0):
-    """Training and test sets of 25 local features of width 50, made once, as two stores.
-
-    With `unseen`, this share of the training images is kept from the extractor, and the training
-    videos are of these alone: their features are no surer than those of the test videos.
-    """
+def make_features(folder, extractor, n_images, n_videos, n_test_videos):
+    """Training and test sets of 25 local features of width 50, made once, as two stores."""
     source, digits = load_digit_images()
     images, labels = digits.train_images[:n_images], digits.train_labels[:n_images]
-    n_seen = len(images) - int(unseen * len(images))
-    made_of = {
-        "digits": source,
-        "images": len(images),
-        "test_videos": n_test_videos,
-        "unseen": unseen,
-    }
+    made_of = {"digits": source, "images": len(images), "test_videos": n_test_videos}
     if folder.exists():
         found = {name: read_about(folder)[name] for name in made_of}
         if found != made_of:
@@ -130,10 +120,9 @@ def make_features(folder, extractor, n_images, n_videos, n_test_videos, unseen=0
             )
         return
     print("Training the extractor of local features.", flush=True)
-    extractor.fit(images[:n_seen], labels[:n_seen])
-    of_videos = slice(n_seen, None) if unseen else slice(None)
+    extractor.fit(images, labels)
     parts = {
-        "train": (images[of_videos], labels[of_videos], n_videos),
+        "train": (images, labels, n_videos),
         "test": (digits.test_images, digits.test_labels, n_test_videos),
     }
     unfinished = folder.with_suffix(".unfinished")
