@@ -111,6 +111,8 @@ def main(arguments=None):
     parser.add_argument("--videos", type=int, default=102_400, help="that they were trained on")
     parser.add_argument("--output", type=Path, default=table1.CSV.parent, help="a folder")
     options = parser.parse_args(arguments)
+    if not options.csv.exists():
+        parser.error(f"{options.csv} is not there; flash_mnist_table1.py writes it")
     table = Table(table1.read_rows(options.csv), options.videos)
     options.output.mkdir(parents=True, exist_ok=True)
     write_table(table, options.output / "flash_mnist_table1_beside_the_paper.csv")

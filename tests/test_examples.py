@@ -1,6 +1,7 @@
 """The examples run, small, from the command line."""
 
 import csv
+import importlib
 import os
 import shutil
 import subprocess
@@ -129,6 +130,32 @@ def test_a_killed_cell_of_table_1_goes_on_to_the_same_end(tmp_path):
     assert losses[0] == losses[1]
 
 
+def test_the_step_size_tested_is_the_best_on_the_videos_held_out(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import flash_mnist_beyond as beyond
+
+    def score(run):
+        return {0.003: 20.0, 0.01: 30.0, 0.03: 10.0}[run.learning_rate] + 5 * run.shifting
+
+    def perform_all(runs, *args):
+        return {run: score(run) for run in runs}
+
+    monkeypatch.setattr(beyond, "perform_all", perform_all)
+    options = beyond.parse(["--cluster-sizes", "4", "--seeds", "0", "1", "--epochs", "1", "2"])
+    beyond.compare("longer", [], None, options)
+    shown = capsys.readouterr().out
+    assert "   4     False       0.01      30.0    30.0   30.0, 30.0\n" in shown
+    assert shown.endswith("Best on the videos held out: N = 4, shifting True.\n")
+
+
+@pytest.mark.parametrize("name", ["flash_mnist_table1", "flash_mnist_beyond"])
+def test_numbers_below_one_are_refused(name, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    with pytest.raises(SystemExit):
+        importlib.import_module(name).main(["--videos", "0"])
+    assert "argument --videos: 0 is not 1 or more" in capsys.readouterr().err
+
+
 def test_what_units_look_at_in_known_weights(monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
     import flash_mnist_units as units
@@ -169,20 +196,7 @@ def test_beyond_table_1(tmp_path):
     shown = run_example(*arguments, ACLUSTER_DATA=str(tmp_path))
     rows = list(csv.DictReader((tmp_path / "rows.csv").read_text().splitlines()))
     assert sum(row["part"] == "held-out" for row in rows) == 2 * 6
-    for extractor in ("authors", "longer+deeper"):
-        own = [row for row in rows if row["extractor"] == extractor]
-        # What is scored on the test videos is what was best on the videos held out.
-        for shifting in ("False", "True"):
-            held_out, test = (
-                [row for row in own if (row["part"], row["shifting"]) == (part, shifting)]
-                for part in ("held-out", "test")
-            )
-            best = max(float(row["accuracy"]) for row in held_out)
-            assert best == next(
-                float(row["accuracy"])
-                for row in held_out
-                if row["learning_rate"] == test[0]["learning_rate"]
-            )
+    assert sum(row["part"] == "test" for row in rows) == 2 * 2
     again = run_example(*arguments, ACLUSTER_DATA=str(tmp_path))
     assert "Run(" not in again, "a finished run was performed again"
     assert again.splitlines()[-1] == shown.splitlines()[-1]

@@ -59,7 +59,7 @@ class FrameExtractor(CallbackSupportMixin, BaseEstimator):
         does not mention it.
 
     n_epochs : int, default=1
-        Passes over the training images, each with noise drawn anew.
+        Passes over the training frames, which are made with other noise for each epoch.
 
     batch_size : int, default=64
         Frames per training step.
@@ -69,7 +69,8 @@ class FrameExtractor(CallbackSupportMixin, BaseEstimator):
 
     learning_rate_schedule : {"constant", "one-cycle"}, default="constant"
         "one-cycle" raises the step size over the first three tenths of all steps and brings it
-        down to nearly 0 over the others (:class:`torch.optim.lr_scheduler.OneCycleLR`).
+        down to nearly 0 over the others (:class:`torch.optim.lr_scheduler.OneCycleLR`); fewer than
+        ten steps leave no room for that.
 
     n_noisy_copies : int, default=5
         Training frames made of each image, each with other noise.
@@ -309,6 +310,7 @@ class FrameExtractor(CallbackSupportMixin, BaseEstimator):
         learn = self._make_learner(weights, n_steps, generator)
         loss_curve = []
         for _ in range(self.n_epochs):
+            frames = classes = None  # those of the last epoch go before others are made
             frames, classes = (
                 torch.from_numpy(array).to(device)
                 for array in _make_training_frames(
