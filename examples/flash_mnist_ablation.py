@@ -126,16 +126,6 @@ def read_rows(path):
         return list(csv.DictReader(file))
 
 
-def write_rows(rows, path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    with unfinished.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(unfinished, path)
-
-
 def show(rows):
     print(f"\n{'features':14}{'variant':16}{'accuracy (%)':>14}{'similarity':>12}   by seed")
     for kind in FEATURES:
@@ -182,7 +172,7 @@ def main(arguments=None):
                     tasks.append(delayed(run)(*task, folder))
     for row in Parallel(options.n_jobs, return_as="generator_unordered")(tasks):
         # Read anew: another command may have written rows meanwhile.
-        write_rows([*read_rows(options.csv), row], options.csv)
+        table1.write_csv([*read_rows(options.csv), row], options.csv)
     settings = [str(n) for n in (options.cluster_size, options.epochs, options.videos)]
     names = ("cluster_size", "epochs", "videos")
     show([row for row in read_rows(options.csv) if [row[name] for name in names] == settings])

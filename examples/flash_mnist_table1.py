@@ -219,26 +219,32 @@ def surroundings():
     }
 
 
-def read_rows(path):
-    """The rows of the CSV file by cell."""
+def read_rows(path, key=Cell):
+    """The rows of a CSV file by cell, or by another NamedTuple of some of the columns."""
     if not path.exists():
         return {}
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    types = Cell.__annotations__
-    return {Cell(**{name: kind(row[name]) for name, kind in types.items()}): row for row in rows}
+    kinds = {**key.__annotations__}
+    kinds.update({name: "True".__eq__ for name, kind in kinds.items() if kind is bool})
+    return {key(**{name: kind(row[name]) for name, kind in kinds.items()}): row for row in rows}
 
 
 def write_rows(rows, path):
-    """The rows in the order of the table, in the place of what was there in one step."""
+    """The rows in the order of the table."""
     order = list(METHODS)
     ordered = sorted(rows, key=lambda cell: (order.index(cell.method), *cell[1:]))
+    write_csv([rows[cell] for cell in ordered], path)
+
+
+def write_csv(rows, path):
+    """Rows, with the columns of the first, in the place of what was there in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(f".unfinished{os.getpid()}")
     with unfinished.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[ordered[0]], lineterminator="\n")
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows[cell] for cell in ordered)
+        writer.writerows(rows)
     os.replace(unfinished, path)
 
 

@@ -31,8 +31,7 @@ def unit_similarity(attention: FeatureSets) -> NDArray[np.float64]:
     ------
     ValueError, TypeError
         If `attention` has no local features, a unit's weights on a set do not sum to 1, or it is
-        not a sequence of two-dimensional arrays
-        of equal width.
+        not a sequence of two-dimensional arrays of equal width.
 
     Notes
     -----
@@ -74,8 +73,7 @@ def unit_entropy(attention: FeatureSets) -> NDArray[np.float64]:
     ------
     ValueError, TypeError
         If no set has two local features, a unit's weights on a set do not sum to 1, or
-        `attention` is not a sequence of two-dimensional
-        arrays of equal width.
+        `attention` is not a sequence of two-dimensional arrays of equal width.
 
     Examples
     --------
