@@ -19,15 +19,15 @@ size 0.002, dropout 0.5. Rows go to the CSV file as they are done, and are not r
 """
 
 import argparse
-import csv
 import os
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import flash_mnist_table1 as table1
 import numpy as np
 import torch
-from joblib import Parallel, delayed
+from joblib import delayed
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 
@@ -36,9 +36,18 @@ from acluster.nn import DropoutLinear, FC1Weighting, attend, attention_weights
 
 CSV = table1.CSV.with_name("flash_mnist_ablation.csv")
 FEATURES = {"log-softmax": True, "plain": False}
-SETTINGS = ["features", "variant", "cluster_size", "seed", "epochs", "videos"]
-COLUMNS = [*SETTINGS, "accuracy", "similarity"]
 BATCH_SIZE, LEARNING_RATE, DROPOUT = 256, 0.002, 0.5
+
+
+class Run(NamedTuple):
+    """A network and its training."""
+
+    features: str
+    variant: str
+    cluster_size: int
+    seed: int
+    epochs: int
+    videos: int
 
 
 class Variant(nn.Module):
@@ -81,15 +90,15 @@ def packed(X, items):
     return torch.from_numpy(values.copy()), torch.from_numpy(offsets)
 
 
-def run(kind, variant, n_units, seed, epochs, n_videos, folder):
-    """Train a network; its row."""
+def perform(run, folder):
+    """The row of a run."""
     torch.set_num_threads(1)
-    torch.manual_seed(seed)
+    torch.manual_seed(run.seed)
     X, y, X_test, y_test = table1.load_features(folder)
-    network = Network(variant, n_units, X.n_features, 1024)
+    network = Network(run.variant, run.cluster_size, X.n_features, 1024)
     optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
     classes = torch.from_numpy(y)
-    for epoch in range(epochs):
+    for epoch in range(run.epochs):
         network.train()
         started = time.perf_counter()
         for items in torch.randperm(len(X)).split(BATCH_SIZE):
@@ -97,15 +106,18 @@ def run(kind, variant, n_units, seed, epochs, n_videos, folder):
             cross_entropy(network(*packed(X, items.numpy())), classes[items]).backward()
             optimizer.step()
         seconds = time.perf_counter() - started
-        print(f"{kind}, {variant}: epoch {epoch + 1} of {epochs}, {seconds:.1f} s", flush=True)
-    accuracy, similarity = evaluate(network.eval(), X_test, y_test)
-    return dict(
-        zip(
-            COLUMNS,
-            (kind, variant, n_units, seed, epochs, n_videos, accuracy, similarity),
-            strict=True,
+        print(
+            f"{run.features}, {run.variant}, seed {run.seed}: epoch {epoch + 1} of {run.epochs}, "
+            f"{seconds:.1f} s",
+            flush=True,
         )
-    )
+    accuracy, similarity = evaluate(network.eval(), X_test, y_test)
+    return {
+        **run._asdict(),
+        "accuracy": accuracy,
+        "similarity": similarity,
+        **table1.surroundings(),
+    }
 
 
 @torch.inference_mode()
@@ -119,18 +131,11 @@ def evaluate(network, X, y):
     return round(accuracy, 2), round(similarity[pairs].mean(), 3)
 
 
-def read_rows(path):
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def show(rows):
     print(f"\n{'features':14}{'variant':16}{'accuracy (%)':>14}{'similarity':>12}   by seed")
     for kind in FEATURES:
         for variant in VARIANTS:
-            own = [row for row in rows if (row["features"], row["variant"]) == (kind, variant)]
+            own = [row for run, row in rows.items() if run[:2] == (kind, variant)]
             if own:
                 accuracy, similarity = (
                     [float(row[name]) for row in own] for name in ("accuracy", "similarity")
@@ -157,25 +162,24 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     options.work.mkdir(parents=True, exist_ok=True)
 
-    rows = read_rows(options.csv)
-    done = {tuple(row[name] for name in SETTINGS) for row in rows}
+    parts = table1.make_parts(options.images, options.videos, options.test_videos)
+    done = table1.read_rows(options.csv, Run)
     tasks = []
     for kind in options.features:
         suffix = "" if FEATURES[kind] else f"_{kind}"
         folder = options.work / f"features_{options.videos}{suffix}"
-        extractor = table1.authors_extractor(options.images, log_softmax=FEATURES[kind])
-        table1.make_features(folder, extractor, options.images, options.videos, options.test_videos)
+        extractor = table1.authors_extractor(len(parts["train"].images), log_softmax=FEATURES[kind])
+        table1.make_features(folder, extractor, parts)
         for seed in options.seeds:
             for variant in options.variants:
-                task = (kind, variant, options.cluster_size, seed, options.epochs, options.videos)
-                if tuple(map(str, task)) not in done:
-                    tasks.append(delayed(run)(*task, folder))
-    for row in Parallel(options.n_jobs, return_as="generator_unordered")(tasks):
-        # Read anew: another command may have written rows meanwhile.
-        table1.write_csv([*read_rows(options.csv), row], options.csv)
-    settings = [str(n) for n in (options.cluster_size, options.epochs, options.videos)]
-    names = ("cluster_size", "epochs", "videos")
-    show([row for row in read_rows(options.csv) if [row[name] for name in names] == settings])
+                run = Run(kind, variant, options.cluster_size, seed, options.epochs, options.videos)
+                if run not in done:
+                    tasks.append(delayed(perform)(run, folder))
+    for run, row in table1.perform_all(tasks, options.csv, options.n_jobs, Run):
+        print(f"{run}: {row['accuracy']} %", flush=True)
+    rows = table1.read_rows(options.csv, Run)
+    asked = (options.cluster_size, options.epochs, options.videos)
+    show({run: rows[run] for run in sorted(rows) if (run[2], *run[4:]) == asked})
 
 
 if __name__ == "__main__":

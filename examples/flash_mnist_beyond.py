@@ -34,7 +34,8 @@ import flash_mnist_table1 as table1
 import numpy as np
 import torch
 from flash_mnist_deeper import DeeperExtractor
-from joblib import Parallel, delayed
+from joblib import delayed
+from torch.nn.functional import affine_grid, grid_sample
 
 from acluster import AttentionClusterClassifier, FeatureSets
 from acluster.datasets import make_flash_mnist
@@ -42,7 +43,8 @@ from acluster.datasets import make_flash_mnist
 CSV = table1.CSV.with_name("flash_mnist_beyond.csv")
 STEP_SIZES = (0.003, 0.01, 0.03)
 EXTRACTOR_EPOCHS = {"longer": 16, "deeper": 40}
-EXTRACTORS = ["authors", *EXTRACTOR_EPOCHS, "longer+deeper"]
+EXTRACTORS = ["authors", *EXTRACTOR_EPOCHS]
+DISTORTED_COPIES = 7
 BATCH_SIZE = 512
 
 QUICK = {
@@ -68,7 +70,23 @@ class Run(NamedTuple):
     part: str
 
 
-def make_extractor(name, n_epochs, n_images):
+def prepare(name, folder, options):
+    """Make the features of an extractor.
+
+    A twelfth of the training images is shown to nobody: of these are the videos held out.
+    """
+    parts = table1.make_parts(options.images, options.videos, options.test_videos)
+    images, labels, n_videos = parts["train"]
+    n = len(images) - len(images) // 12
+    parts["held-out"] = table1.Part(images[n:], labels[n:], options.test_videos)
+    images, labels = images[:n], labels[:n]
+    if name != "authors":
+        images, labels = with_distorted(images, labels)
+    parts["train"] = table1.Part(images, labels, n_videos)
+    table1.make_features(folder, make_extractor(name, n, options.extractor_epochs), parts)
+
+
+def make_extractor(name, n_images, n_epochs):
     """An extractor that is not yet trained; that of the authors always as theirs."""
     if name == "authors":
         return table1.authors_extractor(n_images)
@@ -79,6 +97,7 @@ def make_extractor(name, n_epochs, n_images):
         n_images,
         log_softmax=False,
         n_epochs=n_epochs,
+        n_noisy_copies=1,
         learning_rate=0.004,
         learning_rate_schedule="one-cycle",
         batch_size=256,
@@ -86,18 +105,33 @@ def make_extractor(name, n_epochs, n_images):
     )
 
 
-def load_features(folders):
-    """Training sets, labels, test sets and labels; features of several extractors side by side."""
-    (X, y, X_test, y_test), *others = map(table1.load_features, folders)
-    for more, _, more_test, _ in others:
-        X, X_test = side_by_side(X, more), side_by_side(X_test, more_test)
-    return X, y, X_test, y_test
+def with_distorted(images, labels):
+    """The images and distorted copies of them, with their labels."""
+    torch.manual_seed(0)
+    blocks = np.array_split(images, math.ceil(len(images) / 4096))
+    copies = [distort(block) for _ in range(DISTORTED_COPIES) for block in blocks]
+    return np.concatenate([images, *copies]), np.tile(labels, 1 + DISTORTED_COPIES)
 
 
-def side_by_side(one, other):
-    """The same sets with the features of both."""
-    (values, offsets), (more, _) = one.packed(), other.packed()
-    return FeatureSets(np.hstack([values, more]), offsets)
+def distort(images):
+    """Images turned by up to 12°, scaled by up to 10 % and moved by up to 2 pixels."""
+    n, height, width = images.shape
+    angle = torch.empty(n).uniform_(-math.pi / 15, math.pi / 15)
+    scale = torch.empty(n).uniform_(0.9, 1.1)
+    cosine, sine = scale * angle.cos(), scale * angle.sin()
+    right, down = torch.empty(2, n).uniform_(-2, 2) * 2 / torch.tensor([[width], [height]])
+    rows = torch.stack([cosine, -sine, right, sine, cosine, down], dim=1).view(n, 2, 3)
+    grid = affine_grid(rows, (n, 1, height, width), align_corners=False)
+    moved = grid_sample(torch.from_numpy(images[:, None]).float(), grid, align_corners=False)
+    moved = moved.round().to(torch.uint8)[:, 0].numpy()
+    # Interpolation blurs. The noise of videos has the grey levels of their images.
+    level = np.searchsorted(share_up_to_level(images), share_up_to_level(moved))
+    return level.astype(np.uint8)[moved]
+
+
+def share_up_to_level(images):
+    """The share of pixels up to each of 256 grey levels."""
+    return np.bincount(images.ravel(), minlength=256).cumsum() / images.size
 
 
 def shuffle_alike(X, frame_digits, generator):
@@ -139,35 +173,26 @@ def to_labels(target):
     return (target[:, None] >> np.arange(10)) & 1
 
 
-def perform(run, folders, frame_digits):
+def perform(run, folder, frame_digits):
     """The row of a run."""
     torch.set_num_threads(1)
-    X, y, X_test, y_test = load_features(folders)
-    Y, Y_test = to_labels(y), to_labels(y_test)
-    if run.part == "held-out":
-        n = len(X) - len(X) // 10
-        X, X_test, Y, Y_test = X[:n], X[n:], Y[:n], Y[n:]
-        frame_digits = frame_digits[:n]
+    X, y, X_scored, y_scored = table1.load_features(folder, run.part)
     started = time.perf_counter()
-    clf = fit(run, X, Y, frame_digits.ravel())
+    clf = fit(run, X, to_labels(y), frame_digits.ravel())
     seconds = time.perf_counter() - started
     return {
         **run._asdict(),
-        "accuracy": exact_set_accuracy(clf, X_test, Y_test),
+        "accuracy": exact_set_accuracy(clf, X_scored, to_labels(y_scored)),
         "seconds": round(seconds, 1),
         **table1.surroundings(),
     }
 
 
-def perform_all(runs, folders, frame_digits, options):
-    """The rows of these runs; those that are not in the file yet are run now."""
+def perform_all(runs, folder, frame_digits, options):
+    """The accuracy of these runs; those that are not in the file yet are run now."""
     missing = [run for run in runs if run not in table1.read_rows(options.csv, Run)]
-    tasks = (delayed(perform)(run, folders, frame_digits) for run in missing)
-    for row in Parallel(options.n_jobs, return_as="generator_unordered")(tasks):
-        run = Run(*(row[name] for name in Run._fields))
-        # Read anew: another command may have written rows meanwhile.
-        rows = {**table1.read_rows(options.csv, Run), run: row}
-        table1.write_csv([rows[run] for run in sorted(rows)], options.csv)
+    tasks = (delayed(perform)(run, folder, frame_digits) for run in missing)
+    for run, row in table1.perform_all(tasks, options.csv, options.n_jobs, Run):
         print(f"{run}: {row['accuracy']} %", flush=True)
     rows = table1.read_rows(options.csv, Run)
     return {run: float(rows[run]["accuracy"]) for run in runs}
@@ -179,7 +204,7 @@ def describe(folder):
     return f"frames with a digit {about['extractor_accuracy']}, union {about['union']}"
 
 
-def compare(extractor, folders, frame_digits, options):
+def compare(extractor, folder, frame_digits, options):
     """Choose step sizes on the videos held out, and print the accuracy on the test videos."""
     candidates = [
         Run(extractor, size, shifting, step, 0, options.epochs[0], options.videos, "held-out")
@@ -187,7 +212,7 @@ def compare(extractor, folders, frame_digits, options):
         for shifting in (False, True)
         for step in STEP_SIZES
     ]
-    scores = perform_all(candidates, folders, frame_digits, options)
+    scores = perform_all(candidates, folder, frame_digits, options)
     best = {}
     for run in sorted(scores, key=scores.get):
         best[run.cluster_size, run.shifting] = run
@@ -196,8 +221,8 @@ def compare(extractor, folders, frame_digits, options):
         for run in best.values()
         for seed in options.seeds
     ]
-    accuracy = perform_all(final, folders, frame_digits, options)
-    print(f"\n{extractor} ({'; '.join(map(describe, folders))}; all in %)")
+    accuracy = perform_all(final, folder, frame_digits, options)
+    print(f"\n{extractor} ({describe(folder)}; all in %)")
     print(f"{'N':>4} {'shifting':>9} {'step size':>10} {'held out':>9} {'test':>7}   by seed")
     for (size, shifting), run in sorted(best.items()):
         found = [accuracy[final_run] for final_run in final if final_run[1:3] == run[1:3]]
@@ -244,22 +269,11 @@ def parse(arguments):
 def main(arguments=None):
     options = parse(arguments)
     options.work.mkdir(parents=True, exist_ok=True)
-    folders = {
-        name: options.work / f"features_{options.videos}{'' if name == 'authors' else f'_{name}'}"
-        for extractor in options.extractors
-        for name in extractor.split("+")
-    }
-    for name, folder in folders.items():
-        table1.make_features(
-            folder,
-            make_extractor(name, options.extractor_epochs, options.images),
-            options.images,
-            options.videos,
-            options.test_videos,
-        )
     frame_digits = training_frame_digits(options.videos)
     for extractor in options.extractors:
-        compare(extractor, [folders[name] for name in extractor.split("+")], frame_digits, options)
+        folder = options.work / f"features_{options.videos}_{extractor}"
+        prepare(extractor, folder, options)
+        compare(extractor, folder, frame_digits, options)
 
 
 def training_frame_digits(n_videos):

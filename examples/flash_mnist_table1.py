@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import joblib
+import numpy as np
 import torch
 from flash_mnist import load_digit_images
 from joblib import Parallel, delayed
@@ -98,19 +99,39 @@ class Cell(NamedTuple):
         )
 
 
-def authors_extractor(n_images, **parameters):
-    """Their network for local features, not yet trained."""
+class Part(NamedTuple):
+    """What the videos for training or for testing are made of."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    n_videos: int
+
+
+def make_parts(n_images, n_videos, n_test_videos):
+    """The paper's parts, of fewer images where `n_images` is a number."""
     _, digits = load_digit_images()
-    n_noise_images = len(digits.train_images[:n_images]) // 2
-    extractor = FrameExtractor(n_noise_images=n_noise_images, random_state=0, **parameters)
+    return {
+        "train": Part(digits.train_images[:n_images], digits.train_labels[:n_images], n_videos),
+        "test": Part(digits.test_images, digits.test_labels, n_test_videos),
+    }
+
+
+def authors_extractor(n_images, **parameters):
+    """Their network for local features, to be trained on so many images."""
+    extractor = FrameExtractor(n_noise_images=n_images // 2, random_state=0, **parameters)
     return extractor.set_callbacks(ProgressBar())
 
 
-def make_features(folder, extractor, n_images, n_videos, n_test_videos):
-    """Training and test sets of 25 local features of width 50, made once, as two stores."""
-    source, digits = load_digit_images()
-    images, labels = digits.train_images[:n_images], digits.train_labels[:n_images]
-    made_of = {"digits": source, "images": len(images), "test_videos": n_test_videos}
+def make_features(folder, extractor, parts):
+    """Sets of 25 local features from the videos of each part, made once, as a store for each.
+
+    The extractor learns from the images of "train" and is judged on the videos of "test". The
+    place of a part among the others is the seed of its videos.
+    """
+    made_of = {
+        name: f"{part.n_videos} videos, {len(part.images)} images" for name, part in parts.items()
+    }
+    made_of = {"digits": load_digit_images()[0], "extractor": describe(extractor), **made_of}
     if folder.exists():
         found = {name: read_about(folder).get(name) for name in made_of}
         if found != made_of:
@@ -120,21 +141,24 @@ def make_features(folder, extractor, n_images, n_videos, n_test_videos):
             )
         return
     print("Training the extractor of local features.", flush=True)
-    extractor.fit(images, labels)
-    parts = {
-        "train": (images, labels, n_videos),
-        "test": (digits.test_images, digits.test_labels, n_test_videos),
-    }
+    extractor.fit(parts["train"].images, parts["train"].labels)
     unfinished = folder.with_suffix(".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    for seed, (part, (images, labels, n)) in enumerate(parts.items()):
-        made = make_flash_mnist(images, labels, n_videos=n, random_state=seed)
+    for seed, (name, part) in enumerate(parts.items()):
+        made = make_flash_mnist(*part[:2], n_videos=part.n_videos, random_state=seed)
         sets = extractor.transform(made.videos)
-        save_feature_sets(unfinished / f"{part}.zarr", sets, label=made.target)
-    about = {**made_of, **judge(extractor, made)}
+        save_feature_sets(unfinished / f"{name}.zarr", sets, label=made.target)
+        if name == "test":
+            about = {**made_of, **judge(extractor, made)}
     print(json.dumps(about), flush=True)
     (unfinished / "about.json").write_text(json.dumps(about))
     unfinished.rename(folder)
+
+
+def describe(extractor):
+    """Its class and parameters."""
+    parameters = ", ".join(f"{name}={value!r}" for name, value in extractor.get_params().items())
+    return f"{type(extractor).__name__}({parameters})"
 
 
 def judge(extractor, flash_mnist):
@@ -159,10 +183,10 @@ def percent(hits):
     return round(100 * float(hits.mean()), 2)
 
 
-def load_features(folder):
-    """Training and test sets, and their classes."""
-    stores = [open_feature_sets(folder / f"{part}.zarr") for part in ("train", "test")]
-    return [part for store in stores for part in (store.load(), store.label)]
+def load_features(folder, scored="test"):
+    """Training sets, their classes, and the same of the part to be scored on."""
+    stores = [open_feature_sets(folder / f"{part}.zarr") for part in ("train", scored)]
+    return [found for store in stores for found in (store.load(), store.label)]
 
 
 def read_about(features):
@@ -230,11 +254,14 @@ def read_rows(path, key=Cell):
     return {key(**{name: kind(row[name]) for name, kind in kinds.items()}): row for row in rows}
 
 
-def write_rows(rows, path):
-    """The rows in the order of the table."""
-    order = list(METHODS)
-    ordered = sorted(rows, key=lambda cell: (order.index(cell.method), *cell[1:]))
-    write_csv([rows[cell] for cell in ordered], path)
+def perform_all(tasks, path, n_jobs, key=Cell):
+    """Run tasks, which return rows, in parallel, and yield each row after it is in the file."""
+    for row in Parallel(n_jobs, return_as="generator_unordered")(tasks):
+        done = key(*(row[name] for name in key._fields))
+        # Read anew: another command may have written rows meanwhile.
+        rows = {**read_rows(path, key), done: row}
+        write_csv([rows[one] for one in sorted(rows)], path)
+        yield done, row
 
 
 def write_csv(rows, path):
@@ -329,19 +356,11 @@ def main(arguments=None):
         if cell not in rows or int(rows[cell]["epochs"]) < n_epochs
     }
     if to_run:
-        make_features(
-            features,
-            authors_extractor(options.images),
-            options.images,
-            options.videos,
-            options.test_videos,
-        )
-    parallel = Parallel(options.n_jobs, return_as="generator_unordered")
+        parts = make_parts(options.images, options.videos, options.test_videos)
+        make_features(features, authors_extractor(len(parts["train"].images)), parts)
     tasks = (delayed(train)(*item, features, cells_folder, os.getpid()) for item in to_run.items())
-    for n_done, row in enumerate(parallel(tasks), start=1):
-        cell = Cell(*(row[name] for name in Cell._fields))
-        # Read anew: another command may have written rows meanwhile.
-        write_rows({**read_rows(options.csv), cell: row}, options.csv)
+    finished = perform_all(tasks, options.csv, options.n_jobs)
+    for n_done, (cell, row) in enumerate(finished, start=1):
         print(f"{n_done} of {len(to_run)} cells: {cell}: {row['accuracy']:.1f} %", flush=True)
     show(read_rows(options.csv), (options.batch_size, options.learning_rate, options.videos))
 
