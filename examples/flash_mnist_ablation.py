@@ -21,20 +21,21 @@ size 0.002, dropout 0.5. Rows go to the CSV file as they are done, and are not r
 import argparse
 import os
 import time
-from pathlib import Path
+from itertools import product
 from typing import NamedTuple
 
-import flash_mnist_table1 as table1
+import flash_mnist_features as features
 import numpy as np
 import torch
 from joblib import delayed
+from result_rows import percent, positive, read_rows, run_all, stop_if_orphaned, surroundings
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 
 from acluster.inspection import unit_similarity
 from acluster.nn import DropoutLinear, FC1Weighting, attend, attention_weights
 
-CSV = table1.CSV.with_name("flash_mnist_ablation.csv")
+CSV = features.RESULTS / "flash_mnist_ablation.csv"
 FEATURES = {"log-softmax": True, "plain": False}
 BATCH_SIZE, LEARNING_RATE, DROPOUT = 256, 0.002, 0.5
 
@@ -90,15 +91,16 @@ def packed(X, items):
     return torch.from_numpy(values.copy()), torch.from_numpy(offsets)
 
 
-def perform(run, folder):
+def perform(run, folder, parent):
     """The row of a run."""
     torch.set_num_threads(1)
     torch.manual_seed(run.seed)
-    X, y, X_test, y_test = table1.load_features(folder)
+    X, y, X_test, y_test = features.load_features(folder)
     network = Network(run.variant, run.cluster_size, X.n_features, 1024)
     optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
     classes = torch.from_numpy(y)
     for epoch in range(run.epochs):
+        stop_if_orphaned(parent)
         network.train()
         started = time.perf_counter()
         for items in torch.randperm(len(X)).split(BATCH_SIZE):
@@ -116,7 +118,8 @@ def perform(run, folder):
         **run._asdict(),
         "accuracy": accuracy,
         "similarity": similarity,
-        **table1.surroundings(),
+        "extractor_accuracy": features.read_about(folder)["extractor_accuracy"],
+        **surroundings(),
     }
 
 
@@ -124,11 +127,11 @@ def perform(run, folder):
 def evaluate(network, X, y):
     """Accuracy in %, and the mean cosine of two units' attention."""
     values, offsets = packed(X, slice(None))
-    accuracy = 100 * np.mean(network(values, offsets).argmax(dim=1).numpy() == y)
+    accuracy = percent(network(values, offsets).argmax(dim=1).numpy() == y)
     a = attention_weights(offsets, network.weighting(values)).numpy()
     similarity = unit_similarity(np.split(a, offsets.numpy()[1:-1]))
     pairs = ~np.eye(len(similarity), dtype=bool)
-    return round(accuracy, 2), round(similarity[pairs].mean(), 3)
+    return accuracy, round(similarity[pairs].mean(), 3) if pairs.any() else np.nan
 
 
 def show(rows):
@@ -148,38 +151,33 @@ def show(rows):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
-    parser.add_argument("--cluster-size", type=int, default=8)
-    parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--cluster-size", type=positive, default=8)
+    parser.add_argument("--epochs", type=positive, default=40)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
     parser.add_argument("--features", nargs="+", choices=FEATURES, default=list(FEATURES))
-    parser.add_argument("--images", type=int, help="of the training images; by default all")
-    parser.add_argument("--videos", type=int, default=102_400, help="for training")
-    parser.add_argument("--test-videos", type=int, default=10_240)
-    parser.add_argument("--n-jobs", type=int, default=os.cpu_count())
-    parser.add_argument("--csv", type=Path, default=CSV)
-    parser.add_argument("--work", type=Path, default=table1.WORK)
+    features.add_options(parser, CSV)
     options = parser.parse_args(arguments)
-    options.work.mkdir(parents=True, exist_ok=True)
 
-    parts = table1.make_parts(options.images, options.videos, options.test_videos)
-    done = table1.read_rows(options.csv, Run)
-    tasks = []
+    parts = features.make_parts(options)
+    tasks, asked = {}, []
+    training = (options.epochs, options.videos)
     for kind in options.features:
         suffix = "" if FEATURES[kind] else f"_{kind}"
         folder = options.work / f"features_{options.videos}{suffix}"
-        extractor = table1.authors_extractor(len(parts["train"].images), log_softmax=FEATURES[kind])
-        table1.make_features(folder, extractor, parts)
-        for seed in options.seeds:
-            for variant in options.variants:
-                run = Run(kind, variant, options.cluster_size, seed, options.epochs, options.videos)
-                if run not in done:
-                    tasks.append(delayed(perform)(run, folder))
-    for run, row in table1.perform_all(tasks, options.csv, options.n_jobs, Run):
+        extractor = features.authors_extractor(
+            len(parts["train"].images), log_softmax=FEATURES[kind]
+        )
+        features.make_features(folder, extractor, parts)
+        done = features.read_rows_of(folder, options.csv, Run)
+        for variant, seed in product(options.variants, options.seeds):
+            run = Run(kind, variant, options.cluster_size, seed, *training)
+            asked.append(run)
+            if run not in done:
+                tasks[run] = delayed(perform)(run, folder, os.getpid())
+    for run, row in run_all(tasks.values(), options.csv, options.n_jobs, Run):
         print(f"{run}: {row['accuracy']} %", flush=True)
-    rows = table1.read_rows(options.csv, Run)
-    asked = (options.cluster_size, options.epochs, options.videos)
-    show({run: rows[run] for run in sorted(rows) if (run[2], *run[4:]) == asked})
+    rows = read_rows(options.csv, Run)
+    show({run: rows[run] for run in asked})
 
 
 if __name__ == "__main__":

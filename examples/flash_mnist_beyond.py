@@ -2,14 +2,15 @@
 Beyond Table 1
 ==============
 
-The videos of `flash_mnist_table1.py` and the public classes, with other choices than the authors':
+The test videos of `flash_mnist_table1.py` and the public classes, with other choices than the
+authors':
 
 - ten labels, one for each digit, in the place of 1,024 classes: a video counts where all ten are
   right;
 - other extractors of 50 features than theirs: "longer", the same network without the log-softmax,
-  trained for longer; "deeper", of `flash_mnist_deeper.py`. These two, and the cluster on their
-  features, learn from distorted copies of the images too: the features of images that an extractor
-  knows well are too clean to learn from;
+  trained for longer in larger batches; "deeper", of `flash_mnist_deeper.py`. These two, and the
+  cluster on their features, learn from distorted copies of the images too: the features of images
+  that an extractor knows well are too clean to learn from;
 - every epoch puts the training frames together anew: each is replaced by a frame of any training
   video that shows the same digit, or none;
 - Adam with batches of 512, the step size falling to 0 along a cosine.
@@ -30,25 +31,25 @@ import math
 import os
 import time
 from itertools import product
-from pathlib import Path
 from typing import NamedTuple
 
-import flash_mnist_table1 as table1
+import flash_mnist_features as features
 import numpy as np
 import torch
 from flash_mnist_deeper import DeeperExtractor
+from flash_mnist_table1 import METHODS
 from joblib import delayed
+from result_rows import percent, positive, run_all, stop_if_orphaned, surroundings
 from torch.nn.functional import affine_grid, grid_sample
 
 from acluster import AttentionClusterClassifier, FeatureSets
 from acluster.datasets import make_flash_mnist
 
-CSV = table1.CSV.with_name("flash_mnist_beyond.csv")
-STEP_SIZES = (0.003, 0.01, 0.03)
+CSV = features.RESULTS / "flash_mnist_beyond.csv"
+STEP_SIZES = (0.001, 0.003, 0.01, 0.03)
 EXTRACTOR_EPOCHS = {"longer": 4, "deeper": 3}
 EXTRACTORS = ["authors", *EXTRACTOR_EPOCHS]
 DISTORTED_COPIES = 15
-METHODS = ["fc1", "fc1+shift", "fc2", "fc2+shift"]
 HEADS = {"labels": 10, "classes": 1024}  # and the number of their outputs
 BATCH_SIZE = 512
 
@@ -81,25 +82,25 @@ def prepare(name, folder, options):
 
     A twelfth of the training images is shown to nobody: of these are the videos held out.
     """
-    parts = table1.make_parts(options.images, options.videos, options.test_videos)
+    parts = features.make_parts(options)
     images, labels, n_videos = parts["train"]
     n = len(images) - len(images) // 12
-    parts["held-out"] = table1.Part(images[n:], labels[n:], options.test_videos)
+    parts["held-out"] = features.Part(images[n:], labels[n:], options.test_videos)
     images, labels = images[:n], labels[:n]
     if name != "authors":
         images, labels = with_distorted(images, labels)
-    parts["train"] = table1.Part(images, labels, n_videos)
-    table1.make_features(folder, make_extractor(name, n, options.extractor_epochs), parts)
+    parts["train"] = features.Part(images, labels, n_videos)
+    features.make_features(folder, make_extractor(name, n, options.extractor_epochs), parts)
 
 
 def make_extractor(name, n_images, n_epochs):
     """An extractor that is not yet trained; that of the authors always as theirs."""
     if name == "authors":
-        return table1.authors_extractor(n_images)
+        return features.authors_extractor(n_images)
     n_epochs = n_epochs or EXTRACTOR_EPOCHS[name]
     if name == "deeper":
         return DeeperExtractor(n_epochs=n_epochs, random_state=0)
-    return table1.authors_extractor(
+    return features.authors_extractor(
         n_images,
         log_softmax=False,
         n_epochs=n_epochs,
@@ -132,6 +133,7 @@ def distort(images):
     moved = moved.round().to(torch.uint8)[:, 0].numpy()
     # Interpolation blurs. The noise of videos has the grey levels of their images.
     level = np.searchsorted(share_up_to_level(images), share_up_to_level(moved))
+    level[0] = 0  # the background stays black
     return level.astype(np.uint8)[moved]
 
 
@@ -150,11 +152,11 @@ def shuffle_alike(X, frame_digits, generator):
     return FeatureSets(values[order], offsets)
 
 
-def fit(run, X, y, frame_digits):
+def fit(run, X, y, frame_digits, parent):
     """A trained classifier."""
     clf = AttentionClusterClassifier(
         cluster_size=run.cluster_size,
-        **table1.METHODS[run.method],
+        **METHODS[run.method],
         optimizer="adam",
         max_grad_norm=None,
         dropout=0.5,
@@ -163,6 +165,7 @@ def fit(run, X, y, frame_digits):
     )
     generator = np.random.default_rng(run.seed)
     for epoch in range(run.epochs):
+        stop_if_orphaned(parent)
         falling = 0.5 * (1 + math.cos(math.pi * epoch / run.epochs))
         clf.set_params(learning_rate=run.learning_rate * falling)
         clf.partial_fit(
@@ -176,51 +179,51 @@ def to_head(target, head):
     return (target[:, None] >> np.arange(10)) & 1 if head == "labels" else target
 
 
-def perform(run, folder, frame_digits):
+def perform(run, folder, frame_digits, parent):
     """The row of a run."""
     torch.set_num_threads(1)
-    X, y, X_scored, y_scored = table1.load_features(folder, run.part)
+    X, y, X_scored, y_scored = features.load_features(folder, run.part)
     started = time.perf_counter()
-    clf = fit(run, X, to_head(y, run.head), frame_digits.ravel())
+    clf = fit(run, X, to_head(y, run.head), frame_digits.ravel(), parent)
     seconds = time.perf_counter() - started
     right = clf.predict(X_scored) == to_head(y_scored, run.head)
     return {
         **run._asdict(),
-        "accuracy": table1.percent(right.reshape(len(right), -1).all(axis=1)),
+        "accuracy": percent(right.reshape(len(right), -1).all(axis=1)),
         "seconds": round(seconds, 1),
-        **table1.surroundings(),
+        "extractor_accuracy": features.read_about(folder)["extractor_accuracy"],
+        **surroundings(),
     }
 
 
-def perform_all(runs, folder, frame_digits, options):
-    """The accuracy of these runs; those that are not in the file yet are run now."""
-    missing = [run for run in runs if run not in table1.read_rows(options.csv, Run)]
-    tasks = (delayed(perform)(run, folder, frame_digits) for run in missing)
-    for run, row in table1.perform_all(tasks, options.csv, options.n_jobs, Run):
+def accuracy_of(runs, folder, frame_digits, options):
+    """The accuracy of these runs in %; those that are not in the file yet are run now."""
+    done = features.read_rows_of(folder, options.csv, Run)
+    tasks = (
+        delayed(perform)(run, folder, frame_digits, os.getpid()) for run in runs if run not in done
+    )
+    for run, row in run_all(tasks, options.csv, options.n_jobs, Run):
         print(f"{run}: {row['accuracy']} %", flush=True)
-    rows = table1.read_rows(options.csv, Run)
+    rows = features.read_rows_of(folder, options.csv, Run)
     return {run: float(rows[run]["accuracy"]) for run in runs}
-
-
-def describe(folder):
-    """How well an extractor alone does."""
-    about = table1.read_about(folder)
-    return f"frames with a digit {about['extractor_accuracy']}, union {about['union']}"
 
 
 def compare(extractor, folder, frame_digits, options):
     """Choose step sizes on the videos held out, and print the accuracy on the test videos."""
-    networks = product([extractor], options.heads, options.methods, options.cluster_sizes)
+    chosen = (options.heads, options.methods, options.cluster_sizes)
+    networks = product([extractor], *map(dict.fromkeys, chosen))
     training = (0, options.epochs[0], options.videos, "held-out")
     candidates = [Run(*network, step, *training) for network, step in product(networks, STEP_SIZES)]
-    scores = perform_all(candidates, folder, frame_digits, options)
+    scores = accuracy_of(candidates, folder, frame_digits, options)
     best = {run[:4]: run for run in sorted(scores, key=scores.get)}
     final = [
         run._replace(seed=seed, epochs=options.epochs[1], part="test")
-        for run, seed in product(best.values(), options.seeds)
+        for run, seed in product(best.values(), dict.fromkeys(options.seeds))
     ]
-    accuracy = perform_all(final, folder, frame_digits, options)
-    print(f"\n{extractor} ({describe(folder)}; all in %)")
+    accuracy = accuracy_of(final, folder, frame_digits, options)
+    about = features.read_about(folder)
+    figures = f"frames with a digit {about['extractor_accuracy']}, union {about['union']}"
+    print(f"\n{extractor} ({figures}; all in %)")
     print(f"{'head':8}{'method':10}{'N':>5}{'step size':>11}{'held out':>10}{'test':>8}   by seed")
     for network, run in sorted(best.items()):
         found = [accuracy[final_run] for final_run in final if final_run[:4] == network]
@@ -228,39 +231,29 @@ def compare(extractor, folder, frame_digits, options):
             f"{run.head:8}{run.method:10}{run.cluster_size:5}{run.learning_rate:11g}"
             f"{scores[run]:10.2f}{np.mean(found):8.2f}   " + ", ".join(map(str, found))
         )
-    chosen = max(best.values(), key=scores.get)
-    print(f"Best on the videos held out: {', '.join(map(str, chosen[1:4]))}")
+    winner = max(best.values(), key=scores.get)
+    print(f"Best on the videos held out: {', '.join(map(str, winner[1:4]))}")
 
 
 def parse(arguments):
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument("--extractors", nargs="+", choices=EXTRACTORS, default=EXTRACTORS)
     parser.add_argument("--heads", nargs="+", choices=HEADS, default=["labels"])
-    parser.add_argument("--methods", nargs="+", choices=table1.METHODS, default=METHODS)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS)[1:])
+    parser.add_argument("--cluster-sizes", nargs="+", type=positive, default=[16], metavar="N")
     parser.add_argument(
-        "--cluster-sizes", nargs="+", type=table1.positive, default=[16], metavar="N"
-    )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument(
-        "--epochs", nargs=2, type=table1.positive, default=[8, 16], help="to choose, and to test"
+        "--epochs", nargs=2, type=positive, default=[8, 16], help="to choose, and to test"
     )
     parser.add_argument(
         "--extractor-epochs",
-        type=table1.positive,
+        type=positive,
         help="but the authors'; by default 4 and 3",
     )
-    parser.add_argument(
-        "--images", type=table1.positive, help="of the training images; by default all"
-    )
-    parser.add_argument("--videos", type=table1.positive, default=102_400, help="for training")
-    parser.add_argument("--test-videos", type=table1.positive, default=10_240)
-    parser.add_argument("--n-jobs", type=int, default=os.cpu_count(), help="runs at a time")
-    parser.add_argument("--csv", type=Path, default=CSV, help="where the rows go")
-    parser.add_argument("--work", type=Path, default=table1.WORK, help="where features are kept")
+    features.add_options(parser, CSV)
     parser.add_argument("--quick", action="store_true", help="a small run, to see it work")
     options = parser.parse_args(arguments)
     if options.quick:
-        work = table1.WORK / "quick"
+        work = features.WORK / "quick"
         parser.set_defaults(**QUICK, csv=work / "beyond.csv", work=work)
         options = parser.parse_args(arguments)
     return options

@@ -25,7 +25,7 @@ NOISE_SHARE = 0.2  # of the frames of a batch
 class DeeperExtractor(BaseEstimator):
     """`fit` on images of digits, `transform` videos into sets of 50 local features."""
 
-    def __init__(self, n_epochs=6, batch_size=256, learning_rate=0.004, random_state=0):
+    def __init__(self, n_epochs=3, batch_size=256, learning_rate=0.004, random_state=0):
         self.n_epochs = n_epochs
         self.batch_size = batch_size
         self.learning_rate = learning_rate

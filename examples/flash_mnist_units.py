@@ -22,6 +22,7 @@ For every cell, over the test videos:
 import argparse
 from pathlib import Path
 
+import flash_mnist_features as features
 import flash_mnist_table1 as table1
 import joblib
 import matplotlib as mpl
@@ -31,6 +32,7 @@ mpl.use("Agg")  # the pictures go to files
 import matplotlib.pyplot as plt
 import numpy as np
 from flash_mnist import attention_map, load_digit_images
+from result_rows import read_rows
 from sklearn.metrics import roc_auc_score
 
 from acluster.datasets import make_flash_mnist
@@ -124,17 +126,18 @@ def save(figure, path):
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument("--csv", type=Path, default=table1.CSV, help="the rows of Table 1")
-    parser.add_argument("--work", type=Path, default=table1.WORK, help="where the cells are kept")
+    parser.add_argument("--work", type=Path, default=features.WORK, help="where the cells are kept")
     parser.add_argument("--videos", type=int, default=102_400, help="that they were trained on")
     parser.add_argument("--output", type=Path, default=Path("docs/images"))
     options = parser.parse_args(arguments)
     options.output.mkdir(parents=True, exist_ok=True)
 
-    rows = table1.read_rows(options.csv)
+    rows = read_rows(options.csv, table1.Cell)
     rows = {
         cell: row for cell, row in rows.items() if cell[-3:] == (*table1.RECIPE, options.videos)
     }
-    *_, X, y = table1.load_features(options.work / f"features_{options.videos}")
+    folder = options.work / f"features_{options.videos}"
+    *_, X, y = features.load_features(folder)
     _, digits = load_digit_images()
     test = make_flash_mnist(digits.test_images, digits.test_labels, n_videos=len(X), random_state=1)
     assert np.array_equal(test.target, y), "the videos are those of the features"
@@ -144,7 +147,7 @@ def main(arguments=None):
     print(f"{'':24}" + "".join(f"{name:>16}" for name in COLUMNS))
     maps = {}
     for cell in rows:
-        path = cell.file(options.work / f"cells_{options.videos}")
+        path = cell.file(folder)
         if cell.method == "average" or not path.exists():
             continue
         attention = joblib.load(path)[0].attention_weights(X)
