@@ -203,19 +203,8 @@ def test_the_step_size_tested_is_the_best_on_the_videos_held_out(
 
     monkeypatch.setattr(beyond, "accuracy_of", accuracy_of)
     (tmp_path / "about.json").write_text('{"extractor_accuracy": 99.3, "union": 96.6}')
-    arguments = [
-        "--cluster-sizes",
-        "4",
-        "--seeds",
-        "0",
-        "1",
-        "--epochs",
-        "1",
-        "2",
-        "--methods",
-        "fc1",
-        "fc2",
-    ]
+    arguments = ["--cluster-sizes", "4", "--methods", "fc1", "fc2"]
+    arguments += ["--seeds", "0", "1", "--epochs", "1", "2"]
     beyond.compare("longer", tmp_path, None, beyond.parse(arguments))
     shown = capsys.readouterr().out
     assert "labels  fc1           4       0.01     10.00   50.49   49.99, 50.99\n" in shown
