@@ -2,9 +2,10 @@
 Table 1 beside the paper's, and its claims one by one
 =====================================================
 
-Reads the rows that `flash_mnist_table1.py` has written, trains nothing, and writes two files for
-the documentation: each cell here, in the paper, and the difference; and for each claim about an
-order of two cells the points between them, seed by seed.
+Reads the rows that `flash_mnist_table1.py` and `flash_mnist_units.py` have written, trains nothing,
+and writes three files for the documentation: each cell here, in the paper, and the difference; for
+each claim about an order of two cells the points between them, seed by seed; and what the units
+look at.
 
     python examples/flash_mnist_report.py [--csv FILE] [--output FOLDER]
 """
@@ -14,6 +15,7 @@ import csv
 from pathlib import Path
 
 import flash_mnist_table1 as table1
+import flash_mnist_units as units
 import numpy as np
 from result_rows import read_rows
 
@@ -119,9 +121,24 @@ def verdict(pairs):
     return f"{word:16}" + ", ".join(f"{difference:+.1f}" for difference in differences)
 
 
+def write_units(rows, path):
+    """A line for each cell of seed 0, with the columns that a page has room for."""
+    columns = {"similarity": ".2f", "entropy": ".2f", "on_digits": ".2f"}
+    columns.update({"on_noise": ".0f", "auc": ".2f", "digits": ".0f"})
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["cell", "similarity", "entropy", "on digits", "on noise", "AUC", "digits"])
+        for cell, row in sorted(rows.items()):
+            if cell.seed == 0:
+                figures = [f"{float(row[name]):{form}}" for name, form in columns.items()]
+                name = f"{cell.method}, N = {cell.cluster_size}"
+                writer.writerow([name, *("" if figure == "nan" else figure for figure in figures)])
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument("--csv", type=Path, default=table1.CSV, help="the rows of Table 1")
+    parser.add_argument("--units-csv", type=Path, default=units.CSV, help="the rows of units")
     parser.add_argument("--videos", type=int, default=102_400, help="that they were trained on")
     parser.add_argument("--output", type=Path, default=table1.CSV.parent, help="a folder")
     options = parser.parse_args(arguments)
@@ -132,6 +149,8 @@ def main(arguments=None):
         parser.error(f"{options.csv} has no row of the recipe with {options.videos} videos")
     options.output.mkdir(parents=True, exist_ok=True)
     write_table(table, options.output / "flash_mnist_table1_beside_the_paper.csv")
+    units_rows = read_rows(options.units_csv, table1.Cell)
+    write_units(units_rows, options.output / "flash_mnist_units_table.csv")
     claims = "".join(
         f"{claim:52}{verdict(table.pairs(ahead, behind))}\n" for claim, ahead, behind in CLAIMS
     )

@@ -8,18 +8,19 @@ Figures 3, 4 and 5 of the paper, and how much the units of a cluster differ, fro
     python examples/flash_mnist_table1.py --methods fc1 fc1+shift --cluster-sizes 8 32
     python examples/flash_mnist_units.py [--output docs/images]
 
-For every cell, over the test videos:
+For every cell that has been kept, over the test videos; a row of the CSV file each:
 
 - similarity: the cosine of two units' weights on a video, mean over all pairs of units;
 - entropy: 0 where a unit puts all weight on one frame, 1 where all frames weigh the same;
-- on digits: the share of a unit's weight that lies on frames with a digit, which are 30 % of
-  the frames on average; "units on noise" is the number of units with less than that share;
-- AUC: how well a unit's weights tell the frames with one of the digits from those with another,
+- on_digits: the share of a unit's weight that lies on frames with a digit, which are 30 % of
+  the frames on average; "on_noise" is the number of units with less than that share;
+- auc: how well a unit's weights tell the frames with one of the digits from those with another,
   for the digit that it tells best (0.5: not at all); mean over the units;
 - digits: the number of different digits that units tell best, with an AUC of 0.6 or more.
 """
 
 import argparse
+import os
 from pathlib import Path
 
 import flash_mnist_features as features
@@ -31,14 +32,16 @@ mpl.use("Agg")  # the pictures go to files
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from flash_mnist import attention_map, load_digit_images
-from result_rows import read_rows
+from result_rows import read_rows, run_all, surroundings
 from sklearn.metrics import roc_auc_score
 
 from acluster.datasets import make_flash_mnist
 from acluster.inspection import unit_entropy, unit_similarity
 
-COLUMNS = ("similarity", "entropy", "on digits", "units on noise", "AUC", "digits")
+CSV = features.RESULTS / "flash_mnist_units.csv"
+COLUMNS = ("similarity", "entropy", "on_digits", "on_noise", "auc", "digits")
 
 
 def describe_units(attention, frame_digits):
@@ -123,11 +126,27 @@ def save(figure, path):
     print(path)
 
 
+def perform(cell, folder, frame_digits):
+    """The row of a cell."""
+    torch.set_num_threads(1)
+    *_, X, _ = features.load_features(folder)
+    attention = joblib.load(cell.file(folder))[0].attention_weights(X)
+    found = describe_units(attention, frame_digits.ravel())
+    return {
+        **cell._asdict(),
+        **{name: round(float(figure), 3) for name, figure in found.items()},
+        "extractor_accuracy": features.read_about(folder)["extractor_accuracy"],
+        **surroundings(),
+    }
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument("--csv", type=Path, default=table1.CSV, help="the rows of Table 1")
-    parser.add_argument("--work", type=Path, default=features.WORK, help="where the cells are kept")
+    parser.add_argument("--units-csv", type=Path, default=CSV, help="where the rows go")
+    parser.add_argument("--work", type=Path, default=features.WORK, help="where cells are kept")
     parser.add_argument("--videos", type=int, default=102_400, help="that they were trained on")
+    parser.add_argument("--n-jobs", type=int, default=os.cpu_count(), help="at a time, 1 GB each")
     parser.add_argument("--output", type=Path, default=Path("docs/images"))
     options = parser.parse_args(arguments)
     options.output.mkdir(parents=True, exist_ok=True)
@@ -144,19 +163,24 @@ def main(arguments=None):
     draw_samples(test, options.output / "flash_mnist_samples.png")
     draw_curves(rows, options.output / "flash_mnist_curves.png")
 
-    print(f"{'':24}" + "".join(f"{name:>16}" for name in COLUMNS))
-    maps = {}
-    for cell in rows:
-        path = cell.file(folder)
-        if cell.method == "average" or not path.exists():
-            continue
-        attention = joblib.load(path)[0].attention_weights(X)
-        found = describe_units(attention, test.frame_digits.ravel())
+    kept = [cell for cell in rows if cell.method != "average" and cell.file(folder).exists()]
+    tasks = (joblib.delayed(perform)(cell, folder, test.frame_digits) for cell in kept)
+    print(f"{'':24}" + "".join(f"{name:>12}" for name in COLUMNS))
+    for cell, row in run_all(tasks, options.units_csv, options.n_jobs, table1.Cell):
         name = f"{cell.method}, N = {cell.cluster_size}, seed {cell.seed}"
-        print(f"{name:24}" + "".join(f"{found[name]:16.3g}" for name in COLUMNS), flush=True)
-        if cell.cluster_size == 8 and cell.seed == 0 and cell.method in ("fc1", "fc1+shift"):
-            maps["with shifting" if cell.method == "fc1+shift" else "without shifting"] = attention
-    if len(maps) == 2:
+        print(f"{name:24}" + "".join(f"{row[name]:12.3g}" for name in COLUMNS), flush=True)
+
+    shown = {
+        f"{word} shifting": cell
+        for cell in kept
+        for word, method in (("without", "fc1"), ("with", "fc1+shift"))
+        if (cell.method, cell.cluster_size, cell.seed) == (method, 8, 0)
+    }
+    if len(shown) == 2:
+        maps = {
+            title: joblib.load(cell.file(folder))[0].attention_weights(X)
+            for title, cell in shown.items()
+        }
         draw_maps(test, maps, options.output / "flash_mnist_attention.png")
 
 

@@ -91,9 +91,18 @@ def test_every_method_of_table_1(tmp_path):
     assert all(0 <= float(row["accuracy"]) <= 100 and row["epochs"] == "2" for row in rows)
     shown = subprocess.run(**call, check=True, capture_output=True).stdout
     assert "epoch" not in shown, "a finished cell was trained again"
+    units = ("--units-csv", tmp_path / "units.csv")
+    shown = run_example(
+        "flash_mnist_units.py",
+        *("--csv", table, "--work", tmp_path / "all", "--videos", 4096, "--output", tmp_path),
+        *("--n-jobs", 1, *units),
+        ACLUSTER_DATA=str(tmp_path),
+    )
+    assert "fc2+shift, N = 4, seed 0" in shown
+    assert (tmp_path / "flash_mnist_curves.png").read_bytes().startswith(b"\x89PNG")
     report = run_example(
         "flash_mnist_report.py",
-        *("--csv", table, "--videos", 4096, "--output", tmp_path),
+        *("--csv", table, "--videos", 4096, "--output", tmp_path, *units),
     )
     shifting, plain = (
         next(float(row["accuracy"]) for row in rows if (row["method"], row["cluster_size"]) == cell)
@@ -110,13 +119,12 @@ def test_every_method_of_table_1(tmp_path):
         line for line in report.splitlines() if line.startswith("shifting helps fc1, N = 1 ")
     )
     assert claim.endswith(f" {shifting - plain:+.1f}")
-    units = run_example(
-        "flash_mnist_units.py",
-        *("--csv", table, "--work", tmp_path / "all", "--videos", 4096, "--output", tmp_path),
-        ACLUSTER_DATA=str(tmp_path),
-    )
-    assert "fc2+shift, N = 4, seed 0" in units
-    assert (tmp_path / "flash_mnist_curves.png").read_bytes().startswith(b"\x89PNG")
+    cells = (tmp_path / "flash_mnist_units_table.csv").read_text().splitlines()[1:]
+    assert [line.split('"')[1] for line in cells] == [
+        f"{method}, N = {size}"
+        for method in ("fc1", "fc1+shift", "fc2", "fc2+shift")
+        for size in (1, 4)
+    ]
 
 
 def test_when_a_claim_about_table_1_holds(monkeypatch):
@@ -291,11 +299,22 @@ def test_what_units_look_at_in_known_weights(monkeypatch):
     found = units.describe_units(attention, frame_digits.ravel())
     assert found["similarity"] == pytest.approx(1 / 2**0.5 / 3)  # only the first two have any
     assert found["entropy"] == pytest.approx((0 + 1 + 1) / 3 * np.log(2) / np.log(12))
-    assert found["on digits"] == pytest.approx(2 / 3)
-    assert found["units on noise"] == 1
+    assert found["on_digits"] == pytest.approx(2 / 3)
+    assert found["on_noise"] == 1
     # The second takes the 5 for a 3: of 18 other digits it ranks 16 below and 2 alike.
-    assert found["AUC"] == pytest.approx((1 + 17 / 18 + 1 / 2) / 3)
+    assert found["auc"] == pytest.approx((1 + 17 / 18 + 1 / 2) / 3)
     assert found["digits"] == 1
+
+
+def test_maps_of_attention_are_drawn(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import flash_mnist_units as units
+
+    images = load_digits_28()
+    flash = make_flash_mnist(images.train_images, images.train_labels, n_videos=64, random_state=0)
+    attention = FeatureSets(np.full((1600, 8), 1 / 25), np.arange(65) * 25)
+    units.draw_maps(flash, {"without": attention, "with": attention}, tmp_path / "maps.png")
+    assert (tmp_path / "maps.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_parts_of_the_shifting_operation(monkeypatch):
