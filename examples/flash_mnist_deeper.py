@@ -5,7 +5,7 @@ A deeper extractor of local features for Flash-MNIST
 Any network will do that gives a vector for each frame. This one has three convolutions
 with batch normalisation, 32, 64 and 128 channels, and a layer of 50 features, the paper's number.
 It learns from single frames, digits on noise and noise alone. Its products are in bfloat16, which
-takes half the time where the processor has such instructions.
+is faster where the processor has such instructions.
 """
 
 import math

@@ -37,6 +37,7 @@ from flash_mnist import attention_map, load_digit_images
 from result_rows import read_rows, run_all, surroundings
 from sklearn.metrics import roc_auc_score
 
+from acluster import open_feature_sets
 from acluster.datasets import make_flash_mnist
 from acluster.inspection import unit_entropy, unit_similarity
 
@@ -129,7 +130,7 @@ def save(figure, path):
 def perform(cell, folder, frame_digits):
     """The row of a cell."""
     torch.set_num_threads(1)
-    *_, X, _ = features.load_features(folder)
+    X = open_feature_sets(folder / "test.zarr")
     attention = joblib.load(cell.file(folder))[0].attention_weights(X)
     found = describe_units(attention, frame_digits.ravel())
     return {
@@ -156,10 +157,10 @@ def main(arguments=None):
         cell: row for cell, row in rows.items() if cell[-3:] == (*table1.RECIPE, options.videos)
     }
     folder = options.work / f"features_{options.videos}"
-    *_, X, y = features.load_features(folder)
+    X = open_feature_sets(folder / "test.zarr")
     _, digits = load_digit_images()
     test = make_flash_mnist(digits.test_images, digits.test_labels, n_videos=len(X), random_state=1)
-    assert np.array_equal(test.target, y), "the videos are those of the features"
+    assert np.array_equal(test.target, X.label), "the videos are those of the features"
     draw_samples(test, options.output / "flash_mnist_samples.png")
     draw_curves(rows, options.output / "flash_mnist_curves.png")
 

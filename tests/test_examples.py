@@ -244,6 +244,7 @@ def test_distorted_images_keep_their_grey_levels(beyond):
     copies = distorted[500:].reshape(-1, *images.shape)
     assert np.mean(copies[:500] != images) > 0.05
     levels = [np.bincount(part.ravel(), minlength=256) / part.size for part in (images, copies)]
+    # 0.02, as these digits reach the edges; without the matching of levels 0.066.
     assert np.abs(np.diff(np.cumsum(levels, axis=1), axis=0)).max() < 0.03
 
 
