@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
+import joblib
 import numpy as np
 import torch
 from flash_mnist import load_digit_images
@@ -60,7 +61,8 @@ def make_features(folder, extractor, parts):
     """Sets of 25 local features from the videos of each part, made once, as a store for each.
 
     The extractor learns from the images of "train" and is judged on the videos of "test". The
-    place of a part among the others is the seed of its videos.
+    place of a part among the others is the seed of its videos. The trained extractor is kept
+    beside the folder, for the same features on another machine.
     """
     made_of = {
         name: f"{part.n_videos} videos, {len(part.images)} images" for name, part in parts.items()
@@ -74,9 +76,7 @@ def make_features(folder, extractor, parts):
                 "folder, or give another to --work."
             )
         return
-    print("Training the extractor of local features.", flush=True)
-    torch.set_num_threads(1)  # the number of threads changes the last digits, and so all others
-    extractor.fit(parts["train"].images, parts["train"].labels)
+    extractor = trained(extractor, parts["train"], folder.with_suffix(".extractor.joblib"))
     unfinished = folder.with_suffix(f".unfinished{os.getpid()}")
     shutil.rmtree(unfinished, ignore_errors=True)
     for seed, (name, part) in enumerate(parts.items()):
@@ -88,6 +88,28 @@ def make_features(folder, extractor, parts):
     print(json.dumps(about), flush=True)
     (unfinished / "about.json").write_text(json.dumps(about))
     unfinished.rename(folder)
+
+
+def trained(extractor, part, path):
+    """The extractor that was kept at `path`, or this one, trained and kept there."""
+    torch.set_num_threads(1)  # the number of threads changes the last digits, and so all others
+    made_of = [load_digit_images()[0], describe(extractor), len(part.images)]
+    if path.exists():
+        kept_of, kept = joblib.load(path)
+        if kept_of == made_of:
+            return kept
+    print("Training the extractor of local features.", flush=True)
+    extractor.fit(part.images, part.labels)
+    keep((made_of, extractor), path)
+    return extractor
+
+
+def keep(state, path):
+    """Replace what was kept in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(f".unfinished{os.getpid()}")
+    joblib.dump(state, unfinished)
+    os.replace(unfinished, path)
 
 
 def describe(extractor):

@@ -70,7 +70,7 @@ def surroundings():
     commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
     names = ("acluster", "torch", "scikit-learn", "numpy")
     return {
-        "device": "cuda" if torch.cuda.is_available() else platform.machine(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
         "versions": ", ".join(f"{name} {version(name)}" for name in names),
         "commit": commit or "unknown",
     }
