@@ -50,7 +50,7 @@ EPOCHS = {
     for methods, n_epochs in (
         (("average",), (12, 12, 12, 12, 12, 20, 20, 20)),
         (("fc1", "fc2"), (20, 20, 20, 60, 100, 60, 30, 15)),
-        (("fc1+shift", "fc2+shift"), (60, 100, 100, 60, 100, 40, 20, 12)),
+        (("fc1+shift", "fc2+shift"), (60, 100, 100, 60, 60, 40, 20, 12)),
     )
     for method in methods
 }

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from acluster.nn._cluster import AttentionCluster
 from acluster.nn._linear import DropoutLinear
-from acluster.nn._pooling import runs_in_graph, without_empty
+from acluster.nn._pooling import without_empty
 
 __all__ = ["AttentionClusterNetwork"]
 
@@ -79,13 +79,6 @@ class AttentionClusterNetwork(nn.Module):
             cluster.attention_weights(*packed)
             for cluster, packed in zip(self.clusters, sets, strict=True)
         ]
-
-    def runs_in_graph(self, sets: Sequence[Packed]) -> bool:
-        """Whether a CUDA graph can record what is done with these sets, and its derivatives."""
-        return all(
-            runs_in_graph(values, self.linear.weight) and bool((offsets.diff() > 0).all())
-            for values, offsets in sets
-        )
 
     def forward(self, sets: Sequence[Packed], generator: torch.Generator | None = None) -> Tensor:
         """Logits of every item.

@@ -78,11 +78,6 @@ def attend(
     return attend_analytic(values, offsets, logits, shift)
 
 
-def runs_in_graph(values: Tensor, parameter: Tensor) -> bool:
-    """Whether a CUDA graph can record `attend` on these features, for units of this parameter."""
-    return _pooling_triton.supports(values, parameter)
-
-
 def attend_plainly(
     values: Tensor,
     offsets: Tensor,

@@ -85,8 +85,7 @@ def attend_triton(
 ) -> Tensor:
     """What `attend` computes, for features that need no gradient.
 
-    The result has the dtype of `logits`. `offsets` may be on the CPU or on the device; if they have
-    an attribute ``on_device``, a copy there, this is taken, so that a CUDA graph can record it all.
+    The result has the dtype of `logits`. `offsets` may be on the CPU or on the device.
 
     Notes
     -----
@@ -97,7 +96,7 @@ def attend_triton(
     with _lock:
         _hand_to_triton()
     alpha, beta = (None, None) if shift is None else (s.contiguous() for s in shift)
-    offsets = getattr(offsets, "on_device", offsets).to(values.device, non_blocking=True)
+    offsets = offsets.to(values.device, non_blocking=True)
     with torch.cuda.device_of(values):
         return _Attend.apply(values.contiguous(), offsets, logits.contiguous(), alpha, beta)
 

@@ -14,7 +14,6 @@ from acluster.training._batches import BatchSource
 from acluster.training._device import autocast, make_generator
 from acluster.training._optimizer import Optimizer, factored_gradients
 from acluster.training._packing import Packed
-from acluster.training._steps import Steps
 
 __all__ = ["Patience", "Trainer", "infer"]
 
@@ -87,8 +86,6 @@ class Trainer:
         self.parameter = next(network.parameters())
         self.memory = Pool()
         self.generator = make_generator(random_state, self.parameter.device)
-        is_recordable = getattr(network, "runs_in_graph", None) if self.parameter.is_cuda else None
-        self.steps = Steps(self.generator, is_recordable)
 
     def run_epoch(self, source: BatchSource, targets: Tensor, weights: Tensor) -> float:
         """Take one step per batch over all items.
@@ -117,15 +114,11 @@ class Trainer:
         self.optimizer.clear()
         with self.memory.active(), factored_gradients(self.network):
             for items, sets in batches:
-                chosen: Any = items
-                if not isinstance(items, slice):  # one copy to the device, for both
-                    chosen = torch.from_numpy(items).to(targets.device)
-                batch_targets = targets[chosen]
-                loss = self.steps(self._step, sets, batch_targets, weights[chosen])
-                total.add_(loss, alpha=len(batch_targets))
+                batch_targets = targets[items]
+                total += self._step(sets, batch_targets, weights[items]) * len(batch_targets)
         return float(total) / len(source)
 
-    def _step(self, sets: Sequence[Packed], targets: Tensor, weights: Tensor) -> Tensor:
+    def _step(self, sets: list[Packed], targets: Tensor, weights: Tensor) -> Tensor:
         with autocast(self.parameter.device, self.precision):
             logits = self.network(sets, generator=self.generator)
         losses = self.loss(logits, targets) * weights
