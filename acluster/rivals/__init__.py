@@ -12,7 +12,7 @@ from acluster.rivals._classifiers import (
     TemporalInceptionClassifier,
     TSLSTMClassifier,
 )
-from acluster.rivals._pooled import PooledClassifier
+from acluster.rivals._pooled import PooledClassifier, pooled_statistics
 
 __all__ = [
     "AttentionMILClassifier",
@@ -26,4 +26,5 @@ __all__ = [
     "SetTransformerClassifier",
     "TSLSTMClassifier",
     "TemporalInceptionClassifier",
+    "pooled_statistics",
 ]

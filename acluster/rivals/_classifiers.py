@@ -412,7 +412,7 @@ class AttentionMILClassifier(_Attending, Rival):
     >>> import numpy as np
     >>> from acluster.rivals import AttentionMILClassifier
     >>> X, y = [np.eye(3)[[i % 3, 0]] for i in range(30)], np.arange(30) % 3
-    >>> clf = AttentionMILClassifier(max_iter=100, tol=None, learning_rate=0.1)
+    >>> clf = AttentionMILClassifier(max_iter=100, tol=None, learning_rate=0.1, random_state=0)
     >>> clf.fit(X, y).score(X, y)
     1.0
     """
@@ -455,8 +455,8 @@ class GatedAttentionMILClassifier(AttentionMILClassifier):
     >>> import numpy as np
     >>> from acluster.rivals import GatedAttentionMILClassifier
     >>> X, y = [np.eye(3)[[i % 3, 0]] for i in range(30)], np.arange(30) % 3
-    >>> clf = GatedAttentionMILClassifier(max_iter=100, tol=None, learning_rate=0.1)
-    >>> clf.fit(X, y).score(X, y)
+    >>> clf = GatedAttentionMILClassifier(max_iter=100, tol=None, random_state=0)
+    >>> clf.set_params(learning_rate=0.1).fit(X, y).score(X, y)
     1.0
     """
 

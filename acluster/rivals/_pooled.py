@@ -20,7 +20,7 @@ from sklearn.utils.validation import check_is_fitted
 from acluster._labels import check_labels
 from acluster.sets import FeatureSets, MultimodalFeatureSets, check_multimodal_sets
 
-__all__ = ["PooledClassifier"]
+__all__ = ["PooledClassifier", "pooled_statistics"]
 
 _ROWS_PER_BLOCK = 1 << 16
 
@@ -186,7 +186,7 @@ class PooledClassifier(ClassifierMixin, BaseEstimator):
         return self._pooled(check_multimodal_sets(X, estimator=self, seen=self._widths))
 
     def _pooled(self, X: MultimodalFeatureSets) -> NDArray[np.float64]:
-        return np.hstack([pooled(X[name], self.statistics) for name in X.names])
+        return np.hstack([pooled_statistics(X[name], self.statistics) for name in X.names])
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -195,8 +195,32 @@ class PooledClassifier(ClassifierMixin, BaseEstimator):
         return tags
 
 
-def pooled(X: FeatureSets, statistics: Sequence[str]) -> NDArray[np.float64]:
-    """Statistics of each set side by side, (n, len(statistics)·M); NaN for a set without rows."""
+def pooled_statistics(X: FeatureSets, statistics: Sequence[str]) -> NDArray[np.float64]:
+    """Statistics of the local features of every set, side by side.
+
+    Parameters
+    ----------
+    X : FeatureSets
+        n sets of local features of width M, in memory or in a store.
+
+    statistics : sequence of {"mean", "std", "min", "max"}
+        What is taken of each feature.
+
+    Returns
+    -------
+    ndarray of shape (n, len(statistics)·M)
+        One statistic after the other; NaN for a set without local features.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from acluster import FeatureSets
+    >>> from acluster.rivals import pooled_statistics
+    >>> X = FeatureSets.from_arrays([np.array([[1.0], [3.0]]), np.array([[5.0]])])
+    >>> pooled_statistics(X, ["mean", "max"])
+    array([[2., 3.],
+           [5., 5.]])
+    """
     table = np.full((len(X), len(statistics) * X.n_features), np.nan)
     n_items = max(1, _ROWS_PER_BLOCK * len(X) // max(1, int(X.lengths.sum())))
     for first in range(0, len(X), n_items):
