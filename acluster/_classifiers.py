@@ -19,7 +19,7 @@ from acluster.sets import FeatureSets, MultimodalFeatureSets, check_sets
 __all__ = ["AttentionClusterClassifier", "MultimodalAttentionClusterClassifier"]
 
 
-class _AttentionClusters(SetClassifier):
+class AttentionClusters(SetClassifier):
     """What both share: the parameters, with those of an attention cluster."""
 
     _integration = AttentionCluster
@@ -89,7 +89,7 @@ class _AttentionClusters(SetClassifier):
         self.shifting = shifting
 
 
-class AttentionClusterClassifier(_AttentionClusters):
+class AttentionClusterClassifier(AttentionClusters):
     """Classify items from their sets of local features, by one attention cluster.
 
     N attention units each take a weighted average of an item's local features
@@ -320,7 +320,7 @@ class AttentionClusterClassifier(_AttentionClusters):
         return np.array(unit_names(cluster, names), dtype=object)
 
 
-class MultimodalAttentionClusterClassifier(ManyModalities, _AttentionClusters):
+class MultimodalAttentionClusterClassifier(ManyModalities, AttentionClusters):
     """Classify items from several local feature sets each, by one attention cluster per modality.
 
     Every modality has an independent attention cluster (equations 2 to 7); their global
@@ -507,10 +507,10 @@ class MultimodalAttentionClusterClassifier(ManyModalities, _AttentionClusters):
     """
 
     _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012
-        **_AttentionClusters._parameter_constraints,
+        **AttentionClusters._parameter_constraints,
         **{
-            parameter: [*_AttentionClusters._parameter_constraints[parameter], dict]
-            for parameter in (*_AttentionClusters._integration_parameters, "n_local_features")
+            parameter: [*AttentionClusters._parameter_constraints[parameter], dict]
+            for parameter in (*AttentionClusters._integration_parameters, "n_local_features")
         },
         "missing_modality": [StrOptions({"mean", "mask"})],
         "modality_dropout": [Interval(Real, 0, 1, closed="left")],
