@@ -58,7 +58,7 @@ class Run(NamedTuple):
 
 def splits(dataset):
     """(fit, held out), as indices of the items of a set."""
-    X, y, folds = rivals.load(dataset)
+    _, y, folds = rivals.load(dataset)
     train = folds(0)[0][0]
     if dataset in SENSORS:
         groups = rivals.actions().group[train]

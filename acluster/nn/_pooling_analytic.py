@@ -5,9 +5,9 @@ With a = softmax(S) the weights, u = α·aᵀX + β and y = u / (√N·‖u‖) 
     du = (dy − N·y·⟨y, dy⟩) / (√N·‖u‖)      D = X·duᵀ
     dα = Σ a∘D      dβ = Σ du      dS = α·a ∘ (D − Σ a∘D)      dX = a·(α·du)
 
-where the sums with a run over the rows of a set. Features seldom need dX. Beside the features and the weights, y and
-‖u‖ are kept. Both passes go through a few sets at a time, so that what lies between two
-matrix products stays in the processor's cache.
+where the sums with a run over the rows of a set. Features seldom need dX. Beside the features and
+the weights, y and ‖u‖ are kept. Both passes go through a few sets at a time, so that what lies
+between two matrix products stays in the processor's cache.
 """
 
 from __future__ import annotations
