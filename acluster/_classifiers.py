@@ -3,22 +3,93 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils._param_validation import Interval, StrOptions, validate_parameter_constraints
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 
+from acluster._modalities import ManyModalities
 from acluster._set_classifier import SetClassifier
-from acluster.sets import FeatureSets, MultimodalFeatureSets, check_multimodal_sets, check_sets
-from acluster.training import mean_local_feature
+from acluster.nn import WEIGHTINGS, AttentionCluster
+from acluster.sets import FeatureSets, MultimodalFeatureSets, check_sets
 
 __all__ = ["AttentionClusterClassifier", "MultimodalAttentionClusterClassifier"]
 
 
-class AttentionClusterClassifier(SetClassifier):
+class AttentionClusters(SetClassifier):
+    """What both share: the parameters, with those of an attention cluster."""
+
+    _integration = AttentionCluster
+    _integration_parameters = ("cluster_size", "weighting", "hidden_size", "shifting")
+
+    _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012
+        **SetClassifier._parameter_constraints,
+        "cluster_size": [Interval(Integral, 1, None, closed="left")],
+        "weighting": [StrOptions(set(WEIGHTINGS))],
+        "hidden_size": [Interval(Integral, 1, None, closed="left")],
+        "shifting": ["boolean"],
+    }
+
+    def __init__(
+        self,
+        *,
+        cluster_size: int = 32,
+        weighting: str = "fc1",
+        hidden_size: int = 10,
+        shifting: bool = True,
+        dropout: float = 0.5,
+        n_local_features: int | None = None,
+        optimizer: str = "rmsprop",
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.0,
+        max_grad_norm: float | None = 5.0,
+        batch_size: int = 128,
+        max_iter: int = 200,
+        tol: float | None = 1e-4,
+        n_iter_no_change: int = 10,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        class_weight: dict[Any, float] | str | None = None,
+        warm_start: bool = False,
+        device: str = "auto",
+        dtype: str = "auto",
+        precision: str = "full",
+        cache: str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: bool = False,
+    ) -> None:
+        super().__init__(
+            dropout=dropout,
+            n_local_features=n_local_features,
+            optimizer=optimizer,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            max_grad_norm=max_grad_norm,
+            batch_size=batch_size,
+            max_iter=max_iter,
+            tol=tol,
+            n_iter_no_change=n_iter_no_change,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            class_weight=class_weight,
+            warm_start=warm_start,
+            device=device,
+            dtype=dtype,
+            precision=precision,
+            cache=cache,
+            random_state=random_state,
+            verbose=verbose,
+        )
+        self.cluster_size = cluster_size
+        self.weighting = weighting
+        self.hidden_size = hidden_size
+        self.shifting = shifting
+
+
+class AttentionClusterClassifier(AttentionClusters):
     """Classify items from their sets of local features, by one attention cluster.
 
     N attention units each take a weighted average of an item's local features
@@ -142,7 +213,7 @@ class AttentionClusterClassifier(SetClassifier):
     best_validation_score_ : float or None
         The highest of them.
 
-    network_ : acluster.nn.AttentionClusterNetwork
+    network_ : acluster.nn.IntegrationNetwork
         The fitted torch module.
 
     See Also
@@ -245,10 +316,11 @@ class AttentionClusterClassifier(SetClassifier):
         """
         check_is_fitted(self)
         names = _check_feature_names_in(self, input_features)
-        return np.array(unit_names(self._architecture["clusters"]["features"], names), dtype=object)
+        cluster = self._architecture["integrations"]["features"]
+        return np.array(unit_names(cluster, names), dtype=object)
 
 
-class MultimodalAttentionClusterClassifier(SetClassifier):
+class MultimodalAttentionClusterClassifier(ManyModalities, AttentionClusters):
     """Classify items from several local feature sets each, by one attention cluster per modality.
 
     Every modality has an independent attention cluster (equations 2 to 7); their global
@@ -389,7 +461,7 @@ class MultimodalAttentionClusterClassifier(SetClassifier):
     best_validation_score_ : float or None
         The highest of them.
 
-    network_ : acluster.nn.AttentionClusterNetwork
+    network_ : acluster.nn.IntegrationNetwork
         The fitted torch module.
 
     See Also
@@ -435,16 +507,10 @@ class MultimodalAttentionClusterClassifier(SetClassifier):
     """
 
     _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012
-        **SetClassifier._parameter_constraints,
+        **AttentionClusters._parameter_constraints,
         **{
-            parameter: [*SetClassifier._parameter_constraints[parameter], dict]
-            for parameter in (
-                "cluster_size",
-                "weighting",
-                "hidden_size",
-                "shifting",
-                "n_local_features",
-            )
+            parameter: [*AttentionClusters._parameter_constraints[parameter], dict]
+            for parameter in (*AttentionClusters._integration_parameters, "n_local_features")
         },
         "missing_modality": [StrOptions({"mean", "mask"})],
         "modality_dropout": [Interval(Real, 0, 1, closed="left")],
@@ -509,61 +575,6 @@ class MultimodalAttentionClusterClassifier(SetClassifier):
         self.missing_modality = missing_modality
         self.modality_dropout = modality_dropout
 
-    @property
-    def modalities_(self) -> list[str]:
-        """The names of the modalities, in the order of the global feature."""
-        check_is_fitted(self)
-        return list(self._widths)
-
-    def _check_X(self, X: Any, reset: bool) -> MultimodalFeatureSets:
-        X = check_multimodal_sets(X, estimator=self, seen=None if reset else self._widths)
-        if reset:
-            self._widths = X.n_features
-        return X
-
-    def _modalities(self, X: MultimodalFeatureSets) -> dict[str, FeatureSets]:
-        return {name: X[name] for name in X.names}
-
-    def _per_modality(self, parameter: str, names: Iterable[str]) -> dict[str, Any]:
-        value = getattr(self, parameter)
-        if not isinstance(value, dict):
-            return super()._per_modality(parameter, names)
-        if set(value) != set(names):
-            raise ValueError(
-                f"{parameter}={value!r} names the modalities {[*value]}, but X has {[*names]}. "
-                "Give each of these a value, or one value for all."
-            )
-        for name in names:
-            validate_parameter_constraints(
-                {f"{parameter}[{name!r}]": SetClassifier._parameter_constraints[parameter]},
-                {f"{parameter}[{name!r}]": value[name]},
-                caller_name=type(self).__name__,
-            )
-        return {name: value[name] for name in names}
-
-    def _start(self, X: MultimodalFeatureSets, coding: Any, resumes: bool) -> None:
-        super()._start(X, coding, resumes)
-        if not resumes:
-            self.feature_means_: dict[str, NDArray[np.float64]] | None = None
-            self._n_averaged = dict.fromkeys(X.names, 0)
-
-    def _learn_stand_ins(self, modalities: list[FeatureSets]) -> None:
-        if self.missing_modality == "mask":
-            self.feature_means_, self._n_averaged = None, dict.fromkeys(self.modalities_, 0)
-            return
-        means, counts = dict(self.feature_means_ or {}), dict(self._n_averaged)
-        for name, sets in zip(self.modalities_, modalities, strict=True):
-            mean, count = mean_local_feature(sets)
-            counts[name] += count
-            before = means.get(name, np.zeros_like(mean))
-            means[name] = before + (mean - before) * (count / max(counts[name], 1))
-        self.feature_means_, self._n_averaged = means, counts
-
-    def _stand_ins(self) -> list[NDArray[Any] | None]:
-        if self.feature_means_ is None:
-            return super()._stand_ins()
-        return [self.feature_means_[name] for name in self.modalities_]
-
     def attention_weights(self, X: Any) -> MultimodalFeatureSets:
         """How much each unit attends to each local feature, per modality.
 
@@ -620,7 +631,7 @@ class MultimodalAttentionClusterClassifier(SetClassifier):
         columns = _check_feature_names_in(self, input_features)
         names, first = [], 0
         for modality, width in self._widths.items():
-            cluster = self._architecture["clusters"][modality]
+            cluster = self._architecture["integrations"][modality]
             own = columns[first : first + width] if given else [f"x{i}" for i in range(width)]
             names += [f"{modality}_{name}" for name in unit_names(cluster, own)]
             first += width

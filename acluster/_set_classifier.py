@@ -24,7 +24,7 @@ from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from acluster._labels import LabelCoding, check_labels, to_mean_one
-from acluster.nn import WEIGHTINGS, AttentionCluster, AttentionClusterNetwork
+from acluster.nn import Integration, IntegrationNetwork
 from acluster.sets import FeatureSets, save_rows
 from acluster.training import (
     CACHES,
@@ -63,16 +63,18 @@ def _all_or_nothing(fit: Callable[..., Any]) -> Callable[..., Any]:
 class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, BaseEstimator, ABC):
     """What the public estimators share; they say what X is and which modalities it has.
 
-    The network always sees a list of modalities; `_modalities` turns the public X into it.
+    The network always sees a list of modalities; `_modalities` turns the public X into it. They
+    also say how the local features of a modality become one vector: `_integration` is a torch
+    module, made of the width of the modality and of the parameters named beside it.
     """
+
+    _integration: type[Integration]
+    _integration_parameters: tuple[str, ...] = ()
+    _architecture: dict[str, Any]
 
     modality_dropout = 0.0  # a parameter where there are several modalities
 
     _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012
-        "cluster_size": [Interval(Integral, 1, None, closed="left")],
-        "weighting": [StrOptions(set(WEIGHTINGS))],
-        "hidden_size": [Interval(Integral, 1, None, closed="left")],
-        "shifting": ["boolean"],
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "n_local_features": [Interval(Integral, 1, None, closed="left"), None],
         "optimizer": [StrOptions(set(OPTIMIZERS))],
@@ -98,10 +100,6 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
     def __init__(
         self,
         *,
-        cluster_size: int = 32,
-        weighting: str = "fc1",
-        hidden_size: int = 10,
-        shifting: bool = True,
         dropout: float = 0.5,
         n_local_features: int | None = None,
         optimizer: str = "rmsprop",
@@ -123,10 +121,6 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
         random_state: int | np.random.RandomState | None = None,
         verbose: bool = False,
     ) -> None:
-        self.cluster_size = cluster_size
-        self.weighting = weighting
-        self.hidden_size = hidden_size
-        self.shifting = shifting
         self.dropout = dropout
         self.n_local_features = n_local_features
         self.optimizer = optimizer
@@ -165,7 +159,7 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
 
     def _stand_ins(self) -> list[NDArray[Any] | None]:
         """For every modality, the local feature that stands for a missing set, if any does."""
-        return [None] * len(self._architecture["clusters"])
+        return [None] * len(self._architecture["integrations"])
 
     # Fitting.
 
@@ -328,10 +322,11 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
     def _start(self, X: Any, coding: LabelCoding, resumes: bool) -> None:
         """Set the fitted attributes to those of an untrained model, or check the resumed one."""
         modalities = self._modalities(X)
-        names = ("cluster_size", "weighting", "hidden_size", "shifting")
-        values = {name: self._per_modality(name, modalities) for name in names}
+        values = {
+            name: self._per_modality(name, modalities) for name in self._integration_parameters
+        }
         architecture = {
-            "clusters": {
+            "integrations": {
                 modality: {
                     "n_features": sets.n_features,
                     **{name: by_modality[modality] for name, by_modality in values.items()},
@@ -384,15 +379,16 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
         narrow = all(dtype.kind == "f" and dtype.itemsize <= 4 for dtype in dtypes)
         return "float32" if narrow else "float64"
 
-    def _build_network(self) -> AttentionClusterNetwork:
+    def _build_network(self) -> IntegrationNetwork:
         # On the meta device torch draws nothing, so its global random state stays as it is.
         with torch.device("meta"):
-            architectures = self._architecture["clusters"].values()
-            clusters = [AttentionCluster(**cluster) for cluster in architectures]
-            network = AttentionClusterNetwork(
-                clusters, self._architecture["n_outputs"], self.dropout
-            )
+            architectures = self._architecture["integrations"].values()
+            integrations = [self._integration(**architecture) for architecture in architectures]
+            network = self._make_network(integrations, self._architecture["n_outputs"])
         return network.to_empty(device="cpu")
+
+    def _make_network(self, integrations: list[Integration], n_outputs: int) -> IntegrationNetwork:
+        return IntegrationNetwork(integrations, n_outputs, self.dropout)
 
     def _check_validation(
         self, X_val: Any, y_val: Any, coding: LabelCoding
@@ -540,9 +536,10 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
         """The weights of the units over every modality's local features, packed as X is."""
         like, weights = next(self.network_.parameters()), {}
         modalities = self._modalities(X)
-        for cluster, (name, sets) in zip(self.network_.clusters, modalities.items(), strict=True):
+        pairs = zip(self.network_.integrations, modalities.items(), strict=True)
+        for integration, (name, sets) in pairs:
             blocks = self._outputs(
-                lambda packed, cluster=cluster: cluster.attention_weights(*packed[0]),
+                lambda packed, own=integration: own.attention_weights(*packed[0]),
                 BatchSource([sets], like),
             )
             offsets = np.concatenate([[0], np.cumsum(sets.lengths)])
@@ -715,14 +712,14 @@ def _stacked(blocks: Iterable[NDArray[Any]], n_rows: int) -> NDArray[Any]:
 
 
 def _only_in(architecture: dict[str, Any], other: dict[str, Any]) -> str:
-    """What of one architecture's clusters differs from another's."""
-    others = other["clusters"]
+    """What of one architecture's integrations differs from another's."""
+    others = other["integrations"]
     return ", ".join(
         sorted(
             {
                 f"{parameter}={value!r}"
-                for modality, cluster in architecture["clusters"].items()
-                for parameter, value in cluster.items()
+                for modality, integration in architecture["integrations"].items()
+                for parameter, value in integration.items()
                 if others[modality][parameter] != value
             }
         )

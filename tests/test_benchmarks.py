@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from acluster import AttentionClusterClassifier
-from acluster.nn import AttentionCluster, AttentionClusterNetwork
+from acluster.nn import AttentionCluster, IntegrationNetwork
 
 # The benchmarks are scripts that import each other from their own folder.
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
@@ -88,7 +88,7 @@ def small_task(shortest=2, longest=7, n_classes=3, n_sets=10, n_features=4):
 
 def our_network(task):
     cluster = AttentionCluster(task.n_features, task.cluster_size)
-    return AttentionClusterNetwork([cluster], task.n_outputs).eval()
+    return IntegrationNetwork([cluster], task.n_outputs).eval()
 
 
 def copy_linear(ours, theirs):
@@ -111,7 +111,7 @@ SHAPES = {"ragged": {}, "equal": {"shortest": 6, "longest": 6}, "binary": {"n_cl
 def test_padded_network_is_ours(shape):
     task = small_task(**shape)
     network, ours = peers.network_of(peers.PaddedNetwork, task).eval(), our_network(task)
-    [cluster] = ours.clusters
+    [cluster] = ours.integrations
     with torch.no_grad():
         network.weight.copy_(cluster.weighting(torch.eye(task.n_features)))
         network.alpha.copy_(cluster.shifting.alpha)
@@ -126,7 +126,7 @@ def test_padded_network_is_ours(shape):
 def test_looped_network_is_ours(shape):
     task = small_task(**shape)
     network, ours = peers.network_of(peers.LoopedNetwork, task).eval(), our_network(task)
-    [cluster] = ours.clusters
+    [cluster] = ours.integrations
     with torch.no_grad():
         weights = cluster.weighting(torch.eye(task.n_features)).mT
         for number, unit in enumerate(network.units):
@@ -146,7 +146,7 @@ def test_our_estimator_set_up_as_torchmil_is_its_network(shape):
     peer.fit()
     ours.fit()
     network, pool, classifier = ours.classifier.network_, peer.network.pool, peer.network.classifier
-    weighting = network.clusters[0].weighting
+    weighting = network.integrations[0].weighting
     with torch.no_grad():
         pool.fc1.module.weight.copy_(weighting.weight1.mT)
         pool.fc1.module.bias.copy_(weighting.bias1)

@@ -429,9 +429,7 @@ class TestAugmentation:
 
         handle = torch.nn.modules.module.register_module_forward_pre_hook(
             lambda module, inputs: (
-                remember(module, inputs)
-                if type(module).__name__ == "AttentionClusterNetwork"
-                else None
+                remember(module, inputs) if type(module).__name__ == "IntegrationNetwork" else None
             )
         )
         try:

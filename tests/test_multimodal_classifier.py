@@ -15,7 +15,7 @@ from acluster import (
     MultimodalAttentionClusterClassifier,
     MultimodalFeatureSets,
 )
-from acluster.nn import AttentionCluster, AttentionClusterNetwork
+from acluster.nn import AttentionCluster, IntegrationNetwork
 from acluster.preprocessing import LocalFeatureTransformer
 from tests.conftest import make_sets
 
@@ -50,7 +50,7 @@ class TestParameters:
             shifting={"rgb": True, "audio": False},
             n_local_features={"rgb": 2, "audio": None},
         ).fit(X, y)
-        rgb, audio = clf.network_.clusters
+        rgb, audio = clf.network_.integrations
         assert (rgb.cluster_size, audio.cluster_size) == (5, 3)
         assert rgb.weighting.weight2.shape == (5, 7)
         assert rgb.shifting is not None
@@ -117,8 +117,8 @@ class TestOutputs:
         g = clf.transform(X)
         assert g.shape == (60, 2 * 4 + 5 * 3)
         for columns, name, cluster in (
-            (slice(0, 8), "rgb", clf.network_.clusters[0]),
-            (slice(8, None), "audio", clf.network_.clusters[1]),
+            (slice(0, 8), "rgb", clf.network_.integrations[0]),
+            (slice(8, None), "audio", clf.network_.integrations[1]),
         ):
             values, offsets = map(torch.from_numpy, X[name].packed())
             alone = cluster(values, offsets).detach().numpy()
@@ -178,12 +178,12 @@ class TestMissing:
         np.testing.assert_array_equal(g[there], complete)
 
     def test_no_gradient_reaches_a_masked_cluster(self):
-        network = AttentionClusterNetwork([AttentionCluster(2, 3), AttentionCluster(2, 3)], 1)
+        network = IntegrationNetwork([AttentionCluster(2, 3), AttentionCluster(2, 3)], 1)
         there, gone = torch.tensor([0, 2, 3]), torch.tensor([0, 0, 0])
         sets = [(torch.randn(3, 2), there), (torch.randn(0, 2), gone)]
         network(sets).sum().backward()
-        assert network.clusters[0].weighting.weight.grad.abs().sum() > 0
-        assert network.clusters[1].weighting.weight.grad is None
+        assert network.integrations[0].weighting.weight.grad.abs().sum() > 0
+        assert network.integrations[1].weighting.weight.grad is None
         assert network.attention_weights(sets)[1].shape == (0, 3)
 
     @pytest.mark.parametrize("rule", ["mean", "mask"])

@@ -1,19 +1,21 @@
 """The torch modules, over packed sets: usable alone, without scikit-learn or FeatureSets."""
 
 from acluster.nn._cluster import AttentionCluster, ShiftingOperation
+from acluster.nn._integration import Integration
 from acluster.nn._linear import DropoutLinear
-from acluster.nn._network import AttentionClusterNetwork
+from acluster.nn._network import IntegrationNetwork
 from acluster.nn._pooling import attend, attention_weights
 from acluster.nn._weighting import WEIGHTINGS, AverageWeighting, FC1Weighting, FC2Weighting
 
 __all__ = [
     "WEIGHTINGS",
     "AttentionCluster",
-    "AttentionClusterNetwork",
     "AverageWeighting",
     "DropoutLinear",
     "FC1Weighting",
     "FC2Weighting",
+    "Integration",
+    "IntegrationNetwork",
     "ShiftingOperation",
     "attend",
     "attention_weights",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from acluster.nn._pooling import attend, attention_weights, shifted, without_empty
+from acluster.nn._integration import Integration
+from acluster.nn._pooling import attend, shifted
 from acluster.nn._weighting import WEIGHTINGS
 
 __all__ = ["AttentionCluster", "ShiftingOperation"]
@@ -55,7 +56,7 @@ class ShiftingOperation(nn.Module):
         return shifted(pooled, self.alpha, self.beta)
 
 
-class AttentionCluster(nn.Module):
+class AttentionCluster(Integration):
     """N attention units over one set of local features, concatenated (equation 6).
 
     Parameters
@@ -132,29 +133,10 @@ class AttentionCluster(nn.Module):
         Tensor of shape (n, N·M)
             Unit by unit: the first M columns are the first unit's.
         """
-        values = self._as_computed(values)
+        values = self.as_computed(values)
         shift = None if self.shifting is None else (self.shifting.alpha, self.shifting.beta)
         return attend(values, offsets, self.weighting(values), shift).flatten(1)
 
-    def attention_weights(self, values: Tensor, offsets: Tensor) -> Tensor:
-        """The weights a of every local feature (equations 3 to 5), shape (R, N), packed.
-
-        Parameters
-        ----------
-        values : Tensor of shape (R, M)
-            The local features of all sets, end to end.
-
-        offsets : Tensor of int64, shape (n + 1,)
-            Set i is ``values[offsets[i]:offsets[i + 1]]``; sets may be empty.
-        """
-        if len(values) == 0:
-            return values.new_empty(0, self.cluster_size)
-        logits = self.weighting(self._as_computed(values))
-        return attention_weights(without_empty(offsets), logits.to(values.dtype))
-
-    def _as_computed(self, values: Tensor) -> Tensor:
-        """The features in the dtype of the parameters, or that of torch's autocast."""
-        device = values.device.type
-        if torch.is_autocast_enabled(device):
-            return values.to(torch.get_autocast_dtype(device))
-        return values.to(next(self.parameters(), values).dtype)
+    def attention_logits(self, values: Tensor) -> Tensor:
+        """The logits of the weighting function, (R, N)."""
+        return self.weighting(values)

@@ -1,4 +1,4 @@
-"""The network: one attention cluster per modality, concatenated, dropout, one linear layer."""
+"""The network: each modality integrated to a vector, concatenated, dropout, one linear layer."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from acluster.nn._cluster import AttentionCluster
+from acluster.nn._integration import Integration
 from acluster.nn._linear import DropoutLinear
 from acluster.nn._pooling import without_empty
 
-__all__ = ["AttentionClusterNetwork"]
+__all__ = ["IntegrationNetwork"]
 
 Packed = tuple[Tensor, Tensor]  # values (R, M) and offsets (n + 1,) of one modality
 
 
-class AttentionClusterNetwork(nn.Module):
-    """Attention clusters and the classifier on top (section 3.5, figure 2).
+class IntegrationNetwork(nn.Module):
+    """An attention cluster per modality and the classifier on top (section 3.5, figure 2).
 
     Parameters
     ----------
-    clusters : sequence of AttentionCluster
-        One per modality.
+    integrations : sequence of Integration
+        One per modality: attention clusters, or another way from local features to a vector.
 
     n_outputs : int
         The number of logits per item.
@@ -33,26 +33,26 @@ class AttentionClusterNetwork(nn.Module):
     Examples
     --------
     >>> import torch
-    >>> from acluster.nn import AttentionCluster, AttentionClusterNetwork
+    >>> from acluster.nn import AttentionCluster, IntegrationNetwork
     >>> rgb, audio = AttentionCluster(4, cluster_size=3), AttentionCluster(2, cluster_size=1)
-    >>> network = AttentionClusterNetwork([rgb, audio], n_outputs=5)
+    >>> network = IntegrationNetwork([rgb, audio], n_outputs=5)
     >>> two_sets = torch.tensor([0, 2, 6])
     >>> network([(torch.ones(6, 4), two_sets), (torch.ones(6, 2), two_sets)]).shape
     torch.Size([2, 5])
     """
 
     def __init__(
-        self, clusters: Sequence[AttentionCluster], n_outputs: int, dropout: float = 0.0
+        self, integrations: Sequence[Integration], n_outputs: int, dropout: float = 0.0
     ) -> None:
         super().__init__()
-        self.clusters: Sequence[AttentionCluster] = nn.ModuleList(clusters)  # type: ignore[assignment]
-        global_size = sum(cluster.global_size for cluster in clusters)
+        self.integrations: Sequence[Integration] = nn.ModuleList(integrations)  # type: ignore[assignment]
+        global_size = sum(integration.global_size for integration in integrations)
         self.linear = DropoutLinear(global_size, n_outputs, dropout)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw all parameters anew from `generator`."""
-        for cluster in self.clusters:
-            cluster.reset_parameters(generator)
+        for integration in self.integrations:
+            integration.reset_parameters(generator)
         self.linear.reset_parameters(generator)
 
     def global_feature(self, sets: Sequence[Packed]) -> Tensor:
@@ -64,8 +64,8 @@ class AttentionClusterNetwork(nn.Module):
         """
         present = [offsets.diff() > 0 for _, offsets in sets]
         parts = [
-            _part(cluster, values, offsets, has)
-            for cluster, (values, offsets), has in zip(self.clusters, sets, present, strict=True)
+            _part(integration, *packed, has)
+            for integration, packed, has in zip(self.integrations, sets, present, strict=True)
         ]
         g = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         if all(bool(has.all()) for has in present):
@@ -76,8 +76,8 @@ class AttentionClusterNetwork(nn.Module):
     def attention_weights(self, sets: Sequence[Packed]) -> list[Tensor]:
         """The attention weights a of every modality, each of shape (R, N), packed."""
         return [
-            cluster.attention_weights(*packed)
-            for cluster, packed in zip(self.clusters, sets, strict=True)
+            integration.attention_weights(*packed)
+            for integration, packed in zip(self.integrations, sets, strict=True)
         ]
 
     def forward(self, sets: Sequence[Packed], generator: torch.Generator | None = None) -> Tensor:
@@ -100,12 +100,12 @@ class AttentionClusterNetwork(nn.Module):
         return self.linear(self.global_feature(sets), generator)
 
 
-def _part(cluster: AttentionCluster, values: Tensor, offsets: Tensor, present: Tensor) -> Tensor:
+def _part(integration: Integration, values: Tensor, offsets: Tensor, present: Tensor) -> Tensor:
     """A modality's part of the global features; zero where a set is not present."""
     if bool(present.all()):
-        return cluster(values, offsets)
+        return integration(values, offsets)
     if len(values) == 0:
-        return values.new_zeros(len(present), cluster.global_size)
-    g = cluster(values, without_empty(offsets))
+        return values.new_zeros(len(present), integration.global_size)
+    g = integration(values, without_empty(offsets))
     items = torch.nonzero(present).flatten().to(g.device)
-    return g.new_zeros(len(present), cluster.global_size).index_copy(0, items, g)
+    return g.new_zeros(len(present), integration.global_size).index_copy(0, items, g)

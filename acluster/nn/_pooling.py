@@ -57,8 +57,8 @@ def attend(
     Notes
     -----
     Features that need no gradient, the usual case, take a faster way: kernels of Triton on a
-    GPU and of Numba on a processor, where these are installed, else torch with the
-    derivatives written out. Results agree to rounding.
+    GPU and of Numba on a processor, where these are installed, else, and for features that need
+    a gradient, torch with the derivatives written out. Results agree to rounding.
 
     Examples
     --------
@@ -70,7 +70,7 @@ def attend(
     """
     _check_offsets(offsets, len(values))
     if values.requires_grad:
-        return attend_plainly(values, offsets, logits, shift)
+        return attend_analytic(values, offsets, logits, shift)
     if _pooling_triton.supports(values, logits):
         return _pooling_triton.attend_triton(values, offsets, logits, shift).to(values.dtype)
     if _numba.available_for(values, logits):

@@ -1,14 +1,13 @@
 """`attend` with its derivatives written out: the way taken where there is no faster one.
 
-The features get no gradient, so the backward pass is short. With a = softmax(S) the weights,
-u = α·aᵀX + β and y = u / (√N·‖u‖) the result::
+With a = softmax(S) the weights, u = α·aᵀX + β and y = u / (√N·‖u‖) the result::
 
     du = (dy − N·y·⟨y, dy⟩) / (√N·‖u‖)      D = X·duᵀ
-    dα = Σ a∘D      dβ = Σ du      dS = α·a ∘ (D − Σ a∘D)
+    dα = Σ a∘D      dβ = Σ du      dS = α·a ∘ (D − Σ a∘D)      dX = a·(α·du)
 
-where the sums with a run over the rows of a set. Beside the features and the weights, y and
-‖u‖ are kept. Both passes go through a few sets at a time, so that what lies between two
-matrix products stays in the processor's cache.
+where the sums with a run over the rows of a set. Features seldom need dX. Beside the features and
+the weights, y and ‖u‖ are kept. Both passes go through a few sets at a time, so that what lies
+between two matrix products stays in the processor's cache.
 """
 
 from __future__ import annotations
@@ -71,7 +70,7 @@ def _padded(values: Tensor, logits: Tensor, offsets: Tensor, longest: int) -> tu
 
 
 class _Attend(torch.autograd.Function):
-    """`attend` over sets of the given sizes; gradients for the logits, α and β."""
+    """`attend` over sets of the given sizes."""
 
     @staticmethod
     def forward(
@@ -105,19 +104,24 @@ class _Attend(torch.autograd.Function):
         D = torch.empty_like(a)
         D_by_set = _by_set(D, ctx.sizes)
         d_beta = None if beta is None else torch.zeros_like(beta)
+        d_values = torch.empty_like(values) if ctx.needs_input_grad[0] else None
         for sets in _chunks(result):
             d_u = gradient[sets]
             if d_beta is not None:
                 d_u = _shift_backward(d_u, result[sets], norms[sets])
                 d_beta += d_u.sum(dim=-1, keepdim=True).sum(dim=0)
             _multiply(x[sets], d_u.to(values.dtype).mT, out=D_by_set[sets])
+            if d_values is not None:
+                d_pooled = (d_u if alpha is None else d_u * alpha).to(values.dtype)
+                own = _by_set(d_values, ctx.sizes)[sets]
+                _multiply(_by_set(a, ctx.sizes)[sets], d_pooled, out=own)
         weighted = D.to(gradient.dtype).mul_(a)
         sums = _sum_by_set(weighted, ctx.sizes)
         lengths = torch.tensor(ctx.sizes, device=a.device)
         d_logits = weighted - a * sums.repeat_interleave(lengths, dim=0, output_size=len(a))
         if alpha is None:
-            return None, d_logits, None, None, None
-        return None, d_logits * alpha.T, sums.sum(dim=0)[:, None], d_beta, None
+            return d_values, d_logits, None, None, None
+        return d_values, d_logits * alpha.T, sums.sum(dim=0)[:, None], d_beta, None
 
 
 def _shift_backward(gradient: Tensor, result: Tensor, norms: Tensor) -> Tensor:

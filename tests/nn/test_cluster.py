@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from acluster.nn import (
     WEIGHTINGS,
     AttentionCluster,
-    AttentionClusterNetwork,
+    IntegrationNetwork,
     ShiftingOperation,
     attention_weights,
 )
@@ -199,7 +199,7 @@ def test_average_ignores_the_values():
 
 def test_network_concatenates_modalities_of_their_own_sizes():
     clusters = [make_cluster(4, 3, "fc1", True, 0), make_cluster(2, 5, "fc2", False, 1)]
-    network = AttentionClusterNetwork(clusters, n_outputs=7, dropout=0.9).double().eval()
+    network = IntegrationNetwork(clusters, n_outputs=7, dropout=0.9).double().eval()
     rgb, audio = make_packed([2, 3], 4, seed=2), make_packed([6, 1], 2, seed=3)
     g = network.global_feature([rgb, audio])
     torch.testing.assert_close(g[:, :12], clusters[0](*rgb))

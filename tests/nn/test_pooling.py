@@ -71,6 +71,33 @@ def test_every_way_is_plain(
         torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9)
 
 
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=7),
+    equal=st.booleans(),
+    n_features=st.integers(1, 5),
+    cluster_size=st.integers(1, 6),
+    shifting=st.booleans(),
+    chunk=chunk_sizes,
+    to_pad=most_numbers_to_pad,
+    seed=st.integers(0, 2**31 - 1),
+)
+@settings(max_examples=100, deadline=None)
+def test_features_that_learn(
+    lengths, equal, n_features, cluster_size, shifting, chunk, to_pad, seed
+):
+    lengths = [lengths[0]] * len(lengths) if equal else lengths
+    values, *others, direction = make_case(lengths, n_features, cluster_size, shifting, seed)
+    values.requires_grad_()
+    learnt = [values, others[1], *(others[2] or [])]
+    plain = torch.autograd.grad((attend_plainly(values, *others) * direction).sum(), learnt)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_pooling_analytic, "_NUMBERS_PER_CHUNK", chunk)
+        patch.setattr(_pooling_analytic, "_NUMBERS_TO_PAD", to_pad)
+        found = torch.autograd.grad((attend(values, *others) * direction).sum(), learnt)
+    for one, other in zip(found, plain, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9)
+
+
 @ways
 @pytest.mark.parametrize("lengths", [[1, 5000, 3], [25] * 64, [1] * 5, [300, 7, 41, 5]])
 @pytest.mark.parametrize("shifting", [True, False])

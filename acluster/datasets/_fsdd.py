@@ -1,0 +1,148 @@
+"""Free Spoken Digit Dataset: recordings as sets of patches of their log-mel spectrogram."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+from scipy.io import wavfile
+from sklearn.utils import Bunch
+
+from acluster import FeatureSets
+from acluster.datasets._data_home import get_data_home
+
+__all__ = ["load_fsdd", "log_mel_spectrogram"]
+
+_RATE = 8000  # samples per second
+_WINDOW, _HOP, _N_FFT = 200, 80, 256  # 25 ms, every 10 ms
+_N_TEST_INDICES = 5
+_NAME = re.compile(r"(?P<digit>\d)_(?P<speaker>[a-z]+)_(?P<index>\d+)\.wav")
+_DESCRIPTION = (
+    "Free Spoken Digit Dataset: recordings (items) of 6 speakers, each of a digit; which one? "
+    "Jackson et al. (CC BY-SA 4.0)."
+)
+
+
+def load_fsdd(
+    *,
+    n_mels: int = 40,
+    patch_frames: int = 10,
+    patch_hop: int = 5,
+    data_home: str | os.PathLike[str] | None = None,
+) -> Bunch:
+    """The recordings of the Free Spoken Digit Dataset as sets of log-mel patches.
+
+    Parameters
+    ----------
+    n_mels : int, default=40
+        Mel bands of the spectrogram.
+
+    patch_frames : int, default=10
+        Frames of 10 ms in a patch. A shorter recording is repeated at its last frame.
+
+    patch_hop : int, default=5
+        Frames from one patch to the next.
+
+    data_home : str or path-like, default=None
+        See :func:`get_data_home`. Read from ``fsdd/recordings/``, with files named
+        ``{digit}_{speaker}_{index}.wav``, mono at 8 kHz.
+
+    Returns
+    -------
+    fsdd : Bunch
+        With the fields
+
+        data : FeatureSets
+            The n_items recordings, digit by digit, with the patches in their order in time:
+            frame by frame, ``patch_frames * n_mels`` columns, float32. Natural logarithm of
+            energy.
+        target : ndarray of int, shape (n_items,)
+            The digit.
+        speaker : ndarray of str, shape (n_items,)
+            Who speaks.
+        train_indices, test_indices : ndarray of int
+            Recordings with an index of 5 or more, and those with 0 to 4, as the authors split.
+        DESCR : str
+            What the data are, and where they come from.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such recording in the data home.
+    ValueError
+        If a file is not mono at 8 kHz, or a parameter is less than 1.
+
+    Examples
+    --------
+    >>> from acluster.datasets import load_fsdd
+    >>> digits = load_fsdd()  # doctest: +SKIP
+    >>> digits.data[digits.test_indices]  # doctest: +SKIP
+    FeatureSets(n_items=300, n_features=400, lengths=2..32, dtype=float32)
+    """
+    sizes = {"n_mels": n_mels, "patch_frames": patch_frames, "patch_hop": patch_hop}
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name}={size} must be 1 or more.")
+    folder = get_data_home(data_home) / "fsdd" / "recordings"
+    found = {path: match for path in sorted(folder.glob("*.wav"))
+             if (match := _NAME.fullmatch(path.name))}  # fmt: skip
+    if not found:
+        raise FileNotFoundError(
+            f"{folder} has no recordings such as 7_jackson_32.wav. Put them there, or set "
+            "ACLUSTER_DATA or data_home to the folder that has fsdd/recordings."
+        )
+    patches = [
+        _patches(log_mel_spectrogram(_read(path), n_mels), patch_frames, patch_hop)
+        for path in found
+    ]
+    is_test = np.array([int(match["index"]) < _N_TEST_INDICES for match in found.values()])
+    return Bunch(
+        data=FeatureSets.from_arrays(patches),
+        target=np.array([int(match["digit"]) for match in found.values()]),
+        speaker=np.array([match["speaker"] for match in found.values()]),
+        train_indices=np.flatnonzero(~is_test),
+        test_indices=np.flatnonzero(is_test),
+        DESCR=_DESCRIPTION,
+    )
+
+
+def _read(path: Path) -> NDArray[np.float64]:
+    """Samples from -1 to 1."""
+    rate, samples = wavfile.read(path)
+    if rate != _RATE or samples.ndim != 1 or samples.dtype != np.int16:
+        raise ValueError(
+            f"{path} has {rate} samples of {samples.dtype} a second and shape {samples.shape}; "
+            f"expected {_RATE} of int16, mono. Replace it by the original file."
+        )
+    return samples / 2**15
+
+
+def log_mel_spectrogram(samples: NDArray[np.float64], n_mels: int) -> NDArray[np.float32]:
+    """Natural logarithm of the energy in mel bands, (frames, n_mels), of samples at 8 kHz.
+
+    Windows of 25 ms under a Hann window, every 10 ms; a recording shorter than one is padded
+    with silence.
+    """
+    samples = np.pad(samples, (0, max(0, _WINDOW - len(samples))))
+    windows = sliding_window_view(samples, _WINDOW)[::_HOP] * np.hanning(_WINDOW)
+    power = np.abs(np.fft.rfft(windows, _N_FFT)) ** 2
+    return np.log(power @ _mel_filters(n_mels) + 1e-6).astype(np.float32)
+
+
+def _mel_filters(n_mels: int) -> NDArray[np.float64]:
+    """Triangles of even width on the mel scale, ``2595 log10(1 + f / 700)``, (bins, n_mels)."""
+    top = 2595 * np.log10(1 + _RATE / 2 / 700)
+    edges = 700 * (10 ** (np.linspace(0, top, n_mels + 2) / 2595) - 1)
+    bins = np.arange(_N_FFT // 2 + 1)[:, None] * _RATE / _N_FFT
+    low, middle, high = edges[:-2], edges[1:-1], edges[2:]
+    return np.clip(np.minimum((bins - low) / (middle - low), (high - bins) / (high - middle)), 0, 1)
+
+
+def _patches(frames: NDArray[np.float32], length: int, hop: int) -> NDArray[np.float32]:
+    frames = np.pad(frames, ((0, max(0, length - len(frames))), (0, 0)), mode="edge")
+    windows = sliding_window_view(frames, length, axis=0)[::hop]  # (patches, n_mels, length)
+    return windows.transpose(0, 2, 1).reshape(len(windows), -1)

@@ -1,0 +1,107 @@
+"""What every way to integrate local features has in common."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from acluster.nn._pooling import attention_weights, without_empty
+from acluster.nn._weighting import uniform_
+
+__all__ = ["Integration"]
+
+
+class Integration(nn.Module):
+    """From the local features of a set to one vector: the base of `AttentionCluster`.
+
+    Another way to do it derives from this class. Its constructor takes ``n_features``, the width of
+    a local feature, and what else it needs, by keyword; it sets `global_size`.
+
+    Attributes
+    ----------
+    global_size : int
+        The width of the vector.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from acluster.nn import Integration
+    >>> class Sum(Integration):
+    ...     def __init__(self, n_features):
+    ...         super().__init__()
+    ...         self.global_size = n_features
+    ...
+    ...     def forward(self, values, offsets):
+    ...         return torch.stack([rows.sum(0) for rows in values.tensor_split(offsets[1:-1])])
+    >>> Sum(n_features=2)(torch.ones(5, 2), torch.tensor([0, 2, 5]))
+    tensor([[2., 2.],
+            [3., 3.]])
+    """
+
+    global_size: int
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw all parameters anew.
+
+        Weights and biases of torch's layers in it are uniform within ±1/√(inputs of a cell), those
+        of a recurrent layer within ±1/√(its cells), as in torch; normalising layers start anew.
+        Parameters of its own are uniform within ±1/√(their second axis).
+        """
+        for parameter in self.parameters(recurse=False):
+            uniform_(parameter, parameter.shape[1], generator)
+        for layer in self.modules():
+            if isinstance(layer, nn.LSTM):
+                for parameter in layer.parameters():
+                    uniform_(parameter, layer.hidden_size, generator)
+            elif isinstance(layer, nn.Linear | nn.Conv2d):
+                for parameter in layer.parameters():
+                    uniform_(parameter, layer.weight[0].numel(), generator)
+            elif isinstance(layer, nn.BatchNorm1d | nn.LayerNorm):
+                layer.reset_parameters()
+
+    def as_computed(self, values: Tensor) -> Tensor:
+        """The features in the dtype of the parameters, or that of torch's autocast."""
+        device = values.device.type
+        if torch.is_autocast_enabled(device):
+            return values.to(torch.get_autocast_dtype(device))
+        return values.to(next(self.parameters(), values).dtype)
+
+    def forward(self, values: Tensor, offsets: Tensor) -> Tensor:
+        """The vector of every set.
+
+        Parameters
+        ----------
+        values : Tensor of shape (R, M)
+            The local features of all sets, end to end.
+
+        offsets : Tensor of int64, shape (n + 1,), on the CPU
+            Set i is ``values[offsets[i]:offsets[i + 1]]``; no set is empty.
+
+        Returns
+        -------
+        Tensor of shape (n, global_size)
+        """
+        raise NotImplementedError
+
+    def attention_logits(self, values: Tensor) -> Tensor:
+        """What each unit thinks of each local feature, (R, N); not every way has units."""
+        raise NotImplementedError
+
+    def attention_weights(self, values: Tensor, offsets: Tensor) -> Tensor:
+        """How much each unit attends to each local feature, where there are units.
+
+        Parameters
+        ----------
+        values : Tensor of shape (R, M)
+            The local features of all sets, end to end.
+
+        offsets : Tensor of int64, shape (n + 1,), on the CPU
+            Set i is ``values[offsets[i]:offsets[i + 1]]``; sets may be empty.
+
+        Returns
+        -------
+        Tensor of shape (R, N)
+            The weights a (equations 3 to 5): every column sums to 1 over each set.
+        """
+        logits = self.attention_logits(self.as_computed(values)).to(values.dtype)
+        return attention_weights(without_empty(offsets), logits) if len(values) else logits

@@ -1,0 +1,30 @@
+"""Other ways to integrate local features, as classifiers with the face of acluster's own."""
+
+from acluster.rivals._classifiers import (
+    AttentionMILClassifier,
+    AverageClassifier,
+    BiLSTMClassifier,
+    EfficientProbingClassifier,
+    FlattenClassifier,
+    GatedAttentionMILClassifier,
+    NetVLADClassifier,
+    SetTransformerClassifier,
+    TemporalInceptionClassifier,
+    TSLSTMClassifier,
+)
+from acluster.rivals._pooled import PooledClassifier, pooled_statistics
+
+__all__ = [
+    "AttentionMILClassifier",
+    "AverageClassifier",
+    "BiLSTMClassifier",
+    "EfficientProbingClassifier",
+    "FlattenClassifier",
+    "GatedAttentionMILClassifier",
+    "NetVLADClassifier",
+    "PooledClassifier",
+    "SetTransformerClassifier",
+    "TSLSTMClassifier",
+    "TemporalInceptionClassifier",
+    "pooled_statistics",
+]

@@ -1,0 +1,52 @@
+"""Late fusion: each modality comes to probabilities by itself, which are averaged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from acluster.nn import IntegrationNetwork
+
+__all__ = ["ScoreFusionNetwork"]
+
+
+class ScoreFusionNetwork(IntegrationNetwork):
+    """Logits of the average, over the modalities that an item has, of their probabilities.
+
+    Every modality has its own rows of the last layer; the bias is one for all.
+    """
+
+    def __init__(self, *args: Any, is_softmax: bool, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.is_softmax = is_softmax
+
+    def forward(
+        self, sets: Sequence[tuple[Tensor, Tensor]], generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Logits of every item, (n, n_outputs)."""
+        g = self.global_feature(sets)
+        present = torch.stack([offsets.diff() > 0 for _, offsets in sets]).to(g.device)
+        own = [self._of_one(g, number, generator) for number in range(len(sets))]
+        logits = torch.stack(own)  # (modalities, n, n_outputs)
+        if self.is_softmax:
+            return _log_mean(functional.log_softmax(logits, dim=-1), present)
+        positive, negative = functional.logsigmoid(logits), functional.logsigmoid(-logits)
+        return _log_mean(positive, present) - _log_mean(negative, present)
+
+    def _of_one(self, g: Tensor, number: int, generator: torch.Generator | None) -> Tensor:
+        """The logits of one modality, from its part of the global feature."""
+        sizes = [integration.global_size for integration in self.integrations]
+        parts = g.split(sizes, dim=1)
+        alone = [part if i == number else torch.zeros_like(part) for i, part in enumerate(parts)]
+        return self.linear(torch.cat(alone, dim=1), generator)
+
+
+def _log_mean(logarithms: Tensor, present: Tensor) -> Tensor:
+    """The logarithm of the mean over the first axis, of what is present (modalities, n)."""
+    logarithms = logarithms.masked_fill(~present[..., None], -math.inf)
+    return logarithms.logsumexp(dim=0) - present.sum(dim=0)[:, None].log()

@@ -1,0 +1,167 @@
+"""What the rivals do as estimators, beyond scikit-learn's checks."""
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import expit, softmax
+from sklearn.base import clone
+
+from acluster import FeatureSets, rivals, save_feature_sets
+
+N_ITEMS = 60
+CLASSIFIERS = [name for name in rivals.__all__ if name.endswith("Classifier")]
+NETWORKS = [name for name in CLASSIFIERS if name != "PooledClassifier"]
+
+
+def make(name, **parameters):
+    """Small and quick, of those parameters that this rival has."""
+    kind = getattr(rivals, name)
+    given = {"max_iter": 30, "learning_rate": 0.03, "random_state": 0, "hidden_size": 16}
+    given |= {"dropout": 0.0, "tol": None} | parameters
+    known = kind().get_params()
+    if name == "PooledClassifier":
+        return kind()
+    return kind(**{key: value for key, value in given.items() if key in known})
+
+
+def make_modalities(seed=0):
+    """Two modalities that say it together; every sixth item lacks the second."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(N_ITEMS) % 3
+    frames = [rng.normal(size=(rng.integers(1, 8), 4)) + 3 * (label == 1) for label in y]
+    sounds = [rng.normal(size=(rng.integers(1, 5), 3)) + 3 * (label == 2) for label in y]
+    sounds[::6] = [None] * len(sounds[::6])
+    return {"frames": frames, "sounds": sounds}, y
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_several_modalities_of_which_some_are_missing(name):
+    X, y = make_modalities()
+    clf = make(name).fit(X, y)
+    assert clf.score(X, y) > 0.8
+    assert clf.n_features_in_ == 7
+    alone = {modality: [sets[1]] for modality, sets in X.items()}
+    np.testing.assert_allclose(clf.predict_proba(alone)[0], clf.predict_proba(X)[1], atol=1e-6)
+    with pytest.raises(ValueError, match="fitted on \\['frames', 'sounds'\\]"):
+        clf.predict(X["frames"])
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_a_store_is_as_good_as_memory(name, tmp_path):
+    rng = np.random.default_rng(0)
+    X = FeatureSets.from_arrays(
+        [rng.normal(size=(rng.integers(1, 8), 4)).astype(np.float32) for _ in range(N_ITEMS)]
+    )
+    y = np.arange(N_ITEMS) % 3
+    save_feature_sets(tmp_path / "store.zarr", X)
+    in_memory = make(name).fit(X, y)
+    stored = make(name).fit(tmp_path / "store.zarr", y)
+    assert np.array_equal(in_memory.predict_proba(X), stored.predict_proba(X))
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_several_labels(name):
+    X, y = make_modalities()
+    labels = np.stack([y == 1, y == 2], axis=1).astype(int)
+    proba = make(name).fit(X, labels).predict_proba(X)
+    assert proba.shape == (N_ITEMS, 2)
+    assert ((proba > 0.5) == labels).mean() > 0.8
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_names_of_what_transform_gives(name):
+    X, y = make_modalities()
+    clf = make(name, max_iter=1).fit(X, y)
+    names = clf.get_feature_names_out()
+    assert len(names) == clf.transform(X).shape[1]
+    assert names[0] == f"{name.lower()}0"
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_every_parameter_is_described(name):
+    kind = getattr(rivals, name)
+    text = inspect.getdoc(kind)
+    for parameter in inspect.signature(kind).parameters:
+        assert f"\n{parameter} : " in text, parameter
+    assert "{training}" not in text
+    assert "{attributes}" not in text
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_clone_trains_to_the_same_bits(name):
+    X, y = make_modalities()
+    clf = make(name, max_iter=2, dropout=0.5)
+    again = clone(clf).fit(X, y)
+    assert np.array_equal(clf.fit(X, y).predict_proba(X), again.predict_proba(X))
+
+
+@pytest.mark.parametrize("name", ["AttentionMILClassifier", "EfficientProbingClassifier"])
+def test_attention_weights(name):
+    X, y = make_modalities()
+    weights = make(name, max_iter=1).fit(X, y).attention_weights(X)
+    for modality, sets in X.items():
+        for a, x in zip(weights[modality], sets, strict=True):
+            assert len(a) == (0 if x is None else len(x))
+            np.testing.assert_allclose(a.sum(axis=0), 1 if len(a) else 0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_scores_are_averaged(n_classes):
+    X, y = make_modalities()
+    clf = make("AverageClassifier", fusion="scores", max_iter=5).fit(X, y % n_classes)
+    W, b = (tensor.detach().numpy() for tensor in clf.network_.linear.parameters())
+    means = clf.feature_means_
+    expected = []
+    for frames, sounds in zip(X["frames"], X["sounds"], strict=True):
+        sound = means["sounds"] if sounds is None else sounds.mean(axis=0)
+        logits = [frames.mean(axis=0) @ W[:4] + b, sound @ W[4:] + b]
+        each = softmax(logits, axis=1) if n_classes > 2 else expit(logits)
+        expected.append(np.mean(each, axis=0))
+    expected = np.array(expected)
+    if n_classes == 2:
+        expected = np.hstack([1 - expected, expected])
+    np.testing.assert_allclose(clf.predict_proba(X), expected, rtol=1e-6)
+
+
+def test_scores_of_the_modalities_that_are_there():
+    torch.manual_seed(0)
+    network = rivals._fusion.ScoreFusionNetwork(
+        [rivals._integrations.Average(2), rivals._integrations.Average(3)], 4, is_softmax=True
+    )
+    frames, sounds = torch.randn(5, 2), torch.randn(2, 3)
+    fused = network([(frames, torch.tensor([0, 2, 5])), (sounds, torch.tensor([0, 0, 2]))]).softmax(
+        dim=1
+    )
+    W, b = network.linear.weight, network.linear.bias
+    # What an item has counts double where the other modality is missing: see `IntegrationNetwork`.
+    alone = (2 * frames[:2].mean(0) @ W[:2] + b).softmax(dim=0)
+    torch.testing.assert_close(fused[0], alone)
+    both = [(frames[2:].mean(0) @ W[:2] + b), (sounds.mean(0) @ W[2:] + b)]
+    torch.testing.assert_close(fused[1], torch.stack(both).softmax(dim=1).mean(dim=0))
+
+
+def test_pooled_statistics():
+    rng = np.random.default_rng(0)
+    arrays = [rng.normal(size=(length, 3)) for length in (4, 1, 9)]
+    X = FeatureSets.from_arrays(arrays)
+    expected = [np.concatenate([x.mean(0), x.std(0), x.min(0), x.max(0)]) for x in arrays]
+    np.testing.assert_allclose(
+        rivals.pooled_statistics(X, ["mean", "std", "min", "max"]), expected, atol=1e-12
+    )
+
+
+def test_pooled_statistics_of_many_blocks(monkeypatch):
+    X, _ = make_modalities()
+    sets = FeatureSets.from_arrays(X["frames"])
+    whole = rivals.pooled_statistics(sets, ["mean", "max"])
+    monkeypatch.setattr(rivals._pooled, "_ROWS_PER_BLOCK", 10)
+    assert np.array_equal(rivals.pooled_statistics(sets, ["mean", "max"]), whole)
+
+
+@pytest.mark.parametrize("statistics", [["median"], []])
+def test_strange_statistics(statistics):
+    X, y = make_modalities()
+    with pytest.raises(ValueError, match="must be some of"):
+        rivals.PooledClassifier(statistics=statistics).fit(X, y)

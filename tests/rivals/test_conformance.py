@@ -1,0 +1,41 @@
+"""The rivals under scikit-learn's own estimator checks."""
+
+import pytest
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from acluster import rivals
+
+SMALL = {"hidden_size": 16, "n_steps": 5}
+PLAIN = {
+    "dropout": 0.0,
+    "batch_size": 10**6,
+    "learning_rate": 0.03,
+    "max_iter": 60,
+    "random_state": 0,
+}
+
+
+def small(kind, **more):
+    names = kind().get_params()
+    given = {**SMALL, **PLAIN, **more}
+    return kind(**{name: value for name, value in given.items() if name in names})
+
+
+ESTIMATORS = [small(getattr(rivals, name)) for name in rivals.__all__ if name[0].isupper()]
+ESTIMATORS.append(rivals.AverageClassifier(fusion="scores", **PLAIN))
+
+
+def expected_failures(estimator):
+    if not isinstance(estimator, rivals.TSLSTMClassifier | rivals.EfficientProbingClassifier):
+        return {}
+    reason = "batch norm counts items, not their weights"
+    return {
+        "check_sample_weight_equivalence_on_dense_data": reason,
+        "check_sample_weight_equivalence_on_sparse_data": reason,
+    }
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@parametrize_with_checks(ESTIMATORS, expected_failed_checks=expected_failures, xfail_strict=True)
+def test_scikit_learn_check(estimator, check):
+    check(estimator)
