@@ -13,11 +13,11 @@ Every method, with its default parameters, on every set of the data home under i
   authors' extractor.
 
     python examples/rivals.py [--sets musk1 elephant] [--methods "attention cluster" average]
-        [--seeds 0 1 2] [--n-jobs 2] [--report]
+        [--seeds 0 1 2] [--n-jobs 2]
 
 Local features are standardised on the training part. A row per run goes to the CSV file as soon as
-it is done; what is there is not run again. `--report` trains nothing and writes the tables and the
-plot of the documentation.
+it is done; what is there is not run again. Seconds are those of the process, of one thread.
+`rivals_report.py` makes the tables and the plot of it.
 """
 
 import argparse
@@ -209,7 +209,7 @@ def wanted_runs(options):
     for dataset in options.sets:
         problem = load(dataset)
         for seed in options.seeds:
-            for fold in range(len(problem.folds(seed))):
+            for fold in range(len(problem.folds(seed)))[: options.folds]:
                 yield from (Run(dataset, method, seed, fold) for method in options.methods)
 
 
@@ -219,6 +219,7 @@ def main(arguments=None):
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--n-jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--folds", type=int, help="stop after this many of each seed")
     parser.add_argument("--csv", type=Path, default=CSV, help="where the rows go")
     options = parser.parse_args(arguments)
     done = read_rows(options.csv, Run)
@@ -227,6 +228,7 @@ def main(arguments=None):
     for number, (run, row) in enumerate(run_all(tasks, options.csv, options.n_jobs, Run), 1):
         shown = f"{run.dataset}, {run.method}, seed {run.seed}, fold {run.fold}"
         print(f"{number} of {len(runs)}: {shown}: {row['accuracy']} %", flush=True)
+    print(f"{len(done) + len(runs)} runs are in {options.csv}.")
 
 
 if __name__ == "__main__":

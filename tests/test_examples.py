@@ -372,3 +372,64 @@ def test_the_readmes_example():
     names = {}
     exec(compile(code, "README.md", "exec"), names)
     assert names["search"].best_score_ > 0.95
+
+
+def test_rivals_and_their_report(tmp_path, data_home):
+    table, image = tmp_path / "rivals.csv", tmp_path / "ranks.png"
+    methods = ["attention cluster", "efficient probing", "pooled SVM"]
+    command = ["rivals.py", "--sets", "musk1", "elephant", "--seeds", 0, "--folds", 1]
+    command += ["--methods", *methods, "--csv", table, "--n-jobs", 1]
+    environment = {"ACLUSTER_DATA": str(data_home)}
+    assert "6 of 6: " in run_example(*command, **environment)
+    assert "1 of" not in run_example(*command, **environment), "a run was done twice"
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert {(row["dataset"], row["method"]) for row in rows} == {
+        (name, method) for name in ("musk1", "elephant") for method in methods
+    }
+    assert all(float(row["fit_seconds"]) > 0 and float(row["accuracy"]) > 40 for row in rows)
+    is_counted = {row["method"]: bool(row["parameters"]) for row in rows}
+    assert is_counted == {
+        "attention cluster": True,
+        "efficient probing": True,
+        "pooled SVM": False,
+    }
+    shown = run_example("rivals_report.py", "--csv", table, "--output", tmp_path, "--image", image)
+    assert "Ranks over 2 sets" in shown
+    header, *lines = csv.reader((tmp_path / "rivals_accuracy.csv").read_text().splitlines())
+    assert header == ["method", "rank", "musk1", "elephant"]
+    assert sorted(line[0] for line in lines) == sorted(methods)
+    assert sum(float(line[1]) for line in lines) == pytest.approx(6, abs=0.11)
+    assert image.read_bytes().startswith(b"\x89PNG")
+
+
+def test_nemenyi_is_that_of_the_textbook(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    report = importlib.import_module("rivals_report")
+    # Demsar, 2006, table 5: q is 2.728 for 5 methods and 2.850 for 6.
+    for n_methods, n_sets, q in ((5, 30, 2.728), (6, 14, 2.850)):
+        expected = q * (n_methods * (n_methods + 1) / (6 * n_sets)) ** 0.5
+        found = report.critical_difference(n_methods, n_sets)
+        assert found == pytest.approx(expected, rel=1e-3)
+
+
+def test_candidates_for_the_defaults(tmp_path, data_home):
+    table = tmp_path / "defaults.csv"
+    command = ["defaults.py", "--sets", "musk1", "--splits", 1, "--csv", table, "--n-jobs", 1]
+    command += ["--candidates", "as they are", "adam 0.01"]
+    shown = run_example(*command, ACLUSTER_DATA=str(data_home))
+    assert shown.count("musk1, ") == 2
+    assert "adam 0.01" in shown.splitlines()[-1] + shown.splitlines()[-2]
+    assert "musk1, " not in run_example(*command, ACLUSTER_DATA=str(data_home))
+
+
+def test_candidates_never_see_a_test_item(data_home, monkeypatch):
+    monkeypatch.setenv("ACLUSTER_DATA", str(data_home))
+    monkeypatch.syspath_prepend(EXAMPLES)
+    defaults = importlib.import_module("defaults")
+    train, test = defaults.rivals.load("japanese vowels").folds(0)[0]
+    splits = defaults.splits("japanese vowels")
+    assert len(splits) == 10
+    for fit, held in splits:
+        assert set(fit) | set(held) == set(train)
+        assert not set(fit) & set(held)
+        assert not set(test) & (set(fit) | set(held))

@@ -1,0 +1,133 @@
+"""
+Attention clusters and their rivals: the tables and the plot of ranks
+=====================================================================
+
+Reads the rows that `rivals.py` has written, trains nothing, and writes for the documentation: mean
+accuracy of every method on every set, with its standard error over folds and seeds; the seconds of
+fitting and the number of parameters; and a plot of the mean ranks, with the difference that two of
+them need to be told apart (Nemenyi's test at 5 %, after Demsar, 2006).
+
+    python examples/rivals_report.py [--csv FILE] [--output FOLDER] [--image FILE]
+"""
+
+import argparse
+import csv
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import rivals
+from result_rows import read_rows
+from scipy.stats import rankdata, studentized_range
+
+IMAGE = rivals.HERE.parent / "docs" / "images" / "rivals_ranks.png"
+
+
+class Table:
+    """Figures by method and set."""
+
+    def __init__(self, rows):
+        self.rows = rows
+        self.sets = [name for name in rivals.SETS if any(run.dataset == name for run in rows)]
+        self.methods = [name for name in rivals.METHODS if any(run.method == name for run in rows)]
+
+    def of(self, dataset, method, column="accuracy"):
+        """A column's numbers over folds and seeds; those that are not there are left out."""
+        found = [
+            row[column]
+            for run, row in self.rows.items()
+            if (run.dataset, run.method) == (dataset, method)
+        ]
+        return np.array([float(text) for text in found if text])
+
+    def means(self, column="accuracy"):
+        """(methods, sets), NaN where nothing has been run."""
+        return np.array(
+            [
+                [np.mean(found) if len(found := self.of(name, method, column)) else np.nan
+                 for name in self.sets]
+                for method in self.methods
+            ]
+        )  # fmt: skip
+
+    def mean_ranks(self):
+        """By method, over the sets that every method has; 1 is the best. And their number."""
+        means = self.means()
+        complete = ~np.isnan(means).any(axis=0)
+        return rankdata(-means[:, complete], axis=0).mean(axis=1), int(complete.sum())
+
+
+def describe(figures):
+    """Mean and standard error."""
+    if not len(figures):
+        return ""
+    error = f" ± {np.std(figures, ddof=1) / len(figures) ** 0.5:.1f}" if len(figures) > 1 else ""
+    return f"{np.mean(figures):.1f}{error}"
+
+
+def write(path, header, lines):
+    with path.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *lines])
+
+
+def critical_difference(n_methods, n_sets):
+    """Of two mean ranks, by Nemenyi's test at 5 %."""
+    quantile = studentized_range.ppf(0.95, n_methods, np.inf) / 2**0.5
+    return quantile * (n_methods * (n_methods + 1) / (6 * n_sets)) ** 0.5
+
+
+def plot_ranks(methods, ranks, difference, path):
+    """Methods by their mean rank; a bar joins those not to be told from the best."""
+    order = np.argsort(ranks)
+    figure, ax = plt.subplots(figsize=(7, 0.32 * len(methods) + 1), layout="constrained")
+    places = np.arange(len(methods))
+    ax.plot(ranks[order], places, "o", color="C0")
+    ax.hlines(places, ranks.min(), ranks[order], color="C0", linewidth=0.8)
+    ax.axvspan(ranks.min(), ranks.min() + difference, color="0.9", zorder=0)
+    ax.set_yticks(places, [methods[i] for i in order])
+    ax.invert_yaxis()
+    ax.set_xlabel(f"mean rank (grey: within {difference:.1f} of the best, not told from it)")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
+    parser.add_argument("--csv", type=Path, default=rivals.CSV)
+    parser.add_argument("--output", type=Path, default=rivals.CSV.parent, help="a folder")
+    parser.add_argument("--image", type=Path, default=IMAGE)
+    options = parser.parse_args(arguments)
+    rows = read_rows(options.csv, rivals.Run)
+    if not rows:
+        parser.error(f"{options.csv} has no rows; rivals.py writes them")
+    table = Table(rows)
+    ranks, n_sets = table.mean_ranks()
+    if not n_sets:
+        parser.error("there is no set that every method has been run on; run rivals.py to the end")
+    order = np.argsort(ranks)
+    accuracy, costs = [], []
+    for i in order:
+        method = table.methods[i]
+        own = [describe(table.of(name, method)) for name in table.sets]
+        accuracy.append([method, f"{ranks[i]:.1f}", *own])
+        seconds, parameters = (
+            [table.of(name, method, column) for name in table.sets]
+            for column in ("fit_seconds", "parameters")
+        )
+        shown = [f"{s.mean():.1f}" if len(s) else "" for s in seconds]
+        largest = max((int(p.max()) for p in parameters if len(p)), default="")
+        costs.append([method, largest, *shown])
+    options.output.mkdir(parents=True, exist_ok=True)
+    write(options.output / "rivals_accuracy.csv", ["method", "rank", *table.sets], accuracy)
+    header = ["method", "parameters (most)", *table.sets]
+    write(options.output / "rivals_seconds.csv", header, costs)
+    difference = critical_difference(len(table.methods), n_sets)
+    options.image.parent.mkdir(parents=True, exist_ok=True)
+    plot_ranks(table.methods, ranks, difference, options.image)
+    for line in accuracy:
+        print(f"{line[0]:28}{line[1]:>6}  " + "  ".join(f"{text:>11}" for text in line[2:]))
+    print(f"Ranks over {n_sets} sets; two differ by Nemenyi's test from {difference:.1f} on.")
+
+
+if __name__ == "__main__":
+    main()
