@@ -25,7 +25,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from acluster._labels import LabelCoding, check_labels, to_mean_one
 from acluster.nn import Integration, IntegrationNetwork
-from acluster.sets import FeatureSets, save_rows
+from acluster.sets import FeatureSets, save_rows, warn_of_scale
 from acluster.training import (
     CACHES,
     OPTIMIZERS,
@@ -207,6 +207,9 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
         -----
         sklearn.exceptions.ConvergenceWarning
             If `max_iter` epochs passed before the loss settled within `tol`.
+
+        UserWarning
+            If the local features are far from a spread of 1: standardise them.
         """
         resumes = self.warm_start and hasattr(self, "network_")
         is_weighted = sample_weight is not None
@@ -349,6 +352,8 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
             self.network_.linear.dropout = self.dropout
             self.loss_curve_ = list(self.loss_curve_)
             return
+        for name, sets in modalities.items():
+            warn_of_scale(sets, f"modality {name!r}" if len(modalities) > 1 else "X")
         self._coding = coding
         self.classes_ = coding.classes
         self._architecture = architecture

@@ -13,8 +13,15 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-from acluster import AttentionClusterClassifier, FeatureSets
+from acluster import (
+    AttentionClusterClassifier,
+    FeatureSets,
+    MultimodalAttentionClusterClassifier,
+)
+from acluster.preprocessing import LocalFeatureTransformer
 from acluster.training import OPTIMIZERS
 from tests.conftest import make_sets
 
@@ -539,3 +546,33 @@ def test_the_average_cluster_is_logistic_regression_on_means():
     ).fit(X, y)
     exact = LogisticRegression(C=np.inf, tol=1e-10, max_iter=10_000).fit(means, y)
     np.testing.assert_allclose(clf.predict_proba(X), exact.predict_proba(means), atol=1e-4)
+
+
+@pytest.mark.parametrize(("scale", "shown"), [(300.0, "3e+02"), (0.001, "0.00")])
+@pytest.mark.parametrize("first", ["fit", "partial_fit"])
+def test_features_of_a_bad_scale_warn_and_name_the_remedy(scale, shown, first):
+    rng = np.random.default_rng(0)
+    X = [scale * rng.normal(size=(length, 4)) for length in rng.integers(3, 9, 100)]
+    y = np.arange(100) % 2
+    clf = AttentionClusterClassifier(max_iter=1, tol=None)
+    given = {"classes": [0, 1]} if first == "partial_fit" else {}
+    with pytest.warns(
+        UserWarning, match=r"of X have a spread of .*LocalFeatureTransformer"
+    ) as seen:
+        getattr(clf, first)(X, y, **given)
+    assert f"spread of {shown}" in str(seen[0].message)
+    assert seen[0].filename == __file__
+    clf = AttentionClusterClassifier(max_iter=1, tol=None)
+    make_pipeline(LocalFeatureTransformer(StandardScaler()), clf).fit(X, y)
+
+
+def test_one_modality_of_a_bad_scale():
+    X = {"rgb": np.ones((4, 3, 2)), "audio": 300 * np.arange(24.0).reshape(4, 3, 2)}
+    clf = MultimodalAttentionClusterClassifier(max_iter=1, tol=None)
+    with pytest.warns(UserWarning, match="of modality 'audio' have a spread"):
+        clf.fit(X, [0, 1, 0, 1])
+
+
+@pytest.mark.parametrize("value", [0.0, 1e6])
+def test_features_all_alike_have_no_scale(value):
+    AttentionClusterClassifier(max_iter=1, tol=None).fit(np.full((4, 3, 2), value), [0, 1, 0, 1])

@@ -10,6 +10,7 @@ from acluster.sets._validation import (
     check_streamed,
     is_multimodal,
     opened,
+    warn_of_scale,
 )
 from acluster.sets._writer import FeatureSetsWriter
 from acluster.sets._zarr import info, open_feature_sets, validate
@@ -31,4 +32,5 @@ __all__ = [
     "save_rows",
     "to_numpy",
     "validate",
+    "warn_of_scale",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -15,12 +16,24 @@ from acluster.sets._feature_sets import FeatureSets, to_numpy
 from acluster.sets._multimodal import MultimodalFeatureSets, sets_or_none
 from acluster.sets._zarr import UNNAMED, open_feature_sets
 
-__all__ = ["check_multimodal_sets", "check_sets", "check_streamed", "is_multimodal", "opened"]
+__all__ = [
+    "check_multimodal_sets",
+    "check_sets",
+    "check_streamed",
+    "is_multimodal",
+    "opened",
+    "warn_of_scale",
+]
 
 _T = TypeVar("_T")
 
 # Finiteness is checked block by block: one pass, whatever the size of the sets.
 _ROWS_PER_CHECK = 1 << 18
+
+# Spreads of local features that initial weights and step sizes suit, well or badly; and how many
+# items tell it.
+_SPREADS = (0.01, 10.0)
+_ITEMS_FOR_SPREAD = 64
 
 
 def check_sets(
@@ -326,3 +339,33 @@ def _refuse_not_finite(X: FeatureSets, name: Callable[[int], str]) -> None:
                 f"local feature {row - offsets[item]}, column {column}. Drop that local feature or "
                 "impute it (acluster.preprocessing.LocalFeatureTransformer lifts an imputer)."
             )
+
+
+def warn_of_scale(X: FeatureSets, name: str) -> None:
+    """Warn of local features that a network learns badly from because of their scale.
+
+    Parameters
+    ----------
+    X : FeatureSets
+        Those to be fitted; a few items, evenly apart, are looked at.
+
+    name : str
+        What to call them.
+
+    Warns
+    -----
+    UserWarning
+        If their spread, the root mean square of their deviations from the mean local feature, is
+        beyond bounds that are a thousand apart. Features that are all alike have none.
+    """
+    some = X[np.linspace(0, len(X) - 1, min(len(X), _ITEMS_FOR_SPREAD)).astype(np.int64)]
+    values, _ = some.packed()
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is not for us to refuse
+        spread = np.sqrt(values.var(axis=0, dtype=np.float64).mean()) if len(values) else 0.0
+    if spread > _SPREADS[1] or 0 < spread < _SPREADS[0]:
+        warnings.warn(
+            f"The local features of {name} have a spread of {spread:.2g}, and networks learn best "
+            "with one of about 1. Standardise them: make_pipeline(LocalFeatureTransformer("
+            "StandardScaler()), ...), with acluster.preprocessing.LocalFeatureTransformer.",
+            stacklevel=6,  # where `fit` is called
+        )
