@@ -41,10 +41,10 @@ from acluster.training import (
     to_torch_state,
 )
 
-__all__ = ["SetClassifier"]
+__all__ = ["SetClassifier", "all_or_nothing"]
 
 
-def _all_or_nothing(fit: Callable[..., Any]) -> Callable[..., Any]:
+def all_or_nothing(fit: Callable[..., Any]) -> Callable[..., Any]:
     """A fit that fails leaves the estimator as it was; torch's modes outside do not reach in."""
 
     @functools.wraps(fit)
@@ -163,7 +163,7 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
 
     # Fitting.
 
-    @_all_or_nothing
+    @all_or_nothing
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(
         self,
@@ -179,7 +179,7 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
         Parameters
         ----------
         X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
-            The items, in any form that the notes of the class list.
+            The items, in any form that the notes of `AttentionClusterClassifier` list.
 
         y : array-like of shape (n,), or indicator of shape (n, n_labels)
             One label per item; or zeros and ones, any number of labels per item.
@@ -233,7 +233,7 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
         self._keep_optimizer(trainer if self.warm_start else None)
         return self
 
-    @_all_or_nothing
+    @all_or_nothing
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(
         self,
@@ -249,7 +249,7 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
         Parameters
         ----------
         X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
-            Some of the items, in any form that the notes of the class list.
+            Some of the items, in any form that the notes of `AttentionClusterClassifier` list.
 
         y : array-like of shape (n,), or indicator of shape (n, n_labels)
             Their labels.
@@ -337,6 +337,7 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
                 for modality, sets in modalities.items()
             },
             "n_outputs": coding.n_outputs,
+            "network": self._network_options(),
         }
         device = resolve_device(self.device)
         self._check_precision(self._dtype if resumes else self.dtype)
@@ -389,11 +390,20 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
         with torch.device("meta"):
             architectures = self._architecture["integrations"].values()
             integrations = [self._integration(**architecture) for architecture in architectures]
-            network = self._make_network(integrations, self._architecture["n_outputs"])
+            network = self._make_network(
+                integrations,
+                self._architecture["n_outputs"],
+                self.dropout,
+                **self._architecture["network"],
+            )
         return network.to_empty(device="cpu")
 
-    def _make_network(self, integrations: list[Integration], n_outputs: int) -> IntegrationNetwork:
-        return IntegrationNetwork(integrations, n_outputs, self.dropout)
+    def _network_options(self) -> dict[str, Any]:
+        """What else than its integrations makes the network; `_make_network` takes it."""
+        return {}
+
+    def _make_network(self, *args: Any) -> IntegrationNetwork:
+        return IntegrationNetwork(*args)
 
     def _check_validation(
         self, X_val: Any, y_val: Any, coding: LabelCoding
@@ -636,7 +646,7 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
         return logits[:, 0] if self._coding.kind == "binary" else logits
 
     def transform(self, X: Any, *, out: str | os.PathLike[str] | None = None) -> Any:
-        """The global feature g of every item (equations 6 and 7).
+        """The global feature of every item: what its local features come to.
 
         Parameters
         ----------
@@ -649,8 +659,10 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
 
         Returns
         -------
-        ndarray or zarr.Array of shape (n, N·M), or (n, Σ N·M) over the modalities
-            Under the shifting operation, of unit norm in every modality that is not masked.
+        ndarray or zarr.Array of shape (n, n_features_out)
+            g of equations 6 and 7 for an attention cluster: of width N·M, summed over the
+            modalities; under the shifting operation, of unit norm in every modality that is not
+            masked. For another way to integrate local features, what that gives.
 
         Raises
         ------
@@ -717,20 +729,23 @@ def _stacked(blocks: Iterable[NDArray[Any]], n_rows: int) -> NDArray[Any]:
 
 
 def _only_in(architecture: dict[str, Any], other: dict[str, Any]) -> str:
-    """What of one architecture's integrations differs from another's."""
-    others = other["integrations"]
+    """What of one architecture's parameters differs from another's."""
+    pairs = [(architecture["network"], other["network"])]
+    for modality, integration in architecture["integrations"].items():
+        pairs.append((integration, other["integrations"][modality]))
     return ", ".join(
         sorted(
             {
                 f"{parameter}={value!r}"
-                for modality, integration in architecture["integrations"].items()
-                for parameter, value in integration.items()
-                if others[modality][parameter] != value
+                for parameters, others in pairs
+                for parameter, value in parameters.items()
+                if others[parameter] != value
             }
         )
     )
 
 
 def _is_finite(network: torch.nn.Module) -> bool:
-    extremes = [torch.stack(parameter.aminmax()) for parameter in network.parameters()]
+    numbers = [*network.parameters(), *(b for b in network.buffers() if b.is_floating_point())]
+    extremes = [torch.stack(tensor.aminmax()) for tensor in numbers]
     return bool(torch.stack(extremes).isfinite().all())

@@ -76,7 +76,9 @@ def make_features(folder, extractor, parts):
                 "folder, or give another to --work."
             )
         return
-    extractor = trained(extractor, parts["train"], folder.with_suffix(".extractor.joblib"))
+    extractor = trained(
+        extractor, parts["train"], folder.with_name(f"{folder.name}.extractor.joblib")
+    )
     unfinished = folder.with_suffix(f".unfinished{os.getpid()}")
     shutil.rmtree(unfinished, ignore_errors=True)
     for seed, (name, part) in enumerate(parts.items()):

@@ -4,7 +4,7 @@ Attention clusters and their rivals on every set
 
 Every method, with its default parameters, on every set of the data home under its own protocol:
 
-- musk1, elephant, birds: the given 5 x 10 folds, the repetition being the seed;
+- musk1, elephant, birds: the given 5 x 10 folds, the repetition being the seed, 0 to 4;
 - Japanese vowels: the given split;
 - UTD-MHAD (each sensor, and all three): trained on subjects 1, 3, 5 and 7, with the features of
   `utd_mhad.py`;
@@ -71,12 +71,14 @@ class Problem(NamedTuple):
     X: Any
     y: np.ndarray
     folds: Callable[[int], list]  # of a seed: (train, test) indices
+    seeds: range = range(3)
 
 
 def benchmark(name):
     data = load_benchmark(name)
     if "folds" in data:
-        return Problem(data.data, data.target, lambda seed: data.folds[seed])
+        seeds = range(len(data.folds))
+        return Problem(data.data, data.target, lambda seed: data.folds[seed], seeds)
     return Problem(data.data, data.target, lambda seed: [(data.train_indices, data.test_indices)])
 
 
@@ -178,7 +180,7 @@ def perform(run, parent):
     stop_if_orphaned(parent)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", ConvergenceWarning)
-    X, y, folds = load(run.dataset)
+    X, y, folds, _ = load(run.dataset)
     train, test = folds(run.seed)[run.fold]
     is_multimodal = isinstance(X, MultimodalFeatureSets)
     method = METHODS[run.method](is_multimodal, run.seed)
@@ -208,7 +210,9 @@ def wanted_runs(options):
     """Every run that was asked for, set by set."""
     for dataset in options.sets:
         problem = load(dataset)
-        for seed in options.seeds:
+        for seed in problem.seeds if options.seeds is None else options.seeds:
+            if seed >= len(problem.seeds) > 3:
+                continue  # so many repetitions of folds are given, and no more
             for fold in range(len(problem.folds(seed)))[: options.folds]:
                 yield from (Run(dataset, method, seed, fold) for method in options.methods)
 
@@ -217,7 +221,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--seeds", nargs="+", type=int, help="by default 3, or all repetitions")
     parser.add_argument("--n-jobs", type=int, default=os.cpu_count())
     parser.add_argument("--folds", type=int, help="stop after this many of each seed")
     parser.add_argument("--csv", type=Path, default=CSV, help="where the rows go")

@@ -50,11 +50,18 @@ class Table:
             ]
         )  # fmt: skip
 
+    def is_complete(self, dataset):
+        """Whether all methods have had the same seeds and folds of a set."""
+        done = [
+            {(run.seed, run.fold) for run in self.rows if run[:2] == (dataset, method)}
+            for method in self.methods
+        ]
+        return all(one == done[0] for one in done)
+
     def mean_ranks(self):
-        """By method, over the sets that every method has; 1 is the best. And their number."""
-        means = self.means()
-        complete = ~np.isnan(means).any(axis=0)
-        return rankdata(-means[:, complete], axis=0).mean(axis=1), int(complete.sum())
+        """By method, over the sets that all have been run on alike; 1 is the best. Their number."""
+        complete = [self.is_complete(name) for name in self.sets]
+        return rankdata(-self.means()[:, complete], axis=0).mean(axis=1), sum(complete)
 
 
 def describe(figures):
@@ -77,7 +84,7 @@ def critical_difference(n_methods, n_sets):
 
 
 def plot_ranks(methods, ranks, difference, path):
-    """Methods by their mean rank; a bar joins those not to be told from the best."""
+    """Methods by their mean rank; those not to be told from the best lie in the grey."""
     order = np.argsort(ranks)
     figure, ax = plt.subplots(figsize=(7, 0.32 * len(methods) + 1), layout="constrained")
     places = np.arange(len(methods))
@@ -102,8 +109,8 @@ def main(arguments=None):
         parser.error(f"{options.csv} has no rows; rivals.py writes them")
     table = Table(rows)
     ranks, n_sets = table.mean_ranks()
-    if not n_sets:
-        parser.error("there is no set that every method has been run on; run rivals.py to the end")
+    if not n_sets or len(ranks) < 2:
+        parser.error("no set has been run alike with two methods; run rivals.py to the end")
     order = np.argsort(ranks)
     accuracy, costs = [], []
     for i in order:

@@ -50,6 +50,7 @@ MAY_IMPORT = {
     "rivals": {
         "acluster._labels",
         "acluster._modalities",
+        "acluster._set_classifier",
         "acluster.nn",
         "acluster.rivals",
         "acluster.sets",

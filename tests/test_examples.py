@@ -414,18 +414,20 @@ def test_nemenyi_is_that_of_the_textbook(monkeypatch):
 
 def test_candidates_for_the_defaults(tmp_path, data_home):
     table = tmp_path / "defaults.csv"
-    command = ["defaults.py", "--sets", "musk1", "--splits", 1, "--csv", table, "--n-jobs", 1]
+    name = "japanese vowels"
+    command = ["defaults.py", "--sets", name, "--splits", 1, "--csv", table, "--n-jobs", 1]
     command += ["--candidates", "as they are", "adam 0.01"]
     shown = run_example(*command, ACLUSTER_DATA=str(data_home))
-    assert shown.count("musk1, ") == 2
+    assert shown.count("japanese vowels, ") == 2
     assert "adam 0.01" in shown.splitlines()[-1] + shown.splitlines()[-2]
-    assert "musk1, " not in run_example(*command, ACLUSTER_DATA=str(data_home))
+    assert "vowels, " not in run_example(*command, ACLUSTER_DATA=str(data_home))
 
 
 def test_candidates_never_see_a_test_item(data_home, monkeypatch):
     monkeypatch.setenv("ACLUSTER_DATA", str(data_home))
     monkeypatch.syspath_prepend(EXAMPLES)
     defaults = importlib.import_module("defaults")
+    assert set(defaults.SETS).isdisjoint(["musk1", "elephant", "birds"]), "all items are tested"
     train, test = defaults.rivals.load("japanese vowels").folds(0)[0]
     splits = defaults.splits("japanese vowels")
     assert len(splits) == 10

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ __all__ = ["load_fsdd", "log_mel_spectrogram"]
 
 _RATE = 8000  # samples per second
 _WINDOW, _HOP, _N_FFT = 200, 80, 256  # 25 ms, every 10 ms
+_MOST_MELS = 80
 _N_TEST_INDICES = 5
 _NAME = re.compile(r"(?P<digit>\d)_(?P<speaker>[a-z]+)_(?P<index>\d+)\.wav")
 _DESCRIPTION = (
@@ -39,13 +41,13 @@ def load_fsdd(
     Parameters
     ----------
     n_mels : int, default=40
-        Mel bands of the spectrogram.
+        Mel bands of the spectrogram, 80 at most: more would have bands without a frequency.
 
     patch_frames : int, default=10
-        Frames of 10 ms in a patch. A shorter recording is repeated at its last frame.
+        Frames, 10 ms apart, in a patch. A shorter recording is repeated at its last frame.
 
     patch_hop : int, default=5
-        Frames from one patch to the next.
+        Frames from one patch to the next. Last frames that fill no patch are left out.
 
     data_home : str or path-like, default=None
         See :func:`get_data_home`. Read from ``fsdd/recordings/``, with files named
@@ -74,19 +76,21 @@ def load_fsdd(
     FileNotFoundError
         If there is no such recording in the data home.
     ValueError
-        If a file is not mono at 8 kHz, or a parameter is less than 1.
+        If a file cannot be read or is not mono at 8 kHz, or a parameter is out of range.
 
     Examples
     --------
     >>> from acluster.datasets import load_fsdd
     >>> digits = load_fsdd()  # doctest: +SKIP
     >>> digits.data[digits.test_indices]  # doctest: +SKIP
-    FeatureSets(n_items=300, n_features=400, lengths=2..32, dtype=float32)
+    FeatureSets(n_items=300, n_features=400, lengths=1..21, dtype=float32)
     """
     sizes = {"n_mels": n_mels, "patch_frames": patch_frames, "patch_hop": patch_hop}
     for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name}={size} must be 1 or more.")
+        most = _MOST_MELS if name == "n_mels" else np.inf
+        if not isinstance(size, Integral) or not 1 <= size <= most:
+            upper = f" and at most {most}" if name == "n_mels" else ""
+            raise ValueError(f"{name}={size!r} must be an integer, at least 1{upper}.")
     folder = get_data_home(data_home) / "fsdd" / "recordings"
     found = {path: match for path in sorted(folder.glob("*.wav"))
              if (match := _NAME.fullmatch(path.name))}  # fmt: skip
@@ -112,7 +116,12 @@ def load_fsdd(
 
 def _read(path: Path) -> NDArray[np.float64]:
     """Samples from -1 to 1."""
-    rate, samples = wavfile.read(path)
+    try:
+        rate, samples = wavfile.read(path)
+    except (ValueError, EOFError) as error:
+        raise ValueError(
+            f"{path} cannot be read: {error}. Replace it by the original file."
+        ) from error
     if rate != _RATE or samples.ndim != 1 or samples.dtype != np.int16:
         raise ValueError(
             f"{path} has {rate} samples of {samples.dtype} a second and shape {samples.shape}; "

@@ -45,19 +45,29 @@ class Integration(nn.Module):
 
         Weights and biases of torch's layers in it are uniform within ±1/√(inputs of a cell), those
         of a recurrent layer within ±1/√(its cells), as in torch; normalising layers start anew.
-        Parameters of its own are uniform within ±1/√(their second axis).
+        Parameters of its own, of two axes or more, are uniform within ±1/√(the second).
+
+        Raises
+        ------
+        TypeError
+            If there is a layer of another kind: a class that has one defines this itself.
         """
         for parameter in self.parameters(recurse=False):
             uniform_(parameter, parameter.shape[1], generator)
-        for layer in self.modules():
-            if isinstance(layer, nn.LSTM):
+        for layer in list(self.modules())[1:]:
+            if isinstance(layer, nn.RNNBase):
                 for parameter in layer.parameters():
                     uniform_(parameter, layer.hidden_size, generator)
-            elif isinstance(layer, nn.Linear | nn.Conv2d):
+            elif isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
                 for parameter in layer.parameters():
                     uniform_(parameter, layer.weight[0].numel(), generator)
-            elif isinstance(layer, nn.BatchNorm1d | nn.LayerNorm):
+            elif isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm):
                 layer.reset_parameters()
+            elif next(layer.parameters(recurse=False), None) is not None:
+                raise TypeError(
+                    f"{type(self).__name__} has a {type(layer).__name__}, whose parameters it does "
+                    "not know how to draw; define reset_parameters(generator) in it."
+                )
 
     def as_computed(self, values: Tensor) -> Tensor:
         """The features in the dtype of the parameters, or that of torch's autocast."""
@@ -81,11 +91,11 @@ class Integration(nn.Module):
         -------
         Tensor of shape (n, global_size)
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define forward.")
 
     def attention_logits(self, values: Tensor) -> Tensor:
         """What each unit thinks of each local feature, (R, N); not every way has units."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no attention units.")
 
     def attention_weights(self, values: Tensor, offsets: Tensor) -> Tensor:
         """How much each unit attends to each local feature, where there are units.

@@ -85,6 +85,13 @@ _ATTRIBUTES = """\
     loss_curve_ : list of float
         The training loss of every epoch.
 
+    modalities_ : list of str
+        The names of the modalities; sets without a name are one, "features".
+
+    feature_means_ : dict of str to ndarray
+        The mean local feature of each modality over the training set. It stands for a modality
+        that an item lacks.
+
     network_ : acluster.nn.IntegrationNetwork
         The fitted torch module.
 """
@@ -120,8 +127,12 @@ class Rival(ClassNamePrefixFeaturesOutMixin, ManyModalities):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for name, text in {"training": _TRAINING, "attributes": _ATTRIBUTES}.items():
-            cls.__doc__ = (cls.__doc__ or "").replace(f"    {{{name}}}\n", text)
+        # Numbers of cells, steps and the like; a class with another parameter adds to them.
+        numbers = {name: [_NUMBER] for name in cls._integration_parameters}
+        cls._parameter_constraints = {**numbers, **cls._parameter_constraints}
+        if cls.__doc__:
+            for name, text in {"training": _TRAINING, "attributes": _ATTRIBUTES}.items():
+                cls.__doc__ = cls.__doc__.replace(f"    {{{name}}}\n", text)
 
     @property
     def _n_features_out(self) -> int:
@@ -195,11 +206,13 @@ class AverageClassifier(Rival):
         "fusion": [StrOptions({"features", "scores"})],
     }
 
-    def _make_network(self, integrations: list[Any], n_outputs: int) -> Any:
-        if self.fusion == "features":
-            return super()._make_network(integrations, n_outputs)
-        is_softmax = self._coding.kind == "multiclass"
-        return ScoreFusionNetwork(integrations, n_outputs, self.dropout, is_softmax=is_softmax)
+    def _network_options(self) -> dict[str, Any]:
+        return {"fusion": self.fusion}
+
+    def _make_network(self, *args: Any, fusion: str) -> Any:
+        if fusion == "features":
+            return super()._make_network(*args)
+        return ScoreFusionNetwork(*args, is_softmax=self._coding.kind == "multiclass")
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -238,10 +251,6 @@ class FlattenClassifier(Rival):
 
     _integration = _integrations.Flatten
     _integration_parameters = ("n_steps",)
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **ManyModalities._parameter_constraints,
-        "n_steps": [_NUMBER],
-    }
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -279,10 +288,6 @@ class BiLSTMClassifier(Rival):
 
     _integration = _integrations.BiLSTM
     _integration_parameters = ("hidden_size",)
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **ManyModalities._parameter_constraints,
-        "hidden_size": [_NUMBER],
-    }
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -291,7 +296,9 @@ class TSLSTMClassifier(Rival):
 
     An item's local features, in their order, are cut into contiguous segments of even sizes; each
     is batch-normalised, with parameters of its own, and pooled by the maximum over its local
-    features; an LSTM reads the segments, and its last step goes through dropout and a linear layer.
+    features; an LSTM reads the segments, and its last step goes through batch norm, dropout and a
+    linear layer. The authors' code normalises each time step by statistics of its own, which sets
+    of different sizes cannot have; segments have one normalisation each here.
 
     Parameters
     ----------
@@ -327,22 +334,16 @@ class TSLSTMClassifier(Rival):
 
     _integration = _integrations.TSLSTM
     _integration_parameters = ("n_segments", "hidden_size")
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **ManyModalities._parameter_constraints,
-        "n_segments": [_NUMBER],
-        "hidden_size": [_NUMBER],
-    }
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class TemporalInceptionClassifier(Rival):
     """Temporal convolutions of two widths, alike for every feature ("Temporal-Inception").
 
-    Four modules, each of two convolutions over time, of widths 5 and 7, side by side, with
-    rectifiers and pooling of two steps to one; what is left is pooled to one step, the 16 channels
-    are brought back to one, and a layer follows. Left open by the source and chosen here: each
-    branch has as many channels as come in (1, 2, 4, 8), borders are padded with zeros, pooling is
-    by the maximum.
+    Four modules, each of two convolutions over time, of widths 5 and 7, side by side, each with as
+    many channels as come in (1, 2, 4, 8), and of pooling two steps to one by the maximum; what is
+    left is pooled to one step, convolutions of width 1 bring the 16 channels to 4, 2 and 1, and a
+    layer follows. There is batch norm before every rectifier, and zeros beyond the borders.
 
     Parameters
     ----------
@@ -378,11 +379,6 @@ class TemporalInceptionClassifier(Rival):
 
     _integration = _integrations.TemporalInception
     _integration_parameters = ("n_steps", "hidden_size")
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **ManyModalities._parameter_constraints,
-        "n_steps": [_NUMBER],
-        "hidden_size": [_NUMBER],
-    }
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -421,10 +417,6 @@ class AttentionMILClassifier(_Attending, Rival):
 
     _integration = _integrations.AttentionMIL
     _integration_parameters = ("hidden_size",)
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **ManyModalities._parameter_constraints,
-        "hidden_size": [_NUMBER],
-    }
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -489,7 +481,8 @@ class NetVLADClassifier(Rival):
     ----------
     Arandjelović et al., "NetVLAD", CVPR 2016. Miech, Laptev and Sivic, "Learnable Pooling with
     Context Gating for Video Classification", arXiv 1706.06905, 2017: its gate after the pooling;
-    the one after the classifier, and its mixture of experts, are left out.
+    the one after the classifier, its mixture of experts and the batch norms of the layer and the
+    gate are left out, and weights start as torch's linear layers do.
 
     Examples
     --------
@@ -506,11 +499,6 @@ class NetVLADClassifier(Rival):
 
     _integration = _integrations.NetVLAD
     _integration_parameters = ("n_centres", "hidden_size")
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **ManyModalities._parameter_constraints,
-        "n_centres": [_NUMBER],
-        "hidden_size": [_NUMBER],
-    }
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -558,26 +546,20 @@ class SetTransformerClassifier(Rival):
 
     _integration = _integrations.SetTransformer
     _integration_parameters = ("n_seeds", "hidden_size", "n_heads")
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **ManyModalities._parameter_constraints,
-        "n_seeds": [_NUMBER],
-        "hidden_size": [_NUMBER],
-        "n_heads": [_NUMBER],
-    }
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class EfficientProbingClassifier(_Attending, Rival):
     """Attention of several queries without keys, each with a slice of the values.
 
-    Query i attends by ``a_i = softmax(q_iᵀ x / √M)`` and averages ``V_i x``, where the V_i are the
-    slices of one square projection; what all queries have goes through batch norm, dropout and a
-    linear layer. Parameters do not grow with the number of queries.
+    Query i attends by ``a_i = softmax(q_iᵀ x / √M)`` and averages ``V_i x``, of which each is
+    ``M // n_queries`` wide; what all queries have goes through batch norm, dropout and a linear
+    layer. The V_i are slices of one projection: a query adds no more than its own M numbers.
 
     Parameters
     ----------
     n_queries : int, default=32
-        The number of queries. A slice is ``M // n_queries`` wide, and one at least.
+        The number of queries. More than M have slices of width 1 each, and then parameters grow.
 
     {training}
 
@@ -587,8 +569,8 @@ class EfficientProbingClassifier(_Attending, Rival):
 
     References
     ----------
-    "Attention, Please! Revisiting Attentive Probing for Masked Image Modeling", arXiv 2506.10178,
-    ICLR 2026.
+    "Attention, Please! Revisiting Attentive Probing Through the Lens of Efficiency", ICLR 2026,
+    arXiv 2506.10178.
 
     Examples
     --------
@@ -604,7 +586,3 @@ class EfficientProbingClassifier(_Attending, Rival):
 
     _integration = _integrations.EfficientProbing
     _integration_parameters = ("n_queries",)
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **ManyModalities._parameter_constraints,
-        "n_queries": [_NUMBER],
-    }

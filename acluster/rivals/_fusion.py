@@ -16,7 +16,7 @@ __all__ = ["ScoreFusionNetwork"]
 
 
 class ScoreFusionNetwork(IntegrationNetwork):
-    """Logits of the average, over the modalities that an item has, of their probabilities.
+    """Logits of the average of the modalities' probabilities.
 
     Every modality has its own rows of the last layer; the bias is one for all.
     """
@@ -30,13 +30,11 @@ class ScoreFusionNetwork(IntegrationNetwork):
     ) -> Tensor:
         """Logits of every item, (n, n_outputs)."""
         g = self.global_feature(sets)
-        present = torch.stack([offsets.diff() > 0 for _, offsets in sets]).to(g.device)
         own = [self._of_one(g, number, generator) for number in range(len(sets))]
         logits = torch.stack(own)  # (modalities, n, n_outputs)
         if self.is_softmax:
-            return _log_mean(functional.log_softmax(logits, dim=-1), present)
-        positive, negative = functional.logsigmoid(logits), functional.logsigmoid(-logits)
-        return _log_mean(positive, present) - _log_mean(negative, present)
+            return _log_mean(functional.log_softmax(logits, dim=-1))
+        return _log_mean(functional.logsigmoid(logits)) - _log_mean(functional.logsigmoid(-logits))
 
     def _of_one(self, g: Tensor, number: int, generator: torch.Generator | None) -> Tensor:
         """The logits of one modality, from its part of the global feature."""
@@ -46,7 +44,6 @@ class ScoreFusionNetwork(IntegrationNetwork):
         return self.linear(torch.cat(alone, dim=1), generator)
 
 
-def _log_mean(logarithms: Tensor, present: Tensor) -> Tensor:
-    """The logarithm of the mean over the first axis, of what is present (modalities, n)."""
-    logarithms = logarithms.masked_fill(~present[..., None], -math.inf)
-    return logarithms.logsumexp(dim=0) - present.sum(dim=0)[:, None].log()
+def _log_mean(logarithms: Tensor) -> Tensor:
+    """The logarithm of the mean over the first axis."""
+    return logarithms.logsumexp(dim=0) - math.log(len(logarithms))

@@ -6,6 +6,7 @@ features in the order in which they lie in their set.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -69,23 +70,23 @@ class BiLSTM(Integration):
 
 
 class TSLSTM(Integration):
-    """Contiguous segments, each normalised and pooled by the maximum; an LSTM reads them."""
+    """Contiguous segments, normalised and pooled by the maximum; an LSTM reads them."""
 
     def __init__(self, n_features: int, n_segments: int, hidden_size: int) -> None:
         super().__init__()
         self.norms = nn.ModuleList(BatchNorm(n_features) for _ in range(n_segments))
         self.lstm = nn.LSTM(n_features, hidden_size, batch_first=True)
+        self.last_norm = BatchNorm(hidden_size)
         self.global_size = hidden_size
 
     def forward(self, values: Tensor, offsets: Tensor) -> Tensor:
-        values = self.as_computed(values)
+        values, n = self.as_computed(values), len(self.norms)
         pooled = []
         for number, norm in enumerate(self.norms):
-            rows, segment_offsets = segment(offsets, number, len(self.norms))
-            sequences, inside = padded(norm(values[rows.to(values.device)]), segment_offsets)
-            pooled.append(sequences.masked_fill(~inside[..., None], -torch.inf).amax(dim=1))
+            rows, own = (numbers.to(values.device) for numbers in segment(offsets, number, n))
+            pooled.append(torch.segment_reduce(norm(values[rows]), "max", offsets=own, axis=0))
         _, (last, _) = self.lstm(torch.stack(pooled, dim=1))
-        return last[0]
+        return self.last_norm(last[0])
 
 
 class TemporalInception(Integration):
@@ -93,6 +94,7 @@ class TemporalInception(Integration):
 
     WIDTHS = (5, 7)
     CHANNELS = (1, 2, 4, 8)
+    REDUCTION = (16, 4, 2, 1)
 
     def __init__(self, n_features: int, n_steps: int, hidden_size: int) -> None:
         super().__init__()
@@ -104,17 +106,22 @@ class TemporalInception(Integration):
             )
             for channels in self.CHANNELS
         )
-        self.join = nn.Conv2d(2 * self.CHANNELS[-1], 1, 1)
+        self.branch_norms = nn.ModuleList(nn.BatchNorm2d(2 * n) for n in self.CHANNELS)
+        self.reduce = nn.ModuleList(nn.Conv2d(*pair, 1) for pair in pairwise(self.REDUCTION))
+        self.reduce_norms = nn.ModuleList(nn.BatchNorm2d(n) for n in self.REDUCTION[1:])
         self.layer = nn.Linear(n_features, hidden_size)
+        self.layer_norm = BatchNorm(hidden_size)
         self.global_size = hidden_size
 
     def forward(self, values: Tensor, offsets: Tensor) -> Tensor:
         x = resampled(self.as_computed(values), offsets, self.n_steps)[:, None]  # (n, 1, T, M)
-        for module in self.branches:
-            x = functional.relu(torch.cat([branch(x) for branch in module], dim=1))
+        for module, norm in zip(self.branches, self.branch_norms, strict=True):
+            x = functional.relu(norm(torch.cat([branch(x) for branch in module], dim=1)))
             x = functional.max_pool2d(x, (2, 1), ceil_mode=True)
-        x = functional.relu(self.join(x.amax(dim=2, keepdim=True)))
-        return functional.relu(self.layer(x.flatten(1)))
+        x = x.amax(dim=2, keepdim=True)
+        for convolution, norm in zip(self.reduce, self.reduce_norms, strict=True):
+            x = functional.relu(norm(convolution(x)))
+        return functional.relu(self.layer_norm(self.layer(x.flatten(1))))
 
 
 class AttentionMIL(Integration):
@@ -163,12 +170,14 @@ class NetVLAD(Integration):
 
     def residuals(self, values: Tensor, offsets: Tensor) -> Tensor:
         """Normalised within each centre and as a whole, (n, K, M)."""
-        assigned = self.assign_norm(self.assign(values)).softmax(dim=1)
-        assigned, _ = padded(assigned, offsets)  # 0 beyond the last of a set
-        features, _ = padded(values, offsets)
-        total = assigned.sum(dim=1)[..., None]
-        residuals = functional.normalize(assigned.mT @ features - total * self.centres, dim=2)
-        return residuals / residuals.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None]
+        assigned, lengths = (
+            self.assign_norm(self.assign(values)).softmax(dim=1),
+            offsets.diff().tolist(),
+        )
+        by_set = zip(assigned.split(lengths), values.split(lengths), strict=True)
+        sums = [a.T @ x - a.sum(dim=0)[:, None] * self.centres for a, x in by_set]
+        residuals = functional.normalize(torch.stack(sums), dim=2)
+        return functional.normalize(residuals.flatten(1), dim=1).view_as(residuals)
 
 
 class SetTransformer(Integration):
@@ -192,14 +201,13 @@ class SetTransformer(Integration):
 
     def forward(self, values: Tensor, offsets: Tensor) -> Tensor:
         embedded, inside = padded(functional.relu(self.embed(self.as_computed(values))), offsets)
-        seeds = self.seeds.expand(len(embedded), -1, -1)
         attended = functional.scaled_dot_product_attention(
-            self._by_head(self.query(seeds)),
+            self._by_head(self.query(self.seeds).expand(len(embedded), -1, -1)),
             self._by_head(self.key(embedded)),
             self._by_head(self.value(embedded)),
             attn_mask=inside[:, None, None],
         )
-        x = self.norms[0](seeds + self.mix(attended.mT.flatten(1, 2).mT))
+        x = self.norms[0](self.seeds + self.mix(attended.transpose(1, 2).flatten(2)))
         return self.norms[1](x + functional.relu(self.layer(x))).flatten(1)
 
     def _by_head(self, x: Tensor) -> Tensor:

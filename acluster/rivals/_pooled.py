@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn import config_context
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils import check_consistent_length
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from acluster._labels import check_labels
+from acluster._set_classifier import all_or_nothing
 from acluster.sets import FeatureSets, MultimodalFeatureSets, check_multimodal_sets
 
 __all__ = ["PooledClassifier", "pooled_statistics"]
@@ -33,7 +37,7 @@ class PooledClassifier(ClassifierMixin, BaseEstimator):
 
     Parameters
     ----------
-    statistics : sequence of {"mean", "std", "min", "max"}, default=("mean", "max")
+    statistics : list or tuple of {"mean", "std", "min", "max"}, default=("mean", "max")
         What is taken of each feature over an item.
 
     C : float, default=1.0
@@ -69,7 +73,7 @@ class PooledClassifier(ClassifierMixin, BaseEstimator):
     """
 
     _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012
-        "statistics": ["array-like"],
+        "statistics": [list, tuple],
         "C": [Interval(Real, 0, None, closed="neither")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "class_weight": [StrOptions({"balanced"}), dict, None],
@@ -88,6 +92,7 @@ class PooledClassifier(ClassifierMixin, BaseEstimator):
         self.max_iter = max_iter
         self.class_weight = class_weight
 
+    @all_or_nothing
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Fit to items X with labels y.
@@ -95,13 +100,13 @@ class PooledClassifier(ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
-            The items.
+            The items, in any form that the notes of `AttentionClusterClassifier` list.
 
         y : array-like of shape (n,), or indicator of shape (n, n_labels)
             Their labels.
 
         sample_weight : array-like of shape (n,), optional
-            Weight of each item.
+            Weight of each item; items of weight 0 are left out.
 
         Returns
         -------
@@ -110,31 +115,35 @@ class PooledClassifier(ClassifierMixin, BaseEstimator):
         Raises
         ------
         ValueError, TypeError
-            If X, y or a parameter is not usable.
+            If X, y, a weight or a parameter is not usable.
         """
-        unknown = [name for name in self.statistics if name not in STATISTICS]
-        if unknown or not len(self.statistics):
-            raise ValueError(
-                f"statistics={self.statistics!r} must be some of {sorted(STATISTICS)}; "
-                f"{unknown or 'nothing'} is given."
-            )
+        _check_statistics(self.statistics)
         y = check_labels(y, type(self).__name__)
         X = check_multimodal_sets(X, estimator=self, seen=None)
-        regression = LogisticRegression(
-            C=self.C, max_iter=self.max_iter, class_weight=self.class_weight
-        )
-        last = regression if y.ndim == 1 else OneVsRestClassifier(regression)
-        model = make_pipeline(SimpleImputer(), StandardScaler(), last)
-        weights = {}
-        if sample_weight is not None:
-            weighed = [name for name, _ in model.steps[1:]]
-            weights = {f"{name}__sample_weight": sample_weight for name in weighed}
-        self.model_: Pipeline = model.fit(self._pooled(X), y, **weights)
-        self.classes_ = model.classes_
-        parts = getattr(model[-1], "estimators_", [model[-1]])
-        self.n_iter_ = max(int(np.max(part.n_iter_)) for part in parts)
-        self._widths = X.n_features
+        check_consistent_length(X, y)
+        weights = _check_sample_weight(sample_weight, y, dtype=np.float64, ensure_non_negative=True)
+        weighted = weights > 0
+        self._widths, self._statistics = X.n_features, tuple(self.statistics)
+        table = self._pooled(X)[weighted]
+        scale = make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler())
+        scale.fit(table, standardscaler__sample_weight=weights[weighted])
+        regression = self._regression(y.ndim)
+        with warnings.catch_warnings(), config_context(enable_metadata_routing=True):
+            warnings.filterwarnings("ignore", "Label .* is present in all training examples")
+            regression.fit(scale.transform(table), y[weighted], sample_weight=weights[weighted])
+        self.model_: Pipeline = make_pipeline(*scale, regression)
+        self.classes_ = regression.classes_
+        parts = getattr(regression, "estimators_", [regression])
+        self.n_iter_ = max(int(np.max(getattr(part, "n_iter_", 1))) for part in parts)
         return self
+
+    def _regression(self, n_axes: int) -> Any:
+        """One for all classes, or one for each label."""
+        one = LogisticRegression(C=self.C, max_iter=self.max_iter, class_weight=self.class_weight)
+        if n_axes == 1:
+            return one
+        with config_context(enable_metadata_routing=True):
+            return OneVsRestClassifier(one.set_fit_request(sample_weight=True))
 
     def predict(self, X: Any) -> NDArray[Any]:
         """The most probable label of every item.
@@ -186,7 +195,7 @@ class PooledClassifier(ClassifierMixin, BaseEstimator):
         return self._pooled(check_multimodal_sets(X, estimator=self, seen=self._widths))
 
     def _pooled(self, X: MultimodalFeatureSets) -> NDArray[np.float64]:
-        return np.hstack([pooled_statistics(X[name], self.statistics) for name in X.names])
+        return np.hstack([pooled_statistics(X[name], self._statistics) for name in X.names])
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -203,13 +212,18 @@ def pooled_statistics(X: FeatureSets, statistics: Sequence[str]) -> NDArray[np.f
     X : FeatureSets
         n sets of local features of width M, in memory or in a store.
 
-    statistics : sequence of {"mean", "std", "min", "max"}
+    statistics : list or tuple of {"mean", "std", "min", "max"}
         What is taken of each feature.
 
     Returns
     -------
     ndarray of shape (n, len(statistics)·M)
         One statistic after the other; NaN for a set without local features.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a statistic is not one of these, or X is something else.
 
     Examples
     --------
@@ -221,6 +235,12 @@ def pooled_statistics(X: FeatureSets, statistics: Sequence[str]) -> NDArray[np.f
     array([[2., 3.],
            [5., 5.]])
     """
+    _check_statistics(statistics)
+    if not isinstance(X, FeatureSets):
+        raise TypeError(
+            f"X is a {type(X).__name__}; expected FeatureSets, as FeatureSets.from_arrays makes of "
+            "a list of arrays. Of several modalities, pass one."
+        )
     table = np.full((len(X), len(statistics) * X.n_features), np.nan)
     n_items = max(1, _ROWS_PER_BLOCK * len(X) // max(1, int(X.lengths.sum())))
     for first in range(0, len(X), n_items):
@@ -231,6 +251,14 @@ def pooled_statistics(X: FeatureSets, statistics: Sequence[str]) -> NDArray[np.f
             found = [STATISTICS[name](values, starts, lengths) for name in statistics]
             table[first + there] = np.hstack(found)
     return table
+
+
+def _check_statistics(statistics: Any) -> None:
+    is_sequence = isinstance(statistics, list | tuple) and len(statistics) > 0
+    if not is_sequence or any(name not in list(STATISTICS) for name in statistics):
+        raise ValueError(
+            f"statistics={statistics!r} must be a list or tuple of some of {[*STATISTICS]}."
+        )
 
 
 def _mean(values: NDArray[Any], starts: NDArray[Any], lengths: NDArray[Any]) -> NDArray[Any]:

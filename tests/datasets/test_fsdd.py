@@ -73,8 +73,18 @@ def test_strange_files(tmp_path):
     wavfile.write(tmp_path / "fsdd/recordings/1_ann_1.wav", RATE, stereo)
     with pytest.raises(ValueError, match=r"1_ann_1.wav has 8000 samples of int16 .* \(100, 2\)"):
         load_fsdd(data_home=tmp_path)
-    with pytest.raises(ValueError, match="patch_hop=0 must be 1 or more"):
-        load_fsdd(data_home=tmp_path, patch_hop=0)
+    for name, value in {"patch_hop": 0, "n_mels": 81, "patch_frames": 2.5}.items():
+        with pytest.raises(ValueError, match=f"{name}={value} must be an integer, at least 1"):
+            load_fsdd(data_home=tmp_path, **{name: value})
+    (tmp_path / "fsdd/recordings/1_ann_1.wav").write_bytes(b"garbage")
+    with pytest.raises(ValueError, match=r"1_ann_1\.wav cannot be read: .* Replace it"):
+        load_fsdd(data_home=tmp_path)
+
+
+def test_every_band_has_a_frequency():
+    from acluster.datasets import _fsdd
+
+    assert _fsdd._mel_filters(_fsdd._MOST_MELS).sum(axis=0).min() > 0
 
 
 def test_the_real_recordings(data_home):

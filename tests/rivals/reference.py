@@ -61,7 +61,7 @@ def ts_lstm(X, p, n_segments, hidden_size):
         start, stop = s * len(X) // n_segments, (s + 1) * len(X) // n_segments
         part = batch_norm(X[start : max(stop, start + 1)], p, f"norms.{s}")
         steps.append(part.max(axis=0))
-    return lstm(np.array(steps), p)
+    return batch_norm(lstm(np.array(steps), p), p, "last_norm")
 
 
 def temporal_inception(X, p, n_steps, hidden_size):
@@ -80,10 +80,14 @@ def temporal_inception(X, p, n_steps, hidden_size):
                     for out in range(len(kernel))
                 ]
             )  # fmt: skip
-        x = np.maximum(np.concatenate([np.array(branch) for branch in branches]), 0)
+        x = np.concatenate([np.array(branch) for branch in branches])
+        x = np.maximum(batch_norm(x.T, p, f"branch_norms.{module}").T, 0)
         x = np.stack([x[:, t : t + 2].max(axis=1) for t in range(0, x.shape[1], 2)], axis=1)
-    joined = np.tensordot(p["join.weight"][0, :, 0, 0], x.max(axis=1), 1) + p["join.bias"]
-    return np.maximum(linear(np.maximum(joined, 0), p, "layer"), 0)
+    x = x.max(axis=1)  # (channels, M)
+    for number in range(3):
+        kernel, bias = p[f"reduce.{number}.weight"][..., 0, 0], p[f"reduce.{number}.bias"]
+        x = np.maximum(batch_norm((kernel @ x).T + bias, p, f"reduce_norms.{number}").T, 0)
+    return np.maximum(batch_norm(linear(x[0], p, "layer"), p, "layer_norm"), 0)
 
 
 def attention_mil(X, p, hidden_size):

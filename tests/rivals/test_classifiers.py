@@ -1,12 +1,13 @@
 """What the rivals do as estimators, beyond scikit-learn's checks."""
 
 import inspect
+import pickle
 
 import numpy as np
 import pytest
-import torch
 from scipy.special import expit, softmax
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 
 from acluster import FeatureSets, rivals, save_feature_sets
 
@@ -125,21 +126,21 @@ def test_scores_are_averaged(n_classes):
     np.testing.assert_allclose(clf.predict_proba(X), expected, rtol=1e-6)
 
 
-def test_scores_of_the_modalities_that_are_there():
-    torch.manual_seed(0)
-    network = rivals._fusion.ScoreFusionNetwork(
-        [rivals._integrations.Average(2), rivals._integrations.Average(3)], 4, is_softmax=True
-    )
-    frames, sounds = torch.randn(5, 2), torch.randn(2, 3)
-    fused = network([(frames, torch.tensor([0, 2, 5])), (sounds, torch.tensor([0, 0, 2]))]).softmax(
-        dim=1
-    )
-    W, b = network.linear.weight, network.linear.bias
-    # What an item has counts double where the other modality is missing: see `IntegrationNetwork`.
-    alone = (2 * frames[:2].mean(0) @ W[:2] + b).softmax(dim=0)
-    torch.testing.assert_close(fused[0], alone)
-    both = [(frames[2:].mean(0) @ W[:2] + b), (sounds.mean(0) @ W[2:] + b)]
-    torch.testing.assert_close(fused[1], torch.stack(both).softmax(dim=1).mean(dim=0))
+def test_the_fusion_is_that_of_fit():
+    X, y = make_modalities()
+    clf = make("AverageClassifier", fusion="scores", max_iter=3).fit(X, y)
+    proba = clf.predict_proba(X)
+    clf.set_params(fusion="features")
+    assert np.array_equal(pickle.loads(pickle.dumps(clf)).predict_proba(X), proba)
+    with pytest.raises(ValueError, match="fitted with fusion='scores'"):
+        clf.partial_fit(X, y)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_temporal_inception_learns_wherever_it_starts(seed):
+    X, y = make_modalities()
+    clf = make("TemporalInceptionClassifier", random_state=seed, hidden_size=64, max_iter=80)
+    assert clf.fit(X, y).score(X, y) > 0.8
 
 
 def test_pooled_statistics():
@@ -160,8 +161,47 @@ def test_pooled_statistics_of_many_blocks(monkeypatch):
     assert np.array_equal(rivals.pooled_statistics(sets, ["mean", "max"]), whole)
 
 
-@pytest.mark.parametrize("statistics", [["median"], []])
+@pytest.mark.parametrize("statistics", [["median"], [], [["mean"]]])
 def test_strange_statistics(statistics):
     X, y = make_modalities()
-    with pytest.raises(ValueError, match="must be some of"):
+    with pytest.raises(ValueError, match="must be a list or tuple of some of"):
         rivals.PooledClassifier(statistics=statistics).fit(X, y)
+    with pytest.raises(ValueError, match="must be a list or tuple of some of"):
+        rivals.pooled_statistics(FeatureSets.from_arrays(X["frames"]), statistics)
+    with pytest.raises(TypeError, match="X is a list; expected FeatureSets"):
+        rivals.pooled_statistics(X["frames"], ["mean"])
+
+
+def test_pooled_keeps_the_statistics_of_fit():
+    X, y = make_modalities()
+    clf = rivals.PooledClassifier(statistics=["mean"]).fit(X, y)
+    proba = clf.predict_proba(X)
+    assert np.array_equal(clf.set_params(statistics=["max", "min"]).predict_proba(X), proba)
+
+
+def test_pooled_weights():
+    X, y = make_modalities()
+    labels = np.stack([y == 1, y == 2, np.zeros(N_ITEMS)], axis=1).astype(int)  # one is constant
+    weights = np.random.default_rng(0).integers(0, 3, N_ITEMS)
+    repeated = np.repeat(np.arange(N_ITEMS), weights)
+    X = {name: [np.full((1, 3), 0.5) if x is None else x for x in x] for name, x in X.items()}
+    sets = {name: [x[i] for i in repeated] for name, x in X.items()}
+    for target in (y, labels):
+        weighed = rivals.PooledClassifier().fit(X, target, sample_weight=weights)
+        again = rivals.PooledClassifier().fit(sets, target[repeated])
+        np.testing.assert_allclose(weighed.predict_proba(X), again.predict_proba(X), atol=1e-3)
+    with pytest.raises(ValueError, match="Negative values"):
+        rivals.PooledClassifier().fit(X, y, sample_weight=-weights)
+
+
+def test_pooled_is_as_it_was_after_a_fit_that_fails():
+    X, y = make_modalities()
+    clf = rivals.PooledClassifier()
+    with pytest.raises(ValueError, match="class"):
+        clf.fit(X, np.zeros(N_ITEMS))
+    with pytest.raises(NotFittedError):
+        clf.predict(X)
+    proba = clf.fit(X, y).predict_proba(X)
+    with pytest.raises(ValueError, match="class"):
+        clf.fit(X["frames"], np.zeros(N_ITEMS))
+    assert np.array_equal(clf.predict_proba(X), proba)

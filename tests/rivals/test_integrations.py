@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from acluster.nn import Integration
 from acluster.rivals import _integrations
 from tests.rivals import reference
 
@@ -18,12 +19,16 @@ CASES = {
     "TSLSTM": (
         reference.ts_lstm,
         {"n_segments": 3, "hidden_size": 5},
-        lambda: 3 * 2 * M + 4 * 5 * (M + 5 + 2),
+        lambda: 3 * 2 * M + 4 * 5 * (M + 5 + 2) + 2 * 5,
     ),
     "TemporalInception": (
         reference.temporal_inception,
         {"n_steps": 9, "hidden_size": 7},
-        lambda: sum(c * c * 12 + 2 * c for c in (1, 2, 4, 8)) + 17 + 7 * (M + 1),
+        lambda: (
+            sum(c * c * 12 + 2 * c + 4 * c for c in (1, 2, 4, 8))
+            + sum(a * b + 3 * b for a, b in ((16, 4), (4, 2), (2, 1)))
+            + 7 * (M + 3)
+        ),
     ),
     "AttentionMIL": (reference.attention_mil, {"hidden_size": 5}, lambda: 5 * (M + 1) + 5),
     "GatedAttentionMIL": (reference.attention_mil, {"hidden_size": 5}, lambda: 10 * (M + 1) + 5),
@@ -54,8 +59,8 @@ def packed(seed=0):
 def make(name):
     """In evaluation, with running statistics that a batch has moved."""
     module = getattr(_integrations, name)(M, **CASES[name][1]).double()
-    module.reset_parameters(torch.Generator().manual_seed(1))
-    for seed in range(3):
+    module.reset_parameters(torch.Generator().manual_seed(5))
+    for seed in range(30):
         module(*packed(seed))
     return module.eval()
 
@@ -70,6 +75,7 @@ def test_formula(name):
     output = module(values, offsets).detach().numpy()
     assert output.shape == (len(LENGTHS), module.global_size)
     np.testing.assert_allclose(output, expected, rtol=1e-9, atol=1e-12)
+    assert output.std(axis=0).max() > 0.01, "all items are alike"
     assert sum(p.numel() for p in module.parameters()) == n_parameters()
 
 
@@ -101,13 +107,14 @@ def test_every_parameter_learns(name):
 @pytest.mark.parametrize("name", CASES)
 def test_reset_parameters_draws_all_from_the_generator(name):
     module, again = make(name), make(name)
+    again.train()(*packed(seed=9))
     for one in (module, again):
         one.reset_parameters(torch.Generator().manual_seed(3))
     for key, tensor in module.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[key]), key
     again.reset_parameters(torch.Generator().manual_seed(4))
     for key, parameter in module.named_parameters():
-        is_normalising = "norm" in key
+        is_normalising = "norm" in key  # these start as they are
         assert torch.equal(parameter, again.get_parameter(key)) == is_normalising, key
 
 
@@ -143,6 +150,27 @@ def test_segments_cover_each_set(n_segments):
             assert (part < offsets[item + 1]).all()
         seen.update(rows.tolist())
     assert seen == set(range(sum(LENGTHS)))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_temporal_inception_is_alive_wherever_it_starts(seed):
+    module = _integrations.TemporalInception(M, n_steps=9, hidden_size=20).double()
+    module.reset_parameters(torch.Generator().manual_seed(seed))
+    output = module(*packed(seed=7))
+    assert ((output > 0).float().mean(dim=0) > 0).float().mean() > 0.8
+    assert output.std(dim=0).mean() > 0.1
+
+
+def test_a_layer_that_nobody_draws():
+    class Strange(Integration):
+        def __init__(self):
+            super().__init__()
+            self.norm = torch.nn.GroupNorm(1, M)
+
+    with pytest.raises(TypeError, match="Strange has a GroupNorm, whose parameters"):
+        Strange().reset_parameters()
+    with pytest.raises(NotImplementedError, match="Strange has no attention units"):
+        Strange().attention_weights(*packed())
 
 
 def test_heads_must_divide_the_width():
