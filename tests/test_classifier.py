@@ -198,6 +198,7 @@ class TestOutputs:
             (np.float32, "float64", np.float64),
         ],
     )
+    @pytest.mark.filterwarnings("ignore:The local features of X have a spread")  # as bytes
     def test_dtype_follows_x_or_the_parameter(self, dtype_in, dtype, dtype_out):
         X, y = make_sets(dtype=dtype_in)
         clf = quick(dtype=dtype, max_iter=3).fit(X, y)

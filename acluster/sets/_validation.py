@@ -32,7 +32,7 @@ _ROWS_PER_CHECK = 1 << 18
 
 # Spreads of local features that initial weights and step sizes suit, well or badly; and how many
 # items tell it.
-_SPREADS = (0.01, 10.0)
+_SPREADS = (0.01, 20.0)
 _ITEMS_FOR_SPREAD = 64
 
 
@@ -356,13 +356,13 @@ def warn_of_scale(X: FeatureSets, name: str) -> None:
     -----
     UserWarning
         If their spread, the root mean square of their deviations from the mean local feature, is
-        beyond bounds that are a thousand apart. Features that are all alike have none.
+        beyond bounds that are far apart. Features that are all alike have none.
     """
     some = X[np.linspace(0, len(X) - 1, min(len(X), _ITEMS_FOR_SPREAD)).astype(np.int64)]
     values, _ = some.packed()
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is not for us to refuse
         spread = np.sqrt(values.var(axis=0, dtype=np.float64).mean()) if len(values) else 0.0
-    if spread > _SPREADS[1] or 0 < spread < _SPREADS[0]:
+    if 0 < spread < _SPREADS[0] or _SPREADS[1] < spread < np.inf:
         warnings.warn(
             f"The local features of {name} have a spread of {spread:.2g}, and networks learn best "
             "with one of about 1. Standardise them: make_pipeline(LocalFeatureTransformer("

@@ -26,13 +26,22 @@ ESTIMATORS.append(rivals.AverageClassifier(fusion="scores", **PLAIN))
 
 
 def expected_failures(estimator):
-    if not isinstance(estimator, rivals.TSLSTMClassifier | rivals.EfficientProbingClassifier):
+    normalising = (
+        rivals.TSLSTMClassifier,
+        rivals.TemporalInceptionClassifier,
+        rivals.EfficientProbingClassifier,
+    )
+    if not isinstance(estimator, normalising):
         return {}
     reason = "batch norm counts items, not their weights"
-    return {
+    failures = {
         "check_sample_weight_equivalence_on_dense_data": reason,
         "check_sample_weight_equivalence_on_sparse_data": reason,
     }
+    if isinstance(estimator, rivals.TSLSTMClassifier):
+        lag = "20 steps do not bring the running statistics to features of another scale"
+        failures["check_class_weight_classifiers"] = lag
+    return failures
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
