@@ -43,8 +43,8 @@ METHODS = {
 }
 RECIPE = (64, 0.001)  # the authors' batch size and step size
 CLUSTER_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
-# The authors have 100. Here so many that the curve is flat or near to it: without shifting small
-# clusters never leave the first few percent, and large ones of FC2 rise the longest.
+# The authors have 100. Where a curve is flat sooner, fewer: without shifting small clusters never
+# leave the first few percent. Large ones of FC2 rise the longest.
 EPOCHS = {
     method: dict(zip(CLUSTER_SIZES, n_epochs, strict=True))
     for method, n_epochs in (
