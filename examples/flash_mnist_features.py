@@ -16,7 +16,7 @@ import joblib
 import numpy as np
 import torch
 from flash_mnist import load_digit_images
-from result_rows import percent, positive, read_rows
+from result_rows import keep, percent, positive, read_rows
 from sklearn.callback import ProgressBar
 
 from acluster import open_feature_sets, save_feature_sets
@@ -104,14 +104,6 @@ def trained(extractor, part, path):
     extractor.fit(part.images, part.labels)
     keep((made_of, extractor), path)
     return extractor
-
-
-def keep(state, path):
-    """Replace what was kept in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".unfinished{os.getpid()}")
-    joblib.dump(state, unfinished)
-    os.replace(unfinished, path)
 
 
 def describe(extractor):

@@ -28,7 +28,7 @@ import flash_mnist_features as features
 import joblib
 import torch
 from joblib import delayed
-from result_rows import percent, positive, read_rows, run_all, stop_if_orphaned, surroundings
+from result_rows import keep, percent, positive, read_rows, run_all, stop_if_orphaned, surroundings
 
 from acluster import AttentionClusterClassifier
 
@@ -104,7 +104,7 @@ def train(cell, n_epochs, folder, parent):
         clf.partial_fit(X, y, classes=range(1024))
         seconds += clock() - started
         curve.append(percent(clf.predict(X_test) == y_test))
-        features.keep((clf, curve, seconds), path)
+        keep((clf, curve, seconds), path)
         print(f"{cell}: epoch {len(curve)} of {n_epochs}, {curve[-1]:.1f} %", flush=True)
     return {
         **cell._asdict(),

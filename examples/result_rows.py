@@ -15,6 +15,7 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
+import joblib
 import torch
 from filelock import FileLock
 from joblib import Parallel
@@ -55,6 +56,14 @@ def write_rows(rows, path):
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+    os.replace(unfinished, path)
+
+
+def keep(state, path):
+    """Replace what was kept in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(f".unfinished{os.getpid()}")
+    joblib.dump(state, unfinished)
     os.replace(unfinished, path)
 
 

@@ -77,8 +77,8 @@ class Problem(NamedTuple):
 def benchmark(name):
     data = load_benchmark(name)
     if "folds" in data:
-        seeds = range(len(data.folds))
-        return Problem(data.data, data.target, lambda seed: data.folds[seed], seeds)
+        given = dict(enumerate(data.folds))  # so many repetitions there are, and no more
+        return Problem(data.data, data.target, lambda seed: given.get(seed, []), range(len(given)))
     return Problem(data.data, data.target, lambda seed: [(data.train_indices, data.test_indices)])
 
 
@@ -211,8 +211,6 @@ def wanted_runs(options):
     for dataset in options.sets:
         problem = load(dataset)
         for seed in problem.seeds if options.seeds is None else options.seeds:
-            if seed >= len(problem.seeds) > 3:
-                continue  # so many repetitions of folds are given, and no more
             for fold in range(len(problem.folds(seed)))[: options.folds]:
                 yield from (Run(dataset, method, seed, fold) for method in options.methods)
 

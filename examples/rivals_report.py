@@ -40,11 +40,11 @@ class Table:
         ]
         return np.array([float(text) for text in found if text])
 
-    def means(self, column="accuracy"):
+    def means(self):
         """(methods, sets), NaN where nothing has been run."""
         return np.array(
             [
-                [np.mean(found) if len(found := self.of(name, method, column)) else np.nan
+                [np.mean(found) if len(found := self.of(name, method)) else np.nan
                  for name in self.sets]
                 for method in self.methods
             ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
@@ -11,7 +13,7 @@ from acluster.nn._weighting import uniform_
 __all__ = ["Integration"]
 
 
-class Integration(nn.Module):
+class Integration(nn.Module, ABC):
     """From the local features of a set to one vector: the base of `AttentionCluster`.
 
     Another way to do it derives from this class. Its constructor takes ``n_features``, the width of
@@ -76,6 +78,7 @@ class Integration(nn.Module):
             return values.to(torch.get_autocast_dtype(device))
         return values.to(next(self.parameters(), values).dtype)
 
+    @abstractmethod
     def forward(self, values: Tensor, offsets: Tensor) -> Tensor:
         """The vector of every set.
 
@@ -91,10 +94,9 @@ class Integration(nn.Module):
         -------
         Tensor of shape (n, global_size)
         """
-        raise NotImplementedError(f"{type(self).__name__} does not define forward.")
 
     def attention_logits(self, values: Tensor) -> Tensor:
-        """What each unit thinks of each local feature, (R, N); not every way has units."""
+        """What each unit thinks of each local feature, (R, N); only a way with units defines it."""
         raise NotImplementedError(f"{type(self).__name__} has no attention units.")
 
     def attention_weights(self, values: Tensor, offsets: Tensor) -> Tensor:

@@ -29,19 +29,14 @@ class ScoreFusionNetwork(IntegrationNetwork):
         self, sets: Sequence[tuple[Tensor, Tensor]], generator: torch.Generator | None = None
     ) -> Tensor:
         """Logits of every item, (n, n_outputs)."""
+        sizes = [integration.global_size for integration in self.integrations]
+        of_modality = torch.eye(len(sizes)).repeat_interleave(torch.tensor(sizes), dim=1)
         g = self.global_feature(sets)
-        own = [self._of_one(g, number, generator) for number in range(len(sets))]
-        logits = torch.stack(own)  # (modalities, n, n_outputs)
+        alone = [g * own for own in of_modality.to(g)]  # 0 where another modality's part is
+        logits = torch.stack([self.linear(part, generator) for part in alone])
         if self.is_softmax:
             return _log_mean(functional.log_softmax(logits, dim=-1))
         return _log_mean(functional.logsigmoid(logits)) - _log_mean(functional.logsigmoid(-logits))
-
-    def _of_one(self, g: Tensor, number: int, generator: torch.Generator | None) -> Tensor:
-        """The logits of one modality, from its part of the global feature."""
-        sizes = [integration.global_size for integration in self.integrations]
-        parts = g.split(sizes, dim=1)
-        alone = [part if i == number else torch.zeros_like(part) for i, part in enumerate(parts)]
-        return self.linear(torch.cat(alone, dim=1), generator)
 
 
 def _log_mean(logarithms: Tensor) -> Tensor:

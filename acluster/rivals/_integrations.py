@@ -7,7 +7,6 @@ features in the order in which they lie in their set.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -125,12 +124,11 @@ class TemporalInception(Integration):
 
 
 class AttentionMIL(Integration):
-    """One attention unit of two layers, with a tanh and possibly a gate between them."""
+    """One attention unit of two layers, with a tanh between them."""
 
-    def __init__(self, n_features: int, hidden_size: int, gated: bool = False) -> None:
+    def __init__(self, n_features: int, hidden_size: int) -> None:
         super().__init__()
         self.hidden = nn.Linear(n_features, hidden_size)
-        self.gate = nn.Linear(n_features, hidden_size) if gated else None
         self.unit = nn.Linear(hidden_size, 1, bias=False)  # softmax cancels a bias
         self.global_size = n_features
 
@@ -139,17 +137,18 @@ class AttentionMIL(Integration):
         return attend(values, offsets, self.attention_logits(values)).flatten(1)
 
     def attention_logits(self, values: Tensor) -> Tensor:
-        hidden = torch.tanh(self.hidden(values))
-        if self.gate is not None:
-            hidden = hidden * torch.sigmoid(self.gate(values))
-        return self.unit(hidden)
+        return self.unit(torch.tanh(self.hidden(values)))
 
 
 class GatedAttentionMIL(AttentionMIL):
-    """The same with a gate."""
+    """The same with a gate on the hidden cells."""
 
     def __init__(self, n_features: int, hidden_size: int) -> None:
-        super().__init__(n_features, hidden_size, gated=True)
+        super().__init__(n_features, hidden_size)
+        self.gate = nn.Linear(n_features, hidden_size)
+
+    def attention_logits(self, values: Tensor) -> Tensor:
+        return self.unit(torch.tanh(self.hidden(values)) * torch.sigmoid(self.gate(values)))
 
 
 class NetVLAD(Integration):
@@ -170,10 +169,8 @@ class NetVLAD(Integration):
 
     def residuals(self, values: Tensor, offsets: Tensor) -> Tensor:
         """Normalised within each centre and as a whole, (n, K, M)."""
-        assigned, lengths = (
-            self.assign_norm(self.assign(values)).softmax(dim=1),
-            offsets.diff().tolist(),
-        )
+        assigned = self.assign_norm(self.assign(values)).softmax(dim=1)
+        lengths = offsets.diff().tolist()
         by_set = zip(assigned.split(lengths), values.split(lengths), strict=True)
         sums = [a.T @ x - a.sum(dim=0)[:, None] * self.centres for a, x in by_set]
         residuals = functional.normalize(torch.stack(sums), dim=2)
@@ -277,6 +274,6 @@ def segment(offsets: Tensor, number: int, n_segments: int) -> tuple[Tensor, Tens
     lengths = offsets.diff()
     starts = number * lengths // n_segments
     sizes = ((number + 1) * lengths // n_segments - starts).clamp(min=1)
-    own: Any = functional.pad(sizes.cumsum(0), (1, 0))
+    own = functional.pad(sizes.cumsum(0), (1, 0))
     rows = torch.arange(int(own[-1])) + (offsets[:-1] + starts - own[:-1]).repeat_interleave(sizes)
     return rows, own

@@ -22,6 +22,16 @@ ways = pytest.mark.parametrize("way", [attend_analytic, compiled])
 # Chunks of a few sets and, with 0, no padding: all ways at small sizes.
 chunk_sizes = st.sampled_from([1, 40, 1 << 18])
 most_numbers_to_pad = st.sampled_from([0, 1 << 14])
+small_cases = given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=7),
+    equal=st.booleans(),
+    n_features=st.integers(1, 5),
+    cluster_size=st.integers(1, 6),
+    shifting=st.booleans(),
+    chunk=chunk_sizes,
+    to_pad=most_numbers_to_pad,
+    seed=st.integers(0, 2**31 - 1),
+)
 
 
 def make_case(lengths, n_features, cluster_size, shifting, seed, dtype=torch.float64):
@@ -46,16 +56,7 @@ def result_and_gradients(function, values, offsets, logits, shift, direction):
 
 
 @ways
-@given(
-    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=7),
-    equal=st.booleans(),
-    n_features=st.integers(1, 5),
-    cluster_size=st.integers(1, 6),
-    shifting=st.booleans(),
-    chunk=chunk_sizes,
-    to_pad=most_numbers_to_pad,
-    seed=st.integers(0, 2**31 - 1),
-)
+@small_cases
 @settings(max_examples=150, deadline=None)
 def test_every_way_is_plain(
     way, lengths, equal, n_features, cluster_size, shifting, chunk, to_pad, seed
@@ -71,16 +72,7 @@ def test_every_way_is_plain(
         torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9)
 
 
-@given(
-    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=7),
-    equal=st.booleans(),
-    n_features=st.integers(1, 5),
-    cluster_size=st.integers(1, 6),
-    shifting=st.booleans(),
-    chunk=chunk_sizes,
-    to_pad=most_numbers_to_pad,
-    seed=st.integers(0, 2**31 - 1),
-)
+@small_cases
 @settings(max_examples=100, deadline=None)
 def test_features_that_learn(
     lengths, equal, n_features, cluster_size, shifting, chunk, to_pad, seed

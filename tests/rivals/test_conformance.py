@@ -21,7 +21,9 @@ def small(kind, **more):
     return kind(**{name: value for name, value in given.items() if name in names})
 
 
-ESTIMATORS = [small(getattr(rivals, name)) for name in rivals.__all__ if name[0].isupper()]
+ESTIMATORS = [
+    small(getattr(rivals, name)) for name in rivals.__all__ if name.endswith("Classifier")
+]
 ESTIMATORS.append(rivals.AverageClassifier(fusion="scores", **PLAIN))
 
 
