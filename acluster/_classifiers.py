@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,76 +20,37 @@ from acluster.sets import FeatureSets, MultimodalFeatureSets, check_sets
 __all__ = ["AttentionClusterClassifier", "MultimodalAttentionClusterClassifier"]
 
 
-class AttentionClusters(SetClassifier):
-    """What both share: the parameters, with those of an attention cluster."""
+_NUMBER = Interval(Integral, 1, None, closed="left")
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class ClusterParameters:
+    """The parameters of attention clusters, to come before those of training."""
+
+    cluster_size: int = 32
+    weighting: str = "fc1"
+    hidden_size: int = 10
+    shifting: bool = True
+    n_local_features: int | None = None
+
+
+class AttentionClusters(SetClassifier, ClusterParameters):
+    """What both share."""
 
     _integration = AttentionCluster
     _integration_parameters = ("cluster_size", "weighting", "hidden_size", "shifting")
 
-    _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **SetClassifier._parameter_constraints,
-        "cluster_size": [Interval(Integral, 1, None, closed="left")],
+        "cluster_size": [_NUMBER],
         "weighting": [StrOptions(set(WEIGHTINGS))],
-        "hidden_size": [Interval(Integral, 1, None, closed="left")],
+        "hidden_size": [_NUMBER],
         "shifting": ["boolean"],
+        "n_local_features": [_NUMBER, None],
     }
 
-    def __init__(
-        self,
-        *,
-        cluster_size: int = 32,
-        weighting: str = "fc1",
-        hidden_size: int = 10,
-        shifting: bool = True,
-        dropout: float = 0.5,
-        n_local_features: int | None = None,
-        optimizer: str = "rmsprop",
-        learning_rate: float = 1e-3,
-        weight_decay: float = 0.0,
-        max_grad_norm: float | None = 5.0,
-        batch_size: int = 128,
-        max_iter: int = 200,
-        tol: float | None = 1e-4,
-        n_iter_no_change: int = 10,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        class_weight: dict[Any, float] | str | None = None,
-        warm_start: bool = False,
-        device: str = "auto",
-        dtype: str = "auto",
-        precision: str = "full",
-        cache: str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-        verbose: bool = False,
-    ) -> None:
-        super().__init__(
-            dropout=dropout,
-            n_local_features=n_local_features,
-            optimizer=optimizer,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            max_grad_norm=max_grad_norm,
-            batch_size=batch_size,
-            max_iter=max_iter,
-            tol=tol,
-            n_iter_no_change=n_iter_no_change,
-            early_stopping=early_stopping,
-            validation_fraction=validation_fraction,
-            class_weight=class_weight,
-            warm_start=warm_start,
-            device=device,
-            dtype=dtype,
-            precision=precision,
-            cache=cache,
-            random_state=random_state,
-            verbose=verbose,
-        )
-        self.cluster_size = cluster_size
-        self.weighting = weighting
-        self.hidden_size = hidden_size
-        self.shifting = shifting
 
-
+@dataclass(kw_only=True, eq=False, repr=False)
 class AttentionClusterClassifier(AttentionClusters):
     """Classify items from their sets of local features, by one attention cluster.
 
@@ -112,109 +74,15 @@ class AttentionClusterClassifier(AttentionClusters):
     shifting : bool, default=True
         Whether the shifting operation follows each unit.
 
-    dropout : float in [0, 1), default=0.5
-        The share of the global feature that is zeroed at random in training.
-
     n_local_features : int, default=None
         Local feature set augmentation: in training, every step sees this many local
         features of each set, drawn anew; prediction sees all. None: always all.
 
-    optimizer : {"rmsprop", "adam", "adamw"}, default="rmsprop"
-        The paper's choice for video is RMSprop; its toy experiment used Adam.
-
-    learning_rate : float, default=0.001
-        Step size of the optimiser.
-
-    weight_decay : float, default=0.0
-        l2 penalty ("adamw": decoupled weight decay) on all parameters.
-
-    max_grad_norm : float, default=5.0
-        The l2 norm over all parameters to which gradients are scaled down. None: never.
-
-    batch_size : int, default=128
-        Items per step, and per block of a prediction.
-
-    max_iter : int, default=200
-        The number of epochs at most.
-
-    tol : float, default=1e-4
-        Training stops once the loss (with `early_stopping`, the validation score) has
-        not improved by more than this for `n_iter_no_change` epochs. None: train for
-        exactly `max_iter` epochs.
-
-    n_iter_no_change : int, default=10
-        Epochs to wait for an improvement.
-
-    early_stopping : bool, default=False
-        Whether to stop by the accuracy on a validation set (with an indicator y, the share
-        of right entries), and return to the weights of the best epoch. The set is `X_val`
-        of `fit`, else a part of X.
-
-    validation_fraction : float in (0, 1), default=0.1
-        The part of X set aside for early stopping, stratified by class.
-
-    class_weight : dict or "balanced", default=None
-        Weights of the classes. "balanced" is the paper's 1/S for a class of S items.
-
-    warm_start : bool, default=False
-        Whether `fit` goes on from the weights, the dtype and the optimiser of the last fit.
-        A validation set drawn from X is drawn anew.
-
-    device : str, default="auto"
-        Where to compute: "auto" (a GPU when there is one), "cpu", "cuda", "cuda:1".
-
-    dtype : {"auto", "float32", "float64"}, default="auto"
-        The precision of the parameters. "auto": float32 for float16 and float32
-        features, else float64.
-
-    precision : {"full", "mixed"}, default="full"
-        "mixed" multiplies in bfloat16 to fit and to predict, where that is faster (most GPUs,
-        processors with AMX, AMD's with AVX512-BF16); the parameters and their updates stay
-        float32. Elsewhere it is "full". `transform` and `attention_weights` are always "full".
-
-    cache : {"auto", "device", "memory", "stream"}, default="auto"
-        Where the local features live in training. "stream": where they are; those in a
-        store are read batch by batch in a thread. "memory": a store is read once. "device":
-        on the device, in `dtype`, or in float16 where float16 features are on a GPU. "auto":
-        on a GPU when they take no more than half of its free memory; in memory when they
-        take no more than scikit-learn's `working_memory` (1 GiB unless configured) and the
-        process is not a worker of a parallel search; else "stream". On a processor all
-        give the same model, to the bit, where the store is local and uncompressed.
-
-    random_state : int, RandomState instance or None, default=None
-        Draws the initial weights, the validation set, the order, the local features
-        and the dropout. The same int gives the same bits on the same device.
-
-    verbose : bool, default=False
-        Whether to print a line per epoch. For a progress bar, see `set_callbacks`.
+    {training}
 
     Attributes
     ----------
-    classes_ : ndarray of shape (n_classes,)
-        The labels, sorted; with an indicator y, the numbers of its columns.
-
-    n_features_in_ : int
-        The width M of a local feature.
-
-    feature_names_in_ : ndarray of str, shape (M,)
-        Only there when X was a data frame.
-
-    n_iter_ : int
-        Epochs trained.
-
-    loss_curve_ : list of float
-        The training loss of every epoch: the weighted mean over items of the negative
-        log-likelihood (nats); with an indicator y, summed over labels and divided by the
-        number of items.
-
-    validation_scores_ : list of float or None
-        The validation accuracy of every epoch, when there was a validation set.
-
-    best_validation_score_ : float or None
-        The highest of them.
-
-    network_ : acluster.nn.IntegrationNetwork
-        The fitted torch module.
+    {attributes}
 
     See Also
     --------
@@ -320,6 +188,7 @@ class AttentionClusterClassifier(AttentionClusters):
         return np.array(unit_names(cluster, names), dtype=object)
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class MultimodalAttentionClusterClassifier(ManyModalities, AttentionClusters):
     """Classify items from several local feature sets each, by one attention cluster per modality.
 
@@ -344,9 +213,6 @@ class MultimodalAttentionClusterClassifier(ManyModalities, AttentionClusters):
         Whether the shifting operation follows each unit. It brings modalities of different
         scales to one.
 
-    dropout : float in [0, 1), default=0.5
-        The share of the global feature that is zeroed at random in training.
-
     n_local_features : int, None, or dict of str to such, default=None
         Local feature set augmentation: in training, every step sees this many local
         features of each set, drawn anew; prediction sees all. None: always all.
@@ -361,108 +227,13 @@ class MultimodalAttentionClusterClassifier(ManyModalities, AttentionClusters):
         The probability with which a training item goes without each of its modalities, drawn
         anew at every step; one at least stays. It prepares for items that lack some.
 
-    optimizer : {"rmsprop", "adam", "adamw"}, default="rmsprop"
-        The paper's choice for video is RMSprop; its toy experiment used Adam.
-
-    learning_rate : float, default=0.001
-        Step size of the optimiser.
-
-    weight_decay : float, default=0.0
-        l2 penalty ("adamw": decoupled weight decay) on all parameters.
-
-    max_grad_norm : float, default=5.0
-        The l2 norm over all parameters to which gradients are scaled down. None: never.
-
-    batch_size : int, default=128
-        Items per step, and per block of a prediction.
-
-    max_iter : int, default=200
-        The number of epochs at most.
-
-    tol : float, default=1e-4
-        Training stops once the loss (with `early_stopping`, the validation score) has
-        not improved by more than this for `n_iter_no_change` epochs. None: train for
-        exactly `max_iter` epochs.
-
-    n_iter_no_change : int, default=10
-        Epochs to wait for an improvement.
-
-    early_stopping : bool, default=False
-        Whether to stop by the accuracy on a validation set (with an indicator y, the share
-        of right entries), and return to the weights of the best epoch. The set is `X_val`
-        of `fit`, else a part of X.
-
-    validation_fraction : float in (0, 1), default=0.1
-        The part of X set aside for early stopping, stratified by class.
-
-    class_weight : dict or "balanced", default=None
-        Weights of the classes. "balanced" is the paper's 1/S for a class of S items.
-
-    warm_start : bool, default=False
-        Whether `fit` goes on from the weights, the dtype and the optimiser of the last fit.
-        A validation set drawn from X is drawn anew.
-
-    device : str, default="auto"
-        Where to compute: "auto" (a GPU when there is one), "cpu", "cuda", "cuda:1".
-
-    dtype : {"auto", "float32", "float64"}, default="auto"
-        The precision of the parameters. "auto": float32 for float16 and float32
-        features, else float64.
-
-    precision : {"full", "mixed"}, default="full"
-        "mixed" multiplies in bfloat16 to fit and to predict, where that is faster (most GPUs,
-        processors with AMX, AMD's with AVX512-BF16); the parameters and their updates stay
-        float32. Elsewhere it is "full". `transform` and `attention_weights` are always "full".
-
-    cache : {"auto", "device", "memory", "stream"}, default="auto"
-        Where the local features live in training. "stream": where they are; those in a
-        store are read batch by batch in a thread. "memory": a store is read once. "device":
-        on the device, in `dtype`, or in float16 where float16 features are on a GPU. "auto":
-        on a GPU when they take no more than half of its free memory; in memory when they
-        take no more than scikit-learn's `working_memory` (1 GiB unless configured) and the
-        process is not a worker of a parallel search; else "stream". On a processor all
-        give the same model, to the bit, where the store is local and uncompressed.
-
-    random_state : int, RandomState instance or None, default=None
-        Draws the initial weights, the validation set, the order, the local features
-        and the dropout. The same int gives the same bits on the same device.
-
-    verbose : bool, default=False
-        Whether to print a line per epoch. For a progress bar, see `set_callbacks`.
+    {training}
 
     Attributes
     ----------
-    classes_ : ndarray of shape (n_classes,)
-        The labels, sorted; with an indicator y, the numbers of its columns.
+    {modalities}
 
-    modalities_ : list of str
-        Their names, in the order of the global feature.
-
-    feature_means_ : dict of str to ndarray of shape (M,), or None
-        The mean training feature of every modality, under ``missing_modality="mean"``.
-
-    n_features_in_ : int
-        The sum of the modalities' widths.
-
-    feature_names_in_ : ndarray of str
-        Only there when X was a data frame.
-
-    n_iter_ : int
-        Epochs trained.
-
-    loss_curve_ : list of float
-        The training loss of every epoch: the weighted mean over items of the negative
-        log-likelihood (nats); with an indicator y, summed over labels and divided by the
-        number of items.
-
-    validation_scores_ : list of float or None
-        The validation accuracy of every epoch, when there was a validation set.
-
-    best_validation_score_ : float or None
-        The highest of them.
-
-    network_ : acluster.nn.IntegrationNetwork
-        The fitted torch module.
+    {attributes}
 
     See Also
     --------
@@ -506,7 +277,15 @@ class MultimodalAttentionClusterClassifier(ManyModalities, AttentionClusters):
     'audio_unit3_x1'
     """
 
-    _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012
+    cluster_size: int | dict[str, int] = 32  # type: ignore[assignment]
+    weighting: str | dict[str, str] = "fc1"  # type: ignore[assignment]
+    hidden_size: int | dict[str, int] = 10  # type: ignore[assignment]
+    shifting: bool | dict[str, bool] = True  # type: ignore[assignment]
+    n_local_features: int | dict[str, int | None] | None = None  # type: ignore[assignment]
+    missing_modality: str = "mean"
+    modality_dropout: float = 0.0
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **AttentionClusters._parameter_constraints,
         **{
             parameter: [*AttentionClusters._parameter_constraints[parameter], dict]
@@ -515,65 +294,6 @@ class MultimodalAttentionClusterClassifier(ManyModalities, AttentionClusters):
         "missing_modality": [StrOptions({"mean", "mask"})],
         "modality_dropout": [Interval(Real, 0, 1, closed="left")],
     }
-
-    def __init__(
-        self,
-        *,
-        cluster_size: int | dict[str, int] = 32,
-        weighting: str | dict[str, str] = "fc1",
-        hidden_size: int | dict[str, int] = 10,
-        shifting: bool | dict[str, bool] = True,
-        dropout: float = 0.5,
-        n_local_features: int | dict[str, int | None] | None = None,
-        missing_modality: str = "mean",
-        modality_dropout: float = 0.0,
-        optimizer: str = "rmsprop",
-        learning_rate: float = 1e-3,
-        weight_decay: float = 0.0,
-        max_grad_norm: float | None = 5.0,
-        batch_size: int = 128,
-        max_iter: int = 200,
-        tol: float | None = 1e-4,
-        n_iter_no_change: int = 10,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        class_weight: dict[Any, float] | str | None = None,
-        warm_start: bool = False,
-        device: str = "auto",
-        dtype: str = "auto",
-        precision: str = "full",
-        cache: str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-        verbose: bool = False,
-    ) -> None:
-        super().__init__(
-            cluster_size=cluster_size,  # type: ignore[arg-type]
-            weighting=weighting,  # type: ignore[arg-type]
-            hidden_size=hidden_size,  # type: ignore[arg-type]
-            shifting=shifting,  # type: ignore[arg-type]
-            dropout=dropout,
-            n_local_features=n_local_features,  # type: ignore[arg-type]
-            optimizer=optimizer,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            max_grad_norm=max_grad_norm,
-            batch_size=batch_size,
-            max_iter=max_iter,
-            tol=tol,
-            n_iter_no_change=n_iter_no_change,
-            early_stopping=early_stopping,
-            validation_fraction=validation_fraction,
-            class_weight=class_weight,
-            warm_start=warm_start,
-            device=device,
-            dtype=dtype,
-            precision=precision,
-            cache=cache,
-            random_state=random_state,
-            verbose=verbose,
-        )
-        self.missing_modality = missing_modality
-        self.modality_dropout = modality_dropout
 
     def attention_weights(self, X: Any) -> MultimodalFeatureSets:
         """How much each unit attends to each local feature, per modality.

@@ -16,6 +16,16 @@ from acluster.training import mean_local_feature
 
 __all__ = ["ManyModalities"]
 
+# Stands in docstrings in the place of "{modalities}".
+MODALITIES = """\
+    modalities_ : list of str
+        Their names, in the order of the global feature; sets without a name are one, "features".
+
+    feature_means_ : dict of str to ndarray of shape (M,), or None
+        The mean training feature of every modality, which stands for one that an item lacks; None
+        under ``missing_modality="mask"``.
+"""
+
 
 class ManyModalities(SetClassifier):
     """Finds the modalities and their widths in the data; items may lack some.
@@ -26,6 +36,11 @@ class ManyModalities(SetClassifier):
     missing_modality = "mean"  # a parameter of some
 
     _widths: dict[str, int]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.__doc__:
+            cls.__doc__ = cls.__doc__.replace("    {modalities}\n", MODALITIES)
 
     @property
     def modalities_(self) -> list[str]:

@@ -8,7 +8,6 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from numbers import Integral, Real
 from typing import Any, Self
 
 import numpy as np
@@ -19,16 +18,14 @@ from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_consistent_length, check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from acluster._labels import LabelCoding, check_labels, to_mean_one
+from acluster._training_parameters import TRAINING, TrainingParameters
 from acluster.nn import Integration, IntegrationNetwork
 from acluster.sets import FeatureSets, save_rows, warn_of_scale
 from acluster.training import (
-    CACHES,
-    OPTIMIZERS,
     BatchSource,
     Patience,
     Trainer,
@@ -42,6 +39,35 @@ from acluster.training import (
 )
 
 __all__ = ["SetClassifier", "all_or_nothing"]
+
+# Stands in docstrings in the place of "{attributes}".
+ATTRIBUTES = """\
+    classes_ : ndarray of shape (n_classes,)
+        The labels, sorted; with an indicator y, the numbers of its columns.
+
+    n_features_in_ : int
+        The width M of a local feature, summed over the modalities.
+
+    feature_names_in_ : ndarray of str
+        Only there when X was a data frame.
+
+    n_iter_ : int
+        Epochs trained.
+
+    loss_curve_ : list of float
+        The training loss of every epoch: the weighted mean over items of the negative
+        log-likelihood (nats); with an indicator y, summed over labels and divided by the
+        number of items.
+
+    validation_scores_ : list of float or None
+        The validation accuracy of every epoch, when there was a validation set.
+
+    best_validation_score_ : float or None
+        The highest of them.
+
+    network_ : acluster.nn.IntegrationNetwork
+        The fitted torch module.
+"""
 
 
 def all_or_nothing(fit: Callable[..., Any]) -> Callable[..., Any]:
@@ -60,7 +86,14 @@ def all_or_nothing(fit: Callable[..., Any]) -> Callable[..., Any]:
     return fit_or_restore
 
 
-class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, BaseEstimator, ABC):
+class SetClassifier(
+    TransformerMixin,
+    ClassifierMixin,
+    CallbackSupportMixin,
+    BaseEstimator,
+    TrainingParameters,
+    ABC,
+):
     """What the public estimators share; they say what X is and which modalities it has.
 
     The network always sees a list of modalities; `_modalities` turns the public X into it. They
@@ -72,75 +105,18 @@ class SetClassifier(TransformerMixin, ClassifierMixin, CallbackSupportMixin, Bas
     _integration_parameters: tuple[str, ...] = ()
     _architecture: dict[str, Any]
 
-    modality_dropout = 0.0  # a parameter where there are several modalities
+    # Parameters of some.
+    n_local_features = None
+    modality_dropout = 0.0
 
-    _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012
-        "dropout": [Interval(Real, 0, 1, closed="left")],
-        "n_local_features": [Interval(Integral, 1, None, closed="left"), None],
-        "optimizer": [StrOptions(set(OPTIMIZERS))],
-        "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
-        "max_iter": [Interval(Integral, 1, None, closed="left")],
-        "tol": [Interval(Real, 0, None, closed="left"), None],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
-        "early_stopping": ["boolean"],
-        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-        "class_weight": [StrOptions({"balanced"}), dict, None],
-        "warm_start": ["boolean"],
-        "device": [str],
-        "dtype": [StrOptions({"auto", "float32", "float64"})],
-        "precision": [StrOptions({"full", "mixed"})],
-        "cache": [StrOptions(set(CACHES))],
-        "random_state": ["random_state"],
-        "verbose": ["boolean"],
-    }
-
-    def __init__(
-        self,
-        *,
-        dropout: float = 0.5,
-        n_local_features: int | None = None,
-        optimizer: str = "rmsprop",
-        learning_rate: float = 1e-3,
-        weight_decay: float = 0.0,
-        max_grad_norm: float | None = 5.0,
-        batch_size: int = 128,
-        max_iter: int = 200,
-        tol: float | None = 1e-4,
-        n_iter_no_change: int = 10,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        class_weight: dict[Any, float] | str | None = None,
-        warm_start: bool = False,
-        device: str = "auto",
-        dtype: str = "auto",
-        precision: str = "full",
-        cache: str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-        verbose: bool = False,
-    ) -> None:
-        self.dropout = dropout
-        self.n_local_features = n_local_features
-        self.optimizer = optimizer
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.max_grad_norm = max_grad_norm
-        self.batch_size = batch_size
-        self.max_iter = max_iter
-        self.tol = tol
-        self.n_iter_no_change = n_iter_no_change
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.class_weight = class_weight
-        self.warm_start = warm_start
-        self.device = device
-        self.dtype = dtype
-        self.precision = precision
-        self.cache = cache
-        self.random_state = random_state
-        self.verbose = verbose
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.__doc__:
+            cls.__doc__ = (
+                cls.__doc__.replace("    {training}\n", TRAINING)
+                .replace("    {attributes}\n", ATTRIBUTES)
+                .replace("{optimizer}", cls.optimizer)
+            )
 
     @abstractmethod
     def _check_X(self, X: Any, reset: bool) -> Any:

@@ -23,8 +23,10 @@ MAY_IMPORT = {
         "torch",
     },
     "_labels": {"acluster.sets", "numpy", "sklearn", "scipy", "torch"},
+    "_training_parameters": {"acluster.training", "numpy", "sklearn"},
     "_set_classifier": {
         "acluster._labels",
+        "acluster._training_parameters",
         "acluster.nn",
         "acluster.sets",
         "acluster.training",

@@ -601,13 +601,13 @@ CASES = [
         "p unknown",
         lambda: A(n_units=3),
         TypeError,
-        "AttentionClusters.__init__() got an unexpected keyword argument 'n_units'",
+        "AttentionClusterClassifier.__init__() got an unexpected keyword argument 'n_units'",
     ),
     Case(
         "p positional",
         lambda: A(8),
         TypeError,
-        "AttentionClusters.__init__() takes 1 positional argument but 2 were given",
+        "AttentionClusterClassifier.__init__() takes 1 positional argument but 2 were given",
     ),
     Case(
         "val no y",

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, ClassVar
 
-import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
@@ -33,106 +32,20 @@ __all__ = [
     "TemporalInceptionClassifier",
 ]
 
-# What every docstring says in the place of "{training}" and "{attributes}".
-_TRAINING = """\
-    dropout : float in [0, 1), default=0.5
-        The share of the vectors that is zeroed at random in training, before the last layer.
-
-    optimizer : {"adam", "adamw", "rmsprop"}, default="adam"
-        How the parameters are updated.
-
-    learning_rate : float, default=0.001
-        Step size of the optimiser.
-
-    weight_decay : float, default=0.0
-        l2 penalty ("adamw": decoupled weight decay) on all parameters.
-
-    batch_size : int, default=128
-        Items per step, and per block of a prediction.
-
-    max_iter : int, default=200
-        The number of epochs at most.
-
-    tol : float, default=1e-4
-        Training stops once the loss has not fallen by more than this for `n_iter_no_change`
-        epochs. None: train for exactly `max_iter` epochs.
-
-    n_iter_no_change : int, default=10
-        Epochs to wait for an improvement.
-
-    class_weight : dict or "balanced", default=None
-        Weights of the classes.
-
-    device : str, default="auto"
-        Where to compute: "auto" (a GPU when there is one), "cpu", "cuda", "cuda:1".
-
-    random_state : int, RandomState instance or None, default=None
-        Draws the initial weights, the order and the dropout.
-
-    verbose : bool, default=False
-        Whether to print a line per epoch.
-"""
-_ATTRIBUTES = """\
-    classes_ : ndarray of shape (n_classes,)
-        The labels, sorted; with an indicator y, the numbers of its columns.
-
-    n_features_in_ : int
-        The width of a local feature, summed over the modalities.
-
-    n_iter_ : int
-        Epochs trained.
-
-    loss_curve_ : list of float
-        The training loss of every epoch.
-
-    modalities_ : list of str
-        The names of the modalities; sets without a name are one, "features".
-
-    feature_means_ : dict of str to ndarray
-        The mean local feature of each modality over the training set. It stands for a modality
-        that an item lacks.
-
-    network_ : acluster.nn.IntegrationNetwork
-        The fitted torch module.
-"""
 _NUMBER = Interval(Integral, 1, None, closed="left")
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Rival(ClassNamePrefixFeaturesOutMixin, ManyModalities):
-    """What they share: sets with or without named modalities, and the parameters of training."""
+    """What they share: sets with or without named modalities, and how to train."""
 
-    dropout: float = 0.5
     optimizer: str = "adam"
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.0
-    batch_size: int = 128
-    max_iter: int = 200
-    tol: float | None = 1e-4
-    n_iter_no_change: int = 10
-    class_weight: dict[Any, float] | str | None = None
-    device: str = "auto"
-    random_state: int | np.random.RandomState | None = None
-    verbose: bool = False
-
-    # Parameters of acluster's own estimators, which are not varied here.
-    n_local_features = None
-    max_grad_norm = 5.0
-    early_stopping = False
-    validation_fraction = 0.1
-    warm_start = False
-    dtype = "auto"
-    precision = "full"
-    cache = "auto"
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         # Numbers of cells, steps and the like; a class with another parameter adds to them.
         numbers = {name: [_NUMBER] for name in cls._integration_parameters}
         cls._parameter_constraints = {**numbers, **cls._parameter_constraints}
-        if cls.__doc__:
-            for name, text in {"training": _TRAINING, "attributes": _ATTRIBUTES}.items():
-                cls.__doc__ = cls.__doc__.replace(f"    {{{name}}}\n", text)
 
     @property
     def _n_features_out(self) -> int:
@@ -182,6 +95,8 @@ class AverageClassifier(Rival):
 
     Attributes
     ----------
+    {modalities}
+
     {attributes}
 
     References
@@ -230,6 +145,8 @@ class FlattenClassifier(Rival):
 
     Attributes
     ----------
+    {modalities}
+
     {attributes}
 
     References
@@ -268,6 +185,8 @@ class BiLSTMClassifier(Rival):
 
     Attributes
     ----------
+    {modalities}
+
     {attributes}
 
     References
@@ -312,6 +231,8 @@ class TSLSTMClassifier(Rival):
 
     Attributes
     ----------
+    {modalities}
+
     {attributes}
 
     References
@@ -357,6 +278,8 @@ class TemporalInceptionClassifier(Rival):
 
     Attributes
     ----------
+    {modalities}
+
     {attributes}
 
     References
@@ -396,6 +319,8 @@ class AttentionMILClassifier(_Attending, Rival):
 
     Attributes
     ----------
+    {modalities}
+
     {attributes}
 
     References
@@ -435,6 +360,8 @@ class GatedAttentionMILClassifier(AttentionMILClassifier):
 
     Attributes
     ----------
+    {modalities}
+
     {attributes}
 
     References
@@ -475,6 +402,8 @@ class NetVLADClassifier(Rival):
 
     Attributes
     ----------
+    {modalities}
+
     {attributes}
 
     References
@@ -524,6 +453,8 @@ class SetTransformerClassifier(Rival):
 
     Attributes
     ----------
+    {modalities}
+
     {attributes}
 
     References
@@ -565,6 +496,8 @@ class EfficientProbingClassifier(_Attending, Rival):
 
     Attributes
     ----------
+    {modalities}
+
     {attributes}
 
     References

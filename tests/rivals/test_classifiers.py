@@ -2,6 +2,7 @@
 
 import inspect
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 from acluster import FeatureSets, rivals, save_feature_sets
+from acluster.training import _device
 
 N_ITEMS = 60
 CLASSIFIERS = [name for name in rivals.__all__ if name.endswith("Classifier")]
@@ -86,8 +88,7 @@ def test_every_parameter_is_described(name):
     text = inspect.getdoc(kind)
     for parameter in inspect.signature(kind).parameters:
         assert f"\n{parameter} : " in text, parameter
-    assert "{training}" not in text
-    assert "{attributes}" not in text
+    assert not re.search(r"\{(training|attributes|modalities|optimizer)\}", text)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -96,6 +97,27 @@ def test_a_clone_trains_to_the_same_bits(name):
     clf = make(name, max_iter=2, dropout=0.5)
     again = clone(clf).fit(X, y)
     assert np.array_equal(clf.fit(X, y).predict_proba(X), again.predict_proba(X))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_training_can_stop_early_and_go_on(name):
+    X, y = make_modalities()
+    clf = make(name, max_iter=3, early_stopping=True, warm_start=True).fit(X, y)
+    first = clf.predict_proba(X)
+    clf.fit(X, y)
+    assert clf.n_iter_ == len(clf.validation_scores_) == 6
+    assert clf.best_validation_score_ == max(clf.validation_scores_)
+    assert not np.array_equal(clf.predict_proba(X), first)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_mixed_precision_predicts_what_full_does(name, monkeypatch):
+    monkeypatch.setattr(_device, "is_faster_in_bfloat16", lambda device: True)
+    X, y = make_modalities()
+    full = make(name, max_iter=3, dtype="float32").fit(X, y)
+    mixed = clone(full).set_params(precision="mixed").fit(X, y)
+    assert mixed.predict_proba(X).dtype == np.float32
+    np.testing.assert_allclose(mixed.predict_proba(X), full.predict_proba(X), atol=0.1)
 
 
 @pytest.mark.parametrize("name", ["AttentionMILClassifier", "EfficientProbingClassifier"])
