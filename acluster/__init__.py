@@ -1,6 +1,8 @@
 """Classify items from their sets of local features, by attention clusters."""
 
 from acluster._classifiers import AttentionClusterClassifier, MultimodalAttentionClusterClassifier
+from acluster._model_file import ModelFileError
+from acluster._saving import load
 from acluster.sets import (
     FeatureSets,
     FeatureSetsWriter,
@@ -13,8 +15,10 @@ __all__ = [
     "AttentionClusterClassifier",
     "FeatureSets",
     "FeatureSetsWriter",
+    "ModelFileError",
     "MultimodalAttentionClusterClassifier",
     "MultimodalFeatureSets",
+    "load",
     "open_feature_sets",
     "save_feature_sets",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -13,6 +14,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 
 from acluster._modalities import ManyModalities
+from acluster._onnx import write_onnx
 from acluster._set_classifier import SetClassifier
 from acluster.nn import WEIGHTINGS, AttentionCluster
 from acluster.sets import FeatureSets, MultimodalFeatureSets, check_sets
@@ -48,6 +50,34 @@ class AttentionClusters(SetClassifier, ClusterParameters):
         "shifting": ["boolean"],
         "n_local_features": [_NUMBER, None],
     }
+
+    def to_onnx(self, path: str | os.PathLike[str]) -> None:
+        """Write what `predict_proba` computes as an ONNX file, for use without this package.
+
+        The inputs are, for every modality by its name ("features" where there is but one),
+        padded sets of shape (n, L, M) and, as ``NAME_lengths``, the int64 number of local
+        features of each item, of shape (n,); n and L are free, L at least 1. What pads is any
+        finite number. An item of length 0 lacks the modality. The output, "probabilities", has
+        the columns of `predict_proba`; the metadata of the file has the classes, as JSON, under
+        "classes". Numbers have the dtype of the network: float32 after float32 features.
+
+        Parameters
+        ----------
+        path : str or path
+            The file; one that is there is replaced.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+
+        ImportError
+            Without the packages of the extra ``onnx``.
+        """
+        check_is_fitted(self)
+        parts = self._architecture["integrations"]
+        widths = {name: part["n_features"] for name, part in parts.items()}
+        write_onnx(path, self.network_, self._stand_ins(), widths, self._coding)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sklearn.utils._param_validation import validate_parameter_constraints
 from sklearn.utils.validation import check_is_fitted
 
+from acluster._model_file import ModelFileError
 from acluster._set_classifier import SetClassifier
 from acluster.sets import FeatureSets, MultimodalFeatureSets, check_multimodal_sets
 from acluster.training import mean_local_feature
@@ -97,3 +98,23 @@ class ManyModalities(SetClassifier):
         if self.feature_means_ is None:
             return super()._stand_ins()
         return [self.feature_means_[name] for name in self.modalities_]
+
+    def _describe(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        description, tensors = super()._describe()
+        means = self.feature_means_
+        description["n_averaged"] = None if means is None else self._n_averaged
+        return description, tensors | {
+            f"feature_means.{name}": mean for name, mean in (means or {}).items()
+        }
+
+    def _restore(self, description: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> None:
+        super()._restore(description, tensors)
+        parts, counts = self._architecture["integrations"], description["n_averaged"]
+        self._widths = {name: part["n_features"] for name, part in parts.items()}
+        self._n_averaged, self.feature_means_ = dict.fromkeys(parts, 0), None
+        if counts is not None:
+            means = {name: tensors.pop(f"feature_means.{name}") for name in parts}
+            for name, mean in means.items():
+                if mean.shape != (self._widths[name],) or type(counts[name]) is not int:
+                    raise ModelFileError(f"the mean local feature of {name!r:.80} is damaged")
+            self._n_averaged, self.feature_means_ = {name: counts[name] for name in parts}, means

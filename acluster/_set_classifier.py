@@ -22,6 +22,7 @@ from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from acluster._labels import LabelCoding, check_labels, to_mean_one
+from acluster._saving import Saveable
 from acluster._training_parameters import TRAINING, TrainingParameters
 from acluster.nn import Integration, IntegrationNetwork
 from acluster.sets import FeatureSets, save_rows, warn_of_scale
@@ -92,6 +93,7 @@ class SetClassifier(
     CallbackSupportMixin,
     BaseEstimator,
     TrainingParameters,
+    Saveable,
     ABC,
 ):
     """What the public estimators share; they say what X is and which modalities it has.
@@ -103,7 +105,6 @@ class SetClassifier(
 
     _integration: type[Integration]
     _integration_parameters: tuple[str, ...] = ()
-    _architecture: dict[str, Any]
 
     # Parameters of some.
     n_local_features = None
@@ -363,16 +364,27 @@ class SetClassifier(
 
     def _build_network(self) -> IntegrationNetwork:
         # On the meta device torch draws nothing, so its global random state stays as it is.
+        return self._unallocated_network().to_empty(device="cpu")
+
+    def _unallocated_network(self) -> IntegrationNetwork:
         with torch.device("meta"):
             architectures = self._architecture["integrations"].values()
             integrations = [self._integration(**architecture) for architecture in architectures]
-            network = self._make_network(
+            return self._make_network(
                 integrations,
                 self._architecture["n_outputs"],
                 self.dropout,
                 **self._architecture["network"],
             )
-        return network.to_empty(device="cpu")
+
+    def _network_from(self, state: dict[str, torch.Tensor]) -> IntegrationNetwork:
+        """The network with these parameters, on `device` where there is such a one."""
+        network = self._build_network().to(getattr(torch, self._dtype))
+        network.load_state_dict(state)
+        try:
+            return network.to(resolve_device(self.device))
+        except ValueError:  # a model trained on a GPU loads on a machine that has none
+            return network
 
     def _network_options(self) -> dict[str, Any]:
         """What else than its integrations makes the network; `_make_network` takes it."""
@@ -661,6 +673,35 @@ class SetClassifier(
         blocks = self._outputs(self.network_.global_feature, self._source(X))
         return _stacked(blocks, len(X)) if out is None else save_rows(out, blocks, len(X))
 
+    def to_torch(self) -> IntegrationNetwork:
+        """A copy of the fitted network, to be trained further in torch.
+
+        Returns
+        -------
+        acluster.nn.IntegrationNetwork
+            In evaluation mode, on the device of the estimator. Its `forward` takes a pair of packed
+            local features and offsets for every modality and gives logits.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import torch
+        >>> from acluster import AttentionClusterClassifier
+        >>> X = [np.eye(3), np.ones((2, 3))] * 5
+        >>> clf = AttentionClusterClassifier(tol=None, max_iter=5).fit(X, [0, 1] * 5)
+        >>> network = clf.to_torch()
+        >>> two_sets = torch.eye(3, dtype=torch.float64), torch.tensor([0, 1, 3])
+        >>> network([two_sets]).shape
+        torch.Size([2, 1])
+        """
+        check_is_fitted(self)
+        return copy.deepcopy(self.network_).eval()
+
     # What scikit-learn and pickle ask.
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -681,14 +722,8 @@ class SetClassifier(
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        if not hasattr(self, "network_"):
-            return
-        network = self._build_network().to(getattr(torch, self._dtype))
-        network.load_state_dict(to_torch_state(self.network_))
-        try:
-            self.network_ = network.to(resolve_device(self.device))
-        except ValueError:  # a model trained on a GPU loads on a machine that has none
-            self.network_ = network
+        if hasattr(self, "network_"):
+            self.network_ = self._network_from(to_torch_state(self.network_))
 
 
 def _stacked(blocks: Iterable[NDArray[Any]], n_rows: int) -> NDArray[Any]:

@@ -4,6 +4,7 @@ from acluster.nn._cluster import AttentionCluster, ShiftingOperation
 from acluster.nn._integration import Integration
 from acluster.nn._linear import DropoutLinear
 from acluster.nn._network import IntegrationNetwork
+from acluster.nn._padded import PaddedNetwork
 from acluster.nn._pooling import attend, attention_weights
 from acluster.nn._weighting import WEIGHTINGS, AverageWeighting, FC1Weighting, FC2Weighting
 
@@ -16,6 +17,7 @@ __all__ = [
     "FC2Weighting",
     "Integration",
     "IntegrationNetwork",
+    "PaddedNetwork",
     "ShiftingOperation",
     "attend",
     "attention_weights",

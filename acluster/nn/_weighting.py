@@ -46,7 +46,7 @@ class AverageWeighting(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """Logits (R, N), all zero."""
-        return values.new_zeros(1, 1).expand(len(values), self.cluster_size)
+        return values.new_zeros(1, 1).expand(values.shape[0], self.cluster_size)
 
 
 class FC1Weighting(nn.Module):
@@ -130,7 +130,7 @@ class FC2Weighting(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """Logits w2ᵀ tanh(W1ᵀx + b1) of every local feature for every unit, (R, N)."""
         hidden = torch.tanh(torch.addmm(self.bias1, values, self.weight1))
-        return (hidden.view(len(values), *self.weight2.shape) * self.weight2).sum(dim=-1)
+        return (hidden.unflatten(-1, self.weight2.shape) * self.weight2).sum(dim=-1)
 
 
 WEIGHTINGS: dict[str, type[AverageWeighting | FC1Weighting | FC2Weighting]] = {

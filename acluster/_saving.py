@@ -1,0 +1,309 @@
+"""From a fitted classifier to the description and the tensors of a model file, and back."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable
+from importlib.metadata import version
+from numbers import Integral
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, validate_parameter_constraints
+from sklearn.utils.validation import check_is_fitted
+
+from acluster._labels import LabelCoding
+from acluster._model_file import ModelFileError, read_model, write_model
+from acluster.training import to_numpy_state, to_torch_state
+
+__all__ = ["Saveable", "load"]
+
+_LIBRARIES = ("acluster", "numpy", "scikit-learn", "torch")
+_LABELS = {"bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"}
+_LABELS |= {"float16", "float32", "float64", "str", "object"}
+# Sizes that no tensor bears out, as the steps of a rival, are held to this, so that a wrong one
+# does not fill the memory.
+_SIZE = 100_000
+_SIZES = {"n_features": [Interval(Integral, 1, None, closed="left")]}
+
+
+def load(path: str | os.PathLike[str]) -> Any:
+    """The classifier that its method `save` wrote.
+
+    Parameters
+    ----------
+    path : str or path
+        The file. Nothing in it is run: it holds numbers and text, and what does not describe a
+        model is refused.
+
+    Returns
+    -------
+    AttentionClusterClassifier, MultimodalAttentionClusterClassifier or a rival
+        Fitted, on its `device`, or on the processor where there is no such device.
+
+    Raises
+    ------
+    acluster.ModelFileError
+        A ValueError: the file is no model, is damaged, or has a later format version than this
+        acluster knows.
+
+    OSError
+        If the file cannot be read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> import acluster
+    >>> X, y = [np.eye(3), np.ones((2, 3))] * 5, ["sharp", "flat"] * 5
+    >>> clf = acluster.AttentionClusterClassifier(tol=None, max_iter=50).fit(X, y)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     clf.save(f"{folder}/notes.model")
+    ...     acluster.load(f"{folder}/notes.model").predict(X[:2])
+    array(['sharp', 'flat'], dtype='<U5')
+    """
+    description, tensors = read_model(path)
+    name, known = description.get("class"), _classes()
+    if not isinstance(name, str) or name not in known:
+        raise ModelFileError(
+            f"{path} holds a {name!r:.80}, which this acluster does not have; it was written by "
+            f"acluster {_writer(description)}. Known are {', '.join(sorted(known))}."
+        )
+    try:
+        return known[name]._from_description(description, tensors)
+    except Exception as error:  # whatever a hostile description leads to
+        raise ModelFileError(
+            f"{path}, written by acluster {_writer(description)}, is no model of class {name}: "
+            f"{error or type(error).__name__}"
+        ) from error
+
+
+def _classes() -> dict[str, type[Saveable]]:
+    """The public classes by name; they derive from what is here and are imported late."""
+    import acluster.rivals
+
+    rooms = (acluster, acluster.rivals)
+    public = [getattr(room, name) for room in rooms for name in room.__all__]
+    return {
+        one.__name__: one for one in public if isinstance(one, type) and issubclass(one, Saveable)
+    }
+
+
+def _writer(description: dict[str, Any]) -> str:
+    versions = description.get("versions")
+    return f"{versions.get('acluster', '?')!s:.20}" if isinstance(versions, dict) else "?"
+
+
+class Saveable:
+    """A set classifier as a file: its parameters, labels, sizes and numbers."""
+
+    _architecture: dict[str, Any]
+
+    def save(self: Any, path: str | os.PathLike[str]) -> None:
+        """Write the fitted classifier to a file, for `acluster.load` here or elsewhere.
+
+        The file holds what it takes to predict: parameters, classes, the names and widths of the
+        modalities and features, the network, the learning curve. It is in the safetensors
+        format, with a description in JSON, and holds no programs. What it takes to go on with
+        the same bits (the averages of the optimiser, a `random_state` that is an instance),
+        callbacks, `set_output` and metadata requests are not in it; `pickle` keeps these.
+
+        Parameters
+        ----------
+        path : str or path
+            The file; one that is there is replaced once the new one is whole.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+
+        TypeError
+            If the class is not acluster's own, or labels are neither text, numbers nor booleans.
+
+        See Also
+        --------
+        acluster.load : The way back.
+        """
+        check_is_fitted(self)
+        if _classes().get(type(self).__name__) is not type(self):
+            raise TypeError(
+                f"save knows the classes of acluster, and {type(self).__qualname__} is not one of "
+                "them: a file could not say what it is. Use joblib.dump."
+            )
+        write_model(path, *self._describe())
+
+    def _describe(self: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        parameters = self.get_params(deep=False)
+        if isinstance(parameters["random_state"], np.random.RandomState):
+            parameters["random_state"] = None
+        names = getattr(self, "feature_names_in_", None)
+        description = {
+            "class": type(self).__name__,
+            "versions": {"python": platform.python_version()}
+            | {library: version(library) for library in _LIBRARIES},
+            "parameters": {name: _to_json(value) for name, value in parameters.items()},
+            "labels": _labels_to_json(self._coding),
+            "feature_names": None if names is None else list(names),
+            "dtype": self._dtype,
+            "modalities": _plain(self._architecture["integrations"]),
+            "network": _plain(self._architecture["network"]),
+            "loss_curve": self.loss_curve_,
+            "validation_scores": self.validation_scores_,
+        }
+        state = to_numpy_state(self.network_.state_dict())
+        return description, {f"network.{name}": tensor for name, tensor in state.items()}
+
+    @classmethod
+    def _from_description(
+        cls, description: dict[str, Any], tensors: dict[str, NDArray[Any]]
+    ) -> Self:
+        model: Any = cls(
+            **{name: _from_json(value) for name, value in description["parameters"].items()}
+        )
+        model._validate_params()
+        model._restore(description, tensors)
+        if tensors:
+            raise ModelFileError(f"it has the tensor {min(tensors)!r:.100}, which no part needs")
+        return model
+
+    def _restore(self: Any, description: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> None:
+        """Become the model described; takes its own tensors out of `tensors`."""
+        self._coding = _labels_from_json(description["labels"])
+        self.classes_ = self._coding.classes
+        self._dtype = _one_of(description["dtype"], ("float32", "float64"), "dtype")
+        self._architecture = self._restore_architecture(description, tensors)
+        widths = [part["n_features"] for part in self._architecture["integrations"].values()]
+        self.n_features_in_ = sum(widths)
+        names = description["feature_names"]
+        if names is not None:
+            self.feature_names_in_ = _texts(names, sum(widths), "feature_names")
+        self.loss_curve_ = _numbers(description["loss_curve"], "loss_curve")
+        self.n_iter_ = len(self.loss_curve_)
+        scores = description["validation_scores"]
+        self.validation_scores_ = None if scores is None else _numbers(scores, "validation_scores")
+        self.best_validation_score_ = max(self.validation_scores_ or [], default=None)
+        self._random_state = check_random_state(self.random_state)
+        self._optimizer_state = (self.optimizer, None)
+        own = {name: tensors.pop(name) for name in list(tensors) if name.startswith("network.")}
+        self.network_ = self._restore_network(
+            {name.removeprefix("network."): tensor for name, tensor in own.items()}
+        )
+
+    def _restore_architecture(
+        self: Any, description: dict[str, Any], tensors: dict[str, NDArray[Any]]
+    ) -> dict[str, Any]:
+        modalities, names = description["modalities"], ("n_features", *self._integration_parameters)
+        bound = max(_SIZE, *(tensor.size for tensor in tensors.values()))
+        for modality, part in modalities.items():
+            if set(part) != set(names):
+                raise ModelFileError(f"modality {modality!r:.80} has {[*part]}, not {[*names]}")
+            for name, value in part.items():
+                if type(value) is int and not 1 <= value <= bound:
+                    raise ModelFileError(f"{name}={value} of modality {modality!r:.80} is no size")
+            validate_parameter_constraints(
+                {**self._parameter_constraints, **_SIZES},
+                part,
+                caller_name=type(self).__name__,
+            )
+        if not modalities:
+            raise ModelFileError("it has no modality")
+        if set(description["network"]) != set(self._network_options()):
+            raise ModelFileError(f"its network has the options {[*description['network']]}")
+        return {
+            "integrations": modalities,
+            "n_outputs": self._coding.n_outputs,
+            "network": description["network"],
+        }
+
+    def _restore_network(self: Any, state: dict[str, NDArray[Any]]) -> torch.nn.Module:
+        """The network with these tensors; nothing is allocated before names and shapes agree."""
+        wanted = self._unallocated_network().to(getattr(torch, self._dtype)).state_dict()
+        given = to_torch_state(state)
+        for name in {*wanted, *given}:
+            if name not in wanted or name not in given:
+                raise ModelFileError(
+                    f"tensor {name!r:.100} is {'missing' if name in wanted else 'unknown'}"
+                )
+            is_, should = given[name], wanted[name]
+            if is_.shape != should.shape or is_.dtype != should.dtype:
+                raise ModelFileError(
+                    f"tensor {name!r} is {tuple(is_.shape)}, {is_.dtype}; by its sizes and "
+                    f"dtype it should be {tuple(should.shape)}, {should.dtype}"
+                )
+        return self._network_from(given)
+
+
+def _plain(value: Any) -> Any:
+    """With Python's numbers in the place of numpy's."""
+    if isinstance(value, dict):
+        return {name: _plain(own) for name, own in value.items()}
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _to_json(value: Any) -> Any:
+    """A parameter; keys of dicts, which JSON would make text, stand in pairs."""
+    if isinstance(value, dict):
+        return {"pairs": [[_plain(key), _plain(own)] for key, own in value.items()]}
+    return _plain(value)
+
+
+def _from_json(value: Any) -> Any:
+    return dict(value["pairs"]) if isinstance(value, dict) else value
+
+
+def _labels_to_json(coding: LabelCoding) -> dict[str, Any]:
+    classes = coding.classes
+    kind = "str" if classes.dtype.kind == "U" else classes.dtype.name
+    values = classes.tolist()
+    if kind not in _LABELS or (
+        kind == "object" and any(type(value) is not str for value in values)
+    ):
+        raise TypeError(
+            f"save writes labels that are text, numbers or booleans; these are {classes.dtype}, "
+            f"as {values[0]!r}. Fit on y.astype(str), or use joblib.dump."
+        )
+    return {"kind": coding.kind, "dtype": kind, "classes": values}
+
+
+def _labels_from_json(labels: dict[str, Any]) -> LabelCoding:
+    dtype = _one_of(labels["dtype"], _LABELS, "dtype of the labels")
+    if dtype in ("str", "object"):
+        classes = _texts(labels["classes"], len(labels["classes"]), "classes")
+        classes = classes.astype(str) if dtype == "str" else classes
+    else:
+        classes = np.array(labels["classes"], dtype=dtype)
+    kind = _one_of(labels["kind"], ("binary", "multiclass", "multilabel"), "kind of the labels")
+    if classes.ndim != 1 or not np.array_equal(np.unique(classes), classes):
+        raise ModelFileError("its classes are not in order, each once")
+    if kind == "multilabel":
+        is_right = np.array_equal(classes, np.arange(len(classes))) and len(classes) > 1
+    else:
+        is_right = len(classes) == 2 if kind == "binary" else len(classes) > 2
+    if not is_right:
+        raise ModelFileError(f"{len(classes)} classes are not {kind}")
+    return LabelCoding(kind, classes)
+
+
+def _one_of(value: Any, known: Iterable[str], name: str) -> str:
+    if not isinstance(value, str) or value not in known:
+        raise ModelFileError(f"its {name} is {value!r:.80}, not one of {sorted(known)}")
+    return value
+
+
+def _texts(values: Any, n: int, name: str) -> NDArray[np.object_]:
+    if not isinstance(values, list) or len(values) != n or not all(type(v) is str for v in values):
+        raise ModelFileError(f"its {name} are not {n} texts")
+    return np.array(values, dtype=object)
+
+
+def _numbers(values: Any, name: str) -> list[float]:
+    if not isinstance(values, list) or not all(type(v) is float for v in values):
+        raise ModelFileError(f"its {name} is not a list of numbers")
+    if not np.isfinite(values).all():
+        raise ModelFileError(f"its {name} is not finite")
+    return values

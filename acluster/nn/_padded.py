@@ -1,0 +1,103 @@
+"""The same network over padded sets, in operations that other runtimes know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from acluster.nn._cluster import AttentionCluster
+from acluster.nn._integration import Integration
+from acluster.nn._network import IntegrationNetwork
+
+__all__ = ["PaddedNetwork"]
+
+
+class PaddedNetwork(nn.Module):
+    """A network of attention clusters that takes padded sets with their lengths.
+
+    It shares the parameters of `network`; it has no kernels, no loops over sets and no dropout,
+    so that `torch.export` and `torch.onnx` can follow it. Padded sets cost what the longest costs.
+
+    Parameters
+    ----------
+    network : IntegrationNetwork
+        Its integrations are attention clusters.
+
+    stand_ins : sequence of (Tensor of shape (M,), or None)
+        For every modality, the local feature that stands for a missing set. None: nothing does,
+        and the other modalities count for more.
+
+    Raises
+    ------
+    TypeError
+        If a modality is integrated in another way than by an attention cluster.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from acluster.nn import AttentionCluster, IntegrationNetwork, PaddedNetwork
+    >>> network = IntegrationNetwork([AttentionCluster(4, cluster_size=3)], n_outputs=5)
+    >>> PaddedNetwork(network, [None])(torch.ones(2, 6, 4), torch.tensor([6, 1])).shape
+    torch.Size([2, 5])
+    """
+
+    def __init__(self, network: IntegrationNetwork, stand_ins: Sequence[Tensor | None]) -> None:
+        super().__init__()
+        self.network = network
+        for cluster in network.integrations:
+            _check(cluster)
+        for i, stand_in in enumerate(stand_ins):
+            self.register_buffer(f"stand_in_{i}", stand_in)
+
+    def forward(self, *sets: Tensor) -> Tensor:
+        """Logits of every item.
+
+        Parameters
+        ----------
+        *sets : Tensors
+            For every modality, local features of shape (n, L, M) and int64 lengths (n,): item i
+            has the first ``lengths[i]`` of L rows, and the others hold any finite numbers. An item
+            of length 0 lacks the modality. L is at least 1.
+
+        Returns
+        -------
+        Tensor of shape (n, n_outputs)
+            Logits.
+        """
+        parts, present = [], []
+        for i, cluster in enumerate(self.network.integrations):
+            values, lengths = sets[2 * i], sets[2 * i + 1]
+            is_missing = lengths == 0
+            stand_in = getattr(self, f"stand_in_{i}")
+            if stand_in is not None:
+                rows = torch.where(is_missing[:, None], stand_in, values[:, 0])
+                values = torch.cat([rows[:, None], values[:, 1:]], dim=1)
+                is_missing = torch.zeros_like(is_missing)
+            g = _global_feature(cluster, values, lengths.clamp(min=1))
+            parts.append(torch.where(is_missing[:, None], 0.0, g))
+            present.append(~is_missing)
+        n_present = torch.stack(present, dim=1).sum(dim=1, keepdim=True).clamp(min=1)
+        g = torch.cat(parts, dim=1)
+        g = g * (len(parts) / n_present.to(g.dtype))
+        return g @ self.network.linear.weight + self.network.linear.bias
+
+
+def _check(integration: Integration) -> AttentionCluster:
+    if not isinstance(integration, AttentionCluster):
+        raise TypeError(
+            f"{type(integration).__name__} is no attention cluster; only these can be had over "
+            "padded sets."
+        )
+    return integration
+
+
+def _global_feature(integration: Integration, values: Tensor, lengths: Tensor) -> Tensor:
+    """Equations 2 to 7 on (n, L, M), without the padding."""
+    cluster = _check(integration)
+    logits = cluster.weighting(values.flatten(0, 1)).unflatten(0, values.shape[:2])
+    is_padding = torch.arange(values.shape[1], device=values.device) >= lengths[:, None]
+    a = logits.masked_fill(is_padding[..., None], -torch.inf).softmax(dim=1)
+    v = a.transpose(1, 2) @ values
+    return (v if cluster.shifting is None else cluster.shifting(v)).flatten(1)
