@@ -81,7 +81,15 @@ MAY_IMPORT = {
         "acluster._saving",
         "acluster.sets",
     },
-    "inspection": {"acluster", "acluster.inspection", "numpy"},
+    "inspection": {
+        "acluster",
+        "acluster.inspection",
+        "matplotlib",
+        "mpl_toolkits",  # a part of matplotlib
+        "numpy",
+        "scipy",
+        "sklearn",
+    },
     "preprocessing": {"acluster.sets", "numpy", "sklearn"},
     "datasets": {
         "acluster",
@@ -97,6 +105,7 @@ GUARDED = {
     "acluster",
     "joblib",
     "matplotlib",
+    "mpl_toolkits",
     "numba",
     "numpy",
     "rich",

@@ -15,6 +15,8 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 import acluster
 from acluster import (
@@ -23,6 +25,7 @@ from acluster import (
     MultimodalAttentionClusterClassifier,
     rivals,
 )
+from acluster.preprocessing import LocalFeatureTransformer
 from tests.conftest import make_sets
 
 NETWORKS = [
@@ -131,6 +134,17 @@ def test_class_weights_have_their_keys(tmp_path):
     X, y, _ = fitted()
     clf = AttentionClusterClassifier(max_iter=2, tol=None, class_weight={0: 1, 1: 2.5, 2: 1})
     assert saved(tmp_path, clf.fit(X, y)).class_weight == {0: 1, 1: 2.5, 2: 1}
+
+
+def test_skops_keeps_pipelines(tmp_path):
+    skops = pytest.importorskip("skops.io")
+    X, y, clf = fitted()
+    pipe = make_pipeline(LocalFeatureTransformer(StandardScaler()), clf).fit(X, y)
+    skops.dump(pipe, tmp_path / "pipe.skops")
+    unknown = skops.get_untrusted_types(file=tmp_path / "pipe.skops")
+    assert all(name.startswith("acluster.") for name in unknown)
+    again = skops.load(tmp_path / "pipe.skops", trusted=unknown)
+    assert np.array_equal(again.predict_proba(X), pipe.predict_proba(X))
 
 
 def test_a_loaded_model_can_be_fitted_further(tmp_path):

@@ -1,5 +1,16 @@
 """What the attention units of a fitted classifier look at."""
 
+from acluster.inspection._attention_display import AttentionDisplay
 from acluster.inspection._diversity import unit_entropy, unit_similarity
+from acluster.inspection._diversity_display import UnitDiversityDisplay
+from acluster.inspection._importance import modality_importance
+from acluster.inspection._learning_curve_display import LearningCurveDisplay
 
-__all__ = ["unit_entropy", "unit_similarity"]
+__all__ = [
+    "AttentionDisplay",
+    "LearningCurveDisplay",
+    "UnitDiversityDisplay",
+    "modality_importance",
+    "unit_entropy",
+    "unit_similarity",
+]

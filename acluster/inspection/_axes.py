@@ -1,0 +1,34 @@
+"""Where to draw: axes that were given, or new ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["as_axes"]
+
+
+def as_axes(given: Any, n: int, size: tuple[float, float]) -> NDArray[Any]:
+    """N axes below each other: those given, or of a new figure of this size in inches.
+
+    Raises
+    ------
+    ValueError
+        If so many were not given.
+
+    ImportError
+        Without matplotlib.
+    """
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError:
+        raise ImportError("Displays need matplotlib: pip install 'acluster[plot]'.") from None
+    if given is None:
+        _, axes = plt.subplots(n, figsize=size, layout="constrained", squeeze=False)
+        return axes[:, 0]
+    axes = np.atleast_1d(np.asarray(given, dtype=object)).ravel()
+    if len(axes) != n:
+        raise ValueError(f"ax holds {len(axes)} Axes, and {n} are needed, one for each modality.")
+    return axes

@@ -1,0 +1,256 @@
+"""The pictures: what is drawn is what the classifier attends to."""
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.image import AxesImage
+from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from acluster import (
+    AttentionClusterClassifier,
+    FeatureSets,
+    MultimodalAttentionClusterClassifier,
+    MultimodalFeatureSets,
+)
+from acluster.inspection import (
+    AttentionDisplay,
+    LearningCurveDisplay,
+    UnitDiversityDisplay,
+    modality_importance,
+)
+from acluster.preprocessing import LocalFeatureTransformer
+from acluster.rivals import AttentionMILClassifier, AverageClassifier
+from tests.conftest import make_sets
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    X, y = make_sets(n=30)
+    clf = AttentionClusterClassifier(cluster_size=3, max_iter=5, tol=None, random_state=0)
+    return clf.fit(X, y), X
+
+
+@pytest.fixture(scope="module")
+def fitted_to_two():
+    frames, y = make_sets(n=30)
+    sounds = [np.ones((2, 3)) * i if i else np.empty((0, 3)) for i in range(30)]
+    sounds = FeatureSets(np.concatenate(sounds), np.cumsum([0, *map(len, sounds)]))
+    X = MultimodalFeatureSets({"frames": frames, "sounds": sounds})
+    clf = MultimodalAttentionClusterClassifier(cluster_size=2, max_iter=5, tol=None)
+    return clf.fit(X, y), X, y
+
+
+def bars(axes):
+    """Their places, heights and feet, each a column."""
+    return np.array([[bar.get_x(), bar.get_height(), bar.get_y()] for bar in axes.patches])
+
+
+def test_bars_are_the_weights(fitted):
+    clf, X = fitted
+    item = int(np.argmax(X.lengths))
+    display = AttentionDisplay.from_estimator(clf, X[item])
+    a = clf.attention_weights(X)[item]
+    drawn = bars(display.axes_[0])
+    np.testing.assert_allclose(drawn[:, 1] / drawn[:, 1].max(), a.T.ravel() / a.max(), rtol=1e-6)
+    assert list(np.unique(drawn[:, 2])) == [0, 1, 2]
+    ticks = zip(display.axes_[0].get_yticks(), display.axes_[0].get_yticklabels(), strict=True)
+    labels = {round(tick): label.get_text() for tick, label in ticks}
+    assert labels == {2: "unit 0", 1: "unit 1", 0: "unit 2"}
+    display.figure_.canvas.draw()
+
+
+def test_chosen_units_in_their_order(fitted):
+    clf, X = fitted
+    display = AttentionDisplay.from_estimator(clf, X[0], units=[2, 0])
+    labels = [label.get_text() for label in display.axes_[0].get_yticklabels()]
+    assert labels == ["unit 2", "unit 0"]
+    a = clf.attention_weights([X[0]])[0][:, [2, 0]]
+    drawn = bars(display.axes_[0])
+    np.testing.assert_allclose(drawn[:, 1] / drawn[:, 1].max(), a.T.ravel() / a.max(), rtol=1e-6)
+    with pytest.raises(IndexError):
+        AttentionDisplay.from_estimator(clf, X[0], units=[3])
+
+
+def test_bars_stand_at_their_times():
+    attention = np.full((3, 1), 1 / 3)
+    display = AttentionDisplay.from_attention(attention, times=[0.0, 0.5, 4.0])
+    drawn = bars(display.axes_[0])
+    centres = [bar.get_x() + bar.get_width() / 2 for bar in display.axes_[0].patches]
+    np.testing.assert_allclose(centres, [0, 0.5, 4])
+    assert (np.diff(drawn[:, 0]) >= display.axes_[0].patches[0].get_width()).all()
+    assert display.axes_[0].get_xlabel() == "time"
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (20, 40, 3)])
+def test_thumbnails_stand_over_a_map(fitted, shape):
+    clf, X = fitted
+    item = int(np.argmax(X.lengths))
+    images = np.random.default_rng(0).random((X.lengths[item], *shape))
+    display = AttentionDisplay.from_estimator(clf, X[item], thumbnails=images)
+    drawn = [child for child in display.axes_[0].get_children() if isinstance(child, AxesImage)]
+    np.testing.assert_array_equal(drawn[0].get_array(), clf.attention_weights(X)[item].T)
+    assert len(drawn) == 1 + len(images)
+    for place, (image, artist) in enumerate(zip(images, drawn[1:], strict=True)):
+        np.testing.assert_array_equal(artist.get_array(), image)
+        left, right, bottom, top = artist.get_extent()
+        assert (left + right) / 2 == place
+        assert bottom < -0.5  # above the first row, for the axis points down
+        assert (bottom - top) / (right - left) == pytest.approx(shape[0] / shape[1])
+    display.figure_.canvas.draw()
+
+
+def test_several_modalities_of_which_one_is_missing(fitted_to_two):
+    clf, X, _ = fitted_to_two
+    display = AttentionDisplay.from_estimator(clf, X[1], times={"sounds": [0, 2]})
+    assert [axes.get_title(loc="left") for axes in display.axes_] == ["frames", "sounds"]
+    display = AttentionDisplay.from_estimator(clf, X[0])
+    assert display.axes_[1].get_title(loc="left") == "sounds: missing"
+    assert not display.axes_[1].patches
+    display.figure_.canvas.draw()
+
+
+def test_axes_are_taken_and_nothing_is_shown(fitted, fitted_to_two, monkeypatch):
+    monkeypatch.setattr(plt, "show", lambda *args, **kwargs: pytest.fail("shown"))
+    figure, (left, right) = plt.subplots(1, 2)
+    clf, X = fitted
+    display = AttentionDisplay.from_estimator(clf, X[0], ax=left)
+    assert display.axes_[0] is left
+    assert display.figure_ is figure
+    assert LearningCurveDisplay.from_estimator(clf, ax=right).ax_ is right
+    clf, X, _ = fitted_to_two
+    assert list(AttentionDisplay.from_estimator(clf, X[1], ax=[left, right]).axes_) == [left, right]
+    with pytest.raises(ValueError, match=r"ax holds 1 Axes, and 2 are needed"):
+        AttentionDisplay.from_estimator(clf, X[1], ax=left)
+    assert plt.get_fignums() == [figure.number]
+
+
+def test_rivals_with_units_are_drawn_too():
+    X, y = make_sets(n=30)
+    clf = AttentionMILClassifier(max_iter=2, tol=None).fit(X, y)
+    assert AttentionDisplay.from_estimator(clf, X[0]).axes_[0].get_title(loc="left") == "features"
+    assert UnitDiversityDisplay.from_estimator(clf, X).order.tolist() == [0]
+    with pytest.raises(TypeError, match=r"AverageClassifier has no attention_weights"):
+        AttentionDisplay.from_estimator(AverageClassifier(max_iter=1, tol=None).fit(X, y), X[0])
+
+
+def test_of_a_pipeline_the_last_step_is_drawn():
+    X, y = make_sets(n=30)
+    clf = AttentionClusterClassifier(cluster_size=2, max_iter=2, tol=None)
+    pipe = make_pipeline(LocalFeatureTransformer(StandardScaler()), clf).fit(X, y)
+    with pytest.raises(TypeError, match=r"pipe\[-1\], pipe\[:-1\]"):
+        AttentionDisplay.from_estimator(pipe, X[0])
+    AttentionDisplay.from_estimator(pipe[-1], pipe[:-1].transform(X[:1])[0])
+
+
+@pytest.mark.parametrize(
+    ("attention", "given", "message"),
+    [
+        (np.ones(3), {}, r"has shape \(3,\); that of one item is \(L, N\)"),
+        (np.ones((2, 3, 1)), {}, r"has shape \(2, 3, 1\)"),
+        ({}, {}, r"empty dict"),
+        (np.ones((3, 1)), {"thumbnails": np.ones((2, 4, 4))}, r"thumbnails are 2, and .* 3 local"),
+        (np.ones((3, 1)), {"times": [0, 1]}, r"times are 2, and the item has 3"),
+        ({"a": np.ones((3, 1)), "b": np.ones((2, 1))}, {"times": [0, 1]}, r"times are of list"),
+        ({"a": np.ones((3, 1))}, {"times": {"c": [0]}}, r"times are of \['c'\]"),
+    ],
+)
+def test_what_does_not_fit_is_said(attention, given, message):
+    with pytest.raises(ValueError, match=message):
+        AttentionDisplay.from_attention(attention, **given)
+    assert not plt.get_fignums()
+
+
+def test_the_learning_curve_is_that_of_training():
+    X, y = make_sets(n=40)
+    clf = AttentionClusterClassifier(max_iter=4, tol=None, random_state=0)
+    with pytest.raises(NotFittedError):
+        LearningCurveDisplay.from_estimator(clf)
+    display = LearningCurveDisplay.from_estimator(clf.fit(X, y))
+    assert display.score_ax_ is None
+    np.testing.assert_array_equal(
+        display.ax_.lines[0].get_xydata(), np.column_stack([range(1, 5), clf.loss_curve_])
+    )
+    clf.set_params(warm_start=True).fit(X, y, X_val=X, y_val=y)
+    display = LearningCurveDisplay.from_estimator(clf)
+    scores = display.score_ax_.lines[0].get_ydata()
+    assert np.isnan(scores[:4]).all()
+    assert list(scores[4:]) == clf.validation_scores_
+    with pytest.raises(ValueError, match=r"2 validation scores and 1 losses"):
+        LearningCurveDisplay([0.1], validation_scores=[1, 2])
+
+
+def test_units_that_agree_are_neighbours():
+    rng = np.random.default_rng(0)
+    one, other = (rng.dirichlet(np.full(9, 0.1), size=20) for _ in range(2))
+    attention = [np.stack([a, b, a, b, a], axis=1) for a, b in zip(one, other, strict=True)]
+    display = UnitDiversityDisplay.from_attention(attention)
+    groups = [unit % 2 for unit in display.order]
+    assert np.abs(np.diff(groups)).sum() == 1
+    shown = display.ax_.images[0].get_array()
+    np.testing.assert_array_equal(shown, display.similarity[np.ix_(display.order, display.order)])
+    display.figure_.canvas.draw()
+
+
+def test_units_that_look_everywhere_are_dead():
+    rng = np.random.default_rng(0)
+    attention = [
+        np.column_stack([rng.dirichlet(np.full(9, 0.1)), np.full(9, 1 / 9)]) for _ in range(20)
+    ]
+    display = UnitDiversityDisplay.from_attention(attention)
+    assert display.dead_units.tolist() == [1]
+    assert "1 (dead)" in [label.get_text() for label in display.ax_.get_yticklabels()]
+    widths = [bar.get_width() for bar in display.entropy_ax_.patches]
+    np.testing.assert_allclose(widths, display.entropy[display.order])
+
+
+def test_units_of_a_modality(fitted_to_two, fitted):
+    clf, X, _ = fitted_to_two
+    display = UnitDiversityDisplay.from_estimator(clf, X, modality="frames")
+    assert display.similarity.shape == (2, 2)
+    with pytest.raises(ValueError, match=r"modality=None is not one of \['frames', 'sounds'\]"):
+        UnitDiversityDisplay.from_estimator(clf, X)
+    clf, X = fitted
+    with pytest.raises(ValueError, match=r"has only one"):
+        UnitDiversityDisplay.from_estimator(clf, X, modality="frames")
+    with pytest.raises(ValueError, match=r"shape \(2, 2\), and entropy is of 3 units"):
+        UnitDiversityDisplay(np.eye(2), np.ones(3))
+
+
+def test_importance_is_what_shuffling_costs(fitted_to_two):
+    clf, X, y = fitted_to_two
+    found = modality_importance(clf, X, y, n_repeats=3, random_state=0)
+    again = modality_importance(clf, X, y, n_repeats=3, random_state=0)
+    rng = np.random.RandomState(0)
+    for name in X.names:
+        np.testing.assert_array_equal(found.importances[name], again.importances[name])
+        assert found.importances_mean[name] == pytest.approx(found.importances[name].mean())
+        for fall in found.importances[name]:
+            sets = {other: X[other] for other in X.names}
+            sets[name] = sets[name][rng.permutation(len(X))]
+            score = clf.score(MultimodalFeatureSets(sets), y)
+            assert fall == pytest.approx(clf.score(X, y) - score)
+    log = modality_importance(clf, X, y, scoring="neg_log_loss", n_repeats=1, random_state=0)
+    assert log.importances["frames"] != found.importances["frames"][0]
+
+
+def test_importance_needs_modalities(fitted, fitted_to_two):
+    clf, X, y = fitted_to_two
+    with pytest.raises(TypeError, match=r"X is a dict.*from_items"):
+        modality_importance(clf, {"frames": list(X["frames"])}, y)
+    with pytest.raises(ValueError, match=r"'frames' only"):
+        modality_importance(clf, X[["frames"]], y)
+
+
+def test_matplotlib_is_not_needed_to_import(monkeypatch):
+    monkeypatch.setitem(matplotlib.sys.modules, "matplotlib.pyplot", None)
+    with pytest.raises(ImportError, match=r"acluster\[plot\]"):
+        AttentionDisplay.from_attention(np.ones((1, 1)))
