@@ -8,6 +8,7 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
@@ -21,6 +22,7 @@ from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
+from acluster._checkpoint import Checkpoint, digest
 from acluster._labels import LabelCoding, check_labels, to_mean_one
 from acluster._saving import Saveable
 from acluster._training_parameters import TRAINING, TrainingParameters
@@ -150,8 +152,12 @@ class SetClassifier(
         *,
         X_val: Any = None,
         y_val: ArrayLike | None = None,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
     ) -> Self:
         """Train on items X with labels y.
+
+        Ctrl-C after the first epoch ends the training there, with a warning: the estimator is
+        fitted by the steps done.
 
         Parameters
         ----------
@@ -169,6 +175,12 @@ class SetClassifier(
             is recorded after every epoch; with `early_stopping` it also decides when to stop
             and which epoch's weights stay.
 
+        checkpoint_dir : str or path, optional
+            A folder for a file, "fit.checkpoint", that keeps the last epoch: the same call goes on
+            from there after the process was killed, to the same bits as if it had not been;
+            after the last epoch it ends at once. Needs an int as `random_state`. `max_iter` may
+            have been raised. A file of another fit is refused.
+
         Returns
         -------
         self
@@ -180,14 +192,19 @@ class SetClassifier(
             the parameter, the value seen and the remedy. If the loss or the parameters
             stop being finite. The estimator is then as it was before the call.
 
+        acluster.ModelFileError
+            If the file in `checkpoint_dir` is damaged.
+
         Warns
         -----
         sklearn.exceptions.ConvergenceWarning
             If `max_iter` epochs passed before the loss settled within `tol`.
 
         UserWarning
-            If the local features are far from a spread of 1: standardise them.
+            If the local features are far from a spread of 1: standardise them. If the training
+            was interrupted.
         """
+        self._check_checkpoint_dir(checkpoint_dir)
         resumes = self.warm_start and hasattr(self, "network_")
         is_weighted = sample_weight is not None
         X, y, sample_weight = self._check_items(X, y, sample_weight, reset=not resumes)
@@ -203,10 +220,14 @@ class SetClassifier(
         if self.early_stopping and validation is None:
             items, held = self._set_aside(y)
             validation = X[held], y[held], sample_weight[held]
+        checkpoint = None
+        if checkpoint_dir is not None:
+            identity = self._identity(X, targets, weights, validation)
+            checkpoint = Checkpoint(checkpoint_dir, identity)
         trainer, run_epoch = self._prepare_epochs(X[items], targets[items], weights[items])
         if validation is not None:
             validation = (self._source(validation[0], self.cache), *validation[1:])
-        self._train(run_epoch, validation, X=X, y=y, metadata=metadata)
+        self._train(trainer, run_epoch, validation, checkpoint, X=X, y=y, metadata=metadata)
         self._keep_optimizer(trainer if self.warm_start else None)
         return self
 
@@ -260,6 +281,41 @@ class SetClassifier(
         self._record(run_epoch(), None)
         self._keep_optimizer(trainer)
         return self
+
+    def _check_checkpoint_dir(self, checkpoint_dir: str | os.PathLike[str] | None) -> None:
+        if checkpoint_dir is None:
+            return
+        if not isinstance(self.random_state, Integral):
+            raise ValueError(
+                "checkpoint_dir needs an int as random_state, so that a resumed fit draws what the "
+                f"first one drew; it is {self.random_state!r}. Set random_state=0."
+            )
+        if self.warm_start:
+            raise ValueError(
+                "checkpoint_dir does not go with warm_start=True, which has epochs of its own to "
+                "go on from. Use one of the two."
+            )
+
+    def _identity(
+        self,
+        X: Any,
+        targets: NDArray[Any],
+        weights: NDArray[np.float64],
+        validation: tuple[Any, ...] | None,
+    ) -> dict[str, Any]:
+        """What the epochs of a fit depend on."""
+        parameters = {
+            name: repr(value)
+            for name, value in self.get_params(deep=False).items()
+            if name not in ("max_iter", "verbose", "warm_start")
+        }
+        found = {"class": type(self).__name__, **parameters}
+        found["data"] = digest(self._modalities(X), targets, weights)
+        if validation is not None:
+            X_val, y_val, weight_val = validation
+            encoded = self._coding.encode(y_val)
+            found["validation data"] = digest(self._modalities(X_val), encoded, weight_val)
+        return found
 
     def _check_partial_fit(self, classes: ArrayLike | None, resumes: bool) -> None:
         if self.early_stopping:
@@ -465,38 +521,59 @@ class SetClassifier(
 
     def _train(
         self,
+        trainer: Trainer,
         run_epoch: Callable[[], float],
         validation: tuple[Any, ...] | None,
+        checkpoint: Checkpoint | None,
         **shown: Any,
     ) -> None:
-        """Run epochs until patience ends, a callback says so, or `max_iter`."""
+        """Run epochs until patience ends, a callback says so, `max_iter`, or Ctrl-C."""
         fit_context = self._init_callback_context(max_subtasks=self.max_iter)
         fit_context.call_on_fit_task_begin(estimator=self, **shown)
         patience = Patience(self.tol, self.n_iter_no_change)
-        best_state = None
-        for _ in range(self.max_iter):
-            epoch_context = fit_context.subcontext(task_name="epoch")
-            epoch_context.call_on_fit_task_begin(estimator=self, **shown)
-            score = self._record(run_epoch(), validation)
-            if patience.update(score) and self.early_stopping:
-                best_state = copy.deepcopy(self.network_.state_dict())
-            stop = epoch_context.call_on_fit_task_end(
-                estimator=self, reconstruction_attributes={}, **shown
-            )
-            if stop or patience.exhausted:
-                break
-        else:
-            if self.tol is not None:
-                warnings.warn(
-                    f"Maximum iterations ({self.max_iter}) reached and the optimization hasn't "
-                    "converged yet. Raise max_iter, or set tol=None to train for exactly that many "
-                    "epochs.",
-                    ConvergenceWarning,
-                    stacklevel=3,
+        n_before, best_state, stop = self.n_iter_, None, False
+        if checkpoint is not None:
+            best_state = checkpoint.restore(self, trainer, patience)
+        try:
+            while self.n_iter_ - n_before < self.max_iter and not (stop or patience.exhausted):
+                epoch_context = fit_context.subcontext(task_name="epoch")
+                epoch_context.call_on_fit_task_begin(estimator=self, **shown)
+                score = self._record(run_epoch(), validation)
+                if patience.update(score) and self.early_stopping:
+                    best_state = copy.deepcopy(self.network_.state_dict())
+                stop = epoch_context.call_on_fit_task_end(
+                    estimator=self, reconstruction_attributes={}, **shown
                 )
+                if checkpoint is not None:
+                    is_last = patience.exhausted or self.n_iter_ == self.max_iter
+                    checkpoint.keep(self, trainer, patience, best_state, is_last=is_last)
+            self._warn_of_convergence(stop or patience.exhausted)
+        except KeyboardInterrupt:
+            if self.n_iter_ == n_before:
+                raise
+            trainer.optimizer.clear()
+            self._warn_of_interruption(self.n_iter_ - n_before)
         if best_state is not None:
             self.network_.load_state_dict(best_state)
         fit_context.call_on_fit_task_end(estimator=self, reconstruction_attributes={}, **shown)
+
+    def _warn_of_convergence(self, is_settled: bool) -> None:
+        if self.tol is not None and not is_settled:
+            warnings.warn(
+                f"Maximum iterations ({self.max_iter}) reached and the optimization hasn't "
+                "converged yet. Raise max_iter, or set tol=None to train for exactly that many "
+                "epochs.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
+
+    def _warn_of_interruption(self, n_epochs: int) -> None:
+        warnings.warn(
+            f"Training was interrupted: the estimator is fitted by {n_epochs} epochs and a part of "
+            "another. With checkpoint_dir in fit, the same call goes on from the last whole one.",
+            UserWarning,
+            stacklevel=4,
+        )
 
     def _record(self, loss: float, validation: tuple[Any, ...] | None) -> float:
         """Note what an epoch gave; returns the score by which training stops."""

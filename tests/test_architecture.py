@@ -24,6 +24,7 @@ MAY_IMPORT = {
     },
     "_labels": {"acluster.sets", "numpy", "sklearn", "scipy", "torch"},
     "_model_file": {"numpy", "safetensors"},
+    "_checkpoint": {"acluster._model_file", "acluster.sets", "acluster.training", "numpy"},
     "_saving": {
         "acluster",  # the public classes, when a file names one
         "acluster._labels",
@@ -36,6 +37,7 @@ MAY_IMPORT = {
     },
     "_training_parameters": {"acluster.training", "numpy", "sklearn"},
     "_set_classifier": {
+        "acluster._checkpoint",
         "acluster._labels",
         "acluster._saving",
         "acluster._training_parameters",

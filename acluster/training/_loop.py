@@ -11,7 +11,12 @@ from torch import Tensor, nn
 
 from acluster._memory import Pool
 from acluster.training._batches import BatchSource
-from acluster.training._device import autocast, make_generator
+from acluster.training._device import (
+    autocast,
+    make_generator,
+    to_numpy_state,
+    to_torch_state,
+)
 from acluster.training._optimizer import Optimizer, factored_gradients
 from acluster.training._packing import Packed
 
@@ -117,6 +122,23 @@ class Trainer:
                 batch_targets = targets[items]
                 total += self._step(sets, batch_targets, weights[items]) * len(batch_targets)
         return float(total) / len(source)
+
+    def state(self) -> dict[str, Any]:
+        """All that the next epochs depend on, as numpy arrays."""
+        return {
+            "network": to_numpy_state(self.network.state_dict()),
+            "optimizer": self.optimizer.state(),
+            "generator": self.generator.get_state().numpy(),
+            "random_state": self.random_state.get_state(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from another trainer's `state`, to the same bits."""
+        self.network.load_state_dict(to_torch_state(state["network"]))
+        self.optimizer.load_state(state["optimizer"])
+        self.generator.set_state(torch.from_numpy(state["generator"].astype(np.uint8)))
+        name, key, *numbers = state["random_state"]
+        self.random_state.set_state((name, np.asarray(key, dtype=np.uint32), *numbers))
 
     def _step(self, sets: list[Packed], targets: Tensor, weights: Tensor) -> Tensor:
         with autocast(self.parameter.device, self.precision):
