@@ -126,8 +126,8 @@ class AttentionClusterClassifier(AttentionClusters):
     passed as `FeatureSets` (in memory or from :func:`~acluster.open_feature_sets`), a list of
     (L_i, M) arrays, an (n, L, M) array, or the path or zarr group of a store.
 
-    Standardise local features first, as `make_pipeline(LocalFeatureTransformer(
-    StandardScaler()), AttentionClusterClassifier())` does.
+    Networks learn best from local features with a spread of about 1: those of other scales want
+    ``standardize=True``, and `fit` says so.
 
     The global features that `transform` gives for the training set are in-sample: a
     model stacked on them sees items that the attention has already learnt. Use

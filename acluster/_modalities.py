@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from acluster._model_file import ModelFileError
 from acluster._set_classifier import SetClassifier
 from acluster.sets import FeatureSets, MultimodalFeatureSets, check_multimodal_sets
-from acluster.training import mean_local_feature
+from acluster.training import Moments
 
 __all__ = ["ManyModalities"]
 
@@ -82,13 +82,16 @@ class ManyModalities(SetClassifier):
             self.feature_means_: dict[str, NDArray[np.float64]] | None = None
             self._n_averaged = dict.fromkeys(X.names, 0)
 
-    def _learn_stand_ins(self, modalities: list[FeatureSets]) -> None:
+    @property
+    def _needs_means(self) -> bool:
+        return self.missing_modality == "mean"
+
+    def _learn_stand_ins(self, moments: list[Moments]) -> None:
         if self.missing_modality == "mask":
             self.feature_means_, self._n_averaged = None, dict.fromkeys(self.modalities_, 0)
             return
         means, counts = dict(self.feature_means_ or {}), dict(self._n_averaged)
-        for name, sets in zip(self.modalities_, modalities, strict=True):
-            mean, count = mean_local_feature(sets)
+        for name, (mean, _, count) in zip(self.modalities_, moments, strict=True):
             counts[name] += count
             before = means.get(name, np.zeros_like(mean))
             means[name] = before + (mean - before) * (count / max(counts[name], 1))

@@ -30,11 +30,13 @@ from acluster.nn import Integration, IntegrationNetwork
 from acluster.sets import FeatureSets, save_rows, warn_of_scale
 from acluster.training import (
     BatchSource,
+    Moments,
     Patience,
     Trainer,
     autocast,
     cached,
     infer,
+    local_feature_moments,
     make_generator,
     resolve_device,
     to_numpy_state,
@@ -133,8 +135,10 @@ class SetClassifier(
         """The value of a parameter for every modality."""
         return dict.fromkeys(names, getattr(self, parameter))
 
-    def _learn_stand_ins(self, modalities: list[FeatureSets]) -> None:
-        """Learn from training items what stands for a missing modality."""
+    _needs_means = False  # what stands for a missing modality may need them
+
+    def _learn_stand_ins(self, moments: list[Moments]) -> None:
+        """Learn from the training items what stands for a missing modality."""
 
     def _stand_ins(self) -> list[NDArray[Any] | None]:
         """For every modality, the local feature that stands for a missing set, if any does."""
@@ -386,7 +390,7 @@ class SetClassifier(
             self.network_.linear.dropout = self.dropout
             self.loss_curve_ = list(self.loss_curve_)
             return
-        for name, sets in modalities.items():
+        for name, sets in modalities.items() if not self.standardize else ():
             warn_of_scale(sets, f"modality {name!r}" if len(modalities) > 1 else "X")
         self._coding = coding
         self.classes_ = coding.classes
@@ -424,13 +428,15 @@ class SetClassifier(
 
     def _unallocated_network(self) -> IntegrationNetwork:
         with torch.device("meta"):
-            architectures = self._architecture["integrations"].values()
-            integrations = [self._integration(**architecture) for architecture in architectures]
+            parts = self._architecture["integrations"].values()
+            options = dict(self._architecture["network"])
+            widths = [part["n_features"] for part in parts] if options.pop("standardize") else None
             return self._make_network(
-                integrations,
+                [self._integration(**part) for part in parts],
                 self._architecture["n_outputs"],
                 self.dropout,
-                **self._architecture["network"],
+                widths,
+                **options,
             )
 
     def _network_from(self, state: dict[str, torch.Tensor]) -> IntegrationNetwork:
@@ -443,8 +449,8 @@ class SetClassifier(
             return network
 
     def _network_options(self) -> dict[str, Any]:
-        """What else than its integrations makes the network; `_make_network` takes it."""
-        return {}
+        """What else than its integrations makes the network; `_make_network` takes the others."""
+        return {"standardize": self.standardize}
 
     def _make_network(self, *args: Any) -> IntegrationNetwork:
         return IntegrationNetwork(*args)
@@ -510,9 +516,22 @@ class SetClassifier(
             targets_tensor = targets_tensor.to(like.dtype)
         weights_tensor = torch.from_numpy(weights).to(like.device, like.dtype)
         sets = cached(list(modalities.values()), self.cache, like)
-        self._learn_stand_ins(sets)
+        self._learn_moments(sets)
         source = BatchSource(sets, like, self._stand_ins())
         return trainer, lambda: trainer.run_epoch(source, targets_tensor, weights_tensor)
+
+    def _learn_moments(self, sets: list[FeatureSets]) -> None:
+        standardizes = self.standardize and self.n_iter_ == 0
+        if not standardizes and not self._needs_means:
+            self._learn_stand_ins([])
+            return
+        moments = [local_feature_moments(of_modality) for of_modality in sets]
+        self._learn_stand_ins(moments)
+        if standardizes:
+            for standardization, (mean, std, _) in zip(
+                self.network_.standardizations or (), moments, strict=True
+            ):
+                standardization.learn(torch.from_numpy(mean), torch.from_numpy(std))
 
     def _keep_optimizer(self, trainer: Trainer | None) -> None:
         """Keep the optimiser's running averages, under its name, for a fit that goes on."""
@@ -616,10 +635,9 @@ class SetClassifier(
         """The weights of the units over every modality's local features, packed as X is."""
         like, weights = next(self.network_.parameters()), {}
         modalities = self._modalities(X)
-        pairs = zip(self.network_.integrations, modalities.items(), strict=True)
-        for integration, (name, sets) in pairs:
+        for i, (name, sets) in enumerate(modalities.items()):
             blocks = self._outputs(
-                lambda packed, own=integration: own.attention_weights(*packed[0]),
+                lambda packed, i=i: self.network_.attention_weights_of(i, *packed[0]),
                 BatchSource([sets], like),
             )
             offsets = np.concatenate([[0], np.cumsum(sets.lengths)])

@@ -18,6 +18,7 @@ __all__ = ["TRAINING", "TrainingParameters"]
 class TrainingParameters:
     """Each once; a dataclass makes the constructor, from which scikit-learn reads them."""
 
+    standardize: bool = False
     dropout: float = 0.5
     optimizer: str = "rmsprop"
     learning_rate: float = 1e-3
@@ -39,6 +40,7 @@ class TrainingParameters:
     verbose: bool = False
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "standardize": ["boolean"],
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "optimizer": [StrOptions(set(OPTIMIZERS))],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
@@ -63,6 +65,12 @@ class TrainingParameters:
 
 # Stands in docstrings in the place of "{training}".
 TRAINING = """\
+    standardize : bool, default=False
+        Whether local features are centred and scaled, feature by feature, by their mean and
+        standard deviation over all local features of the training set. The network does it, so
+        that models that are saved or exported do it too. What the first `fit` or `partial_fit`
+        has learnt of them stays for those that go on from it.
+
     dropout : float in [0, 1), default=0.5
         The share of the global feature that is zeroed at random in training, before the last
         layer.

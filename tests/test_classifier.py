@@ -557,9 +557,7 @@ def test_features_of_a_bad_scale_warn_and_name_the_remedy(scale, shown, first):
     y = np.arange(100) % 2
     clf = AttentionClusterClassifier(max_iter=1, tol=None)
     given = {"classes": [0, 1]} if first == "partial_fit" else {}
-    with pytest.warns(
-        UserWarning, match=r"of X have a spread of .*LocalFeatureTransformer"
-    ) as seen:
+    with pytest.warns(UserWarning, match=r"of X have a spread of .*standardize=True") as seen:
         getattr(clf, first)(X, y, **given)
     assert f"spread of {shown}" in str(seen[0].message)
     assert seen[0].filename == __file__

@@ -6,6 +6,7 @@ from acluster.nn._linear import DropoutLinear
 from acluster.nn._network import IntegrationNetwork
 from acluster.nn._padded import PaddedNetwork
 from acluster.nn._pooling import attend, attention_weights
+from acluster.nn._standardization import Standardization
 from acluster.nn._weighting import WEIGHTINGS, AverageWeighting, FC1Weighting, FC2Weighting
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "IntegrationNetwork",
     "PaddedNetwork",
     "ShiftingOperation",
+    "Standardization",
     "attend",
     "attention_weights",
 ]

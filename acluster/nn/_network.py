@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from acluster.nn._integration import Integration
 from acluster.nn._linear import DropoutLinear
 from acluster.nn._pooling import without_empty
+from acluster.nn._standardization import Standardization
 
 __all__ = ["IntegrationNetwork"]
 
@@ -30,6 +31,10 @@ class IntegrationNetwork(nn.Module):
     dropout : float, default=0.0
         The probability with which a global feature's component is zeroed in training.
 
+    widths : sequence of int, optional
+        The width of a local feature in each modality, if local features are to be standardised;
+        ``standardizations[i].learn`` takes their mean and spread.
+
     Examples
     --------
     >>> import torch
@@ -42,18 +47,31 @@ class IntegrationNetwork(nn.Module):
     """
 
     def __init__(
-        self, integrations: Sequence[Integration], n_outputs: int, dropout: float = 0.0
+        self,
+        integrations: Sequence[Integration],
+        n_outputs: int,
+        dropout: float = 0.0,
+        widths: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
+        self.standardizations: Sequence[Standardization] | None = (
+            None if widths is None else nn.ModuleList(map(Standardization, widths))  # type: ignore[assignment]
+        )
         self.integrations: Sequence[Integration] = nn.ModuleList(integrations)  # type: ignore[assignment]
         global_size = sum(integration.global_size for integration in integrations)
         self.linear = DropoutLinear(global_size, n_outputs, dropout)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw all parameters anew from `generator`."""
+        for standardization in self.standardizations or ():
+            standardization.reset_parameters()
         for integration in self.integrations:
             integration.reset_parameters(generator)
         self.linear.reset_parameters(generator)
+
+    def standardized(self, modality: int, values: Tensor) -> Tensor:
+        """Local features of a modality, as its integration takes them."""
+        return values if self.standardizations is None else self.standardizations[modality](values)
 
     def global_feature(self, sets: Sequence[Packed]) -> Tensor:
         """The concatenated global features g, shape (n, Σ N·M), before dropout.
@@ -64,8 +82,10 @@ class IntegrationNetwork(nn.Module):
         """
         present = [offsets.diff() > 0 for _, offsets in sets]
         parts = [
-            _part(integration, *packed, has)
-            for integration, packed, has in zip(self.integrations, sets, present, strict=True)
+            _part(integration, self.standardized(i, values), offsets, has)
+            for i, (integration, (values, offsets), has) in enumerate(
+                zip(self.integrations, sets, present, strict=True)
+            )
         ]
         g = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         if all(bool(has.all()) for has in present):
@@ -75,10 +95,12 @@ class IntegrationNetwork(nn.Module):
 
     def attention_weights(self, sets: Sequence[Packed]) -> list[Tensor]:
         """The attention weights a of every modality, each of shape (R, N), packed."""
-        return [
-            integration.attention_weights(*packed)
-            for integration, packed in zip(self.integrations, sets, strict=True)
-        ]
+        return [self.attention_weights_of(i, *packed) for i, packed in enumerate(sets)]
+
+    def attention_weights_of(self, modality: int, values: Tensor, offsets: Tensor) -> Tensor:
+        """The attention weights a of one modality, (R, N), packed."""
+        values = self.standardized(modality, values)
+        return self.integrations[modality].attention_weights(values, offsets)
 
     def forward(self, sets: Sequence[Packed], generator: torch.Generator | None = None) -> Tensor:
         """Logits of every item.

@@ -75,6 +75,7 @@ class PaddedNetwork(nn.Module):
                 rows = torch.where(is_missing[:, None], stand_in, values[:, 0])
                 values = torch.cat([rows[:, None], values[:, 1:]], dim=1)
                 is_missing = torch.zeros_like(is_missing)
+            values = self.network.standardized(i, values)
             g = _global_feature(cluster, values, lengths.clamp(min=1))
             parts.append(torch.where(is_missing[:, None], 0.0, g))
             present.append(~is_missing)

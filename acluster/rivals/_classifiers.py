@@ -122,7 +122,7 @@ class AverageClassifier(Rival):
     }
 
     def _network_options(self) -> dict[str, Any]:
-        return {"fusion": self.fusion}
+        return {**super()._network_options(), "fusion": self.fusion}
 
     def _make_network(self, *args: Any, fusion: str) -> Any:
         if fusion == "features":

@@ -365,7 +365,6 @@ def warn_of_scale(X: FeatureSets, name: str) -> None:
     if 0 < spread < _SPREADS[0] or _SPREADS[1] < spread < np.inf:
         warnings.warn(
             f"The local features of {name} have a spread of {spread:.2g}, and networks learn best "
-            "with one of about 1. Standardise them: make_pipeline(LocalFeatureTransformer("
-            "StandardScaler()), ...), with acluster.preprocessing.LocalFeatureTransformer.",
+            "with one of about 1. Standardise them: standardize=True.",
             stacklevel=6,  # where `fit` is called
         )

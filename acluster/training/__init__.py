@@ -1,7 +1,7 @@
 """The training loop, its batches and its devices."""
 
 from acluster.training._batches import BatchSource
-from acluster.training._cache import CACHES, cached, mean_local_feature
+from acluster.training._cache import CACHES, Moments, cached, local_feature_moments
 from acluster.training._device import (
     autocast,
     is_faster_in_bfloat16,
@@ -17,14 +17,15 @@ __all__ = [
     "CACHES",
     "OPTIMIZERS",
     "BatchSource",
+    "Moments",
     "Patience",
     "Trainer",
     "autocast",
     "cached",
     "infer",
     "is_faster_in_bfloat16",
+    "local_feature_moments",
     "make_generator",
-    "mean_local_feature",
     "resolve_device",
     "to_numpy_state",
     "to_torch_state",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import sklearn
@@ -15,7 +15,7 @@ from torch import Tensor
 from acluster.sets import FeatureSets, check_streamed, rows_of_runs
 from acluster.training._batches import BatchSource
 
-__all__ = ["CACHES", "cached", "mean_local_feature"]
+__all__ = ["CACHES", "Moments", "cached", "local_feature_moments"]
 
 CACHES = ("auto", "device", "memory", "stream")
 _BYTES_PER_BATCH = 1 << 23
@@ -116,16 +116,31 @@ def _resident_dtype(sets: FeatureSets, like: Tensor) -> torch.dtype:
     return torch.float16 if stays_half else like.dtype
 
 
-def mean_local_feature(sets: FeatureSets) -> tuple[NDArray[np.float64], int]:
-    """The mean over all local features of all sets, (M,), and their number; in one pass."""
+class Moments(NamedTuple):
+    """The mean and the standard deviation of every feature, (M,), over so many local features."""
+
+    mean: NDArray[np.float64]
+    std: NDArray[np.float64]
+    n_rows: int
+
+
+def local_feature_moments(sets: FeatureSets) -> Moments:
+    """Those of all local features of all sets, in one pass."""
     if sets.blocks is not None:  # each block is then decoded once
         sets = sets[np.argsort(sets.numbers)]
-    total = torch.zeros(sets.n_features, dtype=torch.float64)
+    first = total = squares = torch.zeros(sets.n_features, dtype=torch.float64)
     like = torch.empty((), dtype=torch.float64 if sets.dtype.itemsize > 4 else torch.float32)
     for ((values, _),) in BatchSource([sets], like).in_order(_batch_size(sets)):
-        total += values.sum(dim=0, dtype=torch.float64).cpu()
+        values = values.double()
+        if not first.any() and len(values):
+            first = values[0]  # near the mean, so that squares of what is left lose no digits
+        values = values - first
+        total = total + values.sum(dim=0)
+        squares = squares + values.square().sum(dim=0)
     n_rows = int(sets.lengths.sum())
-    return (total / max(n_rows, 1)).numpy(), n_rows
+    mean = total / max(n_rows, 1)
+    variance = squares / max(n_rows, 1) - mean.square()
+    return Moments((first + mean).numpy(), variance.clamp(min=0).sqrt().numpy(), n_rows)
 
 
 def _batch_size(sets: FeatureSets) -> int:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acluster import FeatureSets, open_feature_sets, save_feature_sets
-from acluster.training import BatchSource, cached, mean_local_feature
+from acluster.training import BatchSource, cached, local_feature_moments
 from acluster.training._batches import keep_modalities, prefetched, shuffled
 from acluster.training._packing import sampled_rows
 
@@ -150,13 +150,17 @@ class TestMissing:
         kept = keep_modalities(present & [True, False, True], 0.9, np.random.RandomState(0))
         assert not kept[:, 1].any()
 
-    def test_mean_local_feature_counts_every_row_once(self):
+    @pytest.mark.parametrize("far_off", [0, 1e6])
+    def test_moments_count_every_row_once(self, far_off):
         rng = np.random.default_rng(0)
-        values = rng.normal(size=(3000, 3))
+        values = rng.normal(size=(3000, 3)) + far_off
+        values[:, 1] = 5
         sets = FeatureSets(values, np.r_[0, 1, 5, 5, np.arange(6, 3001)])
-        mean, count = mean_local_feature(sets)
+        mean, std, count = local_feature_moments(sets)
         assert count == 3000
         np.testing.assert_allclose(mean, values.mean(axis=0), rtol=1e-12)
+        np.testing.assert_allclose(std, values.std(axis=0), rtol=1e-9)
+        assert std[1] == 0
 
 
 class TestReadingAhead:
