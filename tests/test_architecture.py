@@ -77,6 +77,8 @@ MAY_IMPORT = {
         "sklearn",
         "torch",
     },
+    "__main__": {"acluster._command_line"},
+    "_command_line": {"acluster", "acluster.inspection", "acluster.sets", "numpy", "sklearn"},
     "__init__": {
         "acluster._classifiers",
         "acluster._model_file",

@@ -3,7 +3,7 @@
 from acluster.sets._feature_sets import FeatureSets, rows_of_runs, to_numpy
 from acluster.sets._multimodal import MultimodalFeatureSets
 from acluster.sets._rows import StoreError
-from acluster.sets._save import save_feature_sets, save_rows
+from acluster.sets._save import natural_key, save_feature_sets, save_rows
 from acluster.sets._validation import (
     check_multimodal_sets,
     check_sets,
@@ -13,9 +13,10 @@ from acluster.sets._validation import (
     warn_of_scale,
 )
 from acluster.sets._writer import FeatureSetsWriter
-from acluster.sets._zarr import info, open_feature_sets, validate
+from acluster.sets._zarr import COLUMNS, info, open_feature_sets, validate
 
 __all__ = [
+    "COLUMNS",
     "FeatureSets",
     "FeatureSetsWriter",
     "MultimodalFeatureSets",
@@ -25,6 +26,7 @@ __all__ = [
     "check_streamed",
     "info",
     "is_multimodal",
+    "natural_key",
     "open_feature_sets",
     "opened",
     "rows_of_runs",

@@ -18,7 +18,7 @@ from acluster.sets._items import ItemSequence
 from acluster.sets._writer import FeatureSetsWriter
 from acluster.sets._zarr import COLUMNS, open_feature_sets
 
-__all__ = ["save_feature_sets", "save_rows"]
+__all__ = ["natural_key", "save_feature_sets", "save_rows"]
 
 _CHUNK_BYTES = 1 << 22
 
@@ -165,10 +165,10 @@ def _item_names(X: Any) -> Sequence[str] | None:
     groups = list(X.values()) if isinstance(X, Mapping) else [X]
     if not groups or not all(isinstance(group, zarr.Group) for group in groups):
         return None
-    return sorted({name for group in groups for name in group.array_keys()}, key=_natural)
+    return sorted({name for group in groups for name in group.array_keys()}, key=natural_key)
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
+def natural_key(name: str) -> list[tuple[int, str]]:
     """Sorts item2 before item10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 

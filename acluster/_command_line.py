@@ -1,0 +1,356 @@
+"""`acluster`: stores and models from the command line. Thin: every command is a call or two."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+import acluster
+from acluster.inspection import AttentionDisplay
+from acluster.sets import COLUMNS, info, natural_key, validate
+
+__all__ = ["main"]
+
+_ITEMS_PER_STEP = 256
+_T = TypeVar("_T")
+
+_DESCRIPTION = """\
+Classify items from their sets of local features: stores of features, and models of them.
+
+A first run, from a folder with one .npy file per item, of shape (local features, width), and a
+table of labels with the columns id and label (ids are the names of the files without .npy):
+
+  acluster convert features/ videos.zarr --labels labels.csv
+  acluster info videos.zarr
+  acluster fit videos.zarr --out videos.model --hold-out 0.2
+  acluster predict videos.model new.zarr > predictions.csv
+  acluster attention videos.model videos.zarr item7 --png item7.png
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status is 0, 1 after an error, 130 after Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            options.command(options)
+    except (ValueError, TypeError, LookupError, OSError, ImportError) as error:
+        print(f"acluster {options.name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"acluster {options.name}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _show_warning(message: Any, *_: Any, **__: Any) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "acluster", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"acluster {acluster.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
+
+    def add(function: Callable[..., None], text: str) -> argparse.ArgumentParser:
+        name = function.__name__.strip("_")
+        command = commands.add_parser(
+            name,
+            help=text,
+            description=function.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.set_defaults(command=function, name=name)
+        return command
+
+    command = add(_info, "what a store holds")
+    command.add_argument("store")
+
+    command = add(_validate, "read all of a store and check it")
+    command.add_argument("store")
+
+    command = add(_convert, "make a store of arrays")
+    command.add_argument("source", type=Path, help="a folder, an .npz file or a store")
+    command.add_argument("store", help="what to write; a conversion that was stopped goes on")
+    command.add_argument("--labels", metavar="CSV", help="columns: id, label, group, weight")
+    command.add_argument("--dtype", choices=("float16", "float32"))
+
+    command = add(_fit, "train a classifier on a store")
+    command.add_argument("store")
+    command.add_argument("--out", required=True, metavar="MODEL", help="the model file to write")
+    command.add_argument(
+        "--set", nargs="+", default=[], metavar="NAME=VALUE", help="parameters of the classifier"
+    )
+    command.add_argument("--hold-out", type=float, metavar="SHARE", help="of the items, to score")
+    command.add_argument("--checkpoint", metavar="FOLDER", help="to go on from after a kill")
+
+    command = add(_predict, "labels of the items of a store")
+    command.add_argument("model")
+    command.add_argument("store")
+    command.add_argument("--proba", action="store_true", help="the probability of every class too")
+    command.add_argument("--out", metavar="CSV", help="by default the terminal")
+
+    command = add(_transform, "the global feature of every item, as a zarr array")
+    command.add_argument("model")
+    command.add_argument("store")
+    command.add_argument("--out", required=True, metavar="ZARR")
+
+    command = add(_attention, "what the units look at in an item")
+    command.add_argument("model")
+    command.add_argument("store")
+    command.add_argument("item", help="its id in the store, or its number")
+    command.add_argument("--png", metavar="FILE", help="a picture; by default a table is printed")
+    return parser
+
+
+def _info(options: argparse.Namespace) -> None:
+    """Show what a store holds: items, modalities, columns, what was noted about it."""
+    _describe(info(options.store))
+
+
+def _validate(options: argparse.Namespace) -> None:
+    """Read a store from end to end, check all that its format says, and show what it holds."""
+    _describe(validate(options.store))
+    print("valid")
+
+
+def _describe(found: Any) -> None:
+    print(f"{found.n_items} items, {'complete' if found.complete else 'NOT COMPLETE'}")
+    for name, modality in found.modalities.items():
+        print(
+            f"  {name}: {modality['n_local_features']} local features, {modality['n_features']} "
+            f"wide, {modality['dtype']}, {modality['bytes'] / 1e6:.1f} MB"
+        )
+    print(f"columns: {', '.join(found.columns) or 'none'}")
+    for name, value in found.attributes.items():
+        print(f"{name}: {json.dumps(value)}")
+
+
+def _convert(options: argparse.Namespace) -> None:
+    """Make a store of features that lie around in another form.
+
+    SOURCE is one of these:
+
+      a folder of .npy files, an item each, of shape (local features, width); for several
+      modalities, a folder of such folders, where an item that lacks a modality has no file;
+      an .npz file with an array per item;
+      a store, to change its type or its columns.
+
+    A conversion that was stopped goes on where it was.
+    """
+    names, read = _source(options.source)
+    rows = None if options.labels is None else _read_table(options.labels, names)
+    with acluster.FeatureSetsWriter(options.store, resume=True, dtype=options.dtype) as writer:
+        if (given := [str(name) for name in writer.id]) != names[: len(given)]:
+            raise ValueError(
+                f"{options.store} holds other items than {options.source}. Choose another path, or "
+                "remove it."
+            )
+        for name in _progress(names[len(writer) :], f"{options.store}: items"):
+            item, columns = read(name)
+            writer.append(item, **columns, **({} if rows is None else rows[name]) | {"id": name})
+    print(f"{len(names)} items are in {options.store}.")
+
+
+def _source(path: Path) -> tuple[list[str], Callable[[str], tuple[Any, dict[str, Any]]]]:
+    """The names of the items, and what reads one: its features and columns."""
+    if path.suffix == ".npz":
+        arrays = np.load(path)
+        return sorted(arrays.files, key=natural_key), lambda name: (arrays[name], {})
+    folders = {
+        folder.name: folder for folder in sorted(path.iterdir()) if any(folder.glob("*.npy"))
+    }
+    if any(path.glob("*.npy")):
+        return _names([path]), lambda name: (np.load(path / f"{name}.npy"), {})
+    if folders:
+        return _names(folders.values()), lambda name: (
+            {
+                modality: np.load(folder / f"{name}.npy")
+                for modality, folder in folders.items()
+                if (folder / f"{name}.npy").exists()
+            },
+            {},
+        )
+    X = acluster.open_feature_sets(path)
+    ids = [str(number) for number in range(len(X))] if X.id is None else [str(i) for i in X.id]
+    place = {name: number for number, name in enumerate(ids)}
+    given = {name: values for name in COLUMNS if (values := getattr(X, name)) is not None}
+    given.pop("id", None)
+
+    def read(name: str) -> tuple[Any, dict[str, Any]]:
+        number = place[name]
+        return X[number], {column: values[number] for column, values in given.items()}
+
+    return ids, read
+
+
+def _names(folders: Iterable[Path]) -> list[str]:
+    found = {path.stem for folder in folders for path in folder.glob("*.npy")}
+    return sorted(found, key=natural_key)
+
+
+def _read_table(path: str, names: list[str]) -> dict[str, dict[str, Any]]:
+    """The columns of every item, by its name."""
+    with open(path, newline="") as file:
+        reader = csv.DictReader(file)
+        columns = reader.fieldnames or []
+        if "id" not in columns or not set(columns) <= set(COLUMNS):
+            raise ValueError(
+                f"{path} has the columns {columns}; it needs id, and may have label, group and "
+                "weight."
+            )
+        rows = {row.pop("id"): row for row in reader}
+    missing = [name for name in names if name not in rows]
+    if missing:
+        raise ValueError(f"{path} has no row for {missing[0]!r} ({len(missing)} items have none).")
+    for row in rows.values():
+        if "weight" in row:
+            row["weight"] = float(row["weight"])
+    return rows
+
+
+def _fit(options: argparse.Namespace) -> None:
+    """Train an attention cluster classifier on the items of a store and their labels.
+
+    A store with several modalities gets an attention cluster for each. Parameters are those of the
+    Python class, as in --set cluster_size=16 weighting=fc2 max_iter=50, in JSON where they are no
+    text. Local features are standardised unless --set standardize=false says otherwise. Ctrl-C
+    ends the training and keeps what was learnt.
+    """
+    X, y = _labelled(options.store)
+    is_multimodal = isinstance(X, acluster.MultimodalFeatureSets)
+    kind = (
+        acluster.MultimodalAttentionClusterClassifier
+        if is_multimodal
+        else acluster.AttentionClusterClassifier
+    )
+    given = {"standardize": True, "random_state": 0, "verbose": sys.stderr.isatty()}
+    classifier = kind(**given).set_params(**dict(map(_parameter, options.set)))
+    train, held = np.arange(len(y)), None
+    if options.hold_out is not None:
+        stratify = y if y.ndim == 1 else None
+        train, held = train_test_split(
+            train, test_size=options.hold_out, stratify=stratify, random_state=0
+        )
+        train, held = np.sort(train), np.sort(held)
+    classifier.fit(X[train], y[train], checkpoint_dir=options.checkpoint)
+    classifier.save(options.out)
+    print(f"{options.out}: {len(train)} items, {classifier.n_iter_} epochs")
+    if held is not None:
+        print(
+            f"accuracy on the {len(held)} items held out: {classifier.score(X[held], y[held]):.4f}"
+        )
+
+
+def _labelled(store: str) -> tuple[Any, Any]:
+    X = acluster.open_feature_sets(store)
+    if X.label is None:
+        raise ValueError(
+            f"{store} has no labels. Convert it with a table: acluster convert {store} "
+            "labelled.zarr --labels labels.csv"
+        )
+    return X, X.label
+
+
+def _parameter(text: str) -> tuple[str, Any]:
+    name, is_given, value = text.partition("=")
+    if not is_given:
+        raise ValueError(f"--set takes NAME=VALUE, as cluster_size=16; got {text!r}.")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _predict(options: argparse.Namespace) -> None:
+    """Predict the labels of a store's items, as a table with the columns id and prediction.
+
+    Where the store has labels, the accuracy is shown too.
+    """
+    classifier, X = acluster.load(options.model), acluster.open_feature_sets(options.store)
+    parts = [X[i : i + _ITEMS_PER_STEP] for i in range(0, len(X), _ITEMS_PER_STEP)]
+    header, rows, right = ["id", "prediction"], [], []
+    if options.proba:
+        header += [f"probability of {label}" for label in classifier.classes_]
+    for part in _progress(parts, f"parts of {_ITEMS_PER_STEP} items"):
+        labels = classifier.predict(part)
+        proba = classifier.predict_proba(part) if options.proba else [()] * len(part)
+        ids = range(len(rows), len(rows) + len(part)) if part.id is None else part.id
+        rows += [
+            [name, _shown(label), *map("{:.6g}".format, own)]
+            for name, label, own in zip(ids, labels, proba, strict=True)
+        ]
+        if part.label is not None:
+            right.append(np.asarray(part.label == labels).reshape(len(part), -1).all(axis=1))
+    _write_table(options.out, header, rows)
+    if right:
+        print(f"accuracy: {np.concatenate(right).mean():.4f}", file=sys.stderr)
+
+
+def _shown(label: Any) -> Any:
+    return " ".join(map(str, np.flatnonzero(label))) if np.ndim(label) else label
+
+
+def _write_table(path: str | None, header: list[str], rows: Iterable[Any]) -> None:
+    if path is None:
+        csv.writer(sys.stdout, lineterminator="\n").writerows(chain([header], rows))
+        return
+    with open(path, "w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(chain([header], rows))
+
+
+def _transform(options: argparse.Namespace) -> None:
+    """Write the global feature of every item, a row each, to a zarr array."""
+    made = acluster.load(options.model).transform(options.store, out=options.out)
+    print(f"{options.out}: {made.shape[0]} items, {made.shape[1]} wide")
+
+
+def _attention(options: argparse.Namespace) -> None:
+    """Show how much each attention unit weighs each local feature of an item."""
+    classifier, X = acluster.load(options.model), acluster.open_feature_sets(options.store)
+    number = _number(X, options.item)
+    if options.png:
+        display = AttentionDisplay.from_estimator(classifier, X[number])
+        display.figure_.savefig(options.png, dpi=150)
+        print(options.png)
+        return
+    attention = classifier.attention_weights(X[number : number + 1])[0]
+    for modality, a in (attention if isinstance(attention, dict) else {"": attention}).items():
+        columns = [f"unit {unit}" for unit in range(a.shape[1])]
+        rows = [[place, *map("{:.6g}".format, own)] for place, own in enumerate(a)]
+        _write_table(None, [f"{modality} local feature".strip(), *columns], rows)
+
+
+def _number(X: Any, item: str) -> int:
+    ids = [] if X.id is None else [str(name) for name in X.id]
+    if item in ids:
+        return ids.index(item)
+    if item.isdigit() and int(item) < len(X):
+        return int(item)
+    raise LookupError(
+        f"there is no item {item!r}; the store has {len(X)} items, by number from 0"
+        + (f", or by id, as {ids[0]!r}." if ids else ".")
+    )
+
+
+def _progress(things: Sequence[_T], what: str) -> Iterator[_T]:
+    """The same things; a terminal is told how many are done."""
+    shows = sys.stderr.isatty()
+    for number, thing in enumerate(things, 1):
+        yield thing
+        if shows:
+            end = "\n" if number == len(things) else ""
+            print(f"\r{what}: {number} of {len(things)}", end=end, file=sys.stderr, flush=True)

@@ -1,0 +1,226 @@
+"""The command line: each command does what the calls that it stands for do."""
+
+import csv
+import io
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+import acluster
+from acluster._command_line import main
+from tests.conftest import make_sets
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder of arrays and a table of labels, in the present folder."""
+    monkeypatch.chdir(tmp_path)
+    X, y = make_sets(n=40, dtype=np.float32)
+    (tmp_path / "features").mkdir()
+    for number, rows in enumerate(X):
+        np.save(tmp_path / "features" / f"item{number}.npy", rows)
+    with open("labels.csv", "w", newline="") as file:
+        rows = [[f"item{i}", "one" if label else "none"] for i, label in enumerate(y)]
+        csv.writer(file).writerows([["id", "label"], *rows[::-1]])
+    return X, y
+
+
+def run(*arguments, fails=False):
+    status = main([str(argument) for argument in arguments])
+    assert status == int(fails)
+
+
+def table(text):
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def convert_and_fit(*more):
+    run("convert", "features", "sets.zarr", "--labels", "labels.csv")
+    run("fit", "sets.zarr", "--out", "model", "--set", "max_iter=30", "tol=null",
+        "learning_rate=0.03", "cluster_size=4", *more)  # fmt: skip
+
+
+def test_from_arrays_to_a_picture(here, capsys):
+    X, _ = here
+    convert_and_fit()
+    stored = acluster.open_feature_sets("sets.zarr")
+    assert stored.id.tolist() == [f"item{i}" for i in range(40)]
+    assert all(np.array_equal(a, b) for a, b in zip(stored, X, strict=True))
+    clf = acluster.load("model")
+    assert clf.get_params()["learning_rate"] == 0.03
+    assert clf.standardize
+    expected = acluster.AttentionClusterClassifier(**clf.get_params()).fit(X, stored.label)
+    assert np.array_equal(clf.predict_proba(X), expected.predict_proba(X))
+
+    capsys.readouterr()
+    run("predict", "model", "sets.zarr", "--proba")
+    output = capsys.readouterr()
+    rows = table(output.out)
+    assert [row["id"] for row in rows] == [f"item{i}" for i in range(40)]
+    assert [row["prediction"] for row in rows] == clf.predict(X).tolist()
+    proba = [float(row["probability of one"]) for row in rows]
+    np.testing.assert_allclose(proba, clf.predict_proba(X)[:, 1], rtol=1e-5)
+    assert f"accuracy: {clf.score(X, stored.label):.4f}" in output.err
+
+    run("transform", "model", "sets.zarr", "--out", "global.zarr")
+    np.testing.assert_array_equal(zarr.open_array("global.zarr")[:], clf.transform(X))
+
+    capsys.readouterr()
+    run("attention", "model", "sets.zarr", "item7")
+    rows = table(capsys.readouterr().out)
+    a = [[float(row[f"unit {unit}"]) for unit in range(4)] for row in rows]
+    np.testing.assert_allclose(a, clf.attention_weights(X)[7], rtol=1e-5, atol=1e-6)
+    run("attention", "model", "sets.zarr", "7", "--png", "seven.png")
+    assert Path("seven.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_predictions_go_to_a_file_and_over_many_parts(here, monkeypatch):
+    X, _ = here
+    convert_and_fit()
+    monkeypatch.setattr("acluster._command_line._ITEMS_PER_STEP", 7)
+    run("predict", "model", "sets.zarr", "--out", "predictions.csv")
+    with open("predictions.csv", newline="") as file:
+        rows = table(file.read())
+    assert [row["prediction"] for row in rows] == acluster.load("model").predict(X).tolist()
+
+
+def test_items_held_out_are_not_trained_on(here, capsys):
+    convert_and_fit("--hold-out", "0.25")
+    output = capsys.readouterr().out
+    assert "model: 30 items, 30 epochs" in output
+    shown = float(output.rsplit("held out: ", 1)[1])
+    assert shown * 10 == pytest.approx(round(shown * 10))
+
+
+def test_several_modalities_of_which_some_are_missing(here, capsys):
+    X, _ = here
+    run("convert", "features", "frames.zarr")
+    for folder in ("both/frames", "both/sounds"):
+        (path := Path(folder)).mkdir(parents=True)
+        for number, rows in enumerate(X):
+            if folder == "both/frames" or number:
+                np.save(path / f"item{number}.npy", rows[:, :2])
+    run("convert", "both", "both.zarr", "--labels", "labels.csv", "--dtype", "float16")
+    stored = acluster.open_feature_sets("both.zarr")
+    assert stored.missing["sounds"].tolist() == [True] + [False] * 39
+    assert stored["frames"].dtype == np.float16
+    run("fit", "both.zarr", "--out", "model", "--set", "max_iter=3", "tol=null")
+    assert isinstance(acluster.load("model"), acluster.MultimodalAttentionClusterClassifier)
+    capsys.readouterr()
+    run("attention", "model", "both.zarr", "item1")
+    assert "frames local feature,unit 0" in capsys.readouterr().out
+    run("attention", "model", "both.zarr", "item0", "--png", "none.png")
+
+
+def test_info_and_validate(here, capsys):
+    run("convert", "features", "sets.zarr", "--labels", "labels.csv")
+    capsys.readouterr()
+    run("info", "sets.zarr")
+    shown = capsys.readouterr().out
+    assert shown.startswith("40 items, complete\n  features: ")
+    assert "columns: label, id" in shown
+    run("validate", "sets.zarr")
+    assert capsys.readouterr().out == shown + "valid\n"
+
+
+def test_other_sources(here):
+    X, _ = here
+    np.savez("items.npz", **{f"item{i}": rows for i, rows in enumerate(X)})
+    run("convert", "items.npz", "npz.zarr", "--labels", "labels.csv")
+    stored = acluster.open_feature_sets("npz.zarr")
+    assert stored.id.tolist() == [f"item{i}" for i in range(40)]
+    run("convert", "npz.zarr", "half.zarr", "--dtype", "float16")
+    half = acluster.open_feature_sets("half.zarr")
+    assert half.dtype == np.float16
+    assert half.label.tolist() == stored.label.tolist()
+    assert all(np.array_equal(a, b.astype(np.float16)) for a, b in zip(half, X, strict=True))
+
+
+def test_a_stopped_conversion_goes_on(here, monkeypatch, capsys):
+    append, n_done = acluster.FeatureSetsWriter.append, []
+
+    def interrupted(self, *args, **columns):
+        n_done.append(1)
+        if len(n_done) == 10:
+            raise KeyboardInterrupt
+        append(self, *args, **columns)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(acluster.FeatureSetsWriter, "append", interrupted)
+        assert main(["convert", "features", "sets.zarr"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+    run("info", "sets.zarr")
+    assert "9 items, NOT COMPLETE" in capsys.readouterr().out
+    run("convert", "features", "sets.zarr")
+    assert len(acluster.open_feature_sets("sets.zarr")) == 40
+    run("convert", "features", "sets.zarr")  # nothing is left to do
+    np.savez("others.npz", other=np.ones((2, 4)))
+    run("convert", "others.npz", "sets.zarr", fails=True)
+    assert "holds other items than others.npz" in capsys.readouterr().err
+
+
+def test_a_killed_fit_goes_on(here, capsys):
+    convert_and_fit("--checkpoint", "run")
+    whole = acluster.load("model").loss_curve_
+    convert_and_fit("--checkpoint", "run")
+    assert acluster.load("model").loss_curve_ == whole
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["info", "nothing.zarr"], "acluster info: "),
+        (["fit", "plain.zarr", "--out", "m"], "plain.zarr has no labels.*--labels labels.csv"),
+        (["fit", "sets.zarr", "--out", "m", "--set", "cluster_size"], "takes NAME=VALUE"),
+        (["fit", "sets.zarr", "--out", "m", "--set", "n_units=3"], "Invalid parameter 'n_units'"),
+        (["fit", "sets.zarr", "--out", "m", "--set", "dropout=2"], "'dropout' parameter"),
+        (["predict", "labels.csv", "sets.zarr"], "labels.csv is no model file"),
+        (["attention", "model", "sets.zarr", "item99"], "no item 'item99'.*by id, as 'item0'"),
+        (["convert", "features", "new.zarr", "--labels", "wrong.csv"], r"has the columns \['a'\]"),
+        (
+            ["convert", "features", "new.zarr", "--labels", "few.csv"],
+            "no row for 'item1' .39",
+        ),
+        (["convert", "empty", "new.zarr"], "acluster convert: "),
+    ],
+)
+def test_errors_are_a_line(here, capsys, command, message):
+    convert_and_fit()
+    run("convert", "features", "plain.zarr")
+    Path("wrong.csv").write_text("a\n1\n")
+    Path("few.csv").write_text("id,label\nitem0,one\n")
+    Path("empty").mkdir()
+    capsys.readouterr()
+    run(*command, fails=True)
+    error = capsys.readouterr().err
+    assert re.search(message, error), error
+    assert "Traceback" not in error
+    assert error.startswith(f"acluster {command[0]}: ")
+
+
+@pytest.mark.filterwarnings("default")
+def test_warnings_are_a_line(here, capsys):
+    convert_and_fit()
+    run("fit", "sets.zarr", "--out", "model", "--set", "max_iter=2")
+    error = capsys.readouterr().err
+    assert "warning: Maximum iterations (2) reached" in error
+    assert ".py" not in error
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["convert", "--help"], ["--version"]])
+def test_help_teaches(arguments):
+    command = [sys.executable, "-m", "acluster", *arguments]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    if arguments == ["--help"]:
+        assert "acluster fit videos.zarr --out videos.model" in shown
+        for name in ("info", "validate", "convert", "fit", "predict", "transform", "attention"):
+            assert re.search(rf"\n    {name}\s", shown)
+    elif arguments == ["--version"]:
+        assert shown == f"acluster {acluster.__version__}\n"
+    else:
+        assert "a folder of .npy files" in shown

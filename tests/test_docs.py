@@ -1,0 +1,94 @@
+"""The code of the documentation runs, page by page, on small made-up data."""
+
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+# What a reader of the guide has at hand.
+GUIDE = """
+import types
+import numpy as np
+import onnxruntime
+import acluster
+from sklearn.compose import ColumnTransformer
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from acluster import AttentionClusterClassifier, FeatureSets, save_feature_sets
+
+rng = np.random.default_rng(0)
+y = np.arange(30) % 2
+def sets(width, longest):
+    return FeatureSets.from_arrays(
+        [rng.normal(size=(rng.integers(1, longest), width)) + label for label in y]
+    )
+rgb, flow, audio = sets(4, 9), sets(3, 9), sets(2, 5)
+videos = [types.SimpleNamespace(label=int(label), name=f"video{i}") for i, label in enumerate(y)]
+extract, listen = lambda video: np.ones((2, 3)), lambda video: np.ones((4, 2))
+"""
+# What a block needs that stands between two others, by a part of its text.
+BEFORE = {
+    "with FeatureSetsWriter": "clf.set_params(cluster_size=4)",
+    "save_feature_sets(": "import shutil; shutil.rmtree('train.zarr'); X = rgb",
+    "SetLookup(X)": "clf = AttentionClusterClassifier(max_iter=3, tol=None, random_state=0)",
+    "set_callbacks(": """
+clf = AttentionClusterClassifier(max_iter=3, tol=None, random_state=0)
+grid = {"cluster_size": [2, 4], "max_iter": [3]}
+""",
+    '"videos.zarr", y': "save_feature_sets('videos.zarr', X)",
+    "AttentionDisplay.from": "clf.fit(X, y); frames = np.ones((len(X[0]), 8, 8))",
+    "onnxruntime.Inf": "padded, lengths = np.ones((1, 5, 4)), np.array([5])",
+}
+
+
+def blocks(page, language):
+    """The code of a page, with the number of the line where each block begins."""
+    text = (DOCS / f"{page}.rst").read_text()
+    pattern = rf"^\.\. code-block:: {language}\n\n((?:    .*\n|\n)+)"
+    for found in re.finditer(pattern, text, flags=re.MULTILINE):
+        yield text[: found.start(1)].count("\n") + 1, textwrap.dedent(found.group(1))
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_the_guide_runs(tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(GUIDE, names)
+    found = list(blocks("guide", "python"))
+    assert len(found) > 8
+    for line, code in found:
+        before = "".join(needed for part, needed in BEFORE.items() if part in code)
+        exec(compile(f"{before}\n" + code, f"guide.rst, line {line}", "exec"), names)
+
+
+def test_the_command_line_runs(tmp_path):
+    (tmp_path / "features").mkdir()
+    rng = np.random.default_rng(0)
+    lines = ["id,label"]
+    for number in range(30):
+        rows = rng.normal(size=(rng.integers(1, 9), 4)) + number % 2
+        np.save(tmp_path / "features" / f"item{number}.npy", rows)
+        lines.append(f"item{number},{'wren' if number % 2 else 'robin'}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    (tmp_path / "bin").mkdir()
+    command = tmp_path / "bin" / "acluster"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -W ignore -m acluster "$@"\n')
+    command.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{command.parent}:{os.environ['PATH']}"}
+    for _, code in blocks("command_line", "bash"):
+        subprocess.run(
+            ["bash", "-euc", code], cwd=tmp_path, env=environment, check=True, capture_output=True
+        )
+    assert (tmp_path / "predictions.csv").read_text().startswith("id,prediction,probability of")
+    assert (tmp_path / "item7.png").stat().st_size > 1000
+    assert (tmp_path / "item7.csv").read_text().startswith("local feature,unit 0,")
+    assert (tmp_path / "global.zarr" / "zarr.json").exists()
