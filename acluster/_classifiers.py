@@ -16,7 +16,7 @@ from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 from acluster._modalities import ManyModalities
 from acluster._onnx import write_onnx
 from acluster._set_classifier import SetClassifier
-from acluster.nn import WEIGHTINGS, AttentionCluster
+from acluster.nn import WEIGHTINGS, AttentionCluster, Weighting
 from acluster.sets import FeatureSets, MultimodalFeatureSets, check_sets
 
 __all__ = ["AttentionClusterClassifier", "MultimodalAttentionClusterClassifier"]
@@ -30,7 +30,7 @@ class ClusterParameters:
     """The parameters of attention clusters, to come before those of training."""
 
     cluster_size: int = 32
-    weighting: str = "fc1"
+    weighting: str | type[Weighting] = "fc1"
     hidden_size: int = 10
     shifting: bool = True
     n_local_features: int | None = None
@@ -45,7 +45,7 @@ class AttentionClusters(SetClassifier, ClusterParameters):
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **SetClassifier._parameter_constraints,
         "cluster_size": [_NUMBER],
-        "weighting": [StrOptions(set(WEIGHTINGS))],
+        "weighting": [StrOptions(set(WEIGHTINGS)), callable],
         "hidden_size": [_NUMBER],
         "shifting": ["boolean"],
         "n_local_features": [_NUMBER, None],
@@ -94,9 +94,9 @@ class AttentionClusterClassifier(AttentionClusters):
     cluster_size : int, default=32
         The number N of attention units.
 
-    weighting : {"fc1", "fc2", "average"}, default="fc1"
+    weighting : {"fc1", "fc2", "average"} or subclass of acluster.nn.Weighting, default="fc1"
         How a unit weighs a local feature: one linear layer, two with a tanh between, or
-        all alike (the paper's baseline: the mean, N times).
+        all alike (the paper's baseline: the mean, N times); or in a way of your own.
 
     hidden_size : int, default=10
         The number H of hidden cells of each unit of "fc2".
@@ -232,9 +232,10 @@ class MultimodalAttentionClusterClassifier(ManyModalities, AttentionClusters):
         The number N of attention units; one for all modalities, or one for each:
         ``{"rgb": 64, "flow": 32, "audio": 32}``. So also the next three, and `n_local_features`.
 
-    weighting : {"fc1", "fc2", "average"}, or dict of str to such, default="fc1"
+    weighting : {"fc1", "fc2", "average"}, subclass of acluster.nn.Weighting, or dict of str to \
+such, default="fc1"
         How a unit weighs a local feature: one linear layer, two with a tanh between, or
-        all alike (the paper's baseline: the mean, N times).
+        all alike (the paper's baseline: the mean, N times); or in a way of your own.
 
     hidden_size : int or dict of str to int, default=10
         The number H of hidden cells of each unit of "fc2".
@@ -308,7 +309,7 @@ class MultimodalAttentionClusterClassifier(ManyModalities, AttentionClusters):
     """
 
     cluster_size: int | dict[str, int] = 32  # type: ignore[assignment]
-    weighting: str | dict[str, str] = "fc1"  # type: ignore[assignment]
+    weighting: str | type[Weighting] | dict[str, str | type[Weighting]] = "fc1"  # type: ignore[assignment]
     hidden_size: int | dict[str, int] = 10  # type: ignore[assignment]
     shifting: bool | dict[str, bool] = True  # type: ignore[assignment]
     n_local_features: int | dict[str, int | None] | None = None  # type: ignore[assignment]

@@ -242,6 +242,11 @@ def _plain(value: Any) -> Any:
     """With Python's numbers in the place of numpy's."""
     if isinstance(value, dict):
         return {name: _plain(own) for name, own in value.items()}
+    if isinstance(value, type):
+        raise TypeError(
+            f"save cannot write {value.__qualname__}, a class of your own: a model file holds no "
+            "programs. Use joblib.dump."
+        )
     return value.item() if isinstance(value, np.generic) else value
 
 

@@ -600,7 +600,7 @@ class SetClassifier(
         if not np.isfinite(loss) or not _is_finite(self.network_):
             raise ValueError(
                 f"Training diverged in epoch {self.n_iter_ + 1}, with loss {loss:g}. Lower "
-                f"learning_rate (now {self.learning_rate}), or standardise the local features."
+                f"learning_rate (now {self.learning_rate}), or set standardize=True."
             )
         self.n_iter_ += 1
         self.loss_curve_.append(loss)

@@ -453,7 +453,7 @@ CASES = [
         "p weighting",
         par(weighting="fc3"),
         InvalidParameterError,
-        "The 'weighting' parameter of AttentionClusterClassifier must be a str among {'fc1', 'average', 'fc2'}. Got 'fc3' instead.",
+        "The 'weighting' parameter of AttentionClusterClassifier must be a str among {'fc1', 'average', 'fc2'} or a callable. Got 'fc3' instead.",
     ),
     Case(
         "p hidden",
@@ -1007,7 +1007,7 @@ CASES = [
             random_state=0,
         ).fit(X, y),
         ValueError,
-        "Training diverged in epoch 3, with loss nan. Lower learning_rate (now 1e+37), or standardise the local features.",
+        "Training diverged in epoch 3, with loss nan. Lower learning_rate (now 1e+37), or set standardize=True.",
     ),
     Case(
         "overflow",
@@ -1049,7 +1049,7 @@ CASES = [
         "nn weighting",
         lambda: AttentionCluster(3, 2, "fc3"),
         ValueError,
-        "weighting='fc3' is not one of ['average', 'fc1', 'fc2'].",
+        "weighting='fc3' is not one of ['average', 'fc1', 'fc2'], nor a subclass of acluster.nn.Weighting.",
     ),
     Case(
         "lft labels",
@@ -1169,7 +1169,7 @@ CASES = [
         "weighting of one",
         par_of_two(weighting={"rgb": "fc1", "audio": "fc3"}),
         InvalidParameterError,
-        "The \"weighting['audio']\" parameter of MultimodalAttentionClusterClassifier must be a str among {'average', 'fc2', 'fc1'}. Got 'fc3' instead.",
+        "The \"weighting['audio']\" parameter of MultimodalAttentionClusterClassifier must be a str among {'average', 'fc2', 'fc1'} or a callable. Got 'fc3' instead.",
     ),
     Case(
         "n_local of one",

@@ -21,6 +21,7 @@ from acluster import (
     FeatureSets,
     MultimodalAttentionClusterClassifier,
 )
+from acluster.nn import Weighting
 from acluster.preprocessing import LocalFeatureTransformer
 from acluster.training import OPTIMIZERS
 from tests.conftest import make_sets
@@ -575,3 +576,40 @@ def test_one_modality_of_a_bad_scale():
 @pytest.mark.parametrize("value", [0.0, 1e6])
 def test_features_all_alike_have_no_scale(value):
     AttentionClusterClassifier(max_iter=1, tol=None).fit(np.full((4, 3, 2), value), [0, 1, 0, 1])
+
+
+class DistanceWeighting(Weighting):
+    """A unit looks for what is near to a point of its own."""
+
+    def __init__(self, n_features, cluster_size, hidden_size=10):
+        super().__init__()
+        self.points = torch.nn.Parameter(torch.empty(cluster_size, n_features))
+
+    def reset_parameters(self, generator=None):
+        with torch.no_grad():
+            self.points.normal_(generator=generator)
+
+    def forward(self, values):
+        return -torch.cdist(values, self.points)
+
+
+class TestOwnWeighting:
+    def test_it_is_learnt_and_goes_along(self):
+        X, y = make_sets()
+        parameters = {"cluster_size": 4, "max_iter": 60, "tol": None, "learning_rate": 0.03}
+        clf = AttentionClusterClassifier(
+            weighting=DistanceWeighting, random_state=0, **parameters
+        ).fit(X, y)
+        assert clf.score(X, y) > 0.9
+        again = pickle.loads(pickle.dumps(clf))
+        assert np.array_equal(again.predict_proba(X), clf.predict_proba(X))
+        assert np.array_equal(clone(clf).fit(X, y).predict_proba(X), clf.predict_proba(X))
+        points = clf.network_.integrations[0].weighting.points.detach().numpy()
+        logits = -np.linalg.norm(X[3][:, None] - points, axis=-1)
+        expected = np.exp(logits) / np.exp(logits).sum(axis=0)
+        np.testing.assert_allclose(clf.attention_weights(X)[3], expected, rtol=1e-6)
+
+    def test_what_is_no_weighting_is_refused(self):
+        X, y = make_sets()
+        with pytest.raises(ValueError, match=r"nor a subclass of acluster.nn.Weighting"):
+            AttentionClusterClassifier(weighting=torch.nn.Linear).fit(X, y)

@@ -10,13 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.test_bad_input import CASES
+
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
-# What a reader of the guide has at hand.
-GUIDE = """
+# What a reader has at hand.
+AT_HAND = """
 import types
 import numpy as np
 import onnxruntime
+import torch
 import acluster
 from sklearn.compose import ColumnTransformer
 from sklearn.model_selection import GridSearchCV
@@ -32,6 +35,7 @@ def sets(width, longest):
     )
 rgb, flow, audio = sets(4, 9), sets(3, 9), sets(2, 5)
 videos = [types.SimpleNamespace(label=int(label), name=f"video{i}") for i, label in enumerate(y)]
+X = rgb
 extract, listen = lambda video: np.ones((2, 3)), lambda video: np.ones((4, 2))
 """
 # What a block needs that stands between two others, by a part of its text.
@@ -58,16 +62,17 @@ def blocks(page, language):
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_the_guide_runs(tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", ["guide", "extending", "coming_from"])
+def test_the_code_of_a_page_runs(tmp_path, monkeypatch, page):
     pytest.importorskip("onnxruntime")
     monkeypatch.chdir(tmp_path)
-    names = {}
-    exec(GUIDE, names)
-    found = list(blocks("guide", "python"))
-    assert len(found) > 8
+    names = {"__name__": page}
+    exec(AT_HAND, names)
+    found = list(blocks(page, "python"))
+    assert found
     for line, code in found:
         before = "".join(needed for part, needed in BEFORE.items() if part in code)
-        exec(compile(f"{before}\n" + code, f"guide.rst, line {line}", "exec"), names)
+        exec(compile(f"{before}\n" + code, f"{page}.rst, line {line}", "exec"), names)
 
 
 def test_the_command_line_runs(tmp_path):
@@ -92,3 +97,11 @@ def test_the_command_line_runs(tmp_path):
     assert (tmp_path / "item7.png").stat().st_size > 1000
     assert (tmp_path / "item7.csv").read_text().startswith("local feature,unit 0,")
     assert (tmp_path / "global.zarr" / "zarr.json").exists()
+
+
+def test_messages_that_are_explained_are_those_of_the_package():
+    text = (DOCS / "troubleshooting.rst").read_text().split("By symptom")[0]
+    explained = re.findall(r"^``(.+)``$", text, flags=re.MULTILINE)
+    assert len(explained) > 10
+    for message in explained:
+        assert any(message in case.message for case in CASES), message

@@ -25,6 +25,7 @@ from acluster import (
     MultimodalAttentionClusterClassifier,
     rivals,
 )
+from acluster.nn import FC1Weighting
 from acluster.preprocessing import LocalFeatureTransformer
 from tests.conftest import make_sets
 
@@ -187,6 +188,13 @@ def test_only_what_is_fitted_and_known_is_saved(tmp_path):
     X, y, _ = fitted()
     with pytest.raises(TypeError, match=r"not one of them.*joblib"):
         Own(max_iter=1, tol=None).fit(X, y).save(tmp_path / "model")
+
+    class Loud(FC1Weighting):
+        pass
+
+    clf = AttentionClusterClassifier(weighting=Loud, max_iter=1, tol=None).fit(X, y)
+    with pytest.raises(TypeError, match=r"save cannot write .*Loud.*joblib"):
+        clf.save(tmp_path / "model")
     dates = np.array(["2026-01-01", "2026-01-02"], dtype="datetime64[D]").astype(object)
     clf = AttentionClusterClassifier(max_iter=1, tol=None)
     clf.fit(X, y % 2)

@@ -7,7 +7,13 @@ from acluster.nn._network import IntegrationNetwork
 from acluster.nn._padded import PaddedNetwork
 from acluster.nn._pooling import attend, attention_weights
 from acluster.nn._standardization import Standardization
-from acluster.nn._weighting import WEIGHTINGS, AverageWeighting, FC1Weighting, FC2Weighting
+from acluster.nn._weighting import (
+    WEIGHTINGS,
+    AverageWeighting,
+    FC1Weighting,
+    FC2Weighting,
+    Weighting,
+)
 
 __all__ = [
     "WEIGHTINGS",
@@ -21,6 +27,7 @@ __all__ = [
     "PaddedNetwork",
     "ShiftingOperation",
     "Standardization",
+    "Weighting",
     "attend",
     "attention_weights",
 ]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from acluster.nn._integration import Integration
 from acluster.nn._pooling import attend, shifted
-from acluster.nn._weighting import WEIGHTINGS
+from acluster.nn._weighting import WEIGHTINGS, Weighting
 
 __all__ = ["AttentionCluster", "ShiftingOperation"]
 
@@ -67,8 +67,8 @@ class AttentionCluster(Integration):
     cluster_size : int
         The number N of attention units.
 
-    weighting : {"average", "fc1", "fc2"}, default="fc1"
-        The weighting function (equations 3, 4 and 5).
+    weighting : {"average", "fc1", "fc2"} or subclass of Weighting, default="fc1"
+        The weighting function (equations 3, 4 and 5, or one of your own).
 
     hidden_size : int, default=10
         The number H of hidden cells per unit of "fc2".
@@ -79,7 +79,7 @@ class AttentionCluster(Integration):
     Raises
     ------
     ValueError
-        If `weighting` is not one of the three.
+        If `weighting` is neither one of the three nor a subclass of Weighting.
 
     References
     ----------
@@ -99,14 +99,18 @@ class AttentionCluster(Integration):
         self,
         n_features: int,
         cluster_size: int,
-        weighting: str = "fc1",
+        weighting: str | type[Weighting] = "fc1",
         hidden_size: int = 10,
         shifting: bool = True,
     ) -> None:
         super().__init__()
-        if weighting not in WEIGHTINGS:
-            raise ValueError(f"weighting={weighting!r} is not one of {sorted(WEIGHTINGS)}.")
-        self.weighting = WEIGHTINGS[weighting](n_features, cluster_size, hidden_size)
+        kind = WEIGHTINGS.get(weighting) if isinstance(weighting, str) else weighting
+        if not (isinstance(kind, type) and issubclass(kind, Weighting)):
+            raise ValueError(
+                f"weighting={weighting!r} is not one of {sorted(WEIGHTINGS)}, nor a subclass of "
+                "acluster.nn.Weighting."
+            )
+        self.weighting = kind(n_features, cluster_size, hidden_size)
         self.shifting = ShiftingOperation(cluster_size) if shifting else None
         self.cluster_size = cluster_size
         self.global_size = cluster_size * n_features

@@ -1,21 +1,80 @@
 """Weighting functions (equations 3-5): what each attention unit thinks of each local feature.
 
 A weighting function maps packed local features (R, M) to logits (R, N), one column per
-attention unit; a softmax over each set then makes the weights. To add one, write a module
-with the constructor and `forward` of `FC1Weighting` and give it a row in `WEIGHTINGS`.
+attention unit; a softmax over each set then makes the weights.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["WEIGHTINGS", "AverageWeighting", "FC1Weighting", "FC2Weighting"]
+__all__ = ["WEIGHTINGS", "AverageWeighting", "FC1Weighting", "FC2Weighting", "Weighting"]
 
 
-class AverageWeighting(nn.Module):
+class Weighting(nn.Module, ABC):
+    """What each attention unit thinks of each local feature: the base of those of the paper.
+
+    Another one derives from this class and is passed as `weighting`. The softmax over each set
+    cancels whatever a unit adds to all its logits alike, so that a last bias does nothing.
+
+    Parameters
+    ----------
+    n_features : int
+        The width M of a local feature.
+
+    cluster_size : int
+        The number N of attention units.
+
+    hidden_size : int
+        The number H of hidden cells of each unit, for those that have any.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from acluster.nn import AttentionCluster, Weighting
+    >>> class Distance(Weighting):
+    ...     '''A unit looks for what is near to a point of its own.'''
+    ...
+    ...     def __init__(self, n_features, cluster_size, hidden_size=10):
+    ...         super().__init__()
+    ...         self.points = torch.nn.Parameter(torch.empty(cluster_size, n_features))
+    ...
+    ...     def reset_parameters(self, generator=None):
+    ...         with torch.no_grad():
+    ...             self.points.normal_(generator=generator)
+    ...
+    ...     def forward(self, values):
+    ...         return -torch.cdist(values, self.points)
+    >>> cluster = AttentionCluster(n_features=3, cluster_size=8, weighting=Distance)
+    >>> cluster.reset_parameters()
+    >>> cluster(torch.ones(5, 3), torch.tensor([0, 2, 5])).shape
+    torch.Size([2, 24])
+    """
+
+    @abstractmethod
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw all parameters anew, from `generator`."""
+
+    @abstractmethod
+    def forward(self, values: Tensor) -> Tensor:
+        """Logits of every local feature for every unit.
+
+        Parameters
+        ----------
+        values : Tensor of shape (R, M)
+            The local features of all sets, end to end.
+
+        Returns
+        -------
+        Tensor of shape (R, N)
+        """
+
+
+class AverageWeighting(Weighting):
     """All local features weigh the same (equation 3): equal logits, no parameters.
 
     Parameters
@@ -49,7 +108,7 @@ class AverageWeighting(nn.Module):
         return values.new_zeros(1, 1).expand(values.shape[0], self.cluster_size)
 
 
-class FC1Weighting(nn.Module):
+class FC1Weighting(Weighting):
     """One fully-connected layer per attention unit (equation 4).
 
     The paper adds a bias of length L, which sets of varying size cannot have; a scalar
@@ -88,7 +147,7 @@ class FC1Weighting(nn.Module):
         return values @ self.weight
 
 
-class FC2Weighting(nn.Module):
+class FC2Weighting(Weighting):
     """Two fully-connected layers per attention unit, with a tanh between (equation 5).
 
     Every unit has a hidden layer of its own. The last bias of the paper is left out, as
@@ -133,7 +192,7 @@ class FC2Weighting(nn.Module):
         return (hidden.unflatten(-1, self.weight2.shape) * self.weight2).sum(dim=-1)
 
 
-WEIGHTINGS: dict[str, type[AverageWeighting | FC1Weighting | FC2Weighting]] = {
+WEIGHTINGS: dict[str, type[Weighting]] = {
     "average": AverageWeighting,
     "fc1": FC1Weighting,
     "fc2": FC2Weighting,
