@@ -818,6 +818,9 @@ class SetClassifier(
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if hasattr(self, "network_"):
+            # There was no such option in pickles of before it.
+            options = {"standardize": False, **self._architecture["network"]}
+            self._architecture = {**self._architecture, "network": options}
             self.network_ = self._network_from(to_torch_state(self.network_))
 
 
