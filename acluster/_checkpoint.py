@@ -6,22 +6,52 @@ import hashlib
 import json
 import os
 import time
+import warnings
 from collections.abc import Iterator
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from acluster._model_file import ModelFileError, read_model, write_model
+from acluster._model_file import ModelFileError, Tensors, open_model, write_model
+from acluster._saving import best_score
 from acluster.sets import FeatureSets
-from acluster.training import Patience, Trainer, to_numpy_state, to_torch_state
+from acluster.training import Patience, Trainer, resolve_device, to_numpy_state, to_torch_state
 
-__all__ = ["Checkpoint", "digest"]
+__all__ = ["Checkpoint", "check_resumable", "identity_of"]
 
 # Writing takes no more than a tenth of the time.
 _PAUSE = 10
-_N_LOOKED_AT = 16  # items whose features are told apart
+_ITEMS_PER_STEP = 4096
+_N_LOOKED_AT = 16  # items of a store, of which the features are told apart
+
+
+def check_resumable(estimator: Any) -> None:
+    """Raise a ValueError unless a fit draws the same when it begins anew."""
+    if not isinstance(estimator.random_state, Integral):
+        raise ValueError(
+            "checkpoint_dir needs an int as random_state, so that a resumed fit draws what the "
+            f"first one drew; it is {estimator.random_state!r}. Set random_state=0."
+        )
+    if estimator.warm_start:
+        raise ValueError(
+            "checkpoint_dir does not go with warm_start=True, which has epochs of its own to go "
+            "on from. Use one of the two."
+        )
+
+
+def identity_of(estimator: Any, **data: Any) -> dict[str, Any]:
+    """What the epochs of a fit depend on: parameters, device, and parts of the data by name."""
+    parameters = estimator.get_params(deep=False)
+    for name in ("max_iter", "verbose", "warm_start", "device"):
+        del parameters[name]
+    parameters["device"] = resolve_device(estimator.device)
+    identity = {name: _text(value) for name, value in parameters.items()}
+    return {"class": type(estimator).__name__, **identity} | {
+        name: _digest(*part) for name, part in data.items()
+    }
 
 
 class Checkpoint:
@@ -39,27 +69,52 @@ class Checkpoint:
     def __init__(self, folder: str | os.PathLike[str], identity: dict[str, Any]) -> None:
         self.path = Path(folder) / "fit.checkpoint"
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        for torn in self.path.parent.glob(f".{self.path.name}.*.tmp"):
-            torn.unlink(missing_ok=True)
+        _remove_torn(self.path)
         self._identity = json.loads(json.dumps(identity))
         self._not_before = 0.0
 
-    def restore(self, estimator: Any, trainer: Trainer, patience: Patience) -> Any:
-        """Bring all to the epoch that was kept, if any; gives the state of the best one."""
+    def restore(self, estimator: Any, trainer: Trainer, patience: Patience) -> tuple[Any, bool]:
+        """Bring all to the epoch that was kept, if any.
+
+        Returns
+        -------
+        (dict or None, bool)
+            The parameters of the best epoch, where these are kept, and whether a callback had
+            stopped the fit.
+        """
         if not self.path.exists():
-            return None
-        description, tensors = read_model(self.path)
-        self._check_identity(description.get("identity"))
+            return None, False
+        with open_model(self.path) as (description, tensors):
+            self._check_identity(description.get("identity"))
+            try:
+                return self._restored(description, tensors, estimator, trainer, patience)
+            except (KeyError, TypeError, ValueError, RuntimeError) as error:
+                raise ModelFileError(f"{self.path} is a damaged checkpoint: {error}") from error
+
+    def _restored(
+        self,
+        description: dict[str, Any],
+        tensors: Tensors,
+        estimator: Any,
+        trainer: Trainer,
+        patience: Patience,
+    ) -> tuple[Any, bool]:
+        losses, scores = description["loss_curve"], description["validation_scores"]
+        if len(losses) > estimator.max_iter:
+            raise ValueError(
+                f"it has {len(losses)} epochs, and max_iter={estimator.max_iter}. Raise max_iter, "
+                "or use another checkpoint_dir"
+            )
         states = _nested(tensors)
         moments = states["trainer"].pop("optimizer", {})
         states["trainer"]["optimizer"] = [moments[str(i)] for i in range(len(moments))]
         trainer.load_state({**states["trainer"], "random_state": description["random_state"]})
-        estimator.loss_curve_ = description["loss_curve"]
-        estimator.n_iter_ = len(estimator.loss_curve_)
-        estimator.validation_scores_ = description["validation_scores"]
-        estimator.best_validation_score_ = max(description["validation_scores"] or [], default=None)
+        estimator.loss_curve_, estimator.n_iter_ = losses, len(losses)
+        estimator.validation_scores_ = scores
+        estimator.best_validation_score_ = best_score(scores)
         patience.best_score, patience.n_waited = description["patience"]
-        return to_torch_state(states["best"]) if "best" in states else None
+        best_state = to_torch_state(states["best"]) if "best" in states else None
+        return best_state, description["stopped"]
 
     def keep(
         self,
@@ -68,6 +123,7 @@ class Checkpoint:
         patience: Patience,
         best_state: Any,
         *,
+        stopped: bool,
         is_last: bool,
     ) -> None:
         """Write the file, unless that was done a moment ago and more epochs follow."""
@@ -82,11 +138,18 @@ class Checkpoint:
             "loss_curve": estimator.loss_curve_,
             "validation_scores": estimator.validation_scores_,
             "patience": [patience.best_score, patience.n_waited],
+            "stopped": stopped,
         }
         states = {"trainer": state}
         if best_state is not None:
             states["best"] = to_numpy_state(best_state)
-        write_model(self.path, description, dict(_flat(states)))
+        try:
+            write_model(self.path, description, dict(_flat(states)))
+        except OSError as error:
+            warnings.warn(
+                f"The checkpoint could not be written, and the training goes on without: {error}",
+                stacklevel=7,
+            )
         now = time.monotonic()
         self._not_before = now + _PAUSE * (now - started)
 
@@ -105,17 +168,41 @@ class Checkpoint:
             )
 
 
-def digest(modalities: dict[str, FeatureSets], *arrays: NDArray[Any]) -> str:
-    """A short text that differs where sizes, labels, weights or some of the features do."""
+def _text(value: Any) -> str:
+    return repr(value.item() if isinstance(value, np.generic) else value)
+
+
+def _digest(modalities: dict[str, FeatureSets], *arrays: NDArray[Any]) -> str:
+    """A short text that differs where sizes, labels, weights or features do.
+
+    Of a store, which may be larger than memory, the features of a few items.
+    """
     found = hashlib.sha256()
     for name, sets in modalities.items():
         found.update(f"{name} {sets.n_features} {sets.dtype}".encode())
         found.update(np.ascontiguousarray(sets.lengths))
-        chosen = np.unique(np.linspace(0, len(sets) - 1, _N_LOOKED_AT).astype(int))
-        found.update(np.ascontiguousarray(sets[chosen].packed()[0]))
+        n_items = len(sets)
+        looked_at = (
+            (slice(i, i + _ITEMS_PER_STEP) for i in range(0, n_items, _ITEMS_PER_STEP))
+            if sets.in_memory
+            else [np.unique(np.linspace(0, n_items - 1, _N_LOOKED_AT).astype(int))]
+        )
+        for items in looked_at:
+            found.update(np.ascontiguousarray(sets[items].packed()[0]))
     for array in arrays:
         found.update(np.ascontiguousarray(array))
     return found.hexdigest()[:16]
+
+
+def _remove_torn(path: Path) -> None:
+    """Remove what processes that are gone have left half written."""
+    for torn in path.parent.glob(f".{path.name}.*.tmp"):
+        try:
+            os.kill(int(torn.name.removeprefix(f".{path.name}.").split(".")[0]), 0)
+        except ProcessLookupError:
+            torn.unlink(missing_ok=True)
+        except (ValueError, OSError):
+            pass  # of a process of another user, or no work of ours
 
 
 def _flat(state: Any, name: str = "") -> Iterator[tuple[str, NDArray[Any]]]:
@@ -127,13 +214,13 @@ def _flat(state: Any, name: str = "") -> Iterator[tuple[str, NDArray[Any]]]:
         yield from _flat(part, f"{name}{'.' if name else ''}{str(key).replace('.', '/')}")
 
 
-def _nested(arrays: dict[str, NDArray[Any]]) -> Any:
+def _nested(arrays: Tensors) -> Any:
     """The inverse of `_flat`; lists are dicts with their places as keys."""
     tree: dict[str, Any] = {}
-    for name, array in arrays.items():
+    for name in arrays:
         *parents, last = name.split(".")
         part = tree
         for parent in parents:
             part = part.setdefault(parent.replace("/", "."), {})
-        part[last.replace("/", ".")] = array
+        part[last.replace("/", ".")] = arrays[name]
     return tree

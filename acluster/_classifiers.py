@@ -14,6 +14,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 
 from acluster._modalities import ManyModalities
+from acluster._model_file import ModelFileError, Tensors
 from acluster._onnx import write_onnx
 from acluster._set_classifier import SetClassifier
 from acluster.nn import WEIGHTINGS, AttentionCluster, Weighting
@@ -56,8 +57,8 @@ class AttentionClusters(SetClassifier, ClusterParameters):
 
         The inputs are, for every modality by its name ("features" where there is but one),
         padded sets of shape (n, L, M) and, as ``NAME_lengths``, the int64 number of local
-        features of each item, of shape (n,); n and L are free, L at least 1. What pads is any
-        finite number. An item of length 0 lacks the modality. The output, "probabilities", has
+        features of each item, of shape (n,); n and L are free, L at least 1. What pads does
+        not matter. An item of length 0 lacks the modality. The output, "probabilities", has
         the columns of `predict_proba`; the metadata of the file has the classes, as JSON, under
         "classes". Numbers have the dtype of the network: float32 after float32 features.
 
@@ -73,6 +74,9 @@ class AttentionClusters(SetClassifier, ClusterParameters):
 
         ImportError
             Without the packages of the extra ``onnx``.
+
+        ValueError
+            If the name of a modality is "probabilities", or ends with "_lengths".
         """
         check_is_fitted(self)
         parts = self._architecture["integrations"]
@@ -161,6 +165,11 @@ class AttentionClusterClassifier(AttentionClusters):
 
     def _modalities(self, X: FeatureSets) -> dict[str, FeatureSets]:
         return {"features": X}
+
+    def _restore(self, description: dict[str, Any], tensors: Tensors) -> set[str]:
+        if set(description["modalities"]) != {"features"}:
+            raise ModelFileError("its one modality is not 'features'")
+        return super()._restore(description, tensors)
 
     def attention_weights(self, X: Any) -> FeatureSets:
         """How much each unit attends to each local feature: a of equations 3 to 5.

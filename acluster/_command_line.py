@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,11 +14,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import GroupShuffleSplit, train_test_split
 
 import acluster
+from acluster._conversion import convert
 from acluster.inspection import AttentionDisplay
-from acluster.sets import COLUMNS, info, natural_key, validate
+from acluster.sets import info, validate
 
 __all__ = ["main"]
 
@@ -45,6 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             options.command(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # what read the output has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, TypeError, LookupError, OSError, ImportError) as error:
         print(f"acluster {options.name}: {error}", file=sys.stderr)
         return 1
@@ -151,85 +156,26 @@ def _convert(options: argparse.Namespace) -> None:
 
     A conversion that was stopped goes on where it was.
     """
-    names, read = _source(options.source)
-    rows = None if options.labels is None else _read_table(options.labels, names)
-    with acluster.FeatureSetsWriter(options.store, resume=True, dtype=options.dtype) as writer:
-        if (given := [str(name) for name in writer.id]) != names[: len(given)]:
-            raise ValueError(
-                f"{options.store} holds other items than {options.source}. Choose another path, or "
-                "remove it."
-            )
-        for name in _progress(names[len(writer) :], f"{options.store}: items"):
-            item, columns = read(name)
-            writer.append(item, **columns, **({} if rows is None else rows[name]) | {"id": name})
-    print(f"{len(names)} items are in {options.store}.")
-
-
-def _source(path: Path) -> tuple[list[str], Callable[[str], tuple[Any, dict[str, Any]]]]:
-    """The names of the items, and what reads one: its features and columns."""
-    if path.suffix == ".npz":
-        arrays = np.load(path)
-        return sorted(arrays.files, key=natural_key), lambda name: (arrays[name], {})
-    folders = {
-        folder.name: folder for folder in sorted(path.iterdir()) if any(folder.glob("*.npy"))
-    }
-    if any(path.glob("*.npy")):
-        return _names([path]), lambda name: (np.load(path / f"{name}.npy"), {})
-    if folders:
-        return _names(folders.values()), lambda name: (
-            {
-                modality: np.load(folder / f"{name}.npy")
-                for modality, folder in folders.items()
-                if (folder / f"{name}.npy").exists()
-            },
-            {},
-        )
-    X = acluster.open_feature_sets(path)
-    ids = [str(number) for number in range(len(X))] if X.id is None else [str(i) for i in X.id]
-    place = {name: number for number, name in enumerate(ids)}
-    given = {name: values for name in COLUMNS if (values := getattr(X, name)) is not None}
-    given.pop("id", None)
-
-    def read(name: str) -> tuple[Any, dict[str, Any]]:
-        number = place[name]
-        return X[number], {column: values[number] for column, values in given.items()}
-
-    return ids, read
-
-
-def _names(folders: Iterable[Path]) -> list[str]:
-    found = {path.stem for folder in folders for path in folder.glob("*.npy")}
-    return sorted(found, key=natural_key)
-
-
-def _read_table(path: str, names: list[str]) -> dict[str, dict[str, Any]]:
-    """The columns of every item, by its name."""
-    with open(path, newline="") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        if "id" not in columns or not set(columns) <= set(COLUMNS):
-            raise ValueError(
-                f"{path} has the columns {columns}; it needs id, and may have label, group and "
-                "weight."
-            )
-        rows = {row.pop("id"): row for row in reader}
-    missing = [name for name in names if name not in rows]
-    if missing:
-        raise ValueError(f"{path} has no row for {missing[0]!r} ({len(missing)} items have none).")
-    for row in rows.values():
-        if "weight" in row:
-            row["weight"] = float(row["weight"])
-    return rows
+    n_items = convert(
+        options.source,
+        options.store,
+        table=options.labels,
+        dtype=options.dtype,
+        progress=lambda numbers: _progress(numbers, f"{options.store}: items"),
+    )
+    print(f"{n_items} items are in {options.store}.")
 
 
 def _fit(options: argparse.Namespace) -> None:
     """Train an attention cluster classifier on the items of a store and their labels.
 
-    A store with several modalities gets an attention cluster for each. Parameters are those of the
+    Weights that the store has are used; where it has groups, those held out are whole groups. A
+    store with several modalities gets an attention cluster for each. Parameters are those of the
     Python class, as in --set cluster_size=16 weighting=fc2 max_iter=50, in JSON where they are no
     text. Local features are standardised unless --set standardize=false says otherwise. Ctrl-C
     ends the training and keeps what was learnt.
     """
+    _check_folder(options.out)
     X, y = _labelled(options.store)
     is_multimodal = isinstance(X, acluster.MultimodalFeatureSets)
     kind = (
@@ -239,20 +185,34 @@ def _fit(options: argparse.Namespace) -> None:
     )
     given = {"standardize": True, "random_state": 0, "verbose": sys.stderr.isatty()}
     classifier = kind(**given).set_params(**dict(map(_parameter, options.set)))
-    train, held = np.arange(len(y)), None
-    if options.hold_out is not None:
-        stratify = y if y.ndim == 1 else None
-        train, held = train_test_split(
-            train, test_size=options.hold_out, stratify=stratify, random_state=0
-        )
-        train, held = np.sort(train), np.sort(held)
-    classifier.fit(X[train], y[train], checkpoint_dir=options.checkpoint)
+    train, held = _split(X, y, options.hold_out)
+    weight = None if X.weight is None else X.weight[train]
+    classifier.fit(X[train], y[train], weight, checkpoint_dir=options.checkpoint)
     classifier.save(options.out)
     print(f"{options.out}: {len(train)} items, {classifier.n_iter_} epochs")
-    if held is not None:
+    if len(held):
         print(
             f"accuracy on the {len(held)} items held out: {classifier.score(X[held], y[held]):.4f}"
         )
+
+
+def _split(X: Any, y: Any, share: float | None) -> tuple[Any, Any]:
+    """The items to train on and those held out: whole groups, or by class."""
+    items = np.arange(len(y))
+    if share is None:
+        return items, items[:0]
+    if X.group is not None:
+        splitter = GroupShuffleSplit(1, test_size=share, random_state=0)
+        return next(splitter.split(items, groups=X.group))
+    stratify = y if y.ndim == 1 else None
+    train, held = train_test_split(items, test_size=share, stratify=stratify, random_state=0)
+    return np.sort(train), np.sort(held)
+
+
+def _check_folder(path: str | None) -> None:
+    """Before the work, not after it."""
+    if path is not None and not Path(path).resolve().parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {str(Path(path).resolve().parent)!r}")
 
 
 def _labelled(store: str) -> tuple[Any, Any]:
@@ -280,6 +240,7 @@ def _predict(options: argparse.Namespace) -> None:
 
     Where the store has labels, the accuracy is shown too.
     """
+    _check_folder(options.out)
     classifier, X = acluster.load(options.model), acluster.open_feature_sets(options.store)
     parts = [X[i : i + _ITEMS_PER_STEP] for i in range(0, len(X), _ITEMS_PER_STEP)]
     header, rows, right = ["id", "prediction"], [], []
@@ -293,7 +254,7 @@ def _predict(options: argparse.Namespace) -> None:
             [name, _shown(label), *map("{:.6g}".format, own)]
             for name, label, own in zip(ids, labels, proba, strict=True)
         ]
-        if part.label is not None:
+        if part.label is not None and part.label.shape == labels.shape:
             right.append(np.asarray(part.label == labels).reshape(len(part), -1).all(axis=1))
     _write_table(options.out, header, rows)
     if right:
@@ -322,6 +283,8 @@ def _attention(options: argparse.Namespace) -> None:
     """Show how much each attention unit weighs each local feature of an item."""
     classifier, X = acluster.load(options.model), acluster.open_feature_sets(options.store)
     number = _number(X, options.item)
+    if not hasattr(classifier, "attention_weights"):
+        raise TypeError(f"{options.model} holds a {type(classifier).__name__}, without attention.")
     if options.png:
         display = AttentionDisplay.from_estimator(classifier, X[number])
         display.figure_.savefig(options.png, dpi=150)

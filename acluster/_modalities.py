@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from sklearn.utils._param_validation import validate_parameter_constraints
 from sklearn.utils.validation import check_is_fitted
 
-from acluster._model_file import ModelFileError
+from acluster._model_file import ModelFileError, Tensors
 from acluster._set_classifier import SetClassifier
 from acluster.sets import FeatureSets, MultimodalFeatureSets, check_multimodal_sets
-from acluster.training import Moments
+from acluster.training import FeatureMoments
 
 __all__ = ["ManyModalities"]
 
@@ -86,7 +86,7 @@ class ManyModalities(SetClassifier):
     def _needs_means(self) -> bool:
         return self.missing_modality == "mean"
 
-    def _learn_stand_ins(self, moments: list[Moments]) -> None:
+    def _learn_stand_ins(self, moments: list[FeatureMoments]) -> None:
         if self.missing_modality == "mask":
             self.feature_means_, self._n_averaged = None, dict.fromkeys(self.modalities_, 0)
             return
@@ -110,14 +110,18 @@ class ManyModalities(SetClassifier):
             f"feature_means.{name}": mean for name, mean in (means or {}).items()
         }
 
-    def _restore(self, description: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> None:
-        super()._restore(description, tensors)
+    def _restore(self, description: dict[str, Any], tensors: Tensors) -> set[str]:
+        used = super()._restore(description, tensors)
         parts, counts = self._architecture["integrations"], description["n_averaged"]
         self._widths = {name: part["n_features"] for name, part in parts.items()}
         self._n_averaged, self.feature_means_ = dict.fromkeys(parts, 0), None
-        if counts is not None:
-            means = {name: tensors.pop(f"feature_means.{name}") for name in parts}
-            for name, mean in means.items():
-                if mean.shape != (self._widths[name],) or type(counts[name]) is not int:
-                    raise ModelFileError(f"the mean local feature of {name!r:.80} is damaged")
-            self._n_averaged, self.feature_means_ = {name: counts[name] for name in parts}, means
+        if counts is None:
+            return used
+        names = {name: f"feature_means.{name}" for name in parts}
+        for name, of_file in names.items():
+            is_right = tensors.spec(of_file) == ((self._widths[name],), "float64")
+            if not is_right or type(counts[name]) is not int:
+                raise ModelFileError(f"the mean local feature of {name!r:.80} is damaged")
+        self._n_averaged = {name: counts[name] for name in parts}
+        self.feature_means_ = {name: tensors[of_file] for name, of_file in names.items()}
+        return used | set(names.values())

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-__all__ = ["FORMAT_VERSION", "ModelFileError", "read_model", "write_model"]
+__all__ = ["FORMAT_VERSION", "ModelFileError", "Tensors", "open_model", "write_model"]
 
 FORMAT_VERSION = 1
-_DTYPES = {"F32": np.float32, "F64": np.float64, "I64": np.int64}
+_DTYPES = {"F32": "float32", "F64": "float64", "I64": "int64"}
 
 
 class ModelFileError(ValueError):
@@ -30,9 +33,9 @@ def write_model(
     path: str | os.PathLike[str], description: dict[str, Any], tensors: dict[str, NDArray[Any]]
 ) -> None:
     """Write the file; what was there before is replaced once the new one is whole."""
-    path = Path(path)
+    path = Path(os.path.realpath(path))
     text = json.dumps({"format_version": FORMAT_VERSION, **description})
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         unfinished.write_bytes(save(tensors, metadata={"acluster": text}))
         os.replace(unfinished, path)
@@ -40,9 +43,41 @@ def write_model(
         unfinished.unlink(missing_ok=True)
 
 
-def read_model(
-    path: str | os.PathLike[str],
-) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+class Tensors(Mapping[str, Any]):
+    """The tensors of an open file, by name; each is read when it is asked for."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._names = list(file.keys())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        self.spec(name)
+        tensor: NDArray[Any] = self._file.get_tensor(name)
+        if not np.isfinite(tensor).all():
+            raise ModelFileError(f"tensor {name!r:.100} is not finite")
+        return tensor
+
+    def spec(self, name: str) -> tuple[tuple[int, ...], str]:
+        """The shape and the dtype of a tensor, without reading it."""
+        if name not in self._names:
+            raise ModelFileError(f"it lacks the tensor {name!r:.100}")
+        part = self._file.get_slice(name)
+        dtype = part.get_dtype()
+        if dtype not in _DTYPES:
+            raise ModelFileError(
+                f"tensor {name!r:.100} is of type {dtype}; a model has {', '.join(_DTYPES)}"
+            )
+        return tuple(part.get_shape()), _DTYPES[dtype]
+
+
+@contextmanager
+def open_model(path: str | os.PathLike[str]) -> Iterator[tuple[dict[str, Any], Tensors]]:
     """The description and the tensors of a file.
 
     Raises
@@ -62,7 +97,7 @@ def read_model(
     try:
         with safe_open(path, framework="np") as file:
             description = _parse(path, (file.metadata() or {}).get("acluster"))
-            return description, {name: _tensor(path, file, name) for name in file.keys()}  # noqa: SIM118
+            yield description, Tensors(file)
     except SafetensorError as error:
         raise ModelFileError(f"{_kind(path)}: {error}") from None
 
@@ -99,15 +134,3 @@ def _parse(path: Path, text: str | None) -> dict[str, Any]:
             f"{FORMAT_VERSION}. Upgrade acluster, or save the model with an older one."
         )
     return description
-
-
-def _tensor(path: Path, file: Any, name: str) -> NDArray[Any]:
-    dtype = file.get_slice(name).get_dtype()
-    if dtype not in _DTYPES:
-        raise ModelFileError(
-            f"{path}: tensor {name!r:.100} is of type {dtype}; a model has {', '.join(_DTYPES)}."
-        )
-    tensor = file.get_tensor(name)
-    if not np.isfinite(tensor).all():
-        raise ModelFileError(f"{path}: tensor {name!r:.100} has values that are not finite.")
-    return tensor

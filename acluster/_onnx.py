@@ -19,6 +19,8 @@ from acluster.nn import IntegrationNetwork, PaddedNetwork
 
 __all__ = ["write_onnx"]
 
+OUTPUT = "probabilities"
+
 
 class Probabilities(torch.nn.Module):
     """What `predict_proba` gives, of padded sets."""
@@ -50,6 +52,12 @@ def write_onnx(
     means = [None if mean is None else torch.from_numpy(mean).to(like) for mean in stand_ins]
     module = Probabilities(PaddedNetwork(network, means), coding.kind).eval()
     names, example, shapes = [], [], []
+    for modality in widths:
+        if modality == OUTPUT or modality.endswith("_lengths"):
+            raise ValueError(
+                f"A modality named {modality!r} cannot be told from other inputs and outputs of "
+                "the file. Fit with another name."
+            )
     for i, (modality, width) in enumerate(widths.items()):
         names += [modality, f"{modality}_lengths"]
         # Sizes of 0 and 1 would be taken for constants.
@@ -61,7 +69,7 @@ def write_onnx(
             tuple(example),
             dynamo=True,
             input_names=names,
-            output_names=["probabilities"],
+            output_names=[OUTPUT],
             dynamic_shapes=(tuple(shapes),),
             verbose=False,
         )

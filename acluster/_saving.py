@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from collections.abc import Iterable
-from importlib.metadata import version
 from numbers import Integral
 from typing import Any, Self
 
@@ -17,17 +17,16 @@ from sklearn.utils._param_validation import Interval, validate_parameter_constra
 from sklearn.utils.validation import check_is_fitted
 
 from acluster._labels import LabelCoding
-from acluster._model_file import ModelFileError, read_model, write_model
+from acluster._model_file import ModelFileError, Tensors, open_model, write_model
 from acluster.training import to_numpy_state, to_torch_state
 
-__all__ = ["Saveable", "load"]
+__all__ = ["Saveable", "best_score", "load"]
 
-_LIBRARIES = ("acluster", "numpy", "scikit-learn", "torch")
+_LIBRARIES = ("acluster", "numpy", "sklearn", "torch")
 _LABELS = {"bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"}
 _LABELS |= {"float16", "float32", "float64", "str", "object"}
-# Sizes that no tensor bears out, as the steps of a rival, are held to this, so that a wrong one
-# does not fill the memory.
-_SIZE = 100_000
+# Sizes that no tensor is as long as, as the hidden cells of "fc1", are held to this.
+_SIZE = 10_000
 _SIZES = {"n_features": [Interval(Integral, 1, None, closed="left")]}
 
 
@@ -66,20 +65,23 @@ def load(path: str | os.PathLike[str]) -> Any:
     ...     acluster.load(f"{folder}/notes.model").predict(X[:2])
     array(['sharp', 'flat'], dtype='<U5')
     """
-    description, tensors = read_model(path)
-    name, known = description.get("class"), _classes()
-    if not isinstance(name, str) or name not in known:
-        raise ModelFileError(
-            f"{path} holds a {name!r:.80}, which this acluster does not have; it was written by "
-            f"acluster {_writer(description)}. Known are {', '.join(sorted(known))}."
-        )
-    try:
-        return known[name]._from_description(description, tensors)
-    except Exception as error:  # whatever a hostile description leads to
-        raise ModelFileError(
-            f"{path}, written by acluster {_writer(description)}, is no model of class {name}: "
-            f"{error or type(error).__name__}"
-        ) from error
+    with open_model(path) as (description, tensors):
+        name, known = description.get("class"), _classes()
+        if not isinstance(name, str) or name not in known:
+            raise ModelFileError(
+                f"{path} holds a {name!r:.80}, which this acluster does not have; it was written "
+                f"by acluster {_writer(description)}. Known are {', '.join(sorted(known))}."
+            )
+        try:
+            return known[name]._from_description(description, tensors)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # whatever a hostile file leads to, Rust's panic too
+            reason = f"it lacks {error}" if isinstance(error, KeyError) else f"{error!s:.500}"
+            raise ModelFileError(
+                f"{path}, written by acluster {_writer(description)}, is no model of class {name}: "
+                f"{reason or type(error).__name__}"
+            ) from error
 
 
 def _classes() -> dict[str, type[Saveable]]:
@@ -95,13 +97,14 @@ def _classes() -> dict[str, type[Saveable]]:
 
 def _writer(description: dict[str, Any]) -> str:
     versions = description.get("versions")
-    return f"{versions.get('acluster', '?')!s:.20}" if isinstance(versions, dict) else "?"
+    return f"{versions.get('acluster')!r:.20}" if isinstance(versions, dict) else "?"
 
 
 class Saveable:
     """A set classifier as a file: its parameters, labels, sizes and numbers."""
 
     _architecture: dict[str, Any]
+    _module_counts: tuple[str, ...] = ()  # parameters that say how many modules there are
 
     def save(self: Any, path: str | os.PathLike[str]) -> None:
         """Write the fitted classifier to a file, for `acluster.load` here or elsewhere.
@@ -125,6 +128,9 @@ class Saveable:
         TypeError
             If the class is not acluster's own, or labels are neither text, numbers nor booleans.
 
+        ValueError
+            If a parameter was set to what is not usable after `fit`.
+
         See Also
         --------
         acluster.load : The way back.
@@ -135,6 +141,7 @@ class Saveable:
                 f"save knows the classes of acluster, and {type(self).__qualname__} is not one of "
                 "them: a file could not say what it is. Use joblib.dump."
             )
+        self._validate_params()
         write_model(path, *self._describe())
 
     def _describe(self: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -144,8 +151,10 @@ class Saveable:
         names = getattr(self, "feature_names_in_", None)
         description = {
             "class": type(self).__name__,
-            "versions": {"python": platform.python_version()}
-            | {library: version(library) for library in _LIBRARIES},
+            "versions": {
+                "python": platform.python_version(),
+                **{name: sys.modules[name].__version__ for name in _LIBRARIES},
+            },
             "parameters": {name: _to_json(value) for name, value in parameters.items()},
             "labels": _labels_to_json(self._coding),
             "feature_names": None if names is None else list(names),
@@ -159,20 +168,20 @@ class Saveable:
         return description, {f"network.{name}": tensor for name, tensor in state.items()}
 
     @classmethod
-    def _from_description(
-        cls, description: dict[str, Any], tensors: dict[str, NDArray[Any]]
-    ) -> Self:
+    def _from_description(cls, description: dict[str, Any], tensors: Tensors) -> Self:
         model: Any = cls(
             **{name: _from_json(value) for name, value in description["parameters"].items()}
         )
         model._validate_params()
-        model._restore(description, tensors)
-        if tensors:
-            raise ModelFileError(f"it has the tensor {min(tensors)!r:.100}, which no part needs")
+        used = model._restore(description, tensors)
+        if not_used := set(tensors) - used:
+            raise ModelFileError(
+                f"it has the tensor {min(not_used)!r:.100}, which no part of it needs"
+            )
         return model
 
-    def _restore(self: Any, description: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> None:
-        """Become the model described; takes its own tensors out of `tensors`."""
+    def _restore(self: Any, description: dict[str, Any], tensors: Tensors) -> set[str]:
+        """Become the model described; gives the names of the tensors that it took."""
         self._coding = _labels_from_json(description["labels"])
         self.classes_ = self._coding.classes
         self._dtype = _one_of(description["dtype"], ("float32", "float64"), "dtype")
@@ -183,35 +192,40 @@ class Saveable:
         if names is not None:
             self.feature_names_in_ = _texts(names, sum(widths), "feature_names")
         self.loss_curve_ = _numbers(description["loss_curve"], "loss_curve")
+        if not np.isfinite(self.loss_curve_).all():
+            raise ModelFileError("its loss_curve is not finite")
         self.n_iter_ = len(self.loss_curve_)
         scores = description["validation_scores"]
-        self.validation_scores_ = None if scores is None else _numbers(scores, "validation_scores")
-        self.best_validation_score_ = max(self.validation_scores_ or [], default=None)
+        if scores is not None and len(_numbers(scores, "validation_scores")) != self.n_iter_:
+            raise ModelFileError(f"it has {len(scores)} validation scores of {self.n_iter_} epochs")
+        self.validation_scores_ = scores
+        self.best_validation_score_ = best_score(scores)
         self._random_state = check_random_state(self.random_state)
         self._optimizer_state = (self.optimizer, None)
-        own = {name: tensors.pop(name) for name in list(tensors) if name.startswith("network.")}
-        self.network_ = self._restore_network(
-            {name.removeprefix("network."): tensor for name, tensor in own.items()}
-        )
+        self.network_, used = self._restore_network(tensors)
+        return used
 
     def _restore_architecture(
-        self: Any, description: dict[str, Any], tensors: dict[str, NDArray[Any]]
+        self: Any, description: dict[str, Any], tensors: Tensors
     ) -> dict[str, Any]:
+        """The sizes that the network is made of, none beyond what the tensors bear out."""
         modalities, names = description["modalities"], ("n_features", *self._integration_parameters)
-        bound = max(_SIZE, *(tensor.size for tensor in tensors.values()))
+        shapes = [tensors.spec(name)[0] for name in tensors]
+        longest = max([_SIZE, *(length for shape in shapes for length in shape)])
+        if not 1 <= len(modalities) <= tensors.spec("network.linear.weight")[0][0]:
+            raise ModelFileError(f"it has {len(modalities)} modalities")
         for modality, part in modalities.items():
             if set(part) != set(names):
                 raise ModelFileError(f"modality {modality!r:.80} has {[*part]}, not {[*names]}")
             for name, value in part.items():
-                if type(value) is int and not 1 <= value <= bound:
+                if type(value) is int and not 1 <= value <= longest:
                     raise ModelFileError(f"{name}={value} of modality {modality!r:.80} is no size")
             validate_parameter_constraints(
-                {**self._parameter_constraints, **_SIZES},
-                part,
-                caller_name=type(self).__name__,
+                {**self._parameter_constraints, **_SIZES}, part, caller_name=type(self).__name__
             )
-        if not modalities:
-            raise ModelFileError("it has no modality")
+        for name in self._module_counts:
+            if sum(part[name] for part in modalities.values()) > len(tensors):
+                raise ModelFileError(f"its {name} are more than its tensors")
         if set(description["network"]) != set(self._network_options()):
             raise ModelFileError(f"its network has the options {[*description['network']]}")
         return {
@@ -220,22 +234,20 @@ class Saveable:
             "network": description["network"],
         }
 
-    def _restore_network(self: Any, state: dict[str, NDArray[Any]]) -> torch.nn.Module:
-        """The network with these tensors; nothing is allocated before names and shapes agree."""
+    def _restore_network(self: Any, tensors: Tensors) -> tuple[torch.nn.Module, set[str]]:
+        """The network; nothing is allocated or read before names, shapes and dtypes agree."""
         wanted = self._unallocated_network().to(getattr(torch, self._dtype)).state_dict()
-        given = to_torch_state(state)
-        for name in {*wanted, *given}:
-            if name not in wanted or name not in given:
+        names = {name: f"network.{name}" for name in wanted}
+        for name, of_file in names.items():
+            given = tensors.spec(of_file)
+            should_be = tuple(wanted[name].shape), str(wanted[name].dtype).removeprefix("torch.")
+            if given != should_be:
                 raise ModelFileError(
-                    f"tensor {name!r:.100} is {'missing' if name in wanted else 'unknown'}"
+                    f"tensor {name!r} is {given[0]}, {given[1]}; by its sizes and dtype it should "
+                    f"be {should_be[0]}, {should_be[1]}"
                 )
-            is_, should = given[name], wanted[name]
-            if is_.shape != should.shape or is_.dtype != should.dtype:
-                raise ModelFileError(
-                    f"tensor {name!r} is {tuple(is_.shape)}, {is_.dtype}; by its sizes and "
-                    f"dtype it should be {tuple(should.shape)}, {should.dtype}"
-                )
-        return self._network_from(given)
+        state = {name: tensors[of_file] for name, of_file in names.items()}
+        return self._network_from(to_torch_state(state)), set(names.values())
 
 
 def _plain(value: Any) -> Any:
@@ -309,6 +321,9 @@ def _texts(values: Any, n: int, name: str) -> NDArray[np.object_]:
 def _numbers(values: Any, name: str) -> list[float]:
     if not isinstance(values, list) or not all(type(v) is float for v in values):
         raise ModelFileError(f"its {name} is not a list of numbers")
-    if not np.isfinite(values).all():
-        raise ModelFileError(f"its {name} is not finite")
     return values
+
+
+def best_score(scores: list[float] | None) -> float | None:
+    """The highest of those that are there."""
+    return None if scores is None else float(np.nanmax(scores))

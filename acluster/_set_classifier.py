@@ -8,7 +8,6 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
@@ -22,21 +21,21 @@ from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
-from acluster._checkpoint import Checkpoint, digest
+from acluster._checkpoint import Checkpoint, check_resumable, identity_of
 from acluster._labels import LabelCoding, check_labels, to_mean_one
-from acluster._saving import Saveable
+from acluster._saving import Saveable, best_score
 from acluster._training_parameters import TRAINING, TrainingParameters
 from acluster.nn import Integration, IntegrationNetwork
 from acluster.sets import FeatureSets, save_rows, warn_of_scale
 from acluster.training import (
     BatchSource,
-    Moments,
+    FeatureMoments,
     Patience,
     Trainer,
     autocast,
     cached,
+    feature_moments,
     infer,
-    local_feature_moments,
     make_generator,
     resolve_device,
     to_numpy_state,
@@ -65,7 +64,8 @@ ATTRIBUTES = """\
         number of items.
 
     validation_scores_ : list of float or None
-        The validation accuracy of every epoch, when there was a validation set.
+        The validation accuracy of every epoch, when there was a validation set; NaN for
+        epochs of a fit without one.
 
     best_validation_score_ : float or None
         The highest of them.
@@ -137,7 +137,7 @@ class SetClassifier(
 
     _needs_means = False  # what stands for a missing modality may need them
 
-    def _learn_stand_ins(self, moments: list[Moments]) -> None:
+    def _learn_stand_ins(self, moments: list[FeatureMoments]) -> None:
         """Learn from the training items what stands for a missing modality."""
 
     def _stand_ins(self) -> list[NDArray[Any] | None]:
@@ -161,7 +161,8 @@ class SetClassifier(
         """Train on items X with labels y.
 
         Ctrl-C after the first epoch ends the training there, with a warning: the estimator is
-        fitted by the steps done.
+        fitted by the steps done, or has the weights of its best epoch. A search goes on with its
+        next fit.
 
         Parameters
         ----------
@@ -183,7 +184,9 @@ class SetClassifier(
             A folder for a file, "fit.checkpoint", that keeps the last epoch: the same call goes on
             from there after the process was killed, to the same bits as if it had not been;
             after the last epoch it ends at once. Needs an int as `random_state`. `max_iter` may
-            have been raised. A file of another fit is refused.
+            have been raised. A file of another fit is refused, so that a folder is for one fit,
+            not for a search. Data in memory are compared whole, those of a store by their sizes,
+            labels and a few items.
 
         Returns
         -------
@@ -208,7 +211,8 @@ class SetClassifier(
             If the local features are far from a spread of 1: standardise them. If the training
             was interrupted.
         """
-        self._check_checkpoint_dir(checkpoint_dir)
+        if checkpoint_dir is not None:
+            check_resumable(self)
         resumes = self.warm_start and hasattr(self, "network_")
         is_weighted = sample_weight is not None
         X, y, sample_weight = self._check_items(X, y, sample_weight, reset=not resumes)
@@ -226,8 +230,10 @@ class SetClassifier(
             validation = X[held], y[held], sample_weight[held]
         checkpoint = None
         if checkpoint_dir is not None:
-            identity = self._identity(X, targets, weights, validation)
-            checkpoint = Checkpoint(checkpoint_dir, identity)
+            data = {"data": (self._modalities(X), targets, weights)}
+            if validation is not None:
+                data["validation data"] = (self._modalities(validation[0]), *validation[1:])
+            checkpoint = Checkpoint(checkpoint_dir, identity_of(self, **data))
         trainer, run_epoch = self._prepare_epochs(X[items], targets[items], weights[items])
         if validation is not None:
             validation = (self._source(validation[0], self.cache), *validation[1:])
@@ -285,41 +291,6 @@ class SetClassifier(
         self._record(run_epoch(), None)
         self._keep_optimizer(trainer)
         return self
-
-    def _check_checkpoint_dir(self, checkpoint_dir: str | os.PathLike[str] | None) -> None:
-        if checkpoint_dir is None:
-            return
-        if not isinstance(self.random_state, Integral):
-            raise ValueError(
-                "checkpoint_dir needs an int as random_state, so that a resumed fit draws what the "
-                f"first one drew; it is {self.random_state!r}. Set random_state=0."
-            )
-        if self.warm_start:
-            raise ValueError(
-                "checkpoint_dir does not go with warm_start=True, which has epochs of its own to "
-                "go on from. Use one of the two."
-            )
-
-    def _identity(
-        self,
-        X: Any,
-        targets: NDArray[Any],
-        weights: NDArray[np.float64],
-        validation: tuple[Any, ...] | None,
-    ) -> dict[str, Any]:
-        """What the epochs of a fit depend on."""
-        parameters = {
-            name: repr(value)
-            for name, value in self.get_params(deep=False).items()
-            if name not in ("max_iter", "verbose", "warm_start")
-        }
-        found = {"class": type(self).__name__, **parameters}
-        found["data"] = digest(self._modalities(X), targets, weights)
-        if validation is not None:
-            X_val, y_val, weight_val = validation
-            encoded = self._coding.encode(y_val)
-            found["validation data"] = digest(self._modalities(X_val), encoded, weight_val)
-        return found
 
     def _check_partial_fit(self, classes: ArrayLike | None, resumes: bool) -> None:
         if self.early_stopping:
@@ -525,7 +496,7 @@ class SetClassifier(
         if not standardizes and not self._needs_means:
             self._learn_stand_ins([])
             return
-        moments = [local_feature_moments(of_modality) for of_modality in sets]
+        moments = [feature_moments(of_modality) for of_modality in sets]
         self._learn_stand_ins(moments)
         if standardizes:
             for standardization, (mean, std, _) in zip(
@@ -552,7 +523,7 @@ class SetClassifier(
         patience = Patience(self.tol, self.n_iter_no_change)
         n_before, best_state, stop = self.n_iter_, None, False
         if checkpoint is not None:
-            best_state = checkpoint.restore(self, trainer, patience)
+            best_state, stop = checkpoint.restore(self, trainer, patience)
         try:
             while self.n_iter_ - n_before < self.max_iter and not (stop or patience.exhausted):
                 epoch_context = fit_context.subcontext(task_name="epoch")
@@ -560,12 +531,16 @@ class SetClassifier(
                 score = self._record(run_epoch(), validation)
                 if patience.update(score) and self.early_stopping:
                     best_state = copy.deepcopy(self.network_.state_dict())
-                stop = epoch_context.call_on_fit_task_end(
-                    estimator=self, reconstruction_attributes={}, **shown
+                stop = bool(
+                    epoch_context.call_on_fit_task_end(
+                        estimator=self, reconstruction_attributes={}, **shown
+                    )
                 )
                 if checkpoint is not None:
-                    is_last = patience.exhausted or self.n_iter_ == self.max_iter
-                    checkpoint.keep(self, trainer, patience, best_state, is_last=is_last)
+                    is_last = stop or patience.exhausted or self.n_iter_ == self.max_iter
+                    checkpoint.keep(
+                        self, trainer, patience, best_state, stopped=stop, is_last=is_last
+                    )
             self._warn_of_convergence(stop or patience.exhausted)
         except KeyboardInterrupt:
             if self.n_iter_ == n_before:
@@ -583,15 +558,15 @@ class SetClassifier(
                 "converged yet. Raise max_iter, or set tol=None to train for exactly that many "
                 "epochs.",
                 ConvergenceWarning,
-                stacklevel=4,
+                stacklevel=6,
             )
 
     def _warn_of_interruption(self, n_epochs: int) -> None:
         warnings.warn(
-            f"Training was interrupted: the estimator is fitted by {n_epochs} epochs and a part of "
-            "another. With checkpoint_dir in fit, the same call goes on from the last whole one.",
+            f"Training was interrupted after {n_epochs} epochs; the estimator is fitted by what "
+            "was done. With checkpoint_dir in fit, the same call could have gone on later.",
             UserWarning,
-            stacklevel=4,
+            stacklevel=6,
         )
 
     def _record(self, loss: float, validation: tuple[Any, ...] | None) -> float:
@@ -602,16 +577,20 @@ class SetClassifier(
                 f"Training diverged in epoch {self.n_iter_ + 1}, with loss {loss:g}. Lower "
                 f"learning_rate (now {self.learning_rate}), or set standardize=True."
             )
-        self.n_iter_ += 1
-        self.loss_curve_.append(loss)
-        line = f"epoch {self.n_iter_}: loss {loss:.4f}"
+        accuracy = np.nan
+        line = f"epoch {self.n_iter_ + 1}: loss {loss:.4f}"
         if validation is not None:
             source, y, sample_weight = validation
             logits = _stacked(self._outputs(self._batch_logits, source), len(source))
             accuracy = self._coding.accuracy(y, logits, sample_weight)
-            self.validation_scores_ = [*(self.validation_scores_ or []), accuracy]
-            self.best_validation_score_ = max(self.validation_scores_)
             line += f", validation accuracy {accuracy:.4f}"
+        if validation is not None or self.validation_scores_ is not None:
+            # Epochs without a validation set count too, so that scores are told by their epoch.
+            before = self.validation_scores_ or [np.nan] * self.n_iter_
+            self.validation_scores_ = [*before, accuracy]
+            self.best_validation_score_ = best_score(self.validation_scores_)
+        self.n_iter_ += 1
+        self.loss_curve_.append(loss)
         if self.verbose:
             print(line)
         return accuracy if self.early_stopping else -loss
@@ -775,7 +754,8 @@ class SetClassifier(
         -------
         acluster.nn.IntegrationNetwork
             In evaluation mode, on the device of the estimator. Its `forward` takes a pair of packed
-            local features and offsets for every modality and gives logits.
+            local features and offsets for every modality and gives logits. A missing set is empty
+            there; under ``missing_modality="mean"`` put ``feature_means_`` in its place.
 
         Raises
         ------

@@ -24,7 +24,13 @@ MAY_IMPORT = {
     },
     "_labels": {"acluster.sets", "numpy", "sklearn", "scipy", "torch"},
     "_model_file": {"numpy", "safetensors"},
-    "_checkpoint": {"acluster._model_file", "acluster.sets", "acluster.training", "numpy"},
+    "_checkpoint": {
+        "acluster._model_file",
+        "acluster._saving",
+        "acluster.sets",
+        "acluster.training",
+        "numpy",
+    },
     "_saving": {
         "acluster",  # the public classes, when a file names one
         "acluster._labels",
@@ -59,6 +65,7 @@ MAY_IMPORT = {
     "_onnx": {"acluster._labels", "acluster.nn", "numpy", "torch"},
     "_classifiers": {
         "acluster._modalities",
+        "acluster._model_file",
         "acluster._onnx",
         "acluster._set_classifier",
         "acluster.nn",
@@ -78,7 +85,15 @@ MAY_IMPORT = {
         "torch",
     },
     "__main__": {"acluster._command_line"},
-    "_command_line": {"acluster", "acluster.inspection", "acluster.sets", "numpy", "sklearn"},
+    "_conversion": {"acluster.sets", "numpy"},
+    "_command_line": {
+        "acluster",
+        "acluster._conversion",
+        "acluster.inspection",
+        "acluster.sets",
+        "numpy",
+        "sklearn",
+    },
     "__init__": {
         "acluster._classifiers",
         "acluster._model_file",

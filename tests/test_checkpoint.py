@@ -55,9 +55,9 @@ def killed_after(n_epochs, monkeypatch):
     keep = _checkpoint.Checkpoint.keep
     kept = []
 
-    def keep_and_die(self, *args, is_last):
+    def keep_and_die(self, *args, **more):
         self._not_before = 0
-        keep(self, *args, is_last=is_last)
+        keep(self, *args, **more)
         kept.append(1)
         if len(kept) == n_epochs:
             raise Killed
@@ -167,11 +167,15 @@ def test_a_finished_fit_ends_at_once_and_a_longer_one_goes_on(tmp_path, monkeypa
     assert_same_bits(longer, make(9).fit(X, y), X)
 
 
-def test_a_store_and_memory_are_the_same_fit(tmp_path):
+def test_from_a_store(tmp_path, monkeypatch):
     X, y = make_sets(dtype=np.float32)
     save_feature_sets(tmp_path / "store.zarr", X)
-    first = make(4).fit(tmp_path / "store.zarr", y, checkpoint_dir=tmp_path / "run")
-    assert_same_bits(make(4).fit(X, y, checkpoint_dir=tmp_path / "run"), first, X)
+    with monkeypatch.context() as patch:
+        killed_after(2, patch)
+        with pytest.raises(Killed):
+            make(4).fit(tmp_path / "store.zarr", y, checkpoint_dir=tmp_path / "run")
+    resumed = make(4).fit(tmp_path / "store.zarr", y, checkpoint_dir=tmp_path / "run")
+    assert_same_bits(resumed, make(4).fit(X, y), X)
 
 
 def test_the_checkpoint_of_another_fit_is_refused(tmp_path):
@@ -184,6 +188,7 @@ def test_the_checkpoint_of_another_fit_is_refused(tmp_path):
         (make(2), (X, 1 - y), r"data was"),
         (make(2), (X[1:], y[1:]), r"data was"),
         (make(2), (FeatureSets.from_arrays([2 * x for x in X]), y), r"data was"),
+        (make(2), (FeatureSets.from_arrays([*X[:57], 2 * X[57], *X[58:]]), y), r"data was"),
     ):
         with pytest.raises(ValueError, match=rf"(?s)of another fit: {message}.*or delete that"):
             clf.fit(*data, checkpoint_dir=tmp_path)
@@ -199,6 +204,12 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
     (tmp_path / "fit.checkpoint").write_bytes(whole[:-10])
     with pytest.raises(ModelFileError, match=r"fit.checkpoint is no model file, or is damaged"):
         clf.fit(X, y, checkpoint_dir=tmp_path)
+    for broken in (b'"n_waited', b"trainer.network.linear.bias", b"trainer.generator"):
+        damaged = whole.replace(broken, b"x" * len(broken))
+        if damaged != whole:
+            (tmp_path / "fit.checkpoint").write_bytes(damaged)
+            with pytest.raises(ModelFileError, match=r"fit.checkpoint is a damaged checkpoint"):
+                clf.fit(X, y, checkpoint_dir=tmp_path)
     clf.save(tmp_path / "fit.checkpoint")
     with pytest.raises(ModelFileError, match=r"is a model file and no checkpoint"):
         clf.fit(X, y, checkpoint_dir=tmp_path)
@@ -252,7 +263,7 @@ def test_an_interrupted_fit_is_a_fit(monkeypatch, callbacks):
         clf.set_callbacks(*callbacks)
     with monkeypatch.context() as patch:
         interrupted_in(5, patch)
-        with pytest.warns(UserWarning, match=r"interrupted.*fitted by 4 epochs"):
+        with pytest.warns(UserWarning, match=r"interrupted after 4 epochs"):
             clf.fit(X, y)
     assert clf.n_iter_ == len(clf.loss_curve_) == 4
     assert clf.predict_proba(X).shape == (60, 2)
@@ -275,3 +286,80 @@ def test_before_the_first_epoch_there_is_nothing_to_keep(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         clf.fit(X, y)
     assert not hasattr(clf, "network_")
+
+
+def test_more_epochs_than_wanted_are_refused(tmp_path):
+    X, y = make_sets()
+    make(5).fit(X, y, checkpoint_dir=tmp_path)
+    with pytest.raises(ValueError, match=r"has 5 epochs, and max_iter=3"):
+        make(3).fit(X, y, checkpoint_dir=tmp_path)
+
+
+class StopInEpoch3:
+    """Ends the training."""
+
+    max_propagation_depth = 0
+    requires_fit_info = ()
+
+    def setup(self, *args, **kwargs):
+        self.n_epochs = 0
+
+    teardown = on_fit_task_begin = lambda self, *args, **kwargs: None
+
+    def on_fit_task_end(self, *args, **kwargs):
+        self.n_epochs += 1
+        return self.n_epochs == 3
+
+
+def test_a_stop_by_a_callback_is_kept(tmp_path):
+    X, y = make_sets()
+    first = make(9).set_callbacks(StopInEpoch3()).fit(X, y, checkpoint_dir=tmp_path)
+    assert first.n_iter_ == 3
+    again = make(9).set_callbacks(StopInEpoch3()).fit(X, y, checkpoint_dir=tmp_path)
+    assert_same_bits(again, first, X)
+
+
+def test_parameters_of_numpy_are_the_same(tmp_path):
+    X, y = make_sets()
+    make(2, learning_rate=0.01, random_state=0).fit(X, y, checkpoint_dir=tmp_path)
+    clf = make(2, learning_rate=np.float64(0.01), random_state=np.int64(0))
+    assert clf.fit(X, y, checkpoint_dir=tmp_path).n_iter_ == 2
+
+
+def test_a_full_disk_does_not_end_the_fit(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("acluster._checkpoint.write_model", full)
+    X, y = make_sets()
+    with pytest.warns(UserWarning, match=r"could not be written.*no space left"):
+        clf = make(3).fit(X, y, checkpoint_dir=tmp_path)
+    assert_same_bits(clf, make(3).fit(X, y), X)
+
+
+def test_files_of_living_processes_are_left_alone(tmp_path):
+    X, y = make_sets()
+    (tmp_path / f".fit.checkpoint.{os.getpid()}.abc.tmp").touch()
+    (tmp_path / ".fit.checkpoint.999999999.abc.tmp").touch()
+    make(2).fit(X, y, checkpoint_dir=tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [
+        f".fit.checkpoint.{os.getpid()}.abc.tmp",
+        "fit.checkpoint",
+    ]
+
+
+def test_an_interruption_in_validation_leaves_no_half_epoch(monkeypatch):
+    X, y = make_sets()
+    clf = make(9)
+    infer, n_calls = AttentionClusterClassifier._outputs, []
+
+    def interrupt(self, *args):
+        n_calls.append(1)
+        if len(n_calls) == 3:
+            raise KeyboardInterrupt
+        return infer(self, *args)
+
+    monkeypatch.setattr(AttentionClusterClassifier, "_outputs", interrupt)
+    with pytest.warns(UserWarning, match="interrupted after 2 epochs"):
+        clf.fit(X, y, X_val=X, y_val=y)
+    assert clf.n_iter_ == len(clf.loss_curve_) == len(clf.validation_scores_) == 2

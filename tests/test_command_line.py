@@ -13,6 +13,7 @@ import zarr
 
 import acluster
 from acluster._command_line import main
+from acluster.rivals import AverageClassifier
 from tests.conftest import make_sets
 
 
@@ -224,3 +225,103 @@ def test_help_teaches(arguments):
         assert shown == f"acluster {acluster.__version__}\n"
     else:
         assert "a folder of .npy files" in shown
+
+
+def test_items_of_one_name_stay_apart(here):
+    items = [np.full((2, 4), float(i)) for i in range(4)]
+    acluster.save_feature_sets("twice.zarr", items, id=[7, 7, 7, 8], label=[0, 1, 0, 1])
+    run("convert", "twice.zarr", "half.zarr", "--dtype", "float16")
+    half = acluster.open_feature_sets("half.zarr")
+    assert [rows[0, 0] for rows in half] == [0, 1, 2, 3]
+    assert half.label.tolist() == [0, 1, 0, 1]
+    assert half.id.tolist() == [7, 7, 7, 8]
+
+
+def test_labels_of_several_kinds_and_weights_and_groups(here, capsys):
+    X, y = here
+    labels = np.stack([y, 1 - y], axis=1)
+    acluster.save_feature_sets("indicator.zarr", X, label=labels, weight=np.linspace(0.1, 1, 40))
+    run("fit", "indicator.zarr", "--out", "model", "--set", "max_iter=3", "tol=null")
+    parameters = acluster.load("model").get_params()
+    expected = acluster.AttentionClusterClassifier(**parameters)
+    expected.fit(X, labels, sample_weight=np.linspace(0.1, 1, 40))
+    assert acluster.load("model").loss_curve_ == expected.loss_curve_
+    capsys.readouterr()
+    run("predict", "model", "indicator.zarr")
+    assert table(capsys.readouterr().out)[0]["prediction"] in ("", "0", "1", "0 1")
+    acluster.save_feature_sets("groups.zarr", X, label=y, group=np.arange(40) // 10)
+    run("fit", "groups.zarr", "--out", "other", "--hold-out", "0.5", "--set", "max_iter=2",
+        "tol=null")  # fmt: skip
+    assert "other: 20 items" in capsys.readouterr().out
+    run("predict", "other", "indicator.zarr")
+
+
+def test_a_table_of_excel(here):
+    Path("labels.csv").write_text(Path("labels.csv").read_text(), encoding="utf-8-sig")
+    run("convert", "features", "sets.zarr", "--labels", "labels.csv")
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("id,label\nitem0,one,more\n", "line 2 has not one entry"),
+        ("id,weight\nitem0,\n", "line 2 has not one entry"),
+        ("id,weight\nitem0,heavy\n", "line 2: the weight 'heavy' is no number"),
+        ("id,label\nitem0,a\nitem0,b\n", "line 3 is a second row for 'item0'"),
+    ],
+)
+def test_tables_that_are_wrong(here, capsys, table, message):
+    Path("wrong.csv").write_text(table)
+    run("convert", "features", "new.zarr", "--labels", "wrong.csv", fails=True)
+    assert f"wrong.csv, {message}" in capsys.readouterr().err
+
+
+def test_arrays_that_are_wrong(here, capsys):
+    for content, message in ((b"", "is no array"), (b"text", "is no array")):
+        Path("features/item3.npy").write_bytes(content)
+        run("convert", "features", "new.zarr", fails=True)
+        assert f"item3.npy {message}" in capsys.readouterr().err
+    np.save("features/item3.npy", np.ones(4))
+    run("convert", "features", "new.zarr", fails=True)
+    assert "item3.npy has shape (4,)" in capsys.readouterr().err
+    for content in (b"text", b"PK\x03\x04 no archive"):
+        Path("broken.npz").write_bytes(content)
+        run("convert", "broken.npz", "other.zarr", fails=True)
+        assert "broken.npz is no .npz archive" in capsys.readouterr().err
+
+
+def test_a_store_that_was_begun_otherwise_is_left_alone(here, capsys):
+    X, _ = here
+    acluster.save_feature_sets("nameless.zarr", X)
+    run("convert", "features", "nameless.zarr", fails=True)
+    assert "without an id" in capsys.readouterr().err
+    run("convert", "features", "sets.zarr")
+    run("convert", "features", "sets.zarr", "--labels", "labels.csv", fails=True)
+    assert "begun with the columns ['id'], not ['id', 'label']" in capsys.readouterr().err
+
+
+def test_folders_are_looked_for_before_the_work(here, capsys, monkeypatch):
+    convert_and_fit()
+    monkeypatch.setattr(
+        acluster.AttentionClusterClassifier, "fit", lambda *_, **__: pytest.fail("trains")
+    )
+    run("fit", "sets.zarr", "--out", "nowhere/model", fails=True)
+    assert "there is no folder" in capsys.readouterr().err
+    run("predict", "model", "sets.zarr", "--out", "nowhere/predictions.csv", fails=True)
+
+
+def test_a_model_without_attention(here, capsys):
+    X, y = here
+    run("convert", "features", "sets.zarr")
+    AverageClassifier(max_iter=1, tol=None).fit(X, y).save("average")
+    run("attention", "average", "sets.zarr", "item0", fails=True)
+    assert "holds a AverageClassifier, without attention" in capsys.readouterr().err
+
+
+def test_a_reader_may_stop_reading(here):
+    convert_and_fit()
+    command = f"{sys.executable} -m acluster predict model sets.zarr | head -n 1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
+    assert done.stdout == "id,prediction\n"
+    assert "Traceback" not in done.stderr
+    assert "Broken" not in done.stderr

@@ -51,8 +51,9 @@ def test_sets_of_any_size(tmp_path, weighting, shifting, dtype):
         got = run(tmp_path / "model.onnx", dtype, features=padded([one], one.shape[1], 0))
         assert got.dtype == dtype
         np.testing.assert_allclose(got, proba[None], atol=1e-5)
-    together = run(tmp_path / "model.onnx", dtype, features=padded(sets, sets[0].shape[1], 1e3))
-    np.testing.assert_allclose(together, expected, atol=1e-5)
+    for fill in (1e3, np.nan):
+        together = run(tmp_path / "model.onnx", dtype, features=padded(sets, 4, fill))
+        np.testing.assert_allclose(together, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("missing_modality", ["mean", "mask"])
@@ -100,6 +101,11 @@ def test_what_to_install_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr("acluster._onnx.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"acluster\[onnx\]"):
         clf.to_onnx(tmp_path / "model.onnx")
+    monkeypatch.undo()
+    for name in ("probabilities", "a_lengths"):
+        clf = MultimodalAttentionClusterClassifier(max_iter=1, tol=None).fit({name: list(X)}, y)
+        with pytest.raises(ValueError, match=f"modality named '{name}'"):
+            clf.to_onnx(tmp_path / "model.onnx")
     assert importlib.util.find_spec("onnxscript") is not None
     assert not (tmp_path / "model.onnx").exists()
 

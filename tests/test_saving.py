@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -311,6 +312,17 @@ def header(text, length=None):
     return (len(raw) if length is None else length).to_bytes(8, "little") + raw
 
 
+def renamed(path):
+    description, tensors = read(path)
+    return description | {"modalities": {"x": description["modalities"]["features"]}}, tensors
+
+
+def with_modalities(path, n):
+    description, tensors = read(path)
+    part = description["modalities"]["sounds"]
+    return description | {"modalities": {f"{i}": part for i in range(n)}}, tensors
+
+
 class Bomb:
     def __reduce__(self):
         return open, ("exploded", "w")
@@ -412,6 +424,8 @@ HOSTILE = {
     "names that are numbers": changed(feature_names=[1, 2, 3, 4]),
     "a curve that is text": changed(loss_curve="12"),
     "a curve with NaN": changed(loss_curve=[float("nan")]),
+    "scores of other epochs": changed(validation_scores=[0.5] * 99),
+    "a modality of another name": lambda path: write(path, *renamed(path)),
     "scores that are text": changed(validation_scores=["1"]),
     # The tensors.
     "no weights": with_tensor(W, None),
@@ -439,6 +453,10 @@ HOSTILE_TWO = {
     "counts of another modality": changed(n_averaged={"frames": 1}),
 }
 HOSTILE_RIVAL = {
+    "many modalities": lambda path: write(path, *with_modalities(path, 3000)),
+    "segments in many modalities": changed(
+        modalities__sounds__n_segments=9000, modalities__frames__n_segments=9000
+    ),
     "10^9 segments": changed(modalities__sounds__n_segments=10**9),
     "90,000 segments": changed(modalities__sounds__n_segments=90_000),
     "a size of another rival": changed(modalities__sounds__n_heads=2),
@@ -464,9 +482,10 @@ def test_messages_say_what_to_do(good, tmp_path):
     for change, message in (
         (with_bytes(pickle.dumps(1)), "is a pickle.*could run any program.*joblib.load"),
         (changed(format_version=2), "format version 2.*up to 1.*Upgrade"),
-        (changed(**{"class": "New"}), "'New'.*does not have.*written by acluster 0.*Known are Att"),
+        (changed(**{"class": "New"}), "'New'.*does not have.*written by acluster '0.*Known are Att"),
         (with_tensor(W, lambda t: t[W].T.copy()), r"linear.weight' is \(3, 16\).*be \(16, 3\)"),
         (changed(parameters__more=1), "unexpected keyword argument 'more'"),
+        (without("labels"), "it lacks 'labels'"),
     ):
         path.write_bytes((good / "one").read_bytes())
         change(path)
@@ -502,3 +521,48 @@ def test_random_damage_leads_to_a_model_or_an_error(good, tmp_path):
             n_refused += 1
     assert n_refused > 100
     assert threading.active_count() < 20
+
+
+def test_nothing_is_read_before_shapes_agree(good, tmp_path, monkeypatch):
+    path = tmp_path / "model"
+    path.write_bytes((good / "one").read_bytes())
+    with_tensor("network.more", np.zeros(10))(path)
+    with_tensor(W, lambda tensors: tensors[W][:, :-1].copy())(path)
+    monkeypatch.setattr(
+        "acluster._model_file.Tensors.__getitem__", lambda *_: pytest.fail("a tensor was read")
+    )
+    with pytest.raises(ModelFileError, match="by its sizes and dtype it should"):
+        acluster.load(path)
+
+
+def test_a_link_leads_to_the_file(tmp_path):
+    *_, clf = fitted()
+    (tmp_path / "link").symlink_to(tmp_path / "model")
+    clf.save(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert acluster.load(tmp_path / "model").n_iter_ == 3
+
+
+def test_threads_may_save_to_one_file(tmp_path):
+    *_, clf = fitted()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: clf.save(tmp_path / "model"), range(40)))
+    assert os.listdir(tmp_path) == ["model"]
+    acluster.load(tmp_path / "model")
+
+
+def test_what_could_not_be_loaded_is_not_saved(tmp_path):
+    *_, clf = fitted()
+    with pytest.raises(ValueError, match="max_iter"):
+        clf.set_params(max_iter=0).save(tmp_path / "model")
+
+
+def test_pickles_of_before_standardize_load():
+    X, _, clf = fitted(warm_start=True)
+    state = clf.__getstate__()
+    state["_architecture"] = {**state["_architecture"], "network": {}}
+    del state["standardize"]
+    old = AttentionClusterClassifier.__new__(AttentionClusterClassifier)
+    old.__setstate__(state)
+    assert np.array_equal(old.predict_proba(X), clf.predict_proba(X))
+    assert old.fit(X, clf.predict(X)).n_iter_ == 6

@@ -137,3 +137,15 @@ def test_onnx_has_it(tmp_path):
     for rows, proba in zip(X[:3], clf.predict_proba(X[:3]), strict=True):
         inputs = {"features": rows[None], "features_lengths": np.array([len(rows)])}
         np.testing.assert_allclose(session.run(None, inputs)[0], proba[None], atol=1e-5)
+
+
+def test_what_varies_by_rounding_is_constant():
+    X, y = make_sets()
+    values, offsets = X.packed()
+    noise = np.random.default_rng(0).choice([1.0, 1 + 2e-16], size=len(values))
+    values = np.column_stack([values, noise, 1e-60 * values[:, 0]])
+    for dtype in ("float64", "float32"):
+        clf = make(standardize=True, dtype=dtype).fit(FeatureSets(values, offsets), y)
+        scale = clf.network_.standardizations[0].scale.numpy()
+        assert scale[4] == 1
+        assert (scale > 0).all()

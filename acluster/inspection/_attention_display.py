@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from acluster.inspection._axes import as_axes
+from acluster.inspection._axes import as_axes, check_attends
 
 __all__ = ["AttentionDisplay"]
 
@@ -30,7 +30,8 @@ class AttentionDisplay:
         What stands for each local feature: arrays of shape (height, width) or (height, width, 3).
 
     times : array-like of shape (L,), or dict of str to such, optional
-        Where the bars of each local feature stand, in any unit; by default at 0 to L - 1.
+        Where the bars of each local feature stand, in any unit; by default at 0 to L - 1. A map
+        has them side by side.
 
     Attributes
     ----------
@@ -123,12 +124,7 @@ class AttentionDisplay:
         sklearn.exceptions.NotFittedError
             Before `fit`.
         """
-        if not hasattr(estimator, "attention_weights"):
-            raise TypeError(
-                f"{type(estimator).__name__} has no attention_weights. Pass a classifier with "
-                "attention units; of a pipeline its last step, and the item as the steps before "
-                "leave it: AttentionDisplay.from_estimator(pipe[-1], pipe[:-1].transform([x])[0])."
-            )
+        check_attends(estimator)
         attention = estimator.attention_weights([item])[0]
         display = cls(attention, thumbnails=thumbnails, times=times)
         return display.plot(ax, units=units, cmap=cmap)
@@ -181,10 +177,7 @@ class AttentionDisplay:
         AttentionDisplay
             Itself, with `axes_` and `figure_`.
         """
-        chosen = {
-            name: np.arange(a.shape[1])[slice(None) if units is None else np.asarray(units)]
-            for name, a in self.attention.items()
-        }
+        chosen = {name: _chosen(a.shape[1], units, _of(name)) for name, a in self.attention.items()}
         longest = max(len(a) for a in self.attention.values())
         n_rows = max(len(of_modality) for of_modality in chosen.values())
         size = min(2 + 0.35 * longest, 16), min(1.2 + 0.35 * n_rows, 12) * len(chosen)
@@ -204,21 +197,47 @@ class AttentionDisplay:
         return self
 
 
+def _chosen(n_units: int, units: Sequence[int] | None, of: str) -> NDArray[np.int64]:
+    if units is None:
+        return np.arange(n_units)
+    chosen = np.asarray(units, dtype=int)
+    if not len(chosen) or chosen.min() < 0 or chosen.max() >= n_units:
+        raise ValueError(
+            f"units={list(units)} are not some of the {n_units} units{of}, from 0 to {n_units - 1}."
+        )
+    return chosen
+
+
 def _draw_map(axes: Any, a: NDArray[Any], thumbnails: Sequence[ArrayLike], cmap: str) -> None:
     """Weights as squares, a row per unit, and the thumbnails above, as wide as these."""
     n_features, n_units = a.shape
     if a.size:
         axes.imshow(a.T, cmap=cmap, vmin=0, aspect="equal")
-    top = 0.0
-    for i, image in enumerate(map(np.asarray, thumbnails)):
+    images, top = [np.asarray(image) for image in thumbnails], 0.0
+    shades = _shades(images)
+    for i, image in enumerate(images):
         height = image.shape[0] / image.shape[1]
-        axes.imshow(
-            image, extent=(i - 0.5, i + 0.5, -0.6, -0.6 - height), cmap="gray", aspect="equal"
-        )
+        place = (i - 0.5, i + 0.5, -0.6, -0.6 - height)
+        axes.imshow(image, extent=place, cmap="gray", aspect="equal", **shades)
         top = max(top, height)
     axes.set_xlim(-0.5, max(n_features, 1) - 0.5)
     axes.set_ylim(n_units - 0.5, -0.6 - top)
     axes.set_xticks([])
+
+
+def _shades(images: list[NDArray[Any]]) -> dict[str, float]:
+    """Black and white, the same for all of them."""
+    if not images:
+        return {}
+    if any(image.ndim not in (2, 3) for image in images):
+        raise ValueError(
+            "A thumbnail is an array of shape (height, width) or (height, width, 3); there is one "
+            f"of shape {next(image.shape for image in images if image.ndim not in (2, 3))}."
+        )
+    if images[0].dtype == np.uint8:
+        return {"vmin": 0, "vmax": 255}
+    darkest, brightest = (function(list(map(function, images))) for function in (np.min, np.max))
+    return {"vmin": float(darkest), "vmax": float(brightest)}
 
 
 def _draw_bars(axes: Any, a: NDArray[Any], times: ArrayLike | None) -> None:
@@ -230,7 +249,8 @@ def _draw_bars(axes: Any, a: NDArray[Any], times: ArrayLike | None) -> None:
     for unit in range(n_units):
         axes.axhline(n_units - 1 - unit, color="0.8", linewidth=0.8)
         if n_features:
-            axes.bar(at, a[:, unit] * (_BAR / a.max()), width=width, bottom=n_units - 1 - unit)
+            heights = a[:, unit] * (_BAR / max(a.max(), np.finfo(float).tiny))
+            axes.bar(at, heights, width=width, bottom=n_units - 1 - unit)
     axes.set_ylim(0, n_units)
     axes.set_xlabel("local feature" if times is None else "time")
     axes.tick_params(axis="y", length=0)

@@ -1,4 +1,4 @@
-"""Where to draw: axes that were given, or new ones."""
+"""What displays have in common: where to draw, and of whom."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["as_axes"]
+__all__ = ["as_axes", "check_attends"]
 
 
 def as_axes(given: Any, n: int, size: tuple[float, float]) -> NDArray[Any]:
@@ -32,3 +32,13 @@ def as_axes(given: Any, n: int, size: tuple[float, float]) -> NDArray[Any]:
     if len(axes) != n:
         raise ValueError(f"ax holds {len(axes)} Axes, and {n} are needed, one for each modality.")
     return axes
+
+
+def check_attends(estimator: Any) -> None:
+    """Raise a TypeError for an estimator without attention units."""
+    if not hasattr(estimator, "attention_weights"):
+        raise TypeError(
+            f"{type(estimator).__name__} has no attention_weights. Pass a classifier with "
+            "attention units; of a pipeline its last step, and the items as the steps before "
+            "leave them: from_estimator(pipe[-1], pipe[:-1].transform([x])[0])."
+        )

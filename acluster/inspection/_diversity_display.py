@@ -10,7 +10,7 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 from acluster import MultimodalFeatureSets
-from acluster.inspection._axes import as_axes
+from acluster.inspection._axes import as_axes, check_attends
 from acluster.inspection._diversity import unit_entropy, unit_similarity
 
 __all__ = ["UnitDiversityDisplay"]
@@ -93,9 +93,13 @@ class UnitDiversityDisplay:
 
         Raises
         ------
+        TypeError
+            If the estimator has no attention units.
+
         ValueError
             If there are several modalities and none was named.
         """
+        check_attends(estimator)
         attention = estimator.attention_weights(X)
         if isinstance(attention, MultimodalFeatureSets):
             if modality is None and len(attention.names) == 1:

@@ -65,8 +65,8 @@ def modality_importance(
 
     Notes
     -----
-    A set moves as a whole, and a missing one too. Where modalities say the same, each may seem to
-    be worth little, as the others stand in for it.
+    A set moves as a whole, among the items that have the modality. Where modalities say the same,
+    each may seem to be worth little, as the others stand in for it.
 
     Examples
     --------
@@ -118,5 +118,7 @@ def modality_importance(
 def _shuffled(
     X: MultimodalFeatureSets, name: str, rng: np.random.RandomState
 ) -> MultimodalFeatureSets:
+    order, present = np.arange(len(X)), np.flatnonzero(~X.missing[name])
+    order[present] = rng.permutation(present)
     sets = {other: X[other] for other in X.names}
-    return MultimodalFeatureSets({**sets, name: X[name][rng.permutation(len(X))]})
+    return MultimodalFeatureSets({**sets, name: X[name][order]})

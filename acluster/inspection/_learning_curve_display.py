@@ -82,9 +82,6 @@ class LearningCurveDisplay:
         """
         check_is_fitted(estimator)
         scores = estimator.validation_scores_
-        # A validation set may have come with a later fit only: its scores are of the last epochs.
-        if scores is not None and len(scores) < len(estimator.loss_curve_):
-            scores = [np.nan] * (len(estimator.loss_curve_) - len(scores)) + list(scores)
         return cls(estimator.loss_curve_, validation_scores=scores).plot(ax)
 
     def plot(self, ax: Any = None) -> Self:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from acluster.nn._cluster import AttentionCluster
-from acluster.nn._integration import Integration
 from acluster.nn._network import IntegrationNetwork
 
 __all__ = ["PaddedNetwork"]
@@ -46,8 +46,12 @@ class PaddedNetwork(nn.Module):
     def __init__(self, network: IntegrationNetwork, stand_ins: Sequence[Tensor | None]) -> None:
         super().__init__()
         self.network = network
-        for cluster in network.integrations:
-            _check(cluster)
+        for integration in network.integrations:
+            if not isinstance(integration, AttentionCluster):
+                raise TypeError(
+                    f"{type(integration).__name__} is no attention cluster; only these can be had "
+                    "over padded sets."
+                )
         for i, stand_in in enumerate(stand_ins):
             self.register_buffer(f"stand_in_{i}", stand_in)
 
@@ -58,8 +62,8 @@ class PaddedNetwork(nn.Module):
         ----------
         *sets : Tensors
             For every modality, local features of shape (n, L, M) and int64 lengths (n,): item i
-            has the first ``lengths[i]`` of L rows, and the others hold any finite numbers. An item
-            of length 0 lacks the modality. L is at least 1.
+            has the first ``lengths[i]`` of L rows, and the others do not matter. An item of length
+            0 lacks the modality. L is at least 1.
 
         Returns
         -------
@@ -70,13 +74,15 @@ class PaddedNetwork(nn.Module):
         for i, cluster in enumerate(self.network.integrations):
             values, lengths = sets[2 * i], sets[2 * i + 1]
             is_missing = lengths == 0
+            lengths = lengths.clamp(min=1)
+            is_padding = torch.arange(values.shape[1], device=values.device) >= lengths[:, None]
+            values = values.masked_fill((is_padding | is_missing[:, None])[..., None], 0)
             stand_in = getattr(self, f"stand_in_{i}")
             if stand_in is not None:
-                rows = torch.where(is_missing[:, None], stand_in, values[:, 0])
-                values = torch.cat([rows[:, None], values[:, 1:]], dim=1)
+                values = torch.where(is_missing[:, None, None], stand_in, values)
                 is_missing = torch.zeros_like(is_missing)
             values = self.network.standardized(i, values)
-            g = _global_feature(cluster, values, lengths.clamp(min=1))
+            g = _global_feature(cast(AttentionCluster, cluster), values, is_padding)
             parts.append(torch.where(is_missing[:, None], 0.0, g))
             present.append(~is_missing)
         n_present = torch.stack(present, dim=1).sum(dim=1, keepdim=True).clamp(min=1)
@@ -85,20 +91,9 @@ class PaddedNetwork(nn.Module):
         return g @ self.network.linear.weight + self.network.linear.bias
 
 
-def _check(integration: Integration) -> AttentionCluster:
-    if not isinstance(integration, AttentionCluster):
-        raise TypeError(
-            f"{type(integration).__name__} is no attention cluster; only these can be had over "
-            "padded sets."
-        )
-    return integration
-
-
-def _global_feature(integration: Integration, values: Tensor, lengths: Tensor) -> Tensor:
+def _global_feature(cluster: AttentionCluster, values: Tensor, is_padding: Tensor) -> Tensor:
     """Equations 2 to 7 on (n, L, M), without the padding."""
-    cluster = _check(integration)
     logits = cluster.weighting(values.flatten(0, 1)).unflatten(0, values.shape[:2])
-    is_padding = torch.arange(values.shape[1], device=values.device) >= lengths[:, None]
     a = logits.masked_fill(is_padding[..., None], -torch.inf).softmax(dim=1)
     v = a.transpose(1, 2) @ values
     return (v if cluster.shifting is None else cluster.shifting(v)).flatten(1)

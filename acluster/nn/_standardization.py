@@ -48,7 +48,8 @@ class Standardization(nn.Module):
     def learn(self, mean: Tensor, std: Tensor) -> None:
         """Take the mean and the standard deviation of every feature; one without any is kept."""
         self.mean.copy_(mean)
-        self.scale.copy_(torch.where(std > 0, std, torch.ones_like(std)))
+        self.scale.copy_(std)
+        self.scale.masked_fill_(self.scale == 0, 1)  # also one too small for this dtype
 
     def forward(self, values: Tensor) -> Tensor:
         """Local features of shape (…, M), standardised."""

@@ -254,6 +254,7 @@ class TSLSTMClassifier(Rival):
     hidden_size: int = 512
 
     _integration = _integrations.TSLSTM
+    _module_counts = ("n_segments",)
     _integration_parameters = ("n_segments", "hidden_size")
 
 

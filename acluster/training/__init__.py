@@ -1,7 +1,7 @@
 """The training loop, its batches and its devices."""
 
 from acluster.training._batches import BatchSource
-from acluster.training._cache import CACHES, Moments, cached, local_feature_moments
+from acluster.training._cache import CACHES, FeatureMoments, cached, feature_moments
 from acluster.training._device import (
     autocast,
     is_faster_in_bfloat16,
@@ -17,14 +17,14 @@ __all__ = [
     "CACHES",
     "OPTIMIZERS",
     "BatchSource",
-    "Moments",
+    "FeatureMoments",
     "Patience",
     "Trainer",
     "autocast",
     "cached",
+    "feature_moments",
     "infer",
     "is_faster_in_bfloat16",
-    "local_feature_moments",
     "make_generator",
     "resolve_device",
     "to_numpy_state",

@@ -15,7 +15,7 @@ from torch import Tensor
 from acluster.sets import FeatureSets, check_streamed, rows_of_runs
 from acluster.training._batches import BatchSource
 
-__all__ = ["CACHES", "Moments", "cached", "local_feature_moments"]
+__all__ = ["CACHES", "FeatureMoments", "cached", "feature_moments"]
 
 CACHES = ("auto", "device", "memory", "stream")
 _BYTES_PER_BATCH = 1 << 23
@@ -116,7 +116,7 @@ def _resident_dtype(sets: FeatureSets, like: Tensor) -> torch.dtype:
     return torch.float16 if stays_half else like.dtype
 
 
-class Moments(NamedTuple):
+class FeatureMoments(NamedTuple):
     """The mean and the standard deviation of every feature, (M,), over so many local features."""
 
     mean: NDArray[np.float64]
@@ -124,23 +124,33 @@ class Moments(NamedTuple):
     n_rows: int
 
 
-def local_feature_moments(sets: FeatureSets) -> Moments:
-    """Those of all local features of all sets, in one pass."""
+def feature_moments(sets: FeatureSets) -> FeatureMoments:
+    """Those of all local features of all sets, in one pass.
+
+    Features that are constant but for rounding have a standard deviation of 0.
+    """
     if sets.blocks is not None:  # each block is then decoded once
         sets = sets[np.argsort(sets.numbers)]
-    first = total = squares = torch.zeros(sets.n_features, dtype=torch.float64)
+    n_rows, mean = 0, torch.zeros(sets.n_features, dtype=torch.float64)
+    squares = torch.zeros_like(mean)
     like = torch.empty((), dtype=torch.float64 if sets.dtype.itemsize > 4 else torch.float32)
     for ((values, _),) in BatchSource([sets], like).in_order(_batch_size(sets)):
-        values = values.double()
-        if not first.any() and len(values):
-            first = values[0]  # near the mean, so that squares of what is left lose no digits
-        values = values - first
-        total = total + values.sum(dim=0)
-        squares = squares + values.square().sum(dim=0)
-    n_rows = int(sets.lengths.sum())
-    mean = total / max(n_rows, 1)
-    variance = squares / max(n_rows, 1) - mean.square()
-    return Moments((first + mean).numpy(), variance.clamp(min=0).sqrt().numpy(), n_rows)
+        n, n_before = len(values), n_rows
+        n_rows += n
+        if n:  # Chan et al.: the moments of two parts come together without a loss of digits
+            values = values.double()
+            mean, squares = mean.to(values.device), squares.to(values.device)
+            own = values.mean(dim=0)
+            away = own - mean
+            squares = squares + (values - own).square_().sum(dim=0)
+            squares = squares + away.square() * (n_before * n / n_rows)
+            mean = mean + away * (n / n_rows)
+    n_rows = max(n_rows, 1)
+    variance = squares / n_rows
+    rounding = n_rows * torch.finfo(torch.float64).eps  # as scikit-learn's StandardScaler has it
+    is_constant = variance <= rounding * variance + (rounding * mean).square()
+    std = variance.sqrt().masked_fill(is_constant, 0)
+    return FeatureMoments(mean.cpu().numpy(), std.cpu().numpy(), int(sets.lengths.sum()))
 
 
 def _batch_size(sets: FeatureSets) -> int:

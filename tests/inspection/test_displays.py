@@ -76,8 +76,6 @@ def test_chosen_units_in_their_order(fitted):
     a = clf.attention_weights([X[0]])[0][:, [2, 0]]
     drawn = bars(display.axes_[0])
     np.testing.assert_allclose(drawn[:, 1] / drawn[:, 1].max(), a.T.ravel() / a.max(), rtol=1e-6)
-    with pytest.raises(IndexError):
-        AttentionDisplay.from_estimator(clf, X[0], units=[3])
 
 
 def test_bars_stand_at_their_times():
@@ -183,7 +181,11 @@ def test_the_learning_curve_is_that_of_training():
     display = LearningCurveDisplay.from_estimator(clf)
     scores = display.score_ax_.lines[0].get_ydata()
     assert np.isnan(scores[:4]).all()
-    assert list(scores[4:]) == clf.validation_scores_
+    np.testing.assert_array_equal(scores, clf.validation_scores_)
+    assert clf.best_validation_score_ == max(scores[4:])
+    clf.fit(X, y)
+    assert np.isnan(clf.validation_scores_[8:]).all()
+    assert LearningCurveDisplay.from_estimator(clf).score_ax_.lines[0].get_ydata()[7] == scores[7]
     with pytest.raises(ValueError, match=r"2 validation scores and 1 losses"):
         LearningCurveDisplay([0.1], validation_scores=[1, 2])
 
@@ -235,7 +237,9 @@ def test_importance_is_what_shuffling_costs(fitted_to_two):
         assert found.importances_mean[name] == pytest.approx(found.importances[name].mean())
         for fall in found.importances[name]:
             sets = {other: X[other] for other in X.names}
-            sets[name] = sets[name][rng.permutation(len(X))]
+            order, present = np.arange(len(X)), np.flatnonzero(~X.missing[name])
+            order[present] = rng.permutation(present)
+            sets[name] = sets[name][order]
             score = clf.score(MultimodalFeatureSets(sets), y)
             assert fall == pytest.approx(clf.score(X, y) - score)
     log = modality_importance(clf, X, y, scoring="neg_log_loss", n_repeats=1, random_state=0)
@@ -254,3 +258,41 @@ def test_matplotlib_is_not_needed_to_import(monkeypatch):
     monkeypatch.setitem(matplotlib.sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(ImportError, match=r"acluster\[plot\]"):
         AttentionDisplay.from_attention(np.ones((1, 1)))
+
+
+def test_importance_where_items_lack_different_modalities():
+    rng = np.random.default_rng(0)
+    items = [
+        {"a": rng.normal(size=(2, 3)) if i % 3 else None, "b": rng.normal(size=(2, 3))}
+        if i % 3 != 1
+        else {"a": rng.normal(size=(2, 3)), "b": None}
+        for i in range(30)
+    ]
+    X, y = MultimodalFeatureSets.from_items(items), np.arange(30) % 2
+    clf = MultimodalAttentionClusterClassifier(max_iter=2, tol=None).fit(X, y)
+    assert set(modality_importance(clf, X, y).importances) == {"a", "b"}
+
+
+def test_thumbnails_have_one_scale():
+    attention = np.full((2, 1), 0.5)
+    images = np.stack([np.full((4, 4), 255), np.full((4, 4), 100)])
+    for dtype, limits in ((np.uint8, (0, 255)), (float, (100, 255))):
+        display = AttentionDisplay.from_attention(attention, thumbnails=images.astype(dtype))
+        drawn = [artist for artist in display.axes_[0].images if artist.get_array().shape == (4, 4)]
+        assert [artist.get_clim() for artist in drawn] == [limits, limits]
+    with pytest.raises(ValueError, match=r"one of shape \(4,\)"):
+        AttentionDisplay.from_attention(attention, thumbnails=np.ones((2, 4)))
+
+
+@pytest.mark.parametrize("units", [[], [3], [-1]])
+def test_units_that_are_not_there(fitted, units):
+    clf, X = fitted
+    with pytest.raises(ValueError, match=r"are not some of the 3 units, from 0 to 2"):
+        AttentionDisplay.from_estimator(clf, X[0], units=units)
+
+
+def test_diversity_needs_units():
+    X, y = make_sets(n=30)
+    clf = AverageClassifier(max_iter=1, tol=None).fit(X, y)
+    with pytest.raises(TypeError, match=r"has no attention_weights"):
+        UnitDiversityDisplay.from_estimator(clf, X)

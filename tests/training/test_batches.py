@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acluster import FeatureSets, open_feature_sets, save_feature_sets
-from acluster.training import BatchSource, cached, local_feature_moments
+from acluster.training import BatchSource, cached, feature_moments
 from acluster.training._batches import keep_modalities, prefetched, shuffled
 from acluster.training._packing import sampled_rows
 
@@ -151,15 +151,18 @@ class TestMissing:
         assert not kept[:, 1].any()
 
     @pytest.mark.parametrize("far_off", [0, 1e6])
-    def test_moments_count_every_row_once(self, far_off):
+    @pytest.mark.parametrize("bytes_per_batch", [100, 1 << 23])
+    def test_moments_count_every_row_once(self, far_off, bytes_per_batch, monkeypatch):
+        monkeypatch.setattr("acluster.training._cache._BYTES_PER_BATCH", bytes_per_batch)
         rng = np.random.default_rng(0)
         values = rng.normal(size=(3000, 3)) + far_off
-        values[:, 1] = 5
+        values[0] = 0  # a black frame
+        values[:, 1] = 1 / 3
         sets = FeatureSets(values, np.r_[0, 1, 5, 5, np.arange(6, 3001)])
-        mean, std, count = local_feature_moments(sets)
+        mean, std, count = feature_moments(sets)
         assert count == 3000
         np.testing.assert_allclose(mean, values.mean(axis=0), rtol=1e-12)
-        np.testing.assert_allclose(std, values.std(axis=0), rtol=1e-9)
+        np.testing.assert_allclose(std, values.std(axis=0), rtol=1e-9, atol=1e-12)
         assert std[1] == 0
 
 

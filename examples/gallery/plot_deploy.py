@@ -1,0 +1,46 @@
+"""
+From a fitted model to another program
+======================================
+
+A model as a file that runs nothing, and as an ONNX file that needs neither torch nor this package.
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+import acluster
+from acluster import AttentionClusterClassifier
+
+# %%
+rng = np.random.default_rng(0)
+y = np.array(["wren", "robin"])[np.arange(200) % 2]
+X = [rng.normal(size=(rng.integers(2, 9), 4)).astype(np.float32) for _ in y]
+for features, label in zip(X, y, strict=True):
+    features[0] += 4 if label == "wren" else 0
+clf = AttentionClusterClassifier(cluster_size=4, learning_rate=0.01, max_iter=50, tol=None)
+clf.fit(X, y)
+
+# %%
+# Here or elsewhere, to the same bits:
+
+folder = Path(tempfile.mkdtemp())
+clf.save(folder / "birds.model")
+again = acluster.load(folder / "birds.model")
+print(np.array_equal(again.predict_proba(X), clf.predict_proba(X)))
+
+# %%
+# Without torch; sets are padded there, and their lengths say how far they go.
+
+clf.to_onnx(folder / "birds.onnx")
+session = onnxruntime.InferenceSession(folder / "birds.onnx")
+lengths = np.array([len(features) for features in X[:3]])
+padded = np.zeros((3, lengths.max(), 4), dtype=np.float32)
+for row, features in zip(padded, X, strict=False):
+    row[: len(features)] = features
+(proba,) = session.run(None, {"features": padded, "features_lengths": lengths})
+print(session.get_modelmeta().custom_metadata_map["classes"])
+print(proba.round(3))
+print(np.abs(proba - clf.predict_proba(X[:3])).max() < 1e-5)

@@ -1,0 +1,75 @@
+"""
+Handwritten digits as sets of patches
+=====================================
+
+An image can be taken as a set of its patches: small windows that hold some ink, each with its
+place. The sets differ in size, and nothing says in what order patches come. Which of them does the
+classifier look at?
+"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+from acluster import AttentionClusterClassifier
+from acluster.inspection import AttentionDisplay
+
+# %%
+# Windows of 4 x 4 pixels with ink in them, and where they lie.
+
+
+def patches(image, size=4):
+    windows = sliding_window_view(image, (size, size))
+    places = np.argwhere(windows.mean(axis=(2, 3)) > 4)
+    pixels = windows[tuple(places.T)].reshape(len(places), -1)
+    return np.hstack([pixels, places]).astype(np.float32), places
+
+
+digits = load_digits()
+X = [patches(image)[0] for image in digits.images]
+X_train, X_test, y_train, y_test, _, images = train_test_split(
+    X, digits.target, digits.images, random_state=0
+)
+print(f"{min(map(len, X))} to {max(map(len, X))} patches, {X[0].shape[1]} wide")
+
+# %%
+# `standardize` brings pixels and places to one scale.
+
+clf = AttentionClusterClassifier(
+    cluster_size=16,
+    weighting="fc2",
+    standardize=True,
+    optimizer="adam",
+    learning_rate=0.01,
+    max_iter=60,
+    tol=None,
+    random_state=0,
+)
+clf.fit(X_train, y_train)
+print(f"accuracy on the test images: {clf.score(X_test, y_test):.3f}")
+
+# %%
+# What four of the units weigh, drawn over the image: a patch is as bright as its weight.
+
+figure, axes = plt.subplots(4, 5, figsize=(7, 6), layout="constrained")
+attention = clf.attention_weights(X_test[:4])
+for row, image, a in zip(axes, images, attention, strict=False):
+    row[0].imshow(image, cmap="gray_r")
+    for unit, ax in enumerate(row[1:]):
+        brightness = np.zeros_like(image)
+        for (top, left), weight in zip(patches(image)[1], a[:, unit], strict=True):
+            brightness[top : top + 4, left : left + 4] += weight
+        ax.imshow(image, cmap="gray_r", alpha=0.3)
+        ax.imshow(brightness, cmap="Reds", alpha=0.7)
+        if row is axes[0]:
+            ax.set_title(f"unit {unit}")
+for ax in axes.flat:
+    ax.set_axis_off()
+
+# %%
+# The same as figure 5 of the paper has it: patches on top, a row for each unit.
+
+windows = X_test[0][:, :16].reshape(-1, 4, 4)
+display = AttentionDisplay.from_estimator(clf, X_test[0], thumbnails=-windows, units=range(8))

@@ -1,0 +1,44 @@
+"""
+Units that agree, units that do not
+===================================
+
+Do the units of a cluster look at different things? With the shifting operation and without.
+"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from acluster import AttentionClusterClassifier
+from acluster.inspection import UnitDiversityDisplay
+
+# %%
+# Every item holds several of six patterns among noise; its labels are which.
+
+rng = np.random.default_rng(0)
+patterns = 3 * rng.normal(size=(6, 12))
+shown = rng.random((400, 6)) < 0.4
+X = []
+for of_item in shown:
+    features = rng.normal(size=(15, 12))
+    places = rng.permutation(15)[: of_item.sum()]
+    features[places] += patterns[of_item]
+    X.append(features)
+y = shown.astype(int)
+
+# %%
+figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+for ax, shifting in zip(axes, (True, False), strict=True):
+    clf = AttentionClusterClassifier(
+        cluster_size=12,
+        shifting=shifting,
+        standardize=True,
+        optimizer="adam",
+        learning_rate=0.01,
+        max_iter=60,
+        tol=None,
+        random_state=0,
+    )
+    clf.fit(X[:300], y[:300])
+    display = UnitDiversityDisplay.from_estimator(clf, X[300:], ax=ax)
+    exact = (clf.predict(X[300:]) == y[300:]).all(axis=1).mean()
+    ax.set_title(f"{'with' if shifting else 'without'} shifting: {100 * exact:.0f} % exact")
