@@ -482,7 +482,10 @@ def test_messages_say_what_to_do(good, tmp_path):
     for change, message in (
         (with_bytes(pickle.dumps(1)), "is a pickle.*could run any program.*joblib.load"),
         (changed(format_version=2), "format version 2.*up to 1.*Upgrade"),
-        (changed(**{"class": "New"}), "'New'.*does not have.*written by acluster '0.*Known are Att"),
+        (
+            changed(**{"class": "New"}),
+            "'New'.*does not have.*written by acluster '0.*Known are Att",
+        ),
         (with_tensor(W, lambda t: t[W].T.copy()), r"linear.weight' is \(3, 16\).*be \(16, 3\)"),
         (changed(parameters__more=1), "unexpected keyword argument 'more'"),
         (without("labels"), "it lacks 'labels'"),
