@@ -4,9 +4,23 @@ project = "acluster"
 copyright = "2026, the acluster developers"
 release = version = acluster.__version__
 
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.mathjax", "numpydoc"]
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
+    "numpydoc",
+    "sphinx_gallery.gen_gallery",
+]
 autodoc_typehints = "none"
 numpydoc_show_class_members = False
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "acluster"
+
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples/gallery",
+    "gallery_dirs": "gallery",
+    "abort_on_example_error": True,
+    "show_signature": False,
+    "download_all_examples": False,
+}
+suppress_warnings = ["config.cache"]  # a class in sphinx_gallery_conf cannot be pickled

@@ -63,8 +63,8 @@ for row, image, a in zip(axes, images, attention, strict=False):
             brightness[top : top + 4, left : left + 4] += weight
         ax.imshow(image, cmap="gray_r", alpha=0.3)
         ax.imshow(brightness, cmap="Reds", alpha=0.7)
-        if row is axes[0]:
-            ax.set_title(f"unit {unit}")
+for unit, ax in enumerate(axes[0, 1:]):
+    ax.set_title(f"unit {unit}")
 for ax in axes.flat:
     ax.set_axis_off()
 

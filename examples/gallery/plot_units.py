@@ -26,7 +26,8 @@ for of_item in shown:
 y = shown.astype(int)
 
 # %%
-figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+figure, axes = plt.subplots(1, 2, figsize=(13, 4.5))
+figure.subplots_adjust(wspace=0.3)
 for ax, shifting in zip(axes, (True, False), strict=True):
     clf = AttentionClusterClassifier(
         cluster_size=12,
