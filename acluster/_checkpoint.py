@@ -178,9 +178,13 @@ def _digest(modalities: dict[str, FeatureSets], *arrays: NDArray[Any]) -> str:
     Of a store, which may be larger than memory, the features of a few items.
     """
     found = hashlib.sha256()
+
+    def look_at(array: NDArray[Any]) -> None:
+        found.update(np.ascontiguousarray(array).data)
+
     for name, sets in modalities.items():
         found.update(f"{name} {sets.n_features} {sets.dtype}".encode())
-        found.update(np.ascontiguousarray(sets.lengths))
+        look_at(sets.lengths)
         n_items = len(sets)
         looked_at = (
             (slice(i, i + _ITEMS_PER_STEP) for i in range(0, n_items, _ITEMS_PER_STEP))
@@ -188,9 +192,9 @@ def _digest(modalities: dict[str, FeatureSets], *arrays: NDArray[Any]) -> str:
             else [np.unique(np.linspace(0, n_items - 1, _N_LOOKED_AT).astype(int))]
         )
         for items in looked_at:
-            found.update(np.ascontiguousarray(sets[items].packed()[0]))
+            look_at(sets[items].packed()[0])
     for array in arrays:
-        found.update(np.ascontiguousarray(array))
+        look_at(array)
     return found.hexdigest()[:16]
 
 

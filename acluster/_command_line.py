@@ -183,7 +183,7 @@ def _fit(options: argparse.Namespace) -> None:
         if is_multimodal
         else acluster.AttentionClusterClassifier
     )
-    given = {"standardize": True, "random_state": 0, "verbose": sys.stderr.isatty()}
+    given: dict[str, Any] = {"standardize": True, "random_state": 0, "verbose": sys.stderr.isatty()}
     classifier = kind(**given).set_params(**dict(map(_parameter, options.set)))
     train, held = _split(X, y, options.hold_out)
     weight = None if X.weight is None else X.weight[train]
@@ -243,7 +243,8 @@ def _predict(options: argparse.Namespace) -> None:
     _check_folder(options.out)
     classifier, X = acluster.load(options.model), acluster.open_feature_sets(options.store)
     parts = [X[i : i + _ITEMS_PER_STEP] for i in range(0, len(X), _ITEMS_PER_STEP)]
-    header, rows, right = ["id", "prediction"], [], []
+    header, right = ["id", "prediction"], []
+    rows: list[list[Any]] = []
     if options.proba:
         header += [f"probability of {label}" for label in classifier.classes_]
     for part in _progress(parts, f"parts of {_ITEMS_PER_STEP} items"):

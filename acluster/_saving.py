@@ -104,6 +104,7 @@ class Saveable:
     """A set classifier as a file: its parameters, labels, sizes and numbers."""
 
     _architecture: dict[str, Any]
+    _validate_params: Any
     _module_counts: tuple[str, ...] = ()  # parameters that say how many modules there are
 
     def save(self: Any, path: str | os.PathLike[str]) -> None:

@@ -8,6 +8,7 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any, Self
 
 import numpy as np
@@ -111,7 +112,7 @@ class SetClassifier(
     _integration_parameters: tuple[str, ...] = ()
 
     # Parameters of some.
-    n_local_features = None
+    n_local_features: Any = None
     modality_dropout = 0.0
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -135,7 +136,10 @@ class SetClassifier(
         """The value of a parameter for every modality."""
         return dict.fromkeys(names, getattr(self, parameter))
 
-    _needs_means = False  # what stands for a missing modality may need them
+    @property
+    def _needs_means(self) -> bool:
+        """Whether what stands for a missing modality is learnt from the means."""
+        return False
 
     def _learn_stand_ins(self, moments: list[FeatureMoments]) -> None:
         """Learn from the training items what stands for a missing modality."""
@@ -423,8 +427,8 @@ class SetClassifier(
         """What else than its integrations makes the network; `_make_network` takes the others."""
         return {"standardize": self.standardize}
 
-    def _make_network(self, *args: Any) -> IntegrationNetwork:
-        return IntegrationNetwork(*args)
+    def _make_network(self, *args: Any, **options: Any) -> IntegrationNetwork:
+        return IntegrationNetwork(*args, **options)
 
     def _check_validation(
         self, X_val: Any, y_val: Any, coding: LabelCoding
@@ -808,10 +812,10 @@ def _stacked(blocks: Iterable[NDArray[Any]], n_rows: int) -> NDArray[Any]:
     """All blocks as one array. Kept one by one they would lie between the batches' memory, and
     the process would grow with every batch.
     """
-    stacked, filled = None, 0
-    for block in blocks:
-        if stacked is None:
-            stacked = np.empty((n_rows, block.shape[1]), block.dtype)
+    blocks = iter(blocks)
+    first = next(blocks)  # there is one at least, as X has an item at least
+    stacked, filled = np.empty((n_rows, first.shape[1]), first.dtype), 0
+    for block in chain([first], blocks):
         stacked[filled : filled + len(block)] = block
         filled += len(block)
     return stacked

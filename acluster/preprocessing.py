@@ -23,7 +23,7 @@ from acluster.sets import (
 __all__ = ["LocalFeatureTransformer", "SetLookup"]
 
 
-class _SetsOut(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
+class _SetsOut(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[call-arg]
     """A transformer that gives sets, which no data frame holds."""
 
     def set_output(self, *, transform: str | None = None) -> Self:

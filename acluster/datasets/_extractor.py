@@ -128,7 +128,7 @@ class FrameExtractor(CallbackSupportMixin, BaseEstimator):
     FeatureSets(n_items=10, n_features=50, lengths=25..25, dtype=float32)
     """
 
-    _parameter_constraints: dict = {  # noqa: RUF012
+    _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012
         "n_features": [Interval(Integral, 1, None, closed="left")],
         "log_softmax": ["boolean"],
         "n_epochs": [Interval(Integral, 1, None, closed="left")],
@@ -200,13 +200,13 @@ class FrameExtractor(CallbackSupportMixin, BaseEstimator):
         initial = _draw_weights(images.shape[1:], self.n_features, generator)
         weights = _to_tensors(initial, device)
         self.loss_curve_ = self._train(weights, images, labels, generator, context)
-        weights = _to_arrays(weights)
-        if not all(np.isfinite(weight).all() for weight in weights.values()):
+        learnt = _to_arrays(weights)
+        if not all(np.isfinite(weight).all() for weight in learnt.values()):
             raise ValueError(
                 f"Training diverged, with losses {self.loss_curve_}. Lower learning_rate "
                 f"(now {self.learning_rate})."
             )
-        self.weights_ = weights
+        self.weights_ = learnt
         self.frame_shape_ = images.shape[1:]
         context.call_on_fit_task_end(
             estimator=self, X=images, y=labels, reconstruction_attributes={}

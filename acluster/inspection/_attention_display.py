@@ -187,10 +187,10 @@ class AttentionDisplay:
             own = a[:, chosen[name]]
             if self.thumbnails[name] is not None:
                 _draw_map(axes, own, self.thumbnails[name], cmap)
-                rows = np.arange(own.shape[1])
+                rows = np.arange(own.shape[1], dtype=float)
             else:
                 _draw_bars(axes, own, self.times[name])
-                rows = np.arange(own.shape[1])[::-1] + _BAR / 2
+                rows = np.arange(own.shape[1], dtype=float)[::-1] + _BAR / 2
             axes.set_yticks(rows, [f"unit {unit}" for unit in chosen[name]], fontsize="small")
             if name is not None:
                 axes.set_title(name if len(a) else f"{name}: missing", loc="left")

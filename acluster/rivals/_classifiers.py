@@ -124,10 +124,11 @@ class AverageClassifier(Rival):
     def _network_options(self) -> dict[str, Any]:
         return {**super()._network_options(), "fusion": self.fusion}
 
-    def _make_network(self, *args: Any, fusion: str) -> Any:
+    def _make_network(self, *args: Any, fusion: str = "features", **options: Any) -> Any:
         if fusion == "features":
-            return super()._make_network(*args)
-        return ScoreFusionNetwork(*args, is_softmax=self._coding.kind == "multiclass")
+            return super()._make_network(*args, **options)
+        is_softmax = self._coding.kind == "multiclass"
+        return ScoreFusionNetwork(*args, is_softmax=is_softmax, **options)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -7,6 +7,7 @@ features in the order in which they lie in their set.
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -115,7 +116,8 @@ class TemporalInception(Integration):
     def forward(self, values: Tensor, offsets: Tensor) -> Tensor:
         x = resampled(self.as_computed(values), offsets, self.n_steps)[:, None]  # (n, 1, T, M)
         for module, norm in zip(self.branches, self.branch_norms, strict=True):
-            x = functional.relu(norm(torch.cat([branch(x) for branch in module], dim=1)))
+            branches = cast(nn.ModuleList, module)
+            x = functional.relu(norm(torch.cat([branch(x) for branch in branches], dim=1)))
             x = functional.max_pool2d(x, (2, 1), ceil_mode=True)
         x = x.amax(dim=2, keepdim=True)
         for convolution, norm in zip(self.reduce, self.reduce_norms, strict=True):
