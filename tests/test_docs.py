@@ -53,12 +53,44 @@ grid = {"cluster_size": [2, 4], "max_iter": [3]}
 }
 
 
+def run_commands(code, folder):
+    """What a shell prints that has `python` and `acluster`, those of this environment."""
+    (folder / "bin").mkdir(exist_ok=True)
+    for name, command in (("acluster", "-W ignore -m acluster"), ("python", "")):
+        program = folder / "bin" / name
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} {command} "$@"\n')
+        program.chmod(0o755)
+    path = f"{folder / 'bin'}:{os.environ['PATH']}"
+    return subprocess.run(
+        ["bash", "-euc", code],
+        cwd=folder,
+        env={**os.environ, "PATH": path},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+
+
 def blocks(page, language):
     """The code of a page, with the number of the line where each block begins."""
     text = (DOCS / f"{page}.rst").read_text()
     pattern = rf"^\.\. code-block:: {language}\n\n((?:    .*\n|\n)+)"
     for found in re.finditer(pattern, text, flags=re.MULTILINE):
         yield text[: found.start(1)].count("\n") + 1, textwrap.dedent(found.group(1))
+
+
+def test_the_first_steps_lead_to_a_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for line, code in blocks("first_steps", "python"):
+        exec(compile(code, f"first_steps.rst, line {line}", "exec"), names)
+    assert names["search"].score(names["X_test"], names["y_test"]) > 0.97
+    assert Path("attention.png").stat().st_size > 1000
+    install, elsewhere = (code for _, code in blocks("first_steps", "bash"))
+    assert "pip install" in install
+    shown = run_commands(elsewhere, tmp_path)
+    assert shown.startswith("[0 1 2 3 4")
+    assert len(Path("predictions.csv").read_text().splitlines()) == 1798
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -84,15 +116,8 @@ def test_the_command_line_runs(tmp_path):
         np.save(tmp_path / "features" / f"item{number}.npy", rows)
         lines.append(f"item{number},{'wren' if number % 2 else 'robin'}")
     (tmp_path / "labels.csv").write_text("\n".join(lines))
-    (tmp_path / "bin").mkdir()
-    command = tmp_path / "bin" / "acluster"
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -W ignore -m acluster "$@"\n')
-    command.chmod(0o755)
-    environment = {**os.environ, "PATH": f"{command.parent}:{os.environ['PATH']}"}
     for _, code in blocks("command_line", "bash"):
-        subprocess.run(
-            ["bash", "-euc", code], cwd=tmp_path, env=environment, check=True, capture_output=True
-        )
+        run_commands(code, tmp_path)
     assert (tmp_path / "predictions.csv").read_text().startswith("id,prediction,probability of")
     assert (tmp_path / "item7.png").stat().st_size > 1000
     assert (tmp_path / "item7.csv").read_text().startswith("local feature,unit 0,")
