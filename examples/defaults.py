@@ -46,6 +46,8 @@ CANDIDATES = {
     "adam 0.01": {"optimizer": "adam", "learning_rate": 0.01},
     "adam 0.01, batches of 32": {"optimizer": "adam", "learning_rate": 0.01, "batch_size": 32},
     "adam 0.003, batches of 32": {"optimizer": "adam", "learning_rate": 0.003, "batch_size": 32},
+    "adam 0.01, no shifting": {"optimizer": "adam", "learning_rate": 0.01, "shifting": False},
+    "adam 0.003, no shifting": {"optimizer": "adam", "learning_rate": 0.003, "shifting": False},
 }
 
 

@@ -134,6 +134,12 @@ def evaluate(network, X, y):
     return accuracy, round(similarity[pairs].mean(), 3) if pairs.any() else np.nan
 
 
+def share_of_ones(X):
+    """How much of the squared length of local features lies along (1, …, 1)."""
+    values = X[:2000].packed()[0].astype(float)
+    return (values.sum(axis=1) ** 2).sum() / values.shape[1] / (values**2).sum()
+
+
 def show(rows):
     print(f"\n{'features':14}{'variant':16}{'accuracy (%)':>14}{'similarity':>12}   by seed")
     for kind in FEATURES:
@@ -159,7 +165,7 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
 
     parts = features.make_parts(options)
-    tasks, asked = {}, []
+    tasks, asked, shares = {}, [], {}
     training = (options.epochs, options.videos)
     for kind in options.features:
         suffix = "" if FEATURES[kind] else f"_{kind}"
@@ -168,6 +174,7 @@ def main(arguments=None):
             len(parts["train"].images), log_softmax=FEATURES[kind]
         )
         features.make_features(folder, extractor, parts)
+        shares[kind] = share_of_ones(features.load_features(folder)[2])
         done = features.read_rows_of(folder, options.csv, Run)
         for variant, seed in product(options.variants, options.seeds):
             run = Run(kind, variant, options.cluster_size, seed, *training)
@@ -178,6 +185,8 @@ def main(arguments=None):
         print(f"{run}: {row['accuracy']} %", flush=True)
     rows = read_rows(options.csv, Run)
     show({run: rows[run] for run in asked})
+    for kind, share in shares.items():
+        print(f"{kind}: {share:.0%} of the squared length lies along (1, …, 1)")
 
 
 if __name__ == "__main__":
