@@ -86,6 +86,7 @@ class Checkpoint:
             return None, False
         with open_model(self.path) as (description, tensors):
             self._check_identity(description.get("identity"))
+            self._check_epochs(description.get("loss_curve"), estimator.max_iter)
             try:
                 return self._restored(description, tensors, estimator, trainer, patience)
             except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -100,11 +101,6 @@ class Checkpoint:
         patience: Patience,
     ) -> tuple[Any, bool]:
         losses, scores = description["loss_curve"], description["validation_scores"]
-        if len(losses) > estimator.max_iter:
-            raise ValueError(
-                f"it has {len(losses)} epochs, and max_iter={estimator.max_iter}. Raise max_iter, "
-                "or use another checkpoint_dir"
-            )
         states = _nested(tensors)
         moments = states["trainer"].pop("optimizer", {})
         states["trainer"]["optimizer"] = [moments[str(i)] for i in range(len(moments))]
@@ -148,10 +144,17 @@ class Checkpoint:
         except OSError as error:
             warnings.warn(
                 f"The checkpoint could not be written, and the training goes on without: {error}",
-                stacklevel=7,
+                stacklevel=6,
             )
         now = time.monotonic()
         self._not_before = now + _PAUSE * (now - started)
+
+    def _check_epochs(self, losses: Any, max_iter: int) -> None:
+        if isinstance(losses, list) and len(losses) > max_iter:
+            raise ValueError(
+                f"{self.path} has {len(losses)} epochs, and max_iter={max_iter}. Raise max_iter, "
+                "or pass another checkpoint_dir."
+            )
 
     def _check_identity(self, found: Any) -> None:
         if not isinstance(found, dict):
@@ -180,7 +183,7 @@ def _digest(modalities: dict[str, FeatureSets], *arrays: NDArray[Any]) -> str:
     found = hashlib.sha256()
 
     def look_at(array: NDArray[Any]) -> None:
-        found.update(np.ascontiguousarray(array).data)
+        found.update(np.ascontiguousarray(array).data)  # numbers: labels are encoded
 
     for name, sets in modalities.items():
         found.update(f"{name} {sets.n_features} {sets.dtype}".encode())
@@ -201,12 +204,22 @@ def _digest(modalities: dict[str, FeatureSets], *arrays: NDArray[Any]) -> str:
 def _remove_torn(path: Path) -> None:
     """Remove what processes that are gone have left half written."""
     for torn in path.parent.glob(f".{path.name}.*.tmp"):
-        try:
-            os.kill(int(torn.name.removeprefix(f".{path.name}.").split(".")[0]), 0)
-        except ProcessLookupError:
+        pid = torn.name.removeprefix(f".{path.name}.").split(".")[0]
+        if pid.isdigit() and not _is_alive(int(pid)):
             torn.unlink(missing_ok=True)
-        except (ValueError, OSError):
-            pass  # of a process of another user, or no work of ours
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether another process has this number."""
+    if pid == os.getpid() or os.name != "posix":  # such a signal would end it elsewhere
+        return pid != os.getpid()
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # of another user
+    return True
 
 
 def _flat(state: Any, name: str = "") -> Iterator[tuple[str, NDArray[Any]]]:

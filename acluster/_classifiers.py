@@ -89,7 +89,7 @@ class AttentionClusterClassifier(AttentionClusters):
     """Classify items from their sets of local features, by one attention cluster.
 
     N attention units each take a weighted average of an item's local features
-    (equations 2 to 5); the shifting operation sets the units apart and normalises them
+    (equations 2 to 5); the shifting operation shifts, scales and normalises them
     (equation 7); their concatenation, the global feature (equation 6), goes through
     dropout and one linear layer. As a transformer it gives the global feature.
 

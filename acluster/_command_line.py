@@ -97,7 +97,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("store")
     command.add_argument("--out", required=True, metavar="MODEL", help="the model file to write")
     command.add_argument(
-        "--set", nargs="+", default=[], metavar="NAME=VALUE", help="parameters of the classifier"
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=VALUE",
+        help="parameters of the classifier; STORE comes before it",
     )
     command.add_argument("--hold-out", type=float, metavar="SHARE", help="of the items, to score")
     command.add_argument("--checkpoint", metavar="FOLDER", help="to go on from after a kill")
@@ -211,8 +216,12 @@ def _split(X: Any, y: Any, share: float | None) -> tuple[Any, Any]:
 
 def _check_folder(path: str | None) -> None:
     """Before the work, not after it."""
-    if path is not None and not Path(path).resolve().parent.is_dir():
+    if path is None:
+        return
+    if not Path(path).resolve().parent.is_dir():
         raise FileNotFoundError(f"there is no folder {str(Path(path).resolve().parent)!r}")
+    if Path(path).is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give the name of a file")
 
 
 def _labelled(store: str) -> tuple[Any, Any]:
@@ -238,7 +247,8 @@ def _parameter(text: str) -> tuple[str, Any]:
 def _predict(options: argparse.Namespace) -> None:
     """Predict the labels of a store's items, as a table with the columns id and prediction.
 
-    Where the store has labels, the accuracy is shown too.
+    Where the store has labels, the accuracy is shown too; on items that the model has learnt from
+    it says little.
     """
     _check_folder(options.out)
     classifier, X = acluster.load(options.model), acluster.open_feature_sets(options.store)
@@ -255,11 +265,17 @@ def _predict(options: argparse.Namespace) -> None:
             [name, _shown(label), *map("{:.6g}".format, own)]
             for name, label, own in zip(ids, labels, proba, strict=True)
         ]
-        if part.label is not None and part.label.shape == labels.shape:
+        if part.label is not None and _are_comparable(part.label, labels):
             right.append(np.asarray(part.label == labels).reshape(len(part), -1).all(axis=1))
     _write_table(options.out, header, rows)
     if right:
         print(f"accuracy: {np.concatenate(right).mean():.4f}", file=sys.stderr)
+
+
+def _are_comparable(labels: Any, predicted: Any) -> bool:
+    """Both text or both numbers, and as many for an item."""
+    are_text = [array.dtype.kind in "UO" for array in (labels, predicted)]
+    return are_text[0] == are_text[1] and labels.shape == predicted.shape
 
 
 def _shown(label: Any) -> Any:

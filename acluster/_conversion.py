@@ -79,17 +79,18 @@ def _check_begun(
     n_done = len(writer)
     if not n_done:
         return
-    if "id" not in columns or writer.id != list(columns["id"][:n_done]):
-        raise ValueError(
-            f"{path} holds other items than {source}, or items without an id. Choose another "
-            "path, or remove it."
-        )
     begun = set(info(path).columns)
-    if begun != set(columns):
+    if begun != set(columns) or "id" not in columns:
         raise ValueError(
-            f"{path} was begun with the columns {sorted(begun)}, not {sorted(columns)}. Choose "
-            "another path, or remove it."
+            f"{path} was begun with the columns {sorted(begun)}, not {sorted(columns)}, or without "
+            "ids. Choose another path, or remove it."
         )
+    for name, values in columns.items():
+        if not np.array_equal(writer.column(name), np.asarray(values[:n_done])):
+            raise ValueError(
+                f"{path} holds another {name} for some of the items of {source}. Choose another "
+                "path, or remove it."
+            )
 
 
 def _source(path: Path) -> Source:
@@ -97,23 +98,20 @@ def _source(path: Path) -> Source:
         return _archive(path)
     if any(path.glob("*.npy")):
         names = _stems([path])
-        return _named(names, lambda number: _load(path / f"{names[number]}.npy"))
+        return Source(names, lambda number: _load(path / f"{names[number]}.npy"), {"id": names})
     folders = {sub.name: sub for sub in sorted(path.iterdir()) if any(sub.glob("*.npy"))}
     if not folders:
         return _store(path)
     names = _stems(folders.values())
-    return _named(
+    return Source(
         names,
         lambda number: {
             modality: _load(folder / f"{names[number]}.npy")
             for modality, folder in folders.items()
             if (folder / f"{names[number]}.npy").exists()
         },
+        {"id": names},
     )
-
-
-def _named(names: list[str], read: Callable[[int], Any]) -> Source:
-    return Source(names, read, {"id": names})
 
 
 def _stems(folders: Iterable[Path]) -> list[str]:
@@ -138,7 +136,7 @@ def _archive(path: Path) -> Source:
         raise ValueError(f"{path} is no .npz archive of arrays, as numpy.savez writes it.")
     arrays = np.load(path, allow_pickle=False)
     names = sorted(arrays.files, key=natural_key)
-    return _named(names, lambda number: arrays[names[number]])
+    return Source(names, lambda number: arrays[names[number]], {"id": names})
 
 
 def _store(path: Path) -> Source:

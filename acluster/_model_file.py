@@ -48,7 +48,7 @@ class Tensors(Mapping[str, Any]):
 
     def __init__(self, file: Any) -> None:
         self._file = file
-        self._names = list(file.keys())
+        self._names = dict.fromkeys(file.keys())
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

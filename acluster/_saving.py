@@ -25,8 +25,6 @@ __all__ = ["Saveable", "best_score", "load"]
 _LIBRARIES = ("acluster", "numpy", "sklearn", "torch")
 _LABELS = {"bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"}
 _LABELS |= {"float16", "float32", "float64", "str", "object"}
-# Sizes that no tensor is as long as, as the hidden cells of "fc1", are held to this.
-_SIZE = 10_000
 _SIZES = {"n_features": [Interval(Integral, 1, None, closed="left")]}
 
 
@@ -74,7 +72,7 @@ def load(path: str | os.PathLike[str]) -> Any:
             )
         try:
             return known[name]._from_description(description, tensors)
-        except (KeyboardInterrupt, SystemExit):
+        except (KeyboardInterrupt, SystemExit, MemoryError):
             raise
         except BaseException as error:  # whatever a hostile file leads to, Rust's panic too
             reason = f"it lacks {error}" if isinstance(error, KeyError) else f"{error!s:.500}"
@@ -209,18 +207,13 @@ class Saveable:
     def _restore_architecture(
         self: Any, description: dict[str, Any], tensors: Tensors
     ) -> dict[str, Any]:
-        """The sizes that the network is made of, none beyond what the tensors bear out."""
+        """The sizes that the network is made of; so many modules as there are tensors for."""
         modalities, names = description["modalities"], ("n_features", *self._integration_parameters)
-        shapes = [tensors.spec(name)[0] for name in tensors]
-        longest = max([_SIZE, *(length for shape in shapes for length in shape)])
         if not 1 <= len(modalities) <= tensors.spec("network.linear.weight")[0][0]:
             raise ModelFileError(f"it has {len(modalities)} modalities")
         for modality, part in modalities.items():
             if set(part) != set(names):
                 raise ModelFileError(f"modality {modality!r:.80} has {[*part]}, not {[*names]}")
-            for name, value in part.items():
-                if type(value) is int and not 1 <= value <= longest:
-                    raise ModelFileError(f"{name}={value} of modality {modality!r:.80} is no size")
             validate_parameter_constraints(
                 {**self._parameter_constraints, **_SIZES}, part, caller_name=type(self).__name__
             )

@@ -236,7 +236,12 @@ class SetClassifier(
         if checkpoint_dir is not None:
             data = {"data": (self._modalities(X), targets, weights)}
             if validation is not None:
-                data["validation data"] = (self._modalities(validation[0]), *validation[1:])
+                X_val, y_val, weight_val = validation
+                data["validation data"] = (
+                    self._modalities(X_val),
+                    coding.encode(y_val),
+                    weight_val,
+                )
             checkpoint = Checkpoint(checkpoint_dir, identity_of(self, **data))
         trainer, run_epoch = self._prepare_epochs(X[items], targets[items], weights[items])
         if validation is not None:
@@ -373,7 +378,7 @@ class SetClassifier(
         self._dtype = self._resolve_dtype(X)
         self._random_state = check_random_state(self.random_state)
         self.network_ = self._build_network()
-        self.network_.reset_parameters(make_generator(self._random_state, "cpu"))
+        _draw_all(self.network_, make_generator(self._random_state, "cpu"))
         self.network_.to(device, getattr(torch, self._dtype))
         self._keep_optimizer(None)
         self.n_iter_ = 0
@@ -550,7 +555,7 @@ class SetClassifier(
             if self.n_iter_ == n_before:
                 raise
             trainer.optimizer.clear()
-            self._warn_of_interruption(self.n_iter_ - n_before)
+            self._warn_of_interruption(self.n_iter_ - n_before, is_kept=checkpoint is not None)
         if best_state is not None:
             self.network_.load_state_dict(best_state)
         fit_context.call_on_fit_task_end(estimator=self, reconstruction_attributes={}, **shown)
@@ -565,10 +570,15 @@ class SetClassifier(
                 stacklevel=6,
             )
 
-    def _warn_of_interruption(self, n_epochs: int) -> None:
+    def _warn_of_interruption(self, n_epochs: int, is_kept: bool) -> None:
+        later = (
+            "The same call goes on from the last epoch that was kept."
+            if is_kept
+            else "With checkpoint_dir in fit, the same call could have gone on later."
+        )
         warnings.warn(
             f"Training was interrupted after {n_epochs} epochs; the estimator is fitted by what "
-            "was done. With checkpoint_dir in fit, the same call could have gone on later.",
+            f"was done. {later}",
             UserWarning,
             stacklevel=6,
         )
@@ -836,6 +846,21 @@ def _only_in(architecture: dict[str, Any], other: dict[str, Any]) -> str:
             }
         )
     )
+
+
+def _draw_all(network: IntegrationNetwork, generator: torch.Generator) -> None:
+    """Draw the parameters; one that a class of the user's own forgets is noticed."""
+    with torch.no_grad():
+        for tensor in network.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.fill_(torch.nan)
+        network.reset_parameters(generator)
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(
+                f"reset_parameters leaves {name!r} as it was in memory. It has to set every "
+                "parameter and buffer; what the constructor computes is not kept."
+            )
 
 
 def _is_finite(network: torch.nn.Module) -> bool:

@@ -263,8 +263,9 @@ def test_an_interrupted_fit_is_a_fit(monkeypatch, callbacks):
         clf.set_callbacks(*callbacks)
     with monkeypatch.context() as patch:
         interrupted_in(5, patch)
-        with pytest.warns(UserWarning, match=r"interrupted after 4 epochs"):
+        with pytest.warns(UserWarning, match=r"after 4 epochs.*With checkpoint_dir") as warned:
             clf.fit(X, y)
+    assert warned[0].filename == __file__
     assert clf.n_iter_ == len(clf.loss_curve_) == 4
     assert clf.predict_proba(X).shape == (60, 2)
     assert clf.set_params(max_iter=2).fit(X, y).n_iter_ == 6
@@ -291,7 +292,7 @@ def test_before_the_first_epoch_there_is_nothing_to_keep(monkeypatch):
 def test_more_epochs_than_wanted_are_refused(tmp_path):
     X, y = make_sets()
     make(5).fit(X, y, checkpoint_dir=tmp_path)
-    with pytest.raises(ValueError, match=r"has 5 epochs, and max_iter=3"):
+    with pytest.raises(ValueError, match=r"fit.checkpoint has 5 epochs, and max_iter=3"):
         make(3).fit(X, y, checkpoint_dir=tmp_path)
 
 
@@ -332,18 +333,20 @@ def test_a_full_disk_does_not_end_the_fit(tmp_path, monkeypatch):
 
     monkeypatch.setattr("acluster._checkpoint.write_model", full)
     X, y = make_sets()
-    with pytest.warns(UserWarning, match=r"could not be written.*no space left"):
+    with pytest.warns(UserWarning, match=r"could not be written.*no space left") as warned:
         clf = make(3).fit(X, y, checkpoint_dir=tmp_path)
+    assert warned[0].filename == __file__
     assert_same_bits(clf, make(3).fit(X, y), X)
 
 
 def test_files_of_living_processes_are_left_alone(tmp_path):
     X, y = make_sets()
-    (tmp_path / f".fit.checkpoint.{os.getpid()}.abc.tmp").touch()
+    (tmp_path / f".fit.checkpoint.{os.getppid()}.abc.tmp").touch()
+    (tmp_path / f".fit.checkpoint.{os.getpid()}.abc.tmp").touch()  # of one before, in a container
     (tmp_path / ".fit.checkpoint.999999999.abc.tmp").touch()
     make(2).fit(X, y, checkpoint_dir=tmp_path)
     assert sorted(os.listdir(tmp_path)) == [
-        f".fit.checkpoint.{os.getpid()}.abc.tmp",
+        f".fit.checkpoint.{os.getppid()}.abc.tmp",
         "fit.checkpoint",
     ]
 
@@ -363,3 +366,12 @@ def test_an_interruption_in_validation_leaves_no_half_epoch(monkeypatch):
     with pytest.warns(UserWarning, match="interrupted after 2 epochs"):
         clf.fit(X, y, X_val=X, y_val=y)
     assert clf.n_iter_ == len(clf.loss_curve_) == len(clf.validation_scores_) == 2
+
+
+def test_labels_of_objects_are_told_by_what_they_say(tmp_path):
+    X, y = make_sets()
+    names = ["".join(["so", "und" if label else "lent"]) for label in y]  # texts of their own
+    for _ in range(2):
+        labels = np.array(["".join(name) for name in names], dtype=object)
+        clf = make(2).fit(X, labels, X_val=X, y_val=labels, checkpoint_dir=tmp_path)
+        assert clf.n_iter_ == 2

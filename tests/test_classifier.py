@@ -613,3 +613,13 @@ class TestOwnWeighting:
         X, y = make_sets()
         with pytest.raises(ValueError, match=r"nor a subclass of acluster.nn.Weighting"):
             AttentionClusterClassifier(weighting=torch.nn.Linear).fit(X, y)
+
+    def test_what_is_not_drawn_is_noticed(self):
+        class Forgetful(DistanceWeighting):
+            def __init__(self, *args):
+                super().__init__(*args)
+                self.norm = torch.nn.LayerNorm(self.points.shape[1])
+
+        X, y = make_sets()
+        with pytest.raises(ValueError, match=r"leaves 'integrations.0.weighting.norm.weight' as"):
+            AttentionClusterClassifier(weighting=Forgetful).fit(X, y)

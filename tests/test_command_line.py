@@ -162,7 +162,7 @@ def test_a_stopped_conversion_goes_on(here, monkeypatch, capsys):
     run("convert", "features", "sets.zarr")  # nothing is left to do
     np.savez("others.npz", other=np.ones((2, 4)))
     run("convert", "others.npz", "sets.zarr", fails=True)
-    assert "holds other items than others.npz" in capsys.readouterr().err
+    assert "holds another id for some of the items of others.npz" in capsys.readouterr().err
 
 
 def test_a_killed_fit_goes_on(here, capsys):
@@ -294,10 +294,15 @@ def test_a_store_that_was_begun_otherwise_is_left_alone(here, capsys):
     X, _ = here
     acluster.save_feature_sets("nameless.zarr", X)
     run("convert", "features", "nameless.zarr", fails=True)
-    assert "without an id" in capsys.readouterr().err
+    assert "without ids" in capsys.readouterr().err
     run("convert", "features", "sets.zarr")
     run("convert", "features", "sets.zarr", "--labels", "labels.csv", fails=True)
     assert "begun with the columns ['id'], not ['id', 'label']" in capsys.readouterr().err
+    run("convert", "features", "labelled.zarr", "--labels", "labels.csv")
+    text = Path("labels.csv").read_text()
+    Path("labels.csv").write_text(text.replace("item3,one", "item3,none"))
+    run("convert", "features", "labelled.zarr", "--labels", "labels.csv", fails=True)
+    assert "holds another label for some of the items" in capsys.readouterr().err
 
 
 def test_folders_are_looked_for_before_the_work(here, capsys, monkeypatch):

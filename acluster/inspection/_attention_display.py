@@ -234,10 +234,10 @@ def _shades(images: list[NDArray[Any]]) -> dict[str, float]:
             "A thumbnail is an array of shape (height, width) or (height, width, 3); there is one "
             f"of shape {next(image.shape for image in images if image.ndim not in (2, 3))}."
         )
-    if images[0].dtype == np.uint8:
-        return {"vmin": 0, "vmax": 255}
-    darkest, brightest = (function(list(map(function, images))) for function in (np.min, np.max))
-    return {"vmin": float(darkest), "vmax": float(brightest)}
+    return {
+        "vmin": float(np.nanmin([np.nanmin(image) for image in images])),
+        "vmax": float(np.nanmax([np.nanmax(image) for image in images])),
+    }
 
 
 def _draw_bars(axes: Any, a: NDArray[Any], times: ArrayLike | None) -> None:

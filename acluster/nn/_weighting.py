@@ -57,7 +57,10 @@ class Weighting(nn.Module, ABC):
 
     @abstractmethod
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw all parameters anew, from `generator`."""
+        """Draw all parameters anew, from `generator`, and set all buffers.
+
+        What the constructor computes is not kept: it runs where tensors have no memory.
+        """
 
     @abstractmethod
     def forward(self, values: Tensor) -> Tensor:

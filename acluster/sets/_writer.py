@@ -129,7 +129,7 @@ class FeatureSetsWriter:
             self._discard_uncommitted(committed["columns"])
         arrays = {name: self._group[name] for name in self._n_rows}
         self._formats = {name: (array.shape[1], array.dtype) for name, array in arrays.items()}
-        self._kinds = {name: _kind(self._column(name)[0]) for name in committed["columns"]}
+        self._kinds = {name: _kind(self.column(name)[0]) for name in committed["columns"]}
         self._pending: list[tuple[dict[str, NDArray[Any]], dict[str, Any]]] = []
         self._pending_bytes = 0
 
@@ -189,7 +189,8 @@ class FeatureSetsWriter:
         for name in set(self._group.array_keys()) - n_rows.keys():
             del self._group[name]
 
-    def _column(self, name: str) -> NDArray[Any]:
+    def column(self, name: str) -> NDArray[Any]:
+        """What is on disk of "label", "id", "group" or "weight", an entry for each item."""
         return read_column(self._group[name], self.path)
 
     def __len__(self) -> int:
@@ -199,7 +200,7 @@ class FeatureSetsWriter:
     def id(self) -> list[Any]:
         """The names of the items so far, to tell what is done; empty without names."""
         is_written = self._n_written and "id" in self._kinds
-        written = self._column("id").tolist() if is_written else []
+        written = self.column("id").tolist() if is_written else []
         return written + [columns["id"] for _, columns in self._pending if "id" in columns]
 
     def append(

@@ -51,7 +51,7 @@ clf.fit(X_train, y_train)
 print(f"accuracy on the test images: {clf.score(X_test, y_test):.3f}")
 
 # %%
-# What four of the units weigh, drawn over the image: a patch is as bright as its weight.
+# What four of the units weigh, drawn over the image: a patch is as dark as its weight is large.
 
 figure, axes = plt.subplots(4, 5, figsize=(7, 6), layout="constrained")
 attention = clf.attention_weights(X_test[:4])

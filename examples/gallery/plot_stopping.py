@@ -2,7 +2,8 @@
 When to stop
 ============
 
-With a validation set the weights of its best epoch stay. The curve shows what that saves.
+With `early_stopping` and a validation set, the weights of its best epoch stay. The curve shows what
+that saves.
 """
 
 import numpy as np
