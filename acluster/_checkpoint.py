@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
 import warnings
@@ -16,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acluster._model_file import ModelFileError, Tensors, open_model, write_model
-from acluster._saving import best_score
 from acluster.sets import FeatureSets
 from acluster.training import Patience, Trainer, resolve_device, to_numpy_state, to_torch_state
 
@@ -42,7 +40,7 @@ def check_resumable(estimator: Any) -> None:
         )
 
 
-def identity_of(estimator: Any, **data: Any) -> dict[str, Any]:
+def identity_of(estimator: Any, **data: Any) -> dict[str, str]:
     """What the epochs of a fit depend on: parameters, device, and parts of the data by name."""
     parameters = estimator.get_params(deep=False)
     for name in ("max_iter", "verbose", "warm_start", "device"):
@@ -62,15 +60,15 @@ class Checkpoint:
     folder : str or path
         Where the file is; it is made if it is not there.
 
-    identity : dict
+    identity : dict of str to str
         What the fit depends on. A file of another identity is refused.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], identity: dict[str, Any]) -> None:
+    def __init__(self, folder: str | os.PathLike[str], identity: dict[str, str]) -> None:
         self.path = Path(folder) / "fit.checkpoint"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         _remove_torn(self.path)
-        self._identity = json.loads(json.dumps(identity))
+        self._identity = identity
         self._not_before = 0.0
 
     def restore(self, estimator: Any, trainer: Trainer, patience: Patience) -> tuple[Any, bool]:
@@ -100,14 +98,13 @@ class Checkpoint:
         trainer: Trainer,
         patience: Patience,
     ) -> tuple[Any, bool]:
-        losses, scores = description["loss_curve"], description["validation_scores"]
+        losses = description["loss_curve"]
         states = _nested(tensors)
         moments = states["trainer"].pop("optimizer", {})
         states["trainer"]["optimizer"] = [moments[str(i)] for i in range(len(moments))]
         trainer.load_state({**states["trainer"], "random_state": description["random_state"]})
         estimator.loss_curve_, estimator.n_iter_ = losses, len(losses)
-        estimator.validation_scores_ = scores
-        estimator.best_validation_score_ = best_score(scores)
+        estimator.validation_scores_ = description["validation_scores"]
         patience.best_score, patience.n_waited = description["patience"]
         best_state = to_torch_state(states["best"]) if "best" in states else None
         return best_state, description["stopped"]

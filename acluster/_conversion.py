@@ -164,7 +164,7 @@ def _read_table(path: str, names: list[str]) -> dict[str, list[Any]]:
     if missing:
         raise ValueError(f"{path} has no row for {missing[0]!r} ({len(missing)} items have none).")
     columns = [column for column in given if column != "id"]
-    return {column: [_value(column, rows[name][column]) for name in names] for column in columns}
+    return {column: [rows[name][column] for name in names] for column in columns}
 
 
 def _check_row(path: str, line: int, row: dict[Any, Any], rows: dict[str, Any]) -> None:
@@ -175,10 +175,6 @@ def _check_row(path: str, line: int, row: dict[Any, Any], rows: dict[str, Any]) 
         raise ValueError(f"{where} is a second row for {row['id']!r}.")
     if "weight" in row:
         try:
-            float(row["weight"])
+            row["weight"] = float(row["weight"])
         except ValueError:
             raise ValueError(f"{where}: the weight {row['weight']!r} is no number.") from None
-
-
-def _value(column: str, text: str) -> str | float:
-    return float(text) if column == "weight" else text

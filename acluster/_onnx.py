@@ -47,18 +47,17 @@ def write_onnx(
 ) -> None:
     """Write the file; modalities are its inputs, by name, each with its lengths."""
     if find_spec("onnxscript") is None:
-        raise ImportError("to_onnx needs onnx and onnxscript: pip install 'acluster[onnx]'.")
+        raise ImportError("to_onnx needs onnx and onnxscript: install the extra 'onnx'.")
     like = network.linear.weight
     means = [None if mean is None else torch.from_numpy(mean).to(like) for mean in stand_ins]
     module = Probabilities(PaddedNetwork(network, means), coding.kind).eval()
     names, example, shapes = [], [], []
-    for modality in widths:
+    for i, (modality, width) in enumerate(widths.items()):
         if modality == OUTPUT or modality.endswith("_lengths"):
             raise ValueError(
                 f"A modality named {modality!r} cannot be told from other inputs and outputs of "
                 "the file. Fit with another name."
             )
-    for i, (modality, width) in enumerate(widths.items()):
         names += [modality, f"{modality}_lengths"]
         # Sizes of 0 and 1 would be taken for constants.
         example += [like.new_zeros(2, 3 + i, width), torch.full((2,), 2, device=like.device)]

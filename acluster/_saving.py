@@ -20,7 +20,7 @@ from acluster._labels import LabelCoding
 from acluster._model_file import ModelFileError, Tensors, open_model, write_model
 from acluster.training import to_numpy_state, to_torch_state
 
-__all__ = ["Saveable", "best_score", "load"]
+__all__ = ["Saveable", "load"]
 
 _LIBRARIES = ("acluster", "numpy", "sklearn", "torch")
 _LABELS = {"bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"}
@@ -198,7 +198,6 @@ class Saveable:
         if scores is not None and len(_numbers(scores, "validation_scores")) != self.n_iter_:
             raise ModelFileError(f"it has {len(scores)} validation scores of {self.n_iter_} epochs")
         self.validation_scores_ = scores
-        self.best_validation_score_ = best_score(scores)
         self._random_state = check_random_state(self.random_state)
         self._optimizer_state = (self.optimizer, None)
         self.network_, used = self._restore_network(tensors)
@@ -316,8 +315,3 @@ def _numbers(values: Any, name: str) -> list[float]:
     if not isinstance(values, list) or not all(type(v) is float for v in values):
         raise ModelFileError(f"its {name} is not a list of numbers")
     return values
-
-
-def best_score(scores: list[float] | None) -> float | None:
-    """The highest of those that are there."""
-    return None if scores is None else float(np.nanmax(scores))

@@ -24,7 +24,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from acluster._checkpoint import Checkpoint, check_resumable, identity_of
 from acluster._labels import LabelCoding, check_labels, to_mean_one
-from acluster._saving import Saveable, best_score
+from acluster._saving import Saveable
 from acluster._training_parameters import TRAINING, TrainingParameters
 from acluster.nn import Integration, IntegrationNetwork
 from acluster.sets import FeatureSets, save_rows, warn_of_scale
@@ -147,6 +147,13 @@ class SetClassifier(
     def _stand_ins(self) -> list[NDArray[Any] | None]:
         """For every modality, the local feature that stands for a missing set, if any does."""
         return [None] * len(self._architecture["integrations"])
+
+    @property
+    def best_validation_score_(self) -> float | None:
+        """The highest of the validation scores."""
+        check_is_fitted(self)
+        scores = self.validation_scores_
+        return None if scores is None else float(np.nanmax(scores))
 
     # Fitting.
 
@@ -384,7 +391,6 @@ class SetClassifier(
         self.n_iter_ = 0
         self.loss_curve_: list[float] = []
         self.validation_scores_: list[float] | None = None
-        self.best_validation_score_: float | None = None
 
     def _check_precision(self, dtype: str) -> None:
         if self.precision == "mixed" and dtype == "float64":
@@ -505,7 +511,7 @@ class SetClassifier(
         if not standardizes and not self._needs_means:
             self._learn_stand_ins([])
             return
-        moments = [feature_moments(of_modality) for of_modality in sets]
+        moments = [feature_moments(of_modality, with_std=standardizes) for of_modality in sets]
         self._learn_stand_ins(moments)
         if standardizes:
             for standardization, (mean, std, _) in zip(
@@ -602,7 +608,6 @@ class SetClassifier(
             # Epochs without a validation set count too, so that scores are told by their epoch.
             before = self.validation_scores_ or [np.nan] * self.n_iter_
             self.validation_scores_ = [*before, accuracy]
-            self.best_validation_score_ = best_score(self.validation_scores_)
         self.n_iter_ += 1
         self.loss_curve_.append(loss)
         if self.verbose:

@@ -26,7 +26,6 @@ MAY_IMPORT = {
     "_model_file": {"numpy", "safetensors"},
     "_checkpoint": {
         "acluster._model_file",
-        "acluster._saving",
         "acluster.sets",
         "acluster.training",
         "numpy",

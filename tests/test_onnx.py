@@ -99,7 +99,7 @@ def test_what_to_install_is_said(tmp_path, monkeypatch):
         clf.to_onnx(tmp_path / "model.onnx")
     clf.fit(X, y)
     monkeypatch.setattr("acluster._onnx.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"acluster\[onnx\]"):
+    with pytest.raises(ImportError, match=r"the extra 'onnx'"):
         clf.to_onnx(tmp_path / "model.onnx")
     monkeypatch.undo()
     for name in ("probabilities", "a_lengths"):

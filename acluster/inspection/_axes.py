@@ -24,7 +24,7 @@ def as_axes(given: Any, n: int, size: tuple[float, float]) -> NDArray[Any]:
     try:
         import matplotlib.pyplot as plt
     except ImportError:
-        raise ImportError("Displays need matplotlib: pip install 'acluster[plot]'.") from None
+        raise ImportError("Displays need matplotlib: install the extra 'plot'.") from None
     if given is None:
         _, axes = plt.subplots(n, figsize=size, layout="constrained", squeeze=False)
         return axes[:, 0]

@@ -124,10 +124,11 @@ class FeatureMoments(NamedTuple):
     n_rows: int
 
 
-def feature_moments(sets: FeatureSets) -> FeatureMoments:
+def feature_moments(sets: FeatureSets, with_std: bool) -> FeatureMoments:
     """Those of all local features of all sets, in one pass.
 
-    Features that are constant but for rounding have a standard deviation of 0.
+    Features that are constant but for rounding have a standard deviation of 0; without `with_std`,
+    which takes longer, all have.
     """
     if sets.blocks is not None:  # each block is then decoded once
         sets = sets[np.argsort(sets.numbers)]
@@ -138,19 +139,18 @@ def feature_moments(sets: FeatureSets) -> FeatureMoments:
         n, n_before = len(values), n_rows
         n_rows += n
         if n:  # Chan et al.: the moments of two parts come together without a loss of digits
-            values = values.double()
             mean, squares = mean.to(values.device), squares.to(values.device)
-            own = values.mean(dim=0)
+            own = values.mean(dim=0, dtype=torch.float64)
             away = own - mean
-            squares = squares + (values - own).square_().sum(dim=0)
-            squares = squares + away.square() * (n_before * n / n_rows)
+            if with_std:
+                squares = squares + (values.double() - own).square_().sum(dim=0)
+                squares = squares + away.square() * (n_before * n / n_rows)
             mean = mean + away * (n / n_rows)
-    n_rows = max(n_rows, 1)
-    variance = squares / n_rows
+    variance = squares / max(n_rows, 1)
     rounding = n_rows * torch.finfo(torch.float64).eps  # as scikit-learn's StandardScaler has it
     is_constant = variance <= rounding * variance + (rounding * mean).square()
     std = variance.sqrt().masked_fill(is_constant, 0)
-    return FeatureMoments(mean.cpu().numpy(), std.cpu().numpy(), int(sets.lengths.sum()))
+    return FeatureMoments(mean.cpu().numpy(), std.cpu().numpy(), n_rows)
 
 
 def _batch_size(sets: FeatureSets) -> int:

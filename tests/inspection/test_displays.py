@@ -256,7 +256,7 @@ def test_importance_needs_modalities(fitted, fitted_to_two):
 
 def test_matplotlib_is_not_needed_to_import(monkeypatch):
     monkeypatch.setitem(matplotlib.sys.modules, "matplotlib.pyplot", None)
-    with pytest.raises(ImportError, match=r"acluster\[plot\]"):
+    with pytest.raises(ImportError, match=r"the extra 'plot'"):
         AttentionDisplay.from_attention(np.ones((1, 1)))
 
 

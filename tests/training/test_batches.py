@@ -159,11 +159,12 @@ class TestMissing:
         values[0] = 0  # a black frame
         values[:, 1] = 1 / 3
         sets = FeatureSets(values, np.r_[0, 1, 5, 5, np.arange(6, 3001)])
-        mean, std, count = feature_moments(sets)
+        mean, std, count = feature_moments(sets, with_std=True)
         assert count == 3000
         np.testing.assert_allclose(mean, values.mean(axis=0), rtol=1e-12)
         np.testing.assert_allclose(std, values.std(axis=0), rtol=1e-9, atol=1e-12)
         assert std[1] == 0
+        np.testing.assert_allclose(feature_moments(sets, with_std=False).mean, mean, rtol=1e-12)
 
 
 class TestReadingAhead:
