@@ -8,23 +8,23 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from sklearn.model_selection import GroupShuffleSplit, train_test_split
 
 import acluster
 from acluster._conversion import convert
+from acluster._progress import progress
 from acluster.inspection import AttentionDisplay
 from acluster.sets import info, validate
 
 __all__ = ["main"]
 
 _ITEMS_PER_STEP = 256
-_T = TypeVar("_T")
 
 _DESCRIPTION = """\
 Classify items from their sets of local features: stores of features, and models of them.
@@ -166,7 +166,7 @@ def _convert(options: argparse.Namespace) -> None:
         options.store,
         table=options.labels,
         dtype=options.dtype,
-        progress=lambda numbers: _progress(numbers, f"{options.store}: items"),
+        progress=lambda numbers: progress(numbers, f"{options.store}: items", len(numbers)),
     )
     print(f"{n_items} items are in {options.store}.")
 
@@ -257,7 +257,7 @@ def _predict(options: argparse.Namespace) -> None:
     rows: list[list[Any]] = []
     if options.proba:
         header += [f"probability of {label}" for label in classifier.classes_]
-    for part in _progress(parts, f"parts of {_ITEMS_PER_STEP} items"):
+    for part in progress(parts, f"parts of {_ITEMS_PER_STEP} items", len(parts)):
         labels = classifier.predict(part)
         proba = classifier.predict_proba(part) if options.proba else [()] * len(part)
         ids = range(len(rows), len(rows) + len(part)) if part.id is None else part.id
@@ -324,13 +324,3 @@ def _number(X: Any, item: str) -> int:
         f"there is no item {item!r}; the store has {len(X)} items, by number from 0"
         + (f", or by id, as {ids[0]!r}." if ids else ".")
     )
-
-
-def _progress(things: Sequence[_T], what: str) -> Iterator[_T]:
-    """The same things; a terminal is told how many are done."""
-    shows = sys.stderr.isatty()
-    for number, thing in enumerate(things, 1):
-        yield thing
-        if shows:
-            end = "\n" if number == len(things) else ""
-            print(f"\r{what}: {number} of {len(things)}", end=end, file=sys.stderr, flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 import os
 import warnings
 from abc import ABC, abstractmethod
@@ -24,6 +25,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from acluster._checkpoint import Checkpoint, check_resumable, identity_of
 from acluster._labels import LabelCoding, check_labels, to_mean_one
+from acluster._progress import progress
 from acluster._saving import Saveable
 from acluster._training_parameters import TRAINING, TrainingParameters
 from acluster.nn import Integration, IntegrationNetwork
@@ -627,7 +629,9 @@ class SetClassifier(
     ) -> Iterator[NDArray[Any]]:
         """What `function` of the packed sets gives for every batch, as numpy arrays."""
         self.network_.eval()
-        return (output.cpu().numpy() for output in infer(function, source, self.batch_size))
+        outputs = (output.cpu().numpy() for output in infer(function, source, self.batch_size))
+        n_batches = math.ceil(len(source) / self.batch_size)
+        return progress(outputs, "batches", n_batches) if self.verbose else outputs
 
     def _attention_weights(self, X: Any) -> dict[str, FeatureSets]:
         """The weights of the units over every modality's local features, packed as X is."""

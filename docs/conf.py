@@ -11,6 +11,11 @@ extensions = [
     "sphinx_gallery.gen_gallery",
 ]
 autodoc_typehints = "none"
+nitpicky = True  # what a page refers to has to be there
+nitpick_ignore_regex = [
+    ("py:.*", r"(sklearn|numpy|torch|zarr)\..*"),  # other packages' pages
+    ("py:obj", r"[a-z_]+_"),  # fitted attributes that are properties
+]
 numpydoc_show_class_members = False
 exclude_patterns = ["_build"]
 html_theme = "furo"

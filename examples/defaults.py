@@ -5,7 +5,8 @@ The defaults of the attention cluster, by cross-validation on training parts
 Each candidate is a change of the defaults; it is trained and scored inside the training part of
 those sets of `rivals.py` that have one: five folds by class, drawn twice; of UTD-MHAD, pairs of
 training subjects left out. No test item is seen; so musk1, elephant and birds, of which every item
-is tested in some fold, have no say.
+is tested in some fold, have no say. In their place stand bags of MNIST's training images, after
+Ilse et al. (2018): which of them hold a nine?
 
     python examples/defaults.py [--sets "spoken digits"] [--candidates "as they are"] [--n-jobs 2]
 
@@ -18,6 +19,8 @@ import json
 import os
 import time
 import warnings
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,12 +35,13 @@ from sklearn.model_selection import LeavePGroupsOut, RepeatedStratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from acluster import MultimodalFeatureSets
+from acluster import FeatureSets, MultimodalFeatureSets
+from acluster.datasets import fetch_mnist
 from acluster.preprocessing import LocalFeatureTransformer
 
 CSV = Path(__file__).resolve().parent.parent / "docs" / "results" / "defaults.csv"
 SENSORS = ("skeleton", "inertial", "depth", "three sensors")
-SETS = ["japanese vowels", *SENSORS, "spoken digits"]
+SETS = ["bags of digits", "japanese vowels", *SENSORS, "spoken digits"]
 
 CANDIDATES = {
     "as they are": {},
@@ -59,9 +63,42 @@ class Run(NamedTuple):
     split: int
 
 
+class Study(NamedTuple):
+    """Candidates by name, each the parameters of a classifier, and where their rows go."""
+
+    candidates: dict
+    make: Callable  # of whether there are several modalities, and of a seed
+    csv: Path
+
+
+DEFAULTS = Study(CANDIDATES, rivals.attention_cluster, CSV)
+
+
+@cache
+def bags_of_digits(n_bags=200):
+    """Bags of some ten images of 14 x 14 pixels; every other bag has a nine among them."""
+    mnist, draw = fetch_mnist(), np.random.default_rng(0)
+    pixels = mnist.train_images.reshape(-1, 14, 2, 14, 2).mean(axis=(2, 4)).reshape(-1, 196)
+    is_nine = mnist.train_labels == 9
+    y = np.arange(n_bags) % 2
+    bags = []
+    for has_nine in y:
+        size = max(2, round(draw.normal(10, 2)))
+        images = draw.choice(np.flatnonzero(~is_nine), size)
+        if has_nine:
+            images[draw.integers(size)] = draw.choice(np.flatnonzero(is_nine))
+        bags.append(pixels[images].astype(np.float32))
+    everything = [(np.arange(n_bags), np.arange(0))]
+    return rivals.Problem(FeatureSets.from_arrays(bags), y, lambda seed: everything)
+
+
+def load(dataset):
+    return bags_of_digits() if dataset == "bags of digits" else rivals.load(dataset)
+
+
 def splits(dataset):
     """(fit, held out), as indices of the items of a set."""
-    problem = rivals.load(dataset)
+    problem = load(dataset)
     y, train = problem.y, problem.folds(0)[0][0]
     if dataset in SENSORS:
         groups = rivals.actions().group[train]
@@ -72,14 +109,15 @@ def splits(dataset):
     return [(train[fit], train[held]) for fit, held in found]
 
 
-def perform(run, parameters, parent):
+def perform(run, study, parent):
     """The row of a run."""
     stop_if_orphaned(parent)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", ConvergenceWarning)
-    X, y, *_ = rivals.load(run.dataset)
+    X, y, *_ = load(run.dataset)
     fit, held = splits(run.dataset)[run.split]
-    classifier = rivals.attention_cluster(isinstance(X, MultimodalFeatureSets), seed=run.split)
+    parameters = study.candidates[run.candidate]
+    classifier = study.make(isinstance(X, MultimodalFeatureSets), seed=run.split)
     classifier.set_params(**parameters)
     model = make_pipeline(LocalFeatureTransformer(StandardScaler()), classifier)
     started = time.process_time()
@@ -94,17 +132,17 @@ def perform(run, parameters, parent):
     }
 
 
-def show(rows):
+def show(rows, names):
     """Accuracy by candidate and set, and the mean rank over the sets that all have."""
-    candidates = [name for name in CANDIDATES if any(run.candidate == name for run in rows)]
-    names = [name for name in SETS if any(run.dataset == name for run in rows)]
-    table = np.array([[mean(rows, name, one) for name in names] for one in candidates])
+    candidates = [name for name in names if any(run.candidate == name for run in rows)]
+    sets = [name for name in SETS if any(run.dataset == name for run in rows)]
+    table = np.array([[mean(rows, name, one) for name in sets] for one in candidates])
     complete = ~np.isnan(table).any(axis=0)
     if not complete.any():
         print("There is no set yet that all candidates have been scored on.")
         return
     ranks = rankdata(-table[:, complete], axis=0).mean(axis=1)
-    print(f"{'':34}{'rank':>6}" + "".join(f"{name[:10]:>12}" for name in names))
+    print(f"{'':34}{'rank':>6}" + "".join(f"{name[:10]:>12}" for name in sets))
     for rank, candidate, figures in sorted(zip(ranks, candidates, table, strict=True)):
         print(f"{candidate:34}{rank:6.1f}" + "".join(f"{figure:12.1f}" for figure in figures))
 
@@ -118,20 +156,19 @@ def mean(rows, dataset, candidate):
     return np.mean(found) if found else np.nan
 
 
-def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
+def main(study, description, arguments=None):
+    parser = argparse.ArgumentParser(description=description.strip().splitlines()[0])
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
-    parser.add_argument(
-        "--candidates", nargs="+", choices=CANDIDATES, default=list(CANDIDATES), metavar="NAME"
-    )
+    names = list(study.candidates)
+    parser.add_argument("--candidates", nargs="+", choices=names, default=names, metavar="NAME")
     parser.add_argument("--splits", type=int, help="stop after this many of each set")
     parser.add_argument("--n-jobs", type=int, default=os.cpu_count())
-    parser.add_argument("--csv", type=Path, default=CSV, help="where the rows go")
+    parser.add_argument("--csv", type=Path, default=study.csv, help="where the rows go")
     options = parser.parse_args(arguments)
     done = {
         run
         for run, row in read_rows(options.csv, Run).items()
-        if row["parameters"] == json.dumps(CANDIDATES.get(run.candidate))
+        if row["parameters"] == json.dumps(study.candidates.get(run.candidate))
     }
     runs = [
         Run(dataset, candidate, split)
@@ -139,15 +176,11 @@ def main(arguments=None):
         for split in range(len(splits(dataset)))[: options.splits]
         for candidate in options.candidates
     ]
-    tasks = (
-        delayed(perform)(run, CANDIDATES[run.candidate], os.getpid())
-        for run in runs
-        if run not in done
-    )
+    tasks = (delayed(perform)(run, study, os.getpid()) for run in runs if run not in done)
     for run, row in run_all(tasks, options.csv, options.n_jobs, Run):
         print(f"{run.dataset}, {run.candidate}, {run.split}: {row['accuracy']} %", flush=True)
-    show(read_rows(options.csv, Run))
+    show(read_rows(options.csv, Run), study.candidates)
 
 
 if __name__ == "__main__":
-    main()
+    main(DEFAULTS, __doc__)

@@ -11,7 +11,8 @@ PACKAGE = Path(acluster.__file__).parent
 
 # Every room, and what of acluster and of the heavy libraries it may import.
 MAY_IMPORT = {
-    "sets": {"acluster.sets", "numpy", "sklearn", "zarr"},
+    "_progress": set(),
+    "sets": {"acluster._progress", "acluster.sets", "numpy", "sklearn", "zarr"},
     "_memory": {"numpy", "torch"},
     "nn": {"acluster._memory", "acluster.nn", "torch"},
     "training": {
@@ -44,6 +45,7 @@ MAY_IMPORT = {
     "_set_classifier": {
         "acluster._checkpoint",
         "acluster._labels",
+        "acluster._progress",
         "acluster._saving",
         "acluster._training_parameters",
         "acluster.nn",
@@ -88,6 +90,7 @@ MAY_IMPORT = {
     "_command_line": {
         "acluster",
         "acluster._conversion",
+        "acluster._progress",
         "acluster.inspection",
         "acluster.sets",
         "numpy",

@@ -94,7 +94,7 @@ def test_the_first_steps_lead_to_a_model(tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize("page", ["guide", "extending", "coming_from"])
+@pytest.mark.parametrize("page", ["guide", "gpu", "extending", "coming_from"])
 def test_the_code_of_a_page_runs(tmp_path, monkeypatch, page):
     pytest.importorskip("onnxruntime")
     monkeypatch.chdir(tmp_path)
@@ -131,3 +131,12 @@ def test_messages_that_are_explained_are_those_of_the_package():
     explained = [message for message in explained if not message.startswith("Maximum iter")]
     for message in explained:
         assert any(message in case.message for case in CASES), message
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_links_between_files_lead_somewhere(page):
+    path = DOCS.parent / page
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text())
+    local = [link for link in links if "://" not in link]
+    assert [link for link in local if not (path.parent / link).exists()] == []
+    assert local or page != "README.md"

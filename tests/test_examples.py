@@ -435,3 +435,31 @@ def test_candidates_never_see_a_test_item(data_home, monkeypatch):
         assert set(fit) | set(held) == set(train)
         assert not set(fit) & set(held)
         assert not set(test) & (set(fit) | set(held))
+
+
+def test_variants_of_the_cluster(tmp_path, data_home):
+    table = tmp_path / "variants.csv"
+    command = ["variants.py", "--sets", "japanese vowels", "--splits", 1, "--csv", table]
+    command += ["--n-jobs", 1, "--candidates", "as it is", "entmax", "pyramid of time"]
+    shown = run_example(*command, ACLUSTER_DATA=str(data_home))
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert {row["candidate"] for row in rows} == {"as it is", "entmax", "pyramid of time"}
+    assert all(float(row["accuracy"]) > 70 for row in rows)
+    assert "entmax " in shown.splitlines()[-1] + shown.splitlines()[-2] + shown.splitlines()[-3]
+
+
+@pytest.mark.parametrize(("name", "scale", "power"), [("sparsemax", 1, 1), ("entmax", 0.5, 2)])
+def test_other_weights_than_the_softmax(monkeypatch, name, scale, power):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    function = importlib.import_module("variants").ACTIVATIONS[name]
+    scores = torch.randn(3, 9, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    scores[1, 5:] = -torch.inf  # a shorter set
+    weights = function(2 * scores).permute(0, 2, 1).reshape(-1, 9)
+    for z, found in zip((2 * scores).permute(0, 2, 1).reshape(-1, 9), weights, strict=True):
+        low, high = scale * z.max() - 1, scale * z.max()  # the threshold, by bisection
+        for _ in range(80):
+            middle = (low + high) / 2
+            total = ((scale * z - middle).clamp(min=0) ** power).sum()
+            low, high = (middle, high) if total > 1 else (low, middle)
+        torch.testing.assert_close(found, (scale * z - low).clamp(min=0) ** power)
+    assert torch.autograd.gradcheck(function, scores[:1].clone().requires_grad_())

@@ -13,6 +13,7 @@ import numpy as np
 import zarr
 from numpy.typing import ArrayLike, NDArray
 
+from acluster._progress import progress
 from acluster.sets._feature_sets import check_lengths, to_numpy
 from acluster.sets._items import ItemSequence
 from acluster.sets._writer import FeatureSetsWriter
@@ -34,6 +35,7 @@ def save_feature_sets(
     weight: ArrayLike | None = None,
     dtype: str | None = None,
     attributes: Mapping[str, Any] | None = None,
+    verbose: bool = False,
 ) -> None:
     """Write sets as a store, from memory or from other layouts, with bounded memory.
 
@@ -71,6 +73,9 @@ def save_feature_sets(
     attributes : dict, default=None
         Anything JSON can hold about the features, such as their extractor.
 
+    verbose : bool, default=False
+        Whether a terminal is told how many items are written.
+
     Raises
     ------
     FileExistsError
@@ -103,9 +108,12 @@ def save_feature_sets(
     names = _item_names(X)
     if names is not None and "id" not in columns:
         columns["id"] = np.array(names)
+    items = _items(X, names, lengths)
+    if verbose:
+        items = progress(items, f"{path}: items")
     writer = FeatureSetsWriter(path, dtype=dtype, attributes=attributes)
     try:
-        _append_all(writer, _items(X, names, lengths), columns)
+        _append_all(writer, items, columns)
         writer.close()
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)

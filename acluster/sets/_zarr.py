@@ -147,7 +147,7 @@ def validate(store: str | os.PathLike[str] | zarr.Group) -> Bunch:
     Raises
     ------
     FileNotFoundError, StoreError
-        As :func:`open_feature_sets`; also for a feature that is not finite. The message
+        As :func:`~acluster.open_feature_sets`; also for a feature that is not finite. The message
         names the array and the place.
 
     Examples

@@ -1,0 +1,229 @@
+"""
+Variants of the attention cluster, by cross-validation on training parts
+========================================================================
+
+What could be exchanged in a cluster, one part at a time: a learnt projection of the local features
+before it; other weights than the softmax; batch norm in the place of the shifting operation; a
+slice of the values for each unit, so that parameters do not grow with N·M (Psomas et al.,
+arXiv 2506.10178); pyramids over channels and over time (after the abstract of Long et al., TPAMI
+44(4), 2022); a time coordinate. Sets, splits and options are those of `defaults.py`: no test item
+is seen.
+
+    python examples/variants.py [--sets "spoken digits"] [--candidates "projection 64"] [--n-jobs 2]
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import defaults
+import torch
+from torch import nn
+from torch.nn import functional
+
+from acluster.nn import Integration, ShiftingOperation, attend
+from acluster.rivals._classifiers import Rival
+from acluster.rivals._integrations import BatchNorm, padded, segment
+
+
+class Variant(Integration):
+    """An attention cluster of equation 4, some of whose parts can be exchanged."""
+
+    def __init__(
+        self,
+        n_features,
+        cluster_size,
+        projection_size,
+        activation,
+        norm,
+        slice_size,
+        channel_levels,
+        time_levels,
+        time_coordinate,
+    ):
+        super().__init__()
+        self.project = nn.Linear(n_features, projection_size) if projection_size else None
+        self.time_coordinate = time_coordinate
+        width = (projection_size or n_features) + bool(time_coordinate)
+        self.activation = activation
+        self.parts = [
+            (channel, level, number)
+            for channel in slices(width, channel_levels)
+            for level in range(time_levels)
+            for number in range(2**level)
+        ]
+        self.unit_size = max(1, cluster_size // len(self.parts))
+        self.units = nn.ParameterList(
+            torch.empty(self.unit_size, channel.stop - channel.start) for channel, *_ in self.parts
+        )
+        self.slice_size = slice_size
+        sizes = [slice_size or channel.stop - channel.start for channel, *_ in self.parts]
+        self.global_size = self.unit_size * sum(sizes)
+        self.values = nn.ParameterList(
+            torch.empty(self.unit_size, channel.stop - channel.start, slice_size)
+            for channel, *_ in self.parts
+            if slice_size
+        )
+        self.shifts = nn.ModuleList(
+            ShiftingOperation(self.unit_size) for _ in self.parts if norm == "shifting"
+        )
+        self.norm = BatchNorm(self.global_size) if norm == "batch" else None
+
+    def reset_parameters(self, generator=None):
+        with torch.no_grad():
+            for parameters in (self.units, self.values):
+                for parameter in parameters:
+                    bound = parameter.shape[1] ** -0.5
+                    parameter.uniform_(-bound, bound, generator=generator)
+            if self.project is not None:
+                bound = self.project.in_features**-0.5
+                for parameter in self.project.parameters():
+                    parameter.uniform_(-bound, bound, generator=generator)
+        for shift in self.shifts:
+            shift.reset_parameters(generator)
+        if self.norm is not None:
+            self.norm.reset_parameters()
+
+    def forward(self, values, offsets):
+        values = self.as_computed(values)
+        if self.project is not None:
+            values = functional.relu(self.project(values))
+        if self.time_coordinate:
+            values = torch.cat([values, when(offsets).to(values)[:, None]], dim=1)
+        pooled = []
+        for i, (channel, level, number) in enumerate(self.parts):
+            own, cut = values[:, channel], offsets
+            if level:
+                rows, cut = segment(offsets, number, 2**level)
+                own = own[rows]
+            v = self.pool(own, cut, own @ self.units[i].T)
+            if self.slice_size:
+                v = torch.einsum("nqm,qmd->nqd", v, self.values[i])
+            if self.shifts:
+                v = self.shifts[i](v) * len(self.parts) ** -0.5
+            pooled.append(v.flatten(1))
+        g = torch.cat(pooled, dim=1)
+        return g if self.norm is None else self.norm(g)
+
+    def pool(self, values, offsets, logits):
+        if self.activation == "softmax":
+            return attend(values, offsets, logits)
+        x, inside = padded(values, offsets)
+        scores, _ = padded(logits, offsets)
+        scores = scores.masked_fill(~inside[..., None], -math.inf)
+        weights = ACTIVATIONS[self.activation](scores)
+        return weights.transpose(1, 2) @ x
+
+
+def when(offsets):
+    """Where in its set each local feature stands, from -1 to 1."""
+    lengths = offsets.diff()
+    place = torch.arange(int(offsets[-1])) - offsets[:-1].repeat_interleave(lengths)
+    return (2 * place + 1) / lengths.repeat_interleave(lengths) - 1
+
+
+def slices(width, n_levels):
+    """A pyramid over channels: all, halves, quarters."""
+    return [
+        slice(width * number // 2**level, width * (number + 1) // 2**level)
+        for level in range(n_levels)
+        for number in range(2**level)
+    ]
+
+
+def sparsemax(scores):
+    """The nearest point of the simplex (Martins and Astudillo, 2016), over dimension 1."""
+    ordered = scores.sort(dim=1, descending=True).values
+    rank = torch.arange(1, scores.shape[1] + 1).to(scores)[:, None]
+    finite = ordered.isfinite()
+    sums = ordered.masked_fill(~finite, 0).cumsum(1)
+    inside = finite & (1 + rank * ordered > sums)
+    size = inside.sum(dim=1, keepdim=True)
+    threshold = (sums.gather(1, size - 1) - 1) / size
+    return (scores - threshold).clamp(min=0)
+
+
+def entmax15(scores):
+    """Between softmax and sparsemax (Peters, Niculae and Martins, 2019, algorithm 2)."""
+    half = (scores - scores.amax(dim=1, keepdim=True)) / 2
+    ordered = half.sort(dim=1, descending=True).values
+    finite = ordered.isfinite()
+    known = ordered.masked_fill(~finite, 0)
+    rank = torch.arange(1, scores.shape[1] + 1).to(scores)[:, None]
+    mean, square = known.cumsum(1) / rank, (known**2).cumsum(1) / rank
+    gap = ((1 - rank * (square - mean**2)) / rank).clamp(min=0)
+    taus = mean - torch.where(gap > 0, gap, 1).sqrt() * (gap > 0)
+    size = (finite & (taus <= ordered)).sum(dim=1, keepdim=True)
+    return (half - taus.gather(1, size - 1)).clamp(min=0) ** 2
+
+
+def top(scores, k=5):
+    """The softmax of each unit's highest scores."""
+    k = min(k, scores.shape[1])
+    least = scores.topk(k, dim=1).values[:, -1:]
+    return scores.masked_fill(scores < least, -math.inf).softmax(dim=1)
+
+
+ACTIVATIONS = {"sparsemax": sparsemax, "entmax": entmax15, "top": top}
+
+
+OPEN = ("projection_size", "activation", "norm", "slice_size", "time_coordinate")  # 0, or a name
+
+
+CANDIDATES = {
+    "as it is": {},
+    "no shifting": {"norm": "none"},
+    "batch norm": {"norm": "batch"},
+    "projection 32": {"projection_size": 32},
+    "projection 128": {"projection_size": 128},
+    "projection 128, no shifting": {"projection_size": 128, "norm": "none"},
+    "sparsemax": {"activation": "sparsemax"},
+    "entmax": {"activation": "entmax"},
+    "top 5": {"activation": "top"},
+    "slices of 8": {"slice_size": 8},
+    "slices of 8, batch norm": {"slice_size": 8, "norm": "batch"},
+    "pyramid of channels": {"channel_levels": 3},
+    "pyramid of time": {"time_levels": 3},
+    "time coordinate": {"time_coordinate": 1},
+}
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class VariantClassifier(Rival):
+    """An estimator of them, with the defaults of the attention cluster."""
+
+    cluster_size: int = 32
+    projection_size: int = 0
+    activation: str = "softmax"
+    norm: str = "shifting"
+    slice_size: int = 0
+    channel_levels: int = 1
+    time_levels: int = 1
+    time_coordinate: int = 0
+
+    _integration = Variant
+    _integration_parameters = (
+        "cluster_size",
+        "projection_size",
+        "activation",
+        "norm",
+        "slice_size",
+        "channel_levels",
+        "time_levels",
+        "time_coordinate",
+    )
+
+    _parameter_constraints: ClassVar = {
+        **Rival._parameter_constraints,
+        **dict.fromkeys(OPEN, "no_validation"),
+    }
+
+
+def variant(is_multimodal, seed):
+    return VariantClassifier(random_state=seed)
+
+
+VARIANTS = defaults.Study(CANDIDATES, variant, defaults.CSV.with_name("variants.csv"))
+
+if __name__ == "__main__":
+    defaults.main(VARIANTS, __doc__)
