@@ -416,7 +416,7 @@ def test_candidates_for_the_defaults(tmp_path, data_home):
     table = tmp_path / "defaults.csv"
     name = "japanese vowels"
     command = ["defaults.py", "--sets", name, "--splits", 1, "--csv", table, "--n-jobs", 1]
-    command += ["--candidates", "as they are", "adam 0.01"]
+    command += ["--candidates", "rmsprop 0.001", "adam 0.01"]
     shown = run_example(*command, ACLUSTER_DATA=str(data_home))
     assert shown.count("japanese vowels, ") == 2
     assert "adam 0.01" in shown.splitlines()[-1] + shown.splitlines()[-2]
