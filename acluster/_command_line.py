@@ -252,6 +252,7 @@ def _predict(options: argparse.Namespace) -> None:
     """
     _check_folder(options.out)
     classifier, X = acluster.load(options.model), acluster.open_feature_sets(options.store)
+    classifier.set_params(verbose=False)  # the parts are shown, not the batches of each
     parts = [X[i : i + _ITEMS_PER_STEP] for i in range(0, len(X), _ITEMS_PER_STEP)]
     header, right = ["id", "prediction"], []
     rows: list[list[Any]] = []

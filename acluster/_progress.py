@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import TypeVar
 
 __all__ = ["progress"]
@@ -11,7 +11,9 @@ __all__ = ["progress"]
 _T = TypeVar("_T")
 
 
-def progress(things: Iterable[_T], what: str, n_things: int | None = None) -> Iterator[_T]:
+def progress(
+    things: Iterable[_T], what: str, n_things: int | None = None
+) -> Generator[_T, None, None]:
     """The same things, one by one; a terminal is told how many are done.
 
     Parameters
@@ -25,7 +27,8 @@ def progress(things: Iterable[_T], what: str, n_things: int | None = None) -> It
     n_things : int, optional
         How many there will be, where that is known.
     """
-    if not sys.stderr.isatty():
+    terminal = sys.stderr
+    if terminal is None or not terminal.isatty():  # None: a program without a console
         yield from things
         return
     of_all = "" if n_things is None else f" of {n_things}"
@@ -34,6 +37,6 @@ def progress(things: Iterable[_T], what: str, n_things: int | None = None) -> It
         for number, thing in enumerate(things, 1):
             yield thing
             line = f"{what}: {number}{of_all}"
-            print(f"\r{line}", end="", file=sys.stderr, flush=True)
+            print(f"\r{line}", end="", file=terminal, flush=True)
     finally:
-        print(f"\r{' ' * len(line)}\r", end="", file=sys.stderr, flush=True)
+        print(f"\r{' ' * len(line)}\r", end="", file=terminal, flush=True)

@@ -142,6 +142,6 @@ TRAINING = """\
         and the dropout. The same int gives the same bits on the same device.
 
     verbose : bool, default=False
-        Whether to print a line per epoch, and to tell a terminal how far a prediction is. For a
-        progress bar of the epochs, see `set_callbacks`.
+        Whether to print a line per epoch, and to tell a terminal how far a prediction is, that of a
+        validation set too. For a progress bar of the epochs, see `set_callbacks`.
 """

@@ -63,3 +63,17 @@ def test_progress_changes_no_result(terminal, method):
     quiet = getattr(clf, method)(sets())
     verbose = getattr(clf.set_params(verbose=True), method)(sets())
     np.testing.assert_array_equal(np.vstack([*quiet]), np.vstack([*verbose]))
+
+
+def test_the_line_is_gone_before_an_item_is_refused(terminal, tmp_path):
+    items = [np.ones((2, 3)), np.ones((2, 3)), np.ones((2, 4))]
+    with pytest.raises(ValueError, match="4") as raised:
+        save_feature_sets(tmp_path / "a.zarr", items, verbose=True)
+    assert raised.traceback
+    assert "items: 2" in terminal.getvalue()
+    assert terminal.getvalue().endswith(" \r")
+
+
+def test_a_program_without_a_console(monkeypatch):
+    monkeypatch.setattr(acluster._progress, "sys", SimpleNamespace(stderr=None))
+    assert list(progress("ab", "letters")) == ["a", "b"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,8 @@ def save_feature_sets(
         items = progress(items, f"{path}: items")
     writer = FeatureSetsWriter(path, dtype=dtype, attributes=attributes)
     try:
-        _append_all(writer, items, columns)
+        with closing(items):  # an error is shown after the line of progress is gone
+            _append_all(writer, items, columns)
         writer.close()
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)
@@ -155,7 +157,9 @@ def _append_all(
             )
 
 
-def _items(X: Any, names: Sequence[str] | None, lengths: ArrayLike | None) -> Iterator[Any]:
+def _items(
+    X: Any, names: Sequence[str] | None, lengths: ArrayLike | None
+) -> Generator[Any, None, None]:
     """The items of every form that `save_feature_sets` takes, one after the other."""
     if lengths is not None or getattr(X, "ndim", None) == 3:
         yield from _padded_items(X, lengths)
@@ -193,7 +197,7 @@ def _padded_items(X: Any, lengths: ArrayLike | None) -> Iterator[Any]:
         yield X[i, :size]
 
 
-def _multimodal_items(modalities: dict[str, Iterator[Any]]) -> Iterator[dict[str, Any]]:
+def _multimodal_items(modalities: Mapping[str, Iterator[Any]]) -> Iterator[dict[str, Any]]:
     ended = object()
     while True:
         row = [next(x, ended) for x in modalities.values()]
