@@ -161,13 +161,7 @@ def _convert(options: argparse.Namespace) -> None:
 
     A conversion that was stopped goes on where it was.
     """
-    n_items = convert(
-        options.source,
-        options.store,
-        table=options.labels,
-        dtype=options.dtype,
-        progress=lambda numbers: progress(numbers, f"{options.store}: items", len(numbers)),
-    )
+    n_items = convert(options.source, options.store, table=options.labels, dtype=options.dtype)
     print(f"{n_items} items are in {options.store}.")
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from acluster._progress import progress
 from acluster.sets import COLUMNS, FeatureSetsWriter, info, natural_key, open_feature_sets
 
 __all__ = ["convert"]
@@ -30,7 +31,6 @@ def convert(
     *,
     table: str | None = None,
     dtype: str | None = None,
-    progress: Callable[[range], Iterable[int]] = iter,
 ) -> int:
     """Write the items of `source` to the store at `path`, which may hold the first of them already.
 
@@ -48,9 +48,6 @@ def convert(
     dtype : {"float16", "float32"}, optional
         Of the stored features.
 
-    progress : callable, optional
-        Is given the numbers of the items to be written, and passes them on.
-
     Returns
     -------
     int
@@ -66,7 +63,8 @@ def convert(
         columns = columns | _read_table(table, names)
     with FeatureSetsWriter(path, resume=True, dtype=dtype) as writer:
         _check_begun(writer, path, source, columns)
-        for number in progress(range(len(writer), len(names))):
+        missing = range(len(writer), len(names))
+        for number in progress(missing, f"{path}: items", len(missing)):
             own = {column: values[number] for column, values in columns.items()}
             writer.append(read(number), **own)
     return len(names)

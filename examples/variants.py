@@ -14,6 +14,7 @@ is seen.
 
 import math
 from dataclasses import dataclass
+from inspect import signature
 from typing import ClassVar
 
 import defaults
@@ -22,6 +23,7 @@ from torch import nn
 from torch.nn import functional
 
 from acluster.nn import Integration, ShiftingOperation, attend
+from acluster.nn._weighting import uniform_
 from acluster.rivals._classifiers import Rival
 from acluster.rivals._integrations import BatchNorm, padded, segment
 
@@ -70,15 +72,11 @@ class Variant(Integration):
         self.norm = BatchNorm(self.global_size) if norm == "batch" else None
 
     def reset_parameters(self, generator=None):
-        with torch.no_grad():
-            for parameters in (self.units, self.values):
-                for parameter in parameters:
-                    bound = parameter.shape[1] ** -0.5
-                    parameter.uniform_(-bound, bound, generator=generator)
-            if self.project is not None:
-                bound = self.project.in_features**-0.5
-                for parameter in self.project.parameters():
-                    parameter.uniform_(-bound, bound, generator=generator)
+        for parameter in (*self.units, *self.values):
+            uniform_(parameter, parameter.shape[1], generator)
+        if self.project is not None:
+            for parameter in self.project.parameters():
+                uniform_(parameter, self.project.in_features, generator)
         for shift in self.shifts:
             shift.reset_parameters(generator)
         if self.norm is not None:
@@ -89,7 +87,7 @@ class Variant(Integration):
         if self.project is not None:
             values = functional.relu(self.project(values))
         if self.time_coordinate:
-            values = torch.cat([values, when(offsets).to(values)[:, None]], dim=1)
+            values = torch.cat([values, time_of(offsets).to(values)[:, None]], dim=1)
         pooled = []
         for i, (channel, level, number) in enumerate(self.parts):
             own, cut = values[:, channel], offsets
@@ -115,7 +113,7 @@ class Variant(Integration):
         return weights.transpose(1, 2) @ x
 
 
-def when(offsets):
+def time_of(offsets):
     """Where in its set each local feature stands, from -1 to 1."""
     lengths = offsets.diff()
     place = torch.arange(int(offsets[-1])) - offsets[:-1].repeat_interleave(lengths)
@@ -167,7 +165,13 @@ def top(scores, k=5):
 ACTIVATIONS = {"sparsemax": sparsemax, "entmax": entmax15, "top": top}
 
 
-OPEN = ("projection_size", "activation", "norm", "slice_size", "time_coordinate")  # 0, or a name
+UNCHECKED = (
+    "projection_size",
+    "activation",
+    "norm",
+    "slice_size",
+    "time_coordinate",
+)  # 0, or a name
 
 
 CANDIDATES = {
@@ -202,20 +206,11 @@ class VariantClassifier(Rival):
     time_coordinate: int = 0
 
     _integration = Variant
-    _integration_parameters = (
-        "cluster_size",
-        "projection_size",
-        "activation",
-        "norm",
-        "slice_size",
-        "channel_levels",
-        "time_levels",
-        "time_coordinate",
-    )
+    _integration_parameters = tuple(signature(Variant).parameters)[1:]  # without n_features
 
     _parameter_constraints: ClassVar = {
         **Rival._parameter_constraints,
-        **dict.fromkeys(OPEN, "no_validation"),
+        **dict.fromkeys(UNCHECKED, "no_validation"),
     }
 
 

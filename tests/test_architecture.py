@@ -86,7 +86,7 @@ MAY_IMPORT = {
         "torch",
     },
     "__main__": {"acluster._command_line"},
-    "_conversion": {"acluster.sets", "numpy"},
+    "_conversion": {"acluster._progress", "acluster.sets", "numpy"},
     "_command_line": {
         "acluster",
         "acluster._conversion",
