@@ -123,7 +123,7 @@ class SetClassifier(
             cls.__doc__ = (
                 cls.__doc__.replace("    {training}\n", TRAINING)
                 .replace("    {attributes}\n", ATTRIBUTES)
-                .replace("{optimizer}", cls.optimizer)
+                .replace("{learning_rate}", str(cls.learning_rate))
             )
 
     @abstractmethod

@@ -20,11 +20,11 @@ class TrainingParameters:
 
     standardize: bool = False
     dropout: float = 0.5
-    optimizer: str = "rmsprop"
-    learning_rate: float = 1e-3
+    optimizer: str = "adam"
+    learning_rate: float = 1e-2
     weight_decay: float = 0.0
     max_grad_norm: float | None = 5.0
-    batch_size: int = 128
+    batch_size: int = 32
     max_iter: int = 200
     tol: float | None = 1e-4
     n_iter_no_change: int = 10
@@ -75,10 +75,10 @@ TRAINING = """\
         The share of the global feature that is zeroed at random in training, before the last
         layer.
 
-    optimizer : {"rmsprop", "adam", "adamw"}, default="{optimizer}"
+    optimizer : {"rmsprop", "adam", "adamw"}, default="adam"
         The paper's choice for video is RMSprop; its toy experiment used Adam.
 
-    learning_rate : float, default=0.001
+    learning_rate : float, default={learning_rate}
         Step size of the optimiser.
 
     weight_decay : float, default=0.0
@@ -87,7 +87,7 @@ TRAINING = """\
     max_grad_norm : float, default=5.0
         The l2 norm over all parameters to which gradients are scaled down. None: never.
 
-    batch_size : int, default=128
+    batch_size : int, default=32
         Items per step, and per block of a prediction.
 
     max_iter : int, default=200

@@ -2,11 +2,12 @@
 The defaults of the attention cluster, by cross-validation on training parts
 =============================================================================
 
-Each candidate is an optimiser with its step size and, after it, items per batch; it is trained and
-scored inside the training part of those sets of `rivals.py` that have one: five folds by class,
-drawn twice; of UTD-MHAD, pairs of training subjects left out. No test item is seen; so musk1,
-elephant and birds, of which every item is tested in some fold, have no say. In their place stand
-bags of MNIST's training images, after Ilse et al. (2018): which of them hold a nine?
+Each candidate is an optimiser with its step size and, after it, items per batch; then one more
+parameter, where it has another value than the default. It is trained and scored inside the training
+part of those sets of `rival_sets.py` that have one: five folds by class, drawn twice; of UTD-MHAD,
+pairs of training subjects left out. No test item is seen; so musk1, elephant and birds, of which
+every item is tested in some fold, have no say. In their place stand bags of MNIST's training
+images, after Ilse et al. (2018): which of them hold a nine?
 
     python examples/defaults.py [--sets "spoken digits"] [--candidates "adam 0.003"] [--n-jobs 2]
 
@@ -20,7 +21,6 @@ import os
 import time
 import warnings
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,14 +29,14 @@ import rivals
 import torch
 from joblib import delayed
 from result_rows import percent, read_rows, run_all, stop_if_orphaned, surroundings
+from rival_sets import actions, load
 from scipy.stats import rankdata
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import LeavePGroupsOut, RepeatedStratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from acluster import FeatureSets, MultimodalFeatureSets
-from acluster.datasets import fetch_mnist
+from acluster import MultimodalFeatureSets
 from acluster.preprocessing import LocalFeatureTransformer
 
 CSV = Path(__file__).resolve().parent.parent / "docs" / "results" / "defaults.csv"
@@ -56,6 +56,17 @@ CANDIDATES |= {
     f"{name}, no shifting": {**CANDIDATES[name], "shifting": False}
     for name in ("adam 0.001, 32", "adam 0.003", "adam 0.003, 32", "adam 0.01")
 }
+CANDIDATES |= {
+    f"adam 0.01, 32, {name}": {**CANDIDATES["adam 0.01, 32"], **change}
+    for name, change in {
+        "dropout 0.8": {"dropout": 0.8},
+        "60 epochs": {"max_iter": 60},
+        "decay 0.1": {"optimizer": "adamw", "weight_decay": 0.1},
+        "N = 128": {"cluster_size": 128},
+        "8 local features": {"n_local_features": 8},
+        "24 local features": {"n_local_features": 24},
+    }.items()
+}
 
 
 class Run(NamedTuple):
@@ -70,33 +81,15 @@ class Study(NamedTuple):
     """Candidates by name, each the parameters of a classifier, and where their rows go."""
 
     candidates: dict
-    make: Callable  # of whether there are several modalities, and of a seed
+    make: Callable  # of whether there are several modalities, a seed, and these parameters
     csv: Path
 
 
-DEFAULTS = Study(CANDIDATES, rivals.attention_cluster, CSV)
+def attention_cluster(is_multimodal, seed, **parameters):
+    return rivals.attention_cluster(is_multimodal, seed).set_params(**parameters)
 
 
-@cache
-def bags_of_digits(n_bags=200):
-    """Bags of some ten images of 14 x 14 pixels; every other bag has a nine among them."""
-    mnist, draw = fetch_mnist(), np.random.default_rng(0)
-    pixels = mnist.train_images.reshape(-1, 14, 2, 14, 2).mean(axis=(2, 4)).reshape(-1, 196)
-    is_nine = mnist.train_labels == 9
-    y = np.arange(n_bags) % 2
-    bags = []
-    for has_nine in y:
-        size = max(2, round(draw.normal(10, 2)))
-        images = draw.choice(np.flatnonzero(~is_nine), size)
-        if has_nine:
-            images[draw.integers(size)] = draw.choice(np.flatnonzero(is_nine))
-        bags.append(pixels[images].astype(np.float32))
-    everything = [(np.arange(n_bags), np.arange(0))]
-    return rivals.Problem(FeatureSets.from_arrays(bags), y, lambda seed: everything)
-
-
-def load(dataset):
-    return bags_of_digits() if dataset == "bags of digits" else rivals.load(dataset)
+DEFAULTS = Study(CANDIDATES, attention_cluster, CSV)
 
 
 def splits(dataset):
@@ -104,7 +97,7 @@ def splits(dataset):
     problem = load(dataset)
     y, train = problem.y, problem.folds(0)[0][0]
     if dataset in SENSORS:
-        groups = rivals.actions().group[train]
+        groups = actions().group[train]
         found = LeavePGroupsOut(2).split(train, groups=groups)
     else:
         cv = RepeatedStratifiedKFold(n_splits=5, n_repeats=2, random_state=0)
@@ -120,8 +113,7 @@ def perform(run, study, parent):
     X, y, *_ = load(run.dataset)
     fit, held = splits(run.dataset)[run.split]
     parameters = study.candidates[run.candidate]
-    classifier = study.make(isinstance(X, MultimodalFeatureSets), seed=run.split)
-    classifier.set_params(**parameters)
+    classifier = study.make(isinstance(X, MultimodalFeatureSets), run.split, **parameters)
     model = make_pipeline(LocalFeatureTransformer(StandardScaler()), classifier)
     started = time.process_time()
     model.fit(X[fit], y[fit])

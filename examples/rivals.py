@@ -24,17 +24,14 @@ import argparse
 import os
 import time
 import warnings
-from collections.abc import Callable
-from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import flash_mnist_features
 import numpy as np
 import torch
-import utd_mhad
 from joblib import delayed
 from result_rows import percent, read_rows, run_all, stop_if_orphaned, surroundings
+from rival_sets import SETS, load
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
@@ -44,16 +41,12 @@ from acluster import (
     AttentionClusterClassifier,
     MultimodalAttentionClusterClassifier,
     MultimodalFeatureSets,
-    open_feature_sets,
     rivals,
-    save_feature_sets,
 )
-from acluster.datasets import load_benchmark, load_fsdd
 from acluster.preprocessing import LocalFeatureTransformer
 
 HERE = Path(__file__).resolve().parent
 CSV = HERE.parent / "docs" / "results" / "rivals.csv"
-WORK = HERE / "output" / "rivals"
 
 
 class Run(NamedTuple):
@@ -63,77 +56,6 @@ class Run(NamedTuple):
     method: str
     seed: int
     fold: int
-
-
-class Problem(NamedTuple):
-    """Items with their labels, and what to train and to test on."""
-
-    X: Any
-    y: np.ndarray
-    folds: Callable[[int], list]  # of a seed: (train, test) indices
-    seeds: range = range(3)
-
-
-def benchmark(name):
-    data = load_benchmark(name)
-    if "folds" in data:
-        given = dict(enumerate(data.folds))  # so many repetitions there are, and no more
-        return Problem(data.data, data.target, lambda seed: given.get(seed, []), range(len(given)))
-    return Problem(data.data, data.target, lambda seed: [(data.train_indices, data.test_indices)])
-
-
-@cache
-def actions():
-    """The clips of UTD-MHAD, their local features extracted once."""
-    store = WORK / "utd_mhad.zarr"
-    return open_feature_sets(store) if store.exists() else utd_mhad.local_features(store)
-
-
-def actions_of(*names):
-    X = actions()
-    is_train = X.group % 2 == 1
-    split = [(np.flatnonzero(is_train), np.flatnonzero(~is_train))]
-    sets = {name: X[name].load() for name in names}
-    chosen = MultimodalFeatureSets(sets) if len(names) > 1 else sets[names[0]]
-    return Problem(chosen, X.label, lambda seed: split)
-
-
-def spoken_digits():
-    store = WORK / "fsdd.zarr"
-    if not store.exists():
-        digits = load_fsdd()
-        is_test = np.isin(np.arange(len(digits.data)), digits.test_indices)
-        save_feature_sets(store, digits.data, label=digits.target, group=is_test.astype(int))
-    X = open_feature_sets(store)
-    split = [(np.flatnonzero(X.group == 0), np.flatnonzero(X.group == 1))]
-    return Problem(X.load(), X.label, lambda seed: split)
-
-
-def flash_mnist():
-    options = argparse.Namespace(images=None, videos=25_600, test_videos=10_240, csv=CSV)
-    parts = flash_mnist_features.make_parts(options)
-    folder = WORK / "flash_mnist"
-    extractor = flash_mnist_features.authors_extractor(len(parts["train"].images))
-    flash_mnist_features.make_features(folder, extractor, parts)
-    X, y, X_test, y_test = flash_mnist_features.load_features(folder)
-    both = X.from_arrays([*X, *X_test])
-    split = [(np.arange(len(y)), np.arange(len(y), len(y) + len(y_test)))]
-    return Problem(both, np.concatenate([y, y_test]), lambda seed: split)
-
-
-SETS = {
-    "musk1": lambda: benchmark("musk1"),
-    "elephant": lambda: benchmark("elephant"),
-    "birds": lambda: benchmark("birds_winter_wren"),
-    "japanese vowels": lambda: benchmark("japanese_vowels"),
-    "skeleton": lambda: actions_of("skeleton"),
-    "inertial": lambda: actions_of("inertial"),
-    "depth": lambda: actions_of("depth"),
-    "three sensors": lambda: actions_of("skeleton", "inertial", "depth"),
-    "spoken digits": spoken_digits,
-    "flash-mnist": flash_mnist,
-}
-load = cache(lambda name: SETS[name]())
 
 
 def attention_cluster(is_multimodal, seed):

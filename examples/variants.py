@@ -214,8 +214,8 @@ class VariantClassifier(Rival):
     }
 
 
-def variant(is_multimodal, seed):
-    return VariantClassifier(random_state=seed)
+def variant(is_multimodal, seed, **parameters):
+    return VariantClassifier(**parameters, random_state=seed)
 
 
 VARIANTS = defaults.Study(CANDIDATES, variant, defaults.CSV.with_name("variants.csv"))

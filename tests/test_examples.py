@@ -378,7 +378,7 @@ def test_rivals_and_their_report(tmp_path, data_home):
     table, image = tmp_path / "rivals.csv", tmp_path / "ranks.png"
     methods = ["attention cluster", "efficient probing", "pooled SVM"]
     command = ["rivals.py", "--sets", "musk1", "elephant", "--seeds", 0, "--folds", 1]
-    command += ["--methods", *methods, "--csv", table, "--n-jobs", 1]
+    command += ["--methods", *methods, "--csv", table, "--n-jobs", 2]
     environment = {"ACLUSTER_DATA": str(data_home)}
     assert "6 of 6: " in run_example(*command, **environment)
     assert "1 of" not in run_example(*command, **environment), "a run was done twice"
@@ -415,7 +415,7 @@ def test_nemenyi_is_that_of_the_textbook(monkeypatch):
 def test_candidates_for_the_defaults(tmp_path, data_home):
     table = tmp_path / "defaults.csv"
     name = "japanese vowels"
-    command = ["defaults.py", "--sets", name, "--splits", 1, "--csv", table, "--n-jobs", 1]
+    command = ["defaults.py", "--sets", name, "--splits", 1, "--csv", table, "--n-jobs", 2]
     command += ["--candidates", "rmsprop 0.001", "adam 0.01"]
     shown = run_example(*command, ACLUSTER_DATA=str(data_home))
     assert shown.count("japanese vowels, ") == 2
@@ -428,7 +428,7 @@ def test_candidates_never_see_a_test_item(data_home, monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
     defaults = importlib.import_module("defaults")
     assert set(defaults.SETS).isdisjoint(["musk1", "elephant", "birds"]), "all items are tested"
-    train, test = defaults.rivals.load("japanese vowels").folds(0)[0]
+    train, test = defaults.load("japanese vowels").folds(0)[0]
     splits = defaults.splits("japanese vowels")
     assert len(splits) == 10
     for fit, held in splits:
@@ -440,7 +440,7 @@ def test_candidates_never_see_a_test_item(data_home, monkeypatch):
 def test_variants_of_the_cluster(tmp_path, data_home):
     table = tmp_path / "variants.csv"
     command = ["variants.py", "--sets", "japanese vowels", "--splits", 1, "--csv", table]
-    command += ["--n-jobs", 1, "--candidates", "as it is", "entmax", "pyramid of time"]
+    command += ["--n-jobs", 2, "--candidates", "as it is", "entmax", "pyramid of time"]
     shown = run_example(*command, ACLUSTER_DATA=str(data_home))
     rows = list(csv.DictReader(table.read_text().splitlines()))
     assert {row["candidate"] for row in rows} == {"as it is", "entmax", "pyramid of time"}

@@ -1,0 +1,34 @@
+"""
+The step sizes of the rivals, by cross-validation on training parts
+===================================================================
+
+Rivals deserve what the attention cluster had: a step size chosen by `defaults.py`, with its sets,
+splits and options. No test item is seen.
+
+    python examples/rival_steps.py [--sets inertial] [--candidates "average, 0.01"] [--n-jobs 2]
+"""
+
+import defaults
+import rivals
+
+STEPS = (0.001, 0.003, 0.01)
+NETWORKS = [
+    name
+    for name, make in rivals.METHODS.items()
+    if name != "attention cluster" and "learning_rate" in make(False, 0).get_params(deep=False)
+]
+CANDIDATES = {
+    f"{method}, {step}": {"method": method, "learning_rate": step}
+    for method in NETWORKS
+    for step in STEPS
+}
+
+
+def rival(is_multimodal, seed, method, **parameters):
+    return rivals.METHODS[method](is_multimodal, seed).set_params(**parameters)
+
+
+STUDY = defaults.Study(CANDIDATES, rival, defaults.CSV.with_name("rival_steps.csv"))
+
+if __name__ == "__main__":
+    defaults.main(STUDY, __doc__)
