@@ -127,28 +127,28 @@ def perform(run, study, parent):
     }
 
 
-def show(rows, names):
-    """Accuracy by candidate and set, and the mean rank over the sets that all have."""
+def ranked(rows, names):
+    """The sets, and by candidate its mean rank over those that all have, and accuracy on each."""
     candidates = [name for name in names if any(run.candidate == name for run in rows)]
     sets = [name for name in SETS if any(run.dataset == name for run in rows)]
     table = np.array([[mean(rows, name, one) for name in sets] for one in candidates])
     complete = ~np.isnan(table).any(axis=0)
     if not complete.any():
-        print("There is no set yet that all candidates have been scored on.")
-        return
+        raise SystemExit("There is no set yet that all candidates have been scored on.")
     ranks = rankdata(-table[:, complete], axis=0).mean(axis=1)
-    print(f"{'':34}{'rank':>6}" + "".join(f"{name[:10]:>12}" for name in sets))
-    for rank, candidate, figures in sorted(zip(ranks, candidates, table, strict=True)):
-        print(f"{candidate:34}{rank:6.1f}" + "".join(f"{figure:12.1f}" for figure in figures))
+    lines = sorted(zip(ranks, candidates, table.tolist(), strict=True))
+    return sets, [(name, f"{rank:.1f}", *(f"{x:.1f}" for x in xs)) for rank, name, xs in lines]
 
 
 def mean(rows, dataset, candidate):
-    found = [
-        float(row["accuracy"])
-        for run, row in rows.items()
-        if (run.dataset, run.candidate) == (dataset, candidate)
-    ]
-    return np.mean(found) if found else np.nan
+    """Accuracy over those splits of a set that all candidates with rows of it have had."""
+    by_candidate = {}
+    for run, row in rows.items():
+        if run.dataset == dataset:
+            by_candidate.setdefault(run.candidate, {})[run.split] = float(row["accuracy"])
+    common = set.intersection(*map(set, by_candidate.values()))
+    found = by_candidate.get(candidate, {})
+    return np.mean([found[split] for split in common]) if found and common else np.nan
 
 
 def main(study, description, arguments=None):
@@ -174,7 +174,9 @@ def main(study, description, arguments=None):
     tasks = (delayed(perform)(run, study, os.getpid()) for run in runs if run not in done)
     for run, row in run_all(tasks, options.csv, options.n_jobs, Run):
         print(f"{run.dataset}, {run.candidate}, {run.split}: {row['accuracy']} %", flush=True)
-    show(read_rows(options.csv, Run), study.candidates)
+    sets, lines = ranked(read_rows(options.csv, Run), study.candidates)
+    for name, *figures in [("", "rank", *(name[:10] for name in sets)), *lines]:
+        print(f"{name:34}" + "".join(f"{figure:>12}" for figure in figures))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ STEPS = (0.001, 0.003, 0.01)
 NETWORKS = [
     name
     for name, make in rivals.METHODS.items()
-    if name != "attention cluster" and "learning_rate" in make(False, 0).get_params(deep=False)
+    if name != "attention cluster" and rivals.is_network(make(False, 0))
 ]
 CANDIDATES = {
     f"{method}, {step}": {"method": method, "learning_rate": step}

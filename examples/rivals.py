@@ -9,8 +9,8 @@ Every method, with its default parameters, on every set of the data home under i
 - UTD-MHAD (each sensor, and all three): trained on subjects 1, 3, 5 and 7, with the features of
   `utd_mhad.py`;
 - spoken digits: recordings with an index of 5 or more are for training;
-- Flash-MNIST: 25,600 videos of MNIST's training images, 10,240 of its test images, with the
-  authors' extractor.
+- Flash-MNIST: 20,480 videos of MNIST's training images, 10,240 of its test images, with the
+  authors' extractor; 20 epochs.
 
     python examples/rivals.py [--sets musk1 elephant] [--methods "attention cluster" average]
         [--seeds 0 1 2] [--n-jobs 2]
@@ -102,10 +102,12 @@ def perform(run, parent):
     stop_if_orphaned(parent)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", ConvergenceWarning)
-    X, y, folds, _ = load(run.dataset)
-    train, test = folds(run.seed)[run.fold]
-    is_multimodal = isinstance(X, MultimodalFeatureSets)
-    method = METHODS[run.method](is_multimodal, run.seed)
+    problem = load(run.dataset)
+    X, y = problem.X, problem.y
+    train, test = problem.folds(run.seed)[run.fold]
+    method = METHODS[run.method](isinstance(X, MultimodalFeatureSets), run.seed)
+    if problem.max_epochs and is_network(method):
+        method.set_params(max_iter=problem.max_epochs)
     model = make_pipeline(LocalFeatureTransformer(StandardScaler()), method)
     started = time.process_time()
     model.fit(X[train], y[train])
@@ -120,6 +122,10 @@ def perform(run, parent):
         "epochs": getattr(method, "n_iter_", ""),
         **surroundings(),
     }
+
+
+def is_network(method):
+    return "batch_size" in method.get_params(deep=False)
 
 
 def n_parameters(method):

@@ -5,7 +5,8 @@ Attention clusters and their rivals: the tables and the plot of ranks
 Reads the rows that `rivals.py` has written, trains nothing, and writes for the documentation: mean
 accuracy of every method on every set, with its standard error over folds and seeds; the seconds of
 fitting and the number of parameters; and a plot of the mean ranks, with the difference that two of
-them need to be told apart (Nemenyi's test at 5 %, after Demsar, 2006).
+them need to be told apart (Nemenyi's test at 5 %, after Demsar, 2006). And, of the rows of
+`defaults.py`, `variants.py` and `rival_steps.py`, a table each.
 
     python examples/rivals_report.py [--csv FILE] [--output FOLDER] [--image FILE]
 """
@@ -14,12 +15,16 @@ import argparse
 import csv
 from pathlib import Path
 
+import defaults
 import matplotlib.pyplot as plt
 import numpy as np
+import rival_steps
 import rivals
+import variants
 from result_rows import read_rows
 from scipy.stats import rankdata, studentized_range
 
+STUDIES = (defaults.DEFAULTS, variants.VARIANTS, rival_steps.STUDY)
 IMAGE = rivals.HERE.parent / "docs" / "images" / "rivals_ranks.png"
 
 
@@ -128,6 +133,10 @@ def main(arguments=None):
     write(options.output / "rivals_accuracy.csv", ["method", "rank", *table.sets], accuracy)
     header = ["method", "parameters (most)", *table.sets]
     write(options.output / "rivals_seconds.csv", header, costs)
+    for study in STUDIES:
+        sets, lines = defaults.ranked(read_rows(study.csv, defaults.Run), study.candidates)
+        path = options.output / f"{study.csv.stem}_table.csv"
+        write(path, ["candidate", "rank", *sets], lines)
     difference = critical_difference(len(table.methods), n_sets)
     options.image.parent.mkdir(parents=True, exist_ok=True)
     plot_ranks(table.methods, ranks, difference, options.image)

@@ -164,6 +164,7 @@ class FlattenClassifier(Rival):
     """
 
     n_steps: int = 25
+    learning_rate: float = 0.003
 
     _integration = _integrations.Flatten
     _integration_parameters = ("n_steps",)
@@ -204,6 +205,7 @@ class BiLSTMClassifier(Rival):
     """
 
     hidden_size: int = 128
+    learning_rate: float = 0.003
 
     _integration = _integrations.BiLSTM
     _integration_parameters = ("hidden_size",)
@@ -252,6 +254,7 @@ class TSLSTMClassifier(Rival):
 
     n_segments: int = 5
     hidden_size: int = 512
+    learning_rate: float = 0.001
 
     _integration = _integrations.TSLSTM
     _module_counts = ("n_segments",)
@@ -300,6 +303,7 @@ class TemporalInceptionClassifier(Rival):
 
     n_steps: int = 25
     hidden_size: int = 1024
+    learning_rate: float = 0.003
 
     _integration = _integrations.TemporalInception
     _integration_parameters = ("n_steps", "hidden_size")
@@ -340,6 +344,7 @@ class AttentionMILClassifier(_Attending, Rival):
     """
 
     hidden_size: int = 128
+    learning_rate: float = 0.001
 
     _integration = _integrations.AttentionMIL
     _integration_parameters = ("hidden_size",)
@@ -379,6 +384,8 @@ class GatedAttentionMILClassifier(AttentionMILClassifier):
     >>> clf.set_params(learning_rate=0.1).fit(X, y).score(X, y)
     1.0
     """
+
+    learning_rate: float = 0.01
 
     _integration = _integrations.GatedAttentionMIL
 
@@ -426,6 +433,7 @@ class NetVLADClassifier(Rival):
 
     n_centres: int = 32
     hidden_size: int = 256
+    learning_rate: float = 0.001
 
     _integration = _integrations.NetVLAD
     _integration_parameters = ("n_centres", "hidden_size")
@@ -475,6 +483,7 @@ class SetTransformerClassifier(Rival):
     n_seeds: int = 4
     hidden_size: int = 128
     n_heads: int = 4
+    learning_rate: float = 0.001
 
     _integration = _integrations.SetTransformer
     _integration_parameters = ("n_seeds", "hidden_size", "n_heads")

@@ -32,9 +32,7 @@ X = MultimodalFeatureSets.from_items([item(label) for label in y])
 print(X)
 
 # %%
-clf = MultimodalAttentionClusterClassifier(
-    cluster_size=8, optimizer="adam", learning_rate=0.01, max_iter=60, tol=None, random_state=0
-)
+clf = MultimodalAttentionClusterClassifier(cluster_size=8, max_iter=60, tol=None, random_state=0)
 clf.fit(X[:200], y[:200])
 print(f"accuracy on the other items: {clf.score(X[200:], y[200:]):.3f}")
 

@@ -25,8 +25,6 @@ y_given = np.where(wrong, 1 - y, y)
 # %%
 clf = AttentionClusterClassifier(
     cluster_size=16,
-    optimizer="adam",
-    learning_rate=0.01,
     early_stopping=True,
     n_iter_no_change=60,
     random_state=0,
@@ -40,9 +38,7 @@ display = LearningCurveDisplay.from_estimator(clf)
 # %%
 # On the last items, with their true labels, against training without a halt:
 
-without = AttentionClusterClassifier(
-    cluster_size=16, optimizer="adam", learning_rate=0.01, max_iter=200, tol=None, random_state=0
-)
+without = AttentionClusterClassifier(cluster_size=16, max_iter=200, tol=None, random_state=0)
 without.fit(X[:120], y_given[:120])
 for name, model in (("stopped", clf), ("200 epochs", without)):
     print(f"{name}: {model.score(X[180:], y[180:]):.3f}")
