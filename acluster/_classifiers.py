@@ -34,6 +34,8 @@ class ClusterParameters:
     weighting: str | type[Weighting] = "fc1"
     hidden_size: int = 10
     shifting: bool = True
+    n_attended: int | None = None
+    pyramid_levels: int = 1
     n_local_features: int | None = None
 
 
@@ -41,7 +43,14 @@ class AttentionClusters(SetClassifier, ClusterParameters):
     """What both share."""
 
     _integration = AttentionCluster
-    _integration_parameters = ("cluster_size", "weighting", "hidden_size", "shifting")
+    _integration_parameters = (
+        "cluster_size",
+        "weighting",
+        "hidden_size",
+        "shifting",
+        "n_attended",
+        "pyramid_levels",
+    )
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **SetClassifier._parameter_constraints,
@@ -49,6 +58,8 @@ class AttentionClusters(SetClassifier, ClusterParameters):
         "weighting": [StrOptions(set(WEIGHTINGS)), callable],
         "hidden_size": [_NUMBER],
         "shifting": ["boolean"],
+        "n_attended": [_NUMBER, None],
+        "pyramid_levels": [_NUMBER],
         "n_local_features": [_NUMBER, None],
     }
 
@@ -107,6 +118,16 @@ class AttentionClusterClassifier(AttentionClusters):
 
     shifting : bool, default=True
         Whether the shifting operation follows each unit.
+
+    n_attended : int, default=None
+        A unit attends to no more local features of a set than those of its so many highest logits
+        (more where logits tie), by a softmax over these. None: to all.
+
+    pyramid_levels : int, default=1
+        The levels of a temporal pyramid, for sets in an order that matters: level l = 0, 1, ...
+        cuts a set into 2^l parts, and each of all parts has its share of the units, which attend to
+        its local features only. With 3 there are 7 parts. 1: all units attend to the whole set,
+        whose order does not matter.
 
     n_local_features : int, default=None
         Local feature set augmentation: in training, every step sees this many local
@@ -239,7 +260,7 @@ class MultimodalAttentionClusterClassifier(ManyModalities, AttentionClusters):
     ----------
     cluster_size : int or dict of str to int, default=32
         The number N of attention units; one for all modalities, or one for each:
-        ``{"rgb": 64, "flow": 32, "audio": 32}``. So also the next three, and `n_local_features`.
+        ``{"rgb": 64, "flow": 32, "audio": 32}``. So also what follows, down to `n_local_features`.
 
     weighting : {"fc1", "fc2", "average"}, subclass of acluster.nn.Weighting, or dict of str to \
 such, default="fc1"
@@ -252,6 +273,16 @@ such, default="fc1"
     shifting : bool or dict of str to bool, default=True
         Whether the shifting operation follows each unit. It brings modalities of different
         scales to one.
+
+    n_attended : int, None, or dict of str to such, default=None
+        A unit attends to no more local features of a set than those of its so many highest logits
+        (more where logits tie), by a softmax over these. None: to all.
+
+    pyramid_levels : int or dict of str to int, default=1
+        The levels of a temporal pyramid, for sets in an order that matters: level l = 0, 1, ...
+        cuts a set into 2^l parts, and each of all parts has its share of the units, which attend to
+        its local features only. With 3 there are 7 parts. 1: all units attend to the whole set,
+        whose order does not matter.
 
     n_local_features : int, None, or dict of str to such, default=None
         Local feature set augmentation: in training, every step sees this many local
@@ -321,6 +352,8 @@ such, default="fc1"
     weighting: str | type[Weighting] | dict[str, str | type[Weighting]] = "fc1"  # type: ignore[assignment]
     hidden_size: int | dict[str, int] = 10  # type: ignore[assignment]
     shifting: bool | dict[str, bool] = True  # type: ignore[assignment]
+    n_attended: int | dict[str, int | None] | None = None  # type: ignore[assignment]
+    pyramid_levels: int | dict[str, int] = 1  # type: ignore[assignment]
     n_local_features: int | dict[str, int | None] | None = None  # type: ignore[assignment]
     missing_modality: str = "mean"
     modality_dropout: float = 0.0

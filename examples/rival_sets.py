@@ -77,7 +77,7 @@ def flash_mnist():
     X, y, X_test, y_test = flash_mnist_features.load_features(folder)
     both = X.from_arrays([*X, *X_test])
     split = [(np.arange(len(y)), np.arange(len(y), len(y) + len(y_test)))]
-    return Problem(both, np.concatenate([y, y_test]), lambda seed: split, max_epochs=20)
+    return Problem(both, np.concatenate([y, y_test]), lambda seed: split, max_epochs=10)
 
 
 @cache

@@ -56,12 +56,17 @@ class Table:
         )  # fmt: skip
 
     def is_complete(self, dataset):
-        """Whether all methods have had the same seeds and folds of a set."""
-        done = [
-            {(run.seed, run.fold) for run in self.rows if run[:2] == (dataset, method)}
+        """Whether all methods have had the same folds and seeds, where a seed does anything."""
+        done = {
+            method: {(run.seed, run.fold) for run in self.rows if run[:2] == (dataset, method)}
             for method in self.methods
-        ]
-        return all(one == done[0] for one in done)
+        }
+        wanted = set.union(*done.values())
+        once = {(0, 0)} if all(fold == 0 for _, fold in wanted) else wanted
+        return all(
+            own == wanted or (method in rivals.WITHOUT_SEED and own == once)
+            for method, own in done.items()
+        )
 
     def mean_ranks(self):
         """By method, over the sets that all have been run on alike; 1 is the best. Their number."""
@@ -73,7 +78,8 @@ def describe(figures):
     """Mean and standard error."""
     if not len(figures):
         return ""
-    error = f" ± {np.std(figures, ddof=1) / len(figures) ** 0.5:.1f}" if len(figures) > 1 else ""
+    spread = np.std(figures, ddof=1) if len(figures) > 1 else 0
+    error = f" ± {spread / len(figures) ** 0.5:.1f}" if spread else ""
     return f"{np.mean(figures):.1f}{error}"
 
 

@@ -6,8 +6,9 @@ What could be exchanged in a cluster, one part at a time: a learnt projection of
 before it; other weights than the softmax; batch norm in the place of the shifting operation; a
 slice of the values for each unit, so that parameters do not grow with N·M (Psomas et al.,
 arXiv 2506.10178); pyramids over channels and over time (after the abstract of Long et al., TPAMI
-44(4), 2022); a time coordinate. Sets, splits and options are those of `defaults.py`: no test item
-is seen.
+44(4), 2022); a time coordinate. The pyramid of time and the softmax of the highest logits are
+options of the estimator now. Sets, splits and options are those of `defaults.py`: no test item is
+seen.
 
     python examples/variants.py [--sets "spoken digits"] [--candidates "projection 64"] [--n-jobs 2]
 """
@@ -25,7 +26,7 @@ from torch.nn import functional
 from acluster.nn import Integration, ShiftingOperation, attend
 from acluster.nn._weighting import uniform_
 from acluster.rivals._classifiers import Rival
-from acluster.rivals._integrations import BatchNorm, padded, segment
+from acluster.rivals._integrations import BatchNorm, padded
 
 
 class Variant(Integration):
@@ -40,7 +41,6 @@ class Variant(Integration):
         norm,
         slice_size,
         channel_levels,
-        time_levels,
         time_coordinate,
     ):
         super().__init__()
@@ -48,23 +48,14 @@ class Variant(Integration):
         self.time_coordinate = time_coordinate
         width = (projection_size or n_features) + bool(time_coordinate)
         self.activation = activation
-        self.parts = [
-            (channel, level, number)
-            for channel in slices(width, channel_levels)
-            for level in range(time_levels)
-            for number in range(2**level)
-        ]
+        self.parts = slices(width, channel_levels)
         self.unit_size = max(1, cluster_size // len(self.parts))
-        self.units = nn.ParameterList(
-            torch.empty(self.unit_size, channel.stop - channel.start) for channel, *_ in self.parts
-        )
+        widths = [part.stop - part.start for part in self.parts]
+        self.units = nn.ParameterList(torch.empty(self.unit_size, own) for own in widths)
         self.slice_size = slice_size
-        sizes = [slice_size or channel.stop - channel.start for channel, *_ in self.parts]
-        self.global_size = self.unit_size * sum(sizes)
+        self.global_size = self.unit_size * sum(slice_size or own for own in widths)
         self.values = nn.ParameterList(
-            torch.empty(self.unit_size, channel.stop - channel.start, slice_size)
-            for channel, *_ in self.parts
-            if slice_size
+            torch.empty(self.unit_size, own, slice_size) for own in widths if slice_size
         )
         self.shifts = nn.ModuleList(
             ShiftingOperation(self.unit_size) for _ in self.parts if norm == "shifting"
@@ -89,12 +80,9 @@ class Variant(Integration):
         if self.time_coordinate:
             values = torch.cat([values, time_of(offsets).to(values)[:, None]], dim=1)
         pooled = []
-        for i, (channel, level, number) in enumerate(self.parts):
-            own, cut = values[:, channel], offsets
-            if level:
-                rows, cut = segment(offsets, number, 2**level)
-                own = own[rows]
-            v = self.pool(own, cut, own @ self.units[i].T)
+        for i, part in enumerate(self.parts):
+            own = values[:, part]
+            v = self.pool(own, offsets, own @ self.units[i].T)
             if self.slice_size:
                 v = torch.einsum("nqm,qmd->nqd", v, self.values[i])
             if self.shifts:
@@ -155,14 +143,7 @@ def entmax15(scores):
     return (half - taus.gather(1, size - 1)).clamp(min=0) ** 2
 
 
-def top(scores, k=5):
-    """The softmax of each unit's highest scores."""
-    k = min(k, scores.shape[1])
-    least = scores.topk(k, dim=1).values[:, -1:]
-    return scores.masked_fill(scores < least, -math.inf).softmax(dim=1)
-
-
-ACTIVATIONS = {"sparsemax": sparsemax, "entmax": entmax15, "top": top}
+ACTIVATIONS = {"sparsemax": sparsemax, "entmax": entmax15}
 
 
 UNCHECKED = (
@@ -183,11 +164,12 @@ CANDIDATES = {
     "projection 128, no shifting": {"projection_size": 128, "norm": "none"},
     "sparsemax": {"activation": "sparsemax"},
     "entmax": {"activation": "entmax"},
-    "top 5": {"activation": "top"},
+    "5 highest": {"n_attended": 5},
     "slices of 8": {"slice_size": 8},
     "slices of 8, batch norm": {"slice_size": 8, "norm": "batch"},
     "pyramid of channels": {"channel_levels": 3},
-    "pyramid of time": {"time_levels": 3},
+    "pyramid of time": {"pyramid_levels": 3},
+    "5 highest, pyramid of time": {"n_attended": 5, "pyramid_levels": 3},
     "time coordinate": {"time_coordinate": 1},
 }
 
@@ -202,7 +184,6 @@ class VariantClassifier(Rival):
     norm: str = "shifting"
     slice_size: int = 0
     channel_levels: int = 1
-    time_levels: int = 1
     time_coordinate: int = 0
 
     _integration = Variant
@@ -215,6 +196,8 @@ class VariantClassifier(Rival):
 
 
 def variant(is_multimodal, seed, **parameters):
+    if {"n_attended", "pyramid_levels"} & set(parameters):
+        return defaults.attention_cluster(is_multimodal, seed, **parameters)
     return VariantClassifier(**parameters, random_state=seed)
 
 

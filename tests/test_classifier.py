@@ -65,6 +65,30 @@ class TestLearning:
         assert attention >= 0.95
         assert average <= 0.7
 
+    def test_a_pyramid_knows_when(self):
+        rng = np.random.default_rng(0)
+        y = np.arange(200) % 2
+        X = rng.normal(size=(200, 20, 4))
+        X[np.arange(200), 10 * y + rng.integers(10, size=200), 0] += 6  # in which half is it?
+        drawn = {"n_local_features": 15, "max_iter": 100}
+        for more in ({}, drawn):
+            clf = quick(pyramid_levels=2, **more).fit(X[:150], y[:150])
+            assert clf.score(X[150:], y[150:]) >= 0.95
+        assert quick().fit(X[:150], y[:150]).score(X[150:], y[150:]) <= 0.7
+
+    def test_no_more_than_the_highest_are_attended_to(self):
+        X, y = make_sets(n=150, n_classes=3)
+        X_new, y_new = make_sets(n=60, n_classes=3, seed=1)
+        clf = quick(n_attended=2).fit(X, y)
+        assert clf.score(X_new, y_new) >= 0.9
+        for attention in clf.attention_weights(X_new):
+            assert ((attention > 0).sum(axis=0) == min(2, len(attention))).all()
+
+    def test_more_parts_than_units_are_refused(self):
+        X, y = make_sets(n=20)
+        with pytest.raises(ValueError, match="pyramid_levels=4 has 15 parts, more than cluster_"):
+            quick(pyramid_levels=4).fit(X, y)
+
     def test_multilabel(self):
         X, y = make_sets(n=200, n_classes=3)
         indicator = np.eye(3, dtype=int)[y]

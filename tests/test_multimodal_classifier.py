@@ -48,9 +48,13 @@ class TestParameters:
             weighting={"rgb": "fc2", "audio": "average"},
             hidden_size={"rgb": 7, "audio": 1},
             shifting={"rgb": True, "audio": False},
+            n_attended={"rgb": 2, "audio": None},
+            pyramid_levels={"rgb": 2, "audio": 1},
             n_local_features={"rgb": 2, "audio": None},
         ).fit(X, y)
         rgb, audio = clf.network_.integrations
+        assert (rgb.n_attended, audio.n_attended) == (2, None)
+        assert (rgb.pyramid_levels, audio.pyramid_levels) == (2, 1)
         assert (rgb.cluster_size, audio.cluster_size) == (5, 3)
         assert rgb.weighting.weight2.shape == (5, 7)
         assert rgb.shifting is not None

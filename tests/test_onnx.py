@@ -36,13 +36,20 @@ def run(path, dtype=np.float64, **sets):
 
 
 @pytest.mark.parametrize("weighting", ["fc1", "fc2", "average"])
-@pytest.mark.parametrize(("shifting", "dtype"), [(True, np.float32), (False, np.float64)])
-def test_sets_of_any_size(tmp_path, weighting, shifting, dtype):
+@pytest.mark.parametrize(
+    ("shifting", "dtype", "options"),
+    [
+        (True, np.float32, {}),
+        (False, np.float64, {}),
+        (True, np.float32, {"n_attended": 3, "pyramid_levels": 2}),
+    ],
+)
+def test_sets_of_any_size(tmp_path, weighting, shifting, dtype, options):
     X, y = make_sets(n=60, n_classes=3, dtype=dtype)
     clf = AttentionClusterClassifier(
         weighting=weighting, shifting=shifting, cluster_size=5, learning_rate=0.05, tol=None
     )
-    clf.set_params(max_iter=20, random_state=0).fit(X, y)
+    clf.set_params(max_iter=20, random_state=0, **options).fit(X, y)
     clf.to_onnx(tmp_path / "model.onnx")
     rng = np.random.default_rng(0)
     sets = [rng.normal(size=(size, X[0].shape[1])).astype(dtype) for size in (1, 7, 300)]

@@ -68,6 +68,11 @@ def test_a_loaded_model_predicts_the_same_bits(tmp_path, weighting, dtype):
     assert list(again.get_feature_names_out()) == list(clf.get_feature_names_out())
 
 
+def test_units_that_may_not_attend_to_all(tmp_path):
+    X, _, clf = fitted(cluster_size=8, n_attended=2, pyramid_levels=3)
+    assert np.array_equal(saved(tmp_path, clf).predict_proba(X), clf.predict_proba(X))
+
+
 @pytest.mark.parametrize("missing_modality", ["mean", "mask"])
 def test_several_modalities(tmp_path, missing_modality):
     X, y = two_modalities()

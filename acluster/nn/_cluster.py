@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from acluster.nn import _attended
 from acluster.nn._integration import Integration
 from acluster.nn._pooling import attend, shifted
 from acluster.nn._weighting import WEIGHTINGS, Weighting
@@ -76,15 +77,27 @@ class AttentionCluster(Integration):
     shifting : bool, default=True
         Whether each unit's output is shifted and normalised (equation 7).
 
+    n_attended : int, optional
+        A unit attends to no more local features of a set than those of its so many highest logits
+        (more where logits tie), by a softmax over these. None: to all.
+
+    pyramid_levels : int, default=1
+        The levels of a temporal pyramid, for sets in an order that matters: level l = 0, 1, ...
+        cuts a set into 2^l parts, and each of all parts has its share of the units, which attend to
+        its local features only. 1: all units attend to the whole set, whose order does not matter.
+
     Raises
     ------
     ValueError
-        If `weighting` is neither one of the three nor a subclass of Weighting.
+        If `weighting` is neither one of the three nor a subclass of Weighting, or if there are
+        fewer units than parts.
 
     References
     ----------
     Long et al., "Attention Clusters: Purely Attention Based Local Feature Integration for
-    Video Classification", CVPR 2018, sections 3.2 to 3.4.
+    Video Classification", CVPR 2018, sections 3.2 to 3.4. The pyramid follows the abstract of
+    Long et al., "Purely Attention Based Local Feature Integration for Video Classification",
+    IEEE TPAMI 44(4), 2022, doi 10.1109/TPAMI.2020.3029554.
 
     Examples
     --------
@@ -102,6 +115,8 @@ class AttentionCluster(Integration):
         weighting: str | type[Weighting] = "fc1",
         hidden_size: int = 10,
         shifting: bool = True,
+        n_attended: int | None = None,
+        pyramid_levels: int = 1,
     ) -> None:
         super().__init__()
         kind = WEIGHTINGS.get(weighting) if isinstance(weighting, str) else weighting
@@ -110,6 +125,12 @@ class AttentionCluster(Integration):
                 f"weighting={weighting!r} is not one of {sorted(WEIGHTINGS)}, nor a subclass of "
                 "acluster.nn.Weighting."
             )
+        if cluster_size < 2**pyramid_levels - 1:
+            raise ValueError(
+                f"pyramid_levels={pyramid_levels} has {2**pyramid_levels - 1} parts, more than "
+                f"cluster_size={cluster_size} has units; every part needs one."
+            )
+        self.n_attended, self.pyramid_levels = n_attended, pyramid_levels
         self.weighting = kind(n_features, cluster_size, hidden_size)
         self.shifting = ShiftingOperation(cluster_size) if shifting else None
         self.cluster_size = cluster_size
@@ -139,8 +160,28 @@ class AttentionCluster(Integration):
         """
         values = self.as_computed(values)
         shift = None if self.shifting is None else (self.shifting.alpha, self.shifting.beta)
-        return attend(values, offsets, self.weighting(values), shift).flatten(1)
+        return attend(values, offsets, self.attention_logits(values, offsets), shift).flatten(1)
 
-    def attention_logits(self, values: Tensor) -> Tensor:
-        """The logits of the weighting function, (R, N)."""
-        return self.weighting(values)
+    def attention_logits(self, values: Tensor, offsets: Tensor) -> Tensor:
+        """The logits of the weighting function, (R, N), very low where a unit may not attend."""
+        logits = self.weighting(values)
+        if self.n_attended is None and self.pyramid_levels == 1:
+            return logits
+        lengths, device = offsets.diff(), logits.device
+        items = torch.arange(len(lengths)).repeat_interleave(lengths)
+        places = torch.arange(len(items)) - offsets[:-1][items]
+        where = items.to(device), places.to(device)
+        in_sets = logits.new_full((len(lengths), int(lengths.max()), logits.shape[1]), -torch.inf)
+        return self.restricted(in_sets.index_put(where, logits), lengths.to(device))[where]
+
+    def restricted(self, logits: Tensor, lengths: Tensor) -> Tensor:
+        """Logits of padded sets, (n, L, N), those very low that a unit may not attend to."""
+        if self.pyramid_levels > 1:
+            places = torch.arange(logits.shape[1], device=logits.device)
+            parts = _attended.parts_of_units(self.cluster_size, self.pyramid_levels)
+            is_out = _attended.is_outside(places, lengths[:, None], parts.to(logits.device))
+            logits = _attended.masked(logits, is_out)
+        if self.n_attended is not None:
+            is_out = _attended.is_below_highest(logits, self.n_attended)
+            logits = _attended.masked(logits, is_out)
+        return logits

@@ -95,7 +95,7 @@ class Integration(nn.Module, ABC):
         Tensor of shape (n, global_size)
         """
 
-    def attention_logits(self, values: Tensor) -> Tensor:
+    def attention_logits(self, values: Tensor, offsets: Tensor) -> Tensor:
         """What each unit thinks of each local feature, (R, N); only a way with units defines it."""
         raise NotImplementedError(f"{type(self).__name__} has no attention units.")
 
@@ -115,5 +115,6 @@ class Integration(nn.Module, ABC):
         Tensor of shape (R, N)
             The weights a (equations 3 to 5): every column sums to 1 over each set.
         """
-        logits = self.attention_logits(self.as_computed(values)).to(values.dtype)
-        return attention_weights(without_empty(offsets), logits) if len(values) else logits
+        offsets = without_empty(offsets)
+        logits = self.attention_logits(self.as_computed(values), offsets).to(values.dtype)
+        return attention_weights(offsets, logits) if len(values) else logits

@@ -94,6 +94,7 @@ class PaddedNetwork(nn.Module):
 def _global_feature(cluster: AttentionCluster, values: Tensor, is_padding: Tensor) -> Tensor:
     """Equations 2 to 7 on (n, L, M), without the padding."""
     logits = cluster.weighting(values.flatten(0, 1)).unflatten(0, values.shape[:2])
-    a = logits.masked_fill(is_padding[..., None], -torch.inf).softmax(dim=1)
+    logits = logits.masked_fill(is_padding[..., None], -torch.inf)
+    a = cluster.restricted(logits, (~is_padding).sum(dim=1)).softmax(dim=1)
     v = a.transpose(1, 2) @ values
     return (v if cluster.shifting is None else cluster.shifting(v)).flatten(1)

@@ -136,9 +136,9 @@ class AttentionMIL(Integration):
 
     def forward(self, values: Tensor, offsets: Tensor) -> Tensor:
         values = self.as_computed(values)
-        return attend(values, offsets, self.attention_logits(values)).flatten(1)
+        return attend(values, offsets, self.attention_logits(values, offsets)).flatten(1)
 
-    def attention_logits(self, values: Tensor) -> Tensor:
+    def attention_logits(self, values: Tensor, offsets: Tensor) -> Tensor:
         return self.unit(torch.tanh(self.hidden(values)))
 
 
@@ -149,7 +149,7 @@ class GatedAttentionMIL(AttentionMIL):
         super().__init__(n_features, hidden_size)
         self.gate = nn.Linear(n_features, hidden_size)
 
-    def attention_logits(self, values: Tensor) -> Tensor:
+    def attention_logits(self, values: Tensor, offsets: Tensor) -> Tensor:
         return self.unit(torch.tanh(self.hidden(values)) * torch.sigmoid(self.gate(values)))
 
 
@@ -227,11 +227,11 @@ class EfficientProbing(Integration):
 
     def forward(self, values: Tensor, offsets: Tensor) -> Tensor:
         values = self.as_computed(values)
-        pooled = attend(values, offsets, self.attention_logits(values))
+        pooled = attend(values, offsets, self.attention_logits(values, offsets))
         # The projection of an average is the average of projections, and there is one per unit.
         return self.norm(torch.einsum("nqm,qmd->nqd", pooled, self.values).flatten(1))
 
-    def attention_logits(self, values: Tensor) -> Tensor:
+    def attention_logits(self, values: Tensor, offsets: Tensor) -> Tensor:
         return self.queries(values) * values.shape[1] ** -0.5
 
 

@@ -211,7 +211,8 @@ def sampled_rows(
 ) -> tuple[NDArray[np.int64] | None, NDArray[np.int64]]:
     """Local feature set augmentation (section 5.3): a random part of every set.
 
-    Draws without replacement; a set with no more than `n_local_features` is kept whole.
+    Draws without replacement; a set with no more than `n_local_features` is kept whole. What is
+    drawn stays in its order.
 
     Returns
     -------
@@ -229,4 +230,4 @@ def sampled_rows(
     order = np.lexsort((random_state.random_sample(n_rows), item_of_row))
     rank = np.arange(n_rows) - np.repeat(offsets[:-1], lengths)
     kept = np.minimum(lengths, n_local_features)
-    return order[rank < n_local_features], np.concatenate([[0], np.cumsum(kept)])
+    return np.sort(order[rank < n_local_features]), np.concatenate([[0], np.cumsum(kept)])

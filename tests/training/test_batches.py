@@ -64,6 +64,7 @@ def test_sampling_draws_distinct_rows_of_the_same_set(lengths, n, seed):
     for i, length in enumerate(lengths):
         drawn = rows[new_offsets[i] : new_offsets[i + 1]]
         assert len(set(drawn)) == min(length, n)
+        assert (np.diff(drawn) > 0).all()  # in their order
         assert ((drawn >= offsets[i]) & (drawn < offsets[i + 1])).all()
 
 

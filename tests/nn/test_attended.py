@@ -1,0 +1,131 @@
+"""Units that may not attend to all: their part of time, or their highest few."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from acluster.nn import WEIGHTINGS, AttentionCluster, IntegrationNetwork, PaddedNetwork
+from acluster.nn._pooling import attend, attend_plainly
+from acluster.nn._pooling_analytic import attend_analytic
+from tests import reference
+from tests.nn.test_cluster import make_packed, numpy_parameters
+
+cases = {
+    "lengths": st.lists(st.integers(1, 9), min_size=1, max_size=6),
+    "cluster_size": st.integers(7, 9),
+    "weighting": st.sampled_from(sorted(WEIGHTINGS)),
+    "n_attended": st.one_of(st.none(), st.integers(1, 10)),
+    "pyramid_levels": st.integers(1, 3),
+    "seed": st.integers(0, 2**31 - 1),
+}
+
+
+def make(cluster_size, seed, n_features=3, **options):
+    cluster = AttentionCluster(n_features, cluster_size, hidden_size=3, **options)
+    cluster.reset_parameters(torch.Generator().manual_seed(seed))
+    return cluster.double()
+
+
+def rows_and_weights(X, k, cluster, weighting, own):
+    """Of one unit on one set, (M, L): the slice it may attend to, and its weights there."""
+    parts = [(s, 2**level) for level in range(cluster.pyramid_levels) for s in range(2**level)]
+    s, of = parts[k * len(parts) // cluster.cluster_size]
+    start, end = s * X.shape[1] // of, (s + 1) * X.shape[1] // of
+    rows = slice(start, max(end, start + 1))
+    a = reference.weights_of_unit(X[:, rows], k, weighting, own)
+    if cluster.n_attended is not None:
+        least = np.sort(a)[::-1][: cluster.n_attended][-1]
+        a = np.where(a >= least * (1 - 1e-12), a, 0)
+    return rows, a / a.sum()
+
+
+@given(**cases)
+@settings(max_examples=100, deadline=None)
+def test_cluster_is_the_reference(
+    lengths, cluster_size, weighting, n_attended, pyramid_levels, seed
+):
+    options = {"n_attended": n_attended, "pyramid_levels": pyramid_levels}
+    cluster = make(cluster_size, seed, weighting=weighting, **options)
+    values, offsets = make_packed(lengths, 3, seed)
+    parameters = numpy_parameters(cluster)
+    own = {name.removeprefix("weighting."): value for name, value in parameters.items()}
+    alpha, beta = own["shifting.alpha"].ravel(), own["shifting.beta"].ravel()
+    g, attention = (
+        found.detach().numpy()
+        for found in (cluster(values, offsets), cluster.attention_weights(values, offsets))
+    )
+    for i, (begin, end) in enumerate(pairwise(offsets.tolist())):
+        X = values.numpy()[begin:end].T
+        for k in range(cluster_size):
+            rows, a = rows_and_weights(X, k, cluster, weighting, own)
+            v = reference.shift(X[:, rows] @ a, alpha[k], beta[k], cluster_size)
+            np.testing.assert_allclose(g[i, 3 * k : 3 * k + 3], v, atol=1e-10)
+            expected = np.zeros(X.shape[1])
+            expected[rows] = a
+            np.testing.assert_allclose(attention[begin:end, k], expected, atol=1e-10)
+
+
+@given(**cases)
+@settings(max_examples=50, deadline=None)
+def test_padded_sets_give_the_same(
+    lengths, cluster_size, weighting, n_attended, pyramid_levels, seed
+):
+    options = {"n_attended": n_attended, "pyramid_levels": pyramid_levels}
+    cluster = make(cluster_size, seed, weighting=weighting, **options)
+    network = IntegrationNetwork([cluster], n_outputs=2).double()
+    values, offsets = make_packed(lengths, 3, seed)
+    in_sets = values.split(lengths)
+    padded = torch.nn.utils.rnn.pad_sequence(in_sets, batch_first=True, padding_value=7.0)
+    got = PaddedNetwork(network, [None])(padded, torch.tensor(lengths))
+    torch.testing.assert_close(got, network([(values, offsets)]))
+
+
+def test_as_many_as_there_are_is_all():
+    values, offsets = make_packed([4, 1, 6], 3, seed=0)
+    every = make(8, seed=1)(values, offsets)
+    torch.testing.assert_close(make(8, seed=1, n_attended=6)(values, offsets), every)
+    assert not torch.allclose(make(8, seed=1, n_attended=2)(values, offsets), every)
+
+
+def test_highest_do_not_depend_on_the_order_but_parts_do():
+    values, offsets = make_packed([6], 3, seed=0)
+    cluster = make(8, seed=1, n_attended=2)
+    torch.testing.assert_close(cluster(values.flip(0), offsets), cluster(values, offsets))
+    cluster = make(8, seed=1, pyramid_levels=2)
+    assert not torch.allclose(cluster(values.flip(0), offsets), cluster(values, offsets))
+
+
+def test_ties_are_all_attended_to():
+    values = torch.tensor([[1.0], [1.0], [-5.0], [1.0]], dtype=torch.float64)
+    cluster = make(2, seed=0, n_features=1, n_attended=1)
+    with torch.no_grad():
+        cluster.weighting.weight.fill_(1.0)
+    weights = cluster.attention_weights(values, torch.tensor([0, 4]))
+    torch.testing.assert_close(weights[:, 0], torch.tensor([1, 1, 0, 1]).double() / 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("way", [attend, attend_analytic])
+def test_every_way_to_attend_takes_such_logits(way, dtype):
+    """No weight, no gradient and nothing that is not finite comes of what is not attended to."""
+    values, offsets = make_packed([5, 3, 1], 4, seed=0)
+    cluster = make(9, seed=1, n_features=4, n_attended=2, pyramid_levels=3)
+    logits = cluster.attention_logits(values, offsets).detach()
+    results = []
+    for function, kind in ((way, dtype), (attend_plainly, torch.float64)):
+        own = logits.clamp(min=-1e38).to(kind).requires_grad_()
+        pooled = function(values.to(kind), offsets, own)
+        (pooled * torch.linspace(-1, 1, 4, dtype=kind)).sum().backward()
+        results.append((pooled.double(), own.grad.double()))
+    for got, expected in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
+    assert (results[0][1][logits < -1e30] == 0).all()
+
+
+def test_a_part_without_a_unit_is_refused():
+    with pytest.raises(ValueError, match="pyramid_levels=3 has 7 parts, more than cluster_size=6"):
+        AttentionCluster(3, 6, pyramid_levels=3)
