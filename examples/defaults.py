@@ -85,11 +85,7 @@ class Study(NamedTuple):
     csv: Path
 
 
-def attention_cluster(is_multimodal, seed, **parameters):
-    return rivals.attention_cluster(is_multimodal, seed).set_params(**parameters)
-
-
-DEFAULTS = Study(CANDIDATES, attention_cluster, CSV)
+DEFAULTS = Study(CANDIDATES, rivals.attention_cluster, CSV)
 
 
 def splits(dataset):

@@ -2,7 +2,8 @@
 Attention clusters and their rivals on every set
 ================================================
 
-Every method, with its default parameters, on every set of the data home under its own protocol:
+Every method, with its default parameters, and the attention cluster with one option set, on every
+set of the data home under its own protocol:
 
 - musk1, elephant, birds: the given 5 x 10 folds, the repetition being the seed, 0 to 4;
 - Japanese vowels: the given split;
@@ -24,6 +25,7 @@ import argparse
 import os
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,9 +60,9 @@ class Run(NamedTuple):
     fold: int
 
 
-def attention_cluster(is_multimodal, seed):
+def attention_cluster(is_multimodal, seed, **parameters):
     kind = MultimodalAttentionClusterClassifier if is_multimodal else AttentionClusterClassifier
-    return kind(random_state=seed)
+    return kind(**parameters, random_state=seed)
 
 
 def pooled_svm(is_multimodal, seed):
@@ -95,6 +97,10 @@ METHODS = {
     "pooled logistic regression": by_default(rivals.PooledClassifier),
     "pooled SVM": pooled_svm,
 }
+OPTIONS = {
+    "5 highest": partial(attention_cluster, n_attended=5),
+    "pyramid of time": partial(attention_cluster, pyramid_levels=3),
+}
 WITHOUT_SEED = ("pooled logistic regression", "pooled SVM")  # on a given split run but once
 
 
@@ -106,7 +112,7 @@ def perform(run, parent):
     problem = load(run.dataset)
     X, y = problem.X, problem.y
     train, test = problem.folds(run.seed)[run.fold]
-    method = METHODS[run.method](isinstance(X, MultimodalFeatureSets), run.seed)
+    method = {**METHODS, **OPTIONS}[run.method](isinstance(X, MultimodalFeatureSets), run.seed)
     if problem.max_epochs and is_network(method):
         method.set_params(max_iter=problem.max_epochs)
     model = make_pipeline(LocalFeatureTransformer(StandardScaler()), method)
@@ -150,7 +156,8 @@ def wanted_runs(options):
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    names = [*METHODS, *OPTIONS]
+    parser.add_argument("--methods", nargs="+", choices=names, default=names, metavar="NAME")
     parser.add_argument("--seeds", nargs="+", type=int, help="by default 3, or all repetitions")
     parser.add_argument("--n-jobs", type=int, default=os.cpu_count())
     parser.add_argument("--folds", type=int, help="stop after this many of each seed")

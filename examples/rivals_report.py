@@ -55,6 +55,10 @@ class Table:
             ]
         )  # fmt: skip
 
+    def described(self, method):
+        """Its accuracy on every set, with the standard error."""
+        return [describe(self.of(name, method)) for name in self.sets]
+
     def is_complete(self, dataset):
         """Whether all methods have had the same folds and seeds, where a seed does anything."""
         done = {
@@ -109,6 +113,40 @@ def plot_ranks(methods, ranks, difference, path):
     plt.close(figure)
 
 
+def write_comparison(table, order, ranks, folder):
+    """Accuracy and costs of every method, the best rank first; returns the lines of accuracy."""
+    accuracy, costs = [], []
+    for i in order:
+        method = table.methods[i]
+        accuracy.append([method, f"{ranks[i]:.1f}", *table.described(method)])
+        seconds, parameters = (
+            [table.of(name, method, column) for name in table.sets]
+            for column in ("fit_seconds", "parameters")
+        )
+        shown = [f"{s.mean():.1f}" if len(s) else "" for s in seconds]
+        largest = max((int(p.max()) for p in parameters if len(p)), default="")
+        costs.append([method, largest, *shown])
+    write(folder / "rivals_accuracy.csv", ["method", "rank", *table.sets], accuracy)
+    write(folder / "rivals_seconds.csv", ["method", "parameters (most)", *table.sets], costs)
+    return accuracy
+
+
+def write_options(table, folder):
+    """Accuracy of the attention cluster as it is, and with one option set."""
+    lines = [[name, *table.described(name)] for name in ("attention cluster", *rivals.OPTIONS)]
+    write(folder / "rivals_options.csv", ["", *table.sets], lines)
+
+
+def write_studies(folder):
+    """Accuracy and ranks of the candidates of every study that has rows."""
+    for study in STUDIES:
+        rows = read_rows(study.csv, defaults.Run)
+        if rows:
+            sets, lines = defaults.ranked(rows, study.candidates)
+            path = folder / f"{study.csv.stem}_table.csv"
+            write(path, ["candidate", "rank", *sets], lines)
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument("--csv", type=Path, default=rivals.CSV)
@@ -122,29 +160,12 @@ def main(arguments=None):
     ranks, n_sets = table.mean_ranks()
     if not n_sets or len(ranks) < 2:
         parser.error("no set has been run alike with two methods; run rivals.py to the end")
-    order = np.argsort(ranks)
-    accuracy, costs = [], []
-    for i in order:
-        method = table.methods[i]
-        own = [describe(table.of(name, method)) for name in table.sets]
-        accuracy.append([method, f"{ranks[i]:.1f}", *own])
-        seconds, parameters = (
-            [table.of(name, method, column) for name in table.sets]
-            for column in ("fit_seconds", "parameters")
-        )
-        shown = [f"{s.mean():.1f}" if len(s) else "" for s in seconds]
-        largest = max((int(p.max()) for p in parameters if len(p)), default="")
-        costs.append([method, largest, *shown])
     options.output.mkdir(parents=True, exist_ok=True)
-    write(options.output / "rivals_accuracy.csv", ["method", "rank", *table.sets], accuracy)
-    header = ["method", "parameters (most)", *table.sets]
-    write(options.output / "rivals_seconds.csv", header, costs)
-    for study in STUDIES:
-        sets, lines = defaults.ranked(read_rows(study.csv, defaults.Run), study.candidates)
-        path = options.output / f"{study.csv.stem}_table.csv"
-        write(path, ["candidate", "rank", *sets], lines)
-    difference = critical_difference(len(table.methods), n_sets)
     options.image.parent.mkdir(parents=True, exist_ok=True)
+    accuracy = write_comparison(table, np.argsort(ranks), ranks, options.output)
+    write_options(table, options.output)
+    write_studies(options.output)
+    difference = critical_difference(len(table.methods), n_sets)
     plot_ranks(table.methods, ranks, difference, options.image)
     for line in accuracy:
         print(f"{line[0]:28}{line[1]:>6}  " + "  ".join(f"{text:>11}" for text in line[2:]))

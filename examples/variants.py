@@ -19,6 +19,7 @@ from inspect import signature
 from typing import ClassVar
 
 import defaults
+import rivals
 import torch
 from torch import nn
 from torch.nn import functional
@@ -197,7 +198,7 @@ class VariantClassifier(Rival):
 
 def variant(is_multimodal, seed, **parameters):
     if {"n_attended", "pyramid_levels"} & set(parameters):
-        return defaults.attention_cluster(is_multimodal, seed, **parameters)
+        return rivals.attention_cluster(is_multimodal, seed, **parameters)
     return VariantClassifier(**parameters, random_state=seed)
 
 
