@@ -59,10 +59,13 @@ CANDIDATES |= {
 CANDIDATES |= {
     f"adam 0.01, 32, {name}": {**CANDIDATES["adam 0.01, 32"], **change}
     for name, change in {
+        "dropout 0.2": {"dropout": 0.2},
         "dropout 0.8": {"dropout": 0.8},
         "60 epochs": {"max_iter": 60},
         "decay 0.1": {"optimizer": "adamw", "weight_decay": 0.1},
+        "N = 8": {"cluster_size": 8},
         "N = 128": {"cluster_size": 128},
+        "fc2": {"weighting": "fc2"},
         "8 local features": {"n_local_features": 8},
         "24 local features": {"n_local_features": 24},
     }.items()

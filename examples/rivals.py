@@ -100,6 +100,7 @@ METHODS = {
 OPTIONS = {
     "5 highest": partial(attention_cluster, n_attended=5),
     "pyramid of time": partial(attention_cluster, pyramid_levels=3),
+    "20 epochs": partial(attention_cluster, max_iter=20),
 }
 WITHOUT_SEED = ("pooled logistic regression", "pooled SVM")  # on a given split run but once
 
