@@ -52,6 +52,8 @@ class AttentionClusters(SetClassifier, ClusterParameters):
         "pyramid_levels",
     )
 
+    _later_parameters: ClassVar[dict[str, Any]] = {"n_attended": None, "pyramid_levels": 1}
+
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **SetClassifier._parameter_constraints,
         "cluster_size": [_NUMBER],
@@ -120,14 +122,14 @@ class AttentionClusterClassifier(AttentionClusters):
         Whether the shifting operation follows each unit.
 
     n_attended : int, default=None
-        A unit attends to no more local features of a set than those of its so many highest logits
-        (more where logits tie), by a softmax over these. None: to all.
+        Each unit attends to the so many local features of a set that have its highest logits, by a
+        softmax over these, and where logits tie to more ("average" ties all). None: to all.
 
     pyramid_levels : int, default=1
         The levels of a temporal pyramid, for sets in an order that matters: level l = 0, 1, ...
-        cuts a set into 2^l parts, and each of all parts has its share of the units, which attend to
-        its local features only. With 3 there are 7 parts. 1: all units attend to the whole set,
-        whose order does not matter.
+        cuts a set into 2^l parts, and each of all parts (with 3 levels 7) has its share of the
+        units, one at least, which attend to its local features only. A part of a short set has one
+        local feature at least. 1: all units attend to the whole set, whose order does not matter.
 
     n_local_features : int, default=None
         Local feature set augmentation: in training, every step sees this many local
@@ -275,14 +277,14 @@ such, default="fc1"
         scales to one.
 
     n_attended : int, None, or dict of str to such, default=None
-        A unit attends to no more local features of a set than those of its so many highest logits
-        (more where logits tie), by a softmax over these. None: to all.
+        Each unit attends to the so many local features of a set that have its highest logits, by a
+        softmax over these, and where logits tie to more ("average" ties all). None: to all.
 
     pyramid_levels : int or dict of str to int, default=1
         The levels of a temporal pyramid, for sets in an order that matters: level l = 0, 1, ...
-        cuts a set into 2^l parts, and each of all parts has its share of the units, which attend to
-        its local features only. With 3 there are 7 parts. 1: all units attend to the whole set,
-        whose order does not matter.
+        cuts a set into 2^l parts, and each of all parts (with 3 levels 7) has its share of the
+        units, one at least, which attend to its local features only. A part of a short set has one
+        local feature at least. 1: all units attend to the whole set, whose order does not matter.
 
     n_local_features : int, None, or dict of str to such, default=None
         Local feature set augmentation: in training, every step sees this many local

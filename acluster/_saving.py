@@ -207,7 +207,11 @@ class Saveable:
         self: Any, description: dict[str, Any], tensors: Tensors
     ) -> dict[str, Any]:
         """The sizes that the network is made of; so many modules as there are tensors for."""
-        modalities, names = description["modalities"], ("n_features", *self._integration_parameters)
+        names = "n_features", *self._integration_parameters
+        modalities = {
+            modality: {**self._later_parameters, **part}
+            for modality, part in description["modalities"].items()
+        }
         if not 1 <= len(modalities) <= tensors.spec("network.linear.weight")[0][0]:
             raise ModelFileError(f"it has {len(modalities)} modalities")
         for modality, part in modalities.items():

@@ -997,8 +997,8 @@ CASES = [
         "diverge",
         lambda: A(
             shifting=False,
-            optimizer="adam",
             learning_rate=1e37,
+            batch_size=128,
             max_grad_norm=None,
             max_iter=5,
             tol=None,
@@ -1013,7 +1013,7 @@ CASES = [
         "overflow",
         lambda: A(dtype="float32", max_iter=1, tol=None).fit([a * 1e300 for a in R], y),
         ValueError,
-        "X has values beyond the range of float32, up to 7.95123e+300; standardise the local features, or use float64 for X and dtype.",
+        "X has values beyond the range of float32, up to 7.82669e+300; standardise the local features, or use float64 for X and dtype.",
     ),
     Case(
         "y -1 and 1",

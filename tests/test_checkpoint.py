@@ -183,7 +183,7 @@ def test_the_checkpoint_of_another_fit_is_refused(tmp_path):
     make(2).fit(X, y, checkpoint_dir=tmp_path)
     before = (tmp_path / "fit.checkpoint").read_bytes()
     for clf, data, message in (
-        (make(2, learning_rate=0.1), (X, y), r"learning_rate was '0.001', is '0.1'"),
+        (make(2, learning_rate=0.1), (X, y), r"learning_rate was '0.01', is '0.1'"),
         (make(2, random_state=1), (X, y), r"random_state was '0', is '1'"),
         (make(2), (X, 1 - y), r"data was"),
         (make(2), (X[1:], y[1:]), r"data was"),

@@ -42,6 +42,14 @@ X_missing, _ = make_modalities(missing=MISSING)
 
 
 class TestParameters:
+    @pytest.mark.parametrize("options", [{"n_attended": 2}, {"pyramid_levels": 2}])
+    @pytest.mark.parametrize("missing_modality", ["mean", "mask"])
+    def test_a_modality_that_nobody_has_is_attended_to_by_nobody(self, options, missing_modality):
+        clf = make_classifier(missing_modality=missing_modality, **options).fit(X_missing, y)
+        attention = clf.attention_weights({"rgb": X["rgb"][:3]})
+        assert [weights.shape for weights in attention["audio"]] == [(0, 4)] * 3
+        assert [len(weights) for weights in attention["rgb"]] == list(X["rgb"].lengths[:3])
+
     def test_one_value_or_one_for_each(self):
         clf = make_classifier(
             cluster_size={"audio": 3, "rgb": 5},

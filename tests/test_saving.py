@@ -421,6 +421,7 @@ HOSTILE = {
     "a width that is true": changed(modalities__features__n_features=True),
     "10^12 units": changed(modalities__features__cluster_size=10**12),
     "50,000 units": changed(modalities__features__cluster_size=50_000),
+    "10^9 levels": changed(modalities__features__pyramid_levels=10**9),
     "another weighting": changed(modalities__features__weighting="fc2"),
     "an unknown weighting": changed(modalities__features__weighting="__import__('os')"),
     "shifting is text": changed(modalities__features__shifting="yes"),
@@ -565,11 +566,31 @@ def test_what_could_not_be_loaded_is_not_saved(tmp_path):
         clf.set_params(max_iter=0).save(tmp_path / "model")
 
 
-def test_pickles_of_before_standardize_load():
+LATER = ("n_attended", "pyramid_levels")
+
+
+def older(parameters):
+    return {name: value for name, value in parameters.items() if name not in LATER}
+
+
+def test_files_of_before_some_parameters_load(tmp_path):
+    X, _, clf = fitted()
+    clf.save(tmp_path / "model")
+    description, tensors = read(tmp_path / "model")
+    parts = {"features": older(description["modalities"]["features"])}
+    parameters = older(description["parameters"])
+    changes = {"modalities": parts, "parameters": parameters}
+    write(tmp_path / "model", description | changes, tensors)
+    assert np.array_equal(acluster.load(tmp_path / "model").predict_proba(X), clf.predict_proba(X))
+
+
+def test_pickles_of_before_some_parameters_load():
     X, _, clf = fitted(warm_start=True)
     state = clf.__getstate__()
-    state["_architecture"] = {**state["_architecture"], "network": {}}
-    del state["standardize"]
+    parts = {"features": older(state["_architecture"]["integrations"]["features"])}
+    state["_architecture"] = {**state["_architecture"], "network": {}, "integrations": parts}
+    for name in ("standardize", *LATER):
+        del state[name]
     old = AttentionClusterClassifier.__new__(AttentionClusterClassifier)
     old.__setstate__(state)
     assert np.array_equal(old.predict_proba(X), clf.predict_proba(X))

@@ -1,6 +1,6 @@
 """Which local features a unit may attend to: those of its part of time, or its highest few.
 
-What it may not has a logit so low that the softmax makes a weight of zero of it.
+Others get a logit so low that the softmax makes a weight of zero of it.
 """
 
 from __future__ import annotations
@@ -8,64 +8,74 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["is_below_highest", "is_outside", "masked", "parts_of_units"]
+__all__ = ["is_below_highest", "is_outside", "masked", "part_bounds", "places_and_lengths"]
 
 
 def masked(logits: Tensor, is_out: Tensor) -> Tensor:
-    """Finite, as kernels may take infinities for errors; half, as they subtract the largest."""
+    """Logits, very low where `is_out`.
+
+    Half of the lowest number there is: a softmax subtracts the highest logit, and some kernels
+    take infinities for errors.
+    """
     return logits.masked_fill(is_out, torch.finfo(logits.dtype).min / 2)
 
 
-def parts_of_units(cluster_size: int, n_levels: int) -> Tensor:
-    """The parts of a temporal pyramid, dealt out to the units as evenly as can be, (2, N).
+def places_and_lengths(offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """Of every row of packed sets: where in its set it is, and how many rows that has."""
+    lengths = offsets.diff()
+    starts, lengths = (of_set.repeat_interleave(lengths) for of_set in (offsets[:-1], lengths))
+    return torch.arange(len(starts), device=starts.device) - starts, lengths
 
-    Level l has 2^l parts, 0 to 2^l - 1; a column is the number of a unit's part, and how many its
-    level has.
+
+def part_bounds(lengths: Tensor, number: int | Tensor, of: int | Tensor) -> tuple[Tensor, Tensor]:
+    """Where one of several contiguous parts of a set starts and ends.
+
+    Part s of S runs from ``floor(s L / S)`` to ``floor((s + 1) L / S)``, and has one local feature
+    at least: parts overlap in sets that have fewer than S.
     """
-    parts = [(number, 2**level) for level in range(n_levels) for number in range(2**level)]
-    own = torch.arange(cluster_size) * len(parts) // cluster_size
-    return torch.tensor(parts)[own].T
+    starts = number * lengths // of
+    return starts, torch.maximum((number + 1) * lengths // of, starts + 1)
 
 
-def is_outside(places: Tensor, lengths: Tensor, parts: Tensor) -> Tensor:
-    """Whether a local feature is outside of a unit's part of its set.
+def is_outside(places: Tensor, lengths: Tensor, cluster_size: int, n_levels: int) -> Tensor:
+    """Whether a local feature is outside of a unit's part of a temporal pyramid.
 
-    Part s of S runs from ``floor(s L / S)`` to ``floor((s + 1) L / S)`` of L local features, and
-    has one at least.
+    Level l has 2^l parts; all parts are dealt out to the units as evenly as can be.
 
     Parameters
     ----------
-    places, lengths : Tensors of int64, shapes that go together
+    places, lengths : Tensors of int64, of shapes that go together
         Where in its set a local feature is, and how many there are.
 
-    parts : Tensor of int64, shape (2, N)
-        From `parts_of_units`.
+    cluster_size, n_levels : int
+        Of units, and of levels.
 
     Returns
     -------
     Tensor of bool
-        Of their shape, with N more columns.
+        Of their shape, with one more axis of size N.
     """
-    number, of = parts
-    starts = number * lengths[..., None] // of
-    ends = torch.maximum((number + 1) * lengths[..., None] // of, starts + 1)
-    return (places[..., None] < starts) | (places[..., None] >= ends)
+    parts = [(number, 2**level) for level in range(n_levels) for number in range(2**level)]
+    number, of = torch.tensor(parts, device=places.device).T
+    starts, ends = part_bounds(lengths[..., None], number, of)
+    outside = (places[..., None] < starts) | (places[..., None] >= ends)
+    own = torch.arange(cluster_size, device=places.device) * len(parts) // cluster_size
+    return outside[..., own]
 
 
 def is_below_highest(logits: Tensor, n_attended: int) -> Tensor:
-    """Whether fewer than so many logits of a set and a unit are as high.
+    """Whether at least so many logits of the same set and unit are higher.
 
     Parameters
     ----------
-    logits : Tensor of shape (n, L, N)
-        Of padded sets, -∞ for what pads.
+    logits : Tensor of shape (..., L, N)
+        Of a set, or of padded ones with -∞ for what pads.
 
     n_attended : int
-        How many are not below, or more where they tie.
+        Not more than L.
 
     Returns
     -------
-    Tensor of bool, shape (n, L, N)
+    Tensor of bool, of the same shape
     """
-    scores = torch.nn.functional.pad(logits.detach(), (0, 0, 0, n_attended), value=-torch.inf)
-    return logits < scores.topk(n_attended, dim=1).values[:, -1:]
+    return logits < logits.detach().topk(n_attended, dim=-2).values[..., -1:, :]

@@ -78,13 +78,14 @@ class AttentionCluster(Integration):
         Whether each unit's output is shifted and normalised (equation 7).
 
     n_attended : int, optional
-        A unit attends to no more local features of a set than those of its so many highest logits
-        (more where logits tie), by a softmax over these. None: to all.
+        Each unit attends to the so many local features of a set that have its highest logits, by a
+        softmax over these, and where logits tie to more ("average" ties all). None: to all.
 
     pyramid_levels : int, default=1
         The levels of a temporal pyramid, for sets in an order that matters: level l = 0, 1, ...
-        cuts a set into 2^l parts, and each of all parts has its share of the units, which attend to
-        its local features only. 1: all units attend to the whole set, whose order does not matter.
+        cuts a set into 2^l parts, and each of all parts (with 3 levels 7) has its share of the
+        units, one at least, which attend to its local features only. A part of a short set has one
+        local feature at least. 1: all units attend to the whole set, whose order does not matter.
 
     Raises
     ------
@@ -125,12 +126,15 @@ class AttentionCluster(Integration):
                 f"weighting={weighting!r} is not one of {sorted(WEIGHTINGS)}, nor a subclass of "
                 "acluster.nn.Weighting."
             )
-        if cluster_size < 2**pyramid_levels - 1:
+        most_levels = (int(cluster_size) + 1).bit_length() - 1
+        if pyramid_levels > most_levels:
             raise ValueError(
-                f"pyramid_levels={pyramid_levels} has {2**pyramid_levels - 1} parts, more than "
-                f"cluster_size={cluster_size} has units; every part needs one."
+                f"pyramid_levels={pyramid_levels} has 2^{pyramid_levels} - 1 parts, each of which "
+                f"needs a unit, and there are {cluster_size}. Raise cluster_size, or lower "
+                f"pyramid_levels to {most_levels}."
             )
-        self.n_attended, self.pyramid_levels = n_attended, pyramid_levels
+        self.n_attended = None if n_attended is None else int(n_attended)
+        self.pyramid_levels = int(pyramid_levels)
         self.weighting = kind(n_features, cluster_size, hidden_size)
         self.shifting = ShiftingOperation(cluster_size) if shifting else None
         self.cluster_size = cluster_size
@@ -165,23 +169,12 @@ class AttentionCluster(Integration):
     def attention_logits(self, values: Tensor, offsets: Tensor) -> Tensor:
         """The logits of the weighting function, (R, N), very low where a unit may not attend."""
         logits = self.weighting(values)
-        if self.n_attended is None and self.pyramid_levels == 1:
-            return logits
-        lengths, device = offsets.diff(), logits.device
-        items = torch.arange(len(lengths)).repeat_interleave(lengths)
-        places = torch.arange(len(items)) - offsets[:-1][items]
-        where = items.to(device), places.to(device)
-        in_sets = logits.new_full((len(lengths), int(lengths.max()), logits.shape[1]), -torch.inf)
-        return self.restricted(in_sets.index_put(where, logits), lengths.to(device))[where]
-
-    def restricted(self, logits: Tensor, lengths: Tensor) -> Tensor:
-        """Logits of padded sets, (n, L, N), those very low that a unit may not attend to."""
         if self.pyramid_levels > 1:
-            places = torch.arange(logits.shape[1], device=logits.device)
-            parts = _attended.parts_of_units(self.cluster_size, self.pyramid_levels)
-            is_out = _attended.is_outside(places, lengths[:, None], parts.to(logits.device))
+            places, lengths = _attended.places_and_lengths(offsets.to(logits.device))
+            is_out = _attended.is_outside(places, lengths, self.cluster_size, self.pyramid_levels)
             logits = _attended.masked(logits, is_out)
-        if self.n_attended is not None:
-            is_out = _attended.is_below_highest(logits, self.n_attended)
-            logits = _attended.masked(logits, is_out)
+        if self.n_attended is not None and len(logits):
+            n, sets = self.n_attended, logits.split(offsets.diff().tolist())
+            are_out = [_attended.is_below_highest(one, min(n, len(one))) for one in sets]
+            logits = _attended.masked(logits, torch.cat(are_out))
         return logits

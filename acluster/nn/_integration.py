@@ -96,7 +96,10 @@ class Integration(nn.Module, ABC):
         """
 
     def attention_logits(self, values: Tensor, offsets: Tensor) -> Tensor:
-        """What each unit thinks of each local feature, (R, N); only a way with units defines it."""
+        """What each unit thinks of each local feature, (R, N); only a way with units defines it.
+
+        The arguments are those of `forward`, but that there may be no set at all.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no attention units.")
 
     def attention_weights(self, values: Tensor, offsets: Tensor) -> Tensor:

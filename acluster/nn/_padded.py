@@ -7,7 +7,9 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from acluster.nn._attended import is_below_highest, is_outside, masked
 from acluster.nn._cluster import AttentionCluster
 from acluster.nn._network import IntegrationNetwork
 
@@ -95,6 +97,20 @@ def _global_feature(cluster: AttentionCluster, values: Tensor, is_padding: Tenso
     """Equations 2 to 7 on (n, L, M), without the padding."""
     logits = cluster.weighting(values.flatten(0, 1)).unflatten(0, values.shape[:2])
     logits = logits.masked_fill(is_padding[..., None], -torch.inf)
-    a = cluster.restricted(logits, (~is_padding).sum(dim=1)).softmax(dim=1)
+    a = _restricted(cluster, logits, (~is_padding).sum(dim=1)).softmax(dim=1)
     v = a.transpose(1, 2) @ values
     return (v if cluster.shifting is None else cluster.shifting(v)).flatten(1)
+
+
+def _restricted(cluster: AttentionCluster, logits: Tensor, lengths: Tensor) -> Tensor:
+    """Logits (n, L, N), very low where a unit may not attend."""
+    if cluster.pyramid_levels > 1:
+        places = torch.arange(logits.shape[1], device=logits.device)
+        is_out = is_outside(places, lengths[:, None], cluster.cluster_size, cluster.pyramid_levels)
+        logits = masked(logits, is_out)
+    if cluster.n_attended is not None:
+        # So that there are enough, without asking for L, which is not known to an export.
+        more = functional.pad(logits, (0, 0, 0, cluster.n_attended), value=-torch.inf)
+        is_out = is_below_highest(more, cluster.n_attended)[:, : logits.shape[1]]
+        logits = masked(logits, is_out)
+    return logits

@@ -162,6 +162,8 @@ def measure_epoch(n, n_features, cluster_size, n_classes, epochs, device, batch_
     clf = AttentionClusterClassifier(
         cluster_size=cluster_size,
         dropout=0.9,
+        optimizer="rmsprop",
+        learning_rate=1e-3,
         batch_size=batch_size,
         max_iter=epochs,
         tol=None,

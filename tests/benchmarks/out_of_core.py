@@ -73,6 +73,8 @@ def classifier(**changes):
     return AttentionClusterClassifier(
         **{
             "cluster_size": 8,
+            "optimizer": "rmsprop",
+            "learning_rate": 1e-3,
             "batch_size": BATCH_SIZE,
             "max_iter": 1,
             "tol": None,

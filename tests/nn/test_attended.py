@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acluster.nn import WEIGHTINGS, AttentionCluster, IntegrationNetwork, PaddedNetwork
+from acluster.nn._attended import masked
 from acluster.nn._pooling import attend, attend_plainly
 from acluster.nn._pooling_analytic import attend_analytic
 from tests import reference
@@ -114,18 +115,24 @@ def test_every_way_to_attend_takes_such_logits(way, dtype):
     """No weight, no gradient and nothing that is not finite comes of what is not attended to."""
     values, offsets = make_packed([5, 3, 1], 4, seed=0)
     cluster = make(9, seed=1, n_features=4, n_attended=2, pyramid_levels=3)
-    logits = cluster.attention_logits(values, offsets).detach()
+    free = cluster.weighting(values).detach()
+    is_out = cluster.attention_logits(values, offsets) < -1e30
+    assert is_out.any()
     results = []
     for function, kind in ((way, dtype), (attend_plainly, torch.float64)):
-        own = logits.clamp(min=-1e38).to(kind).requires_grad_()
+        own = masked(free.to(kind), is_out).requires_grad_()
         pooled = function(values.to(kind), offsets, own)
         (pooled * torch.linspace(-1, 1, 4, dtype=kind)).sum().backward()
         results.append((pooled.double(), own.grad.double()))
     for got, expected in zip(*results, strict=True):
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
-    assert (results[0][1][logits < -1e30] == 0).all()
+    assert (results[0][1][is_out] == 0).all()
 
 
 def test_a_part_without_a_unit_is_refused():
-    with pytest.raises(ValueError, match="pyramid_levels=3 has 7 parts, more than cluster_size=6"):
+    with pytest.raises(
+        ValueError, match=r"pyramid_levels=3 has 2\^3 - 1 parts.*pyramid_levels to 2"
+    ):
         AttentionCluster(3, 6, pyramid_levels=3)
+    with pytest.raises(ValueError, match="pyramid_levels to 20"):
+        AttentionCluster(1, 2**20, pyramid_levels=10**9)
