@@ -62,7 +62,7 @@ CANDIDATES |= {
         "dropout 0.2": {"dropout": 0.2},
         "dropout 0.8": {"dropout": 0.8},
         "60 epochs": {"max_iter": 60},
-        "decay 0.1": {"optimizer": "adamw", "weight_decay": 0.1},
+        "AdamW, decay 0.1": {"optimizer": "adamw", "weight_decay": 0.1},
         "N = 8": {"cluster_size": 8},
         "N = 128": {"cluster_size": 128},
         "fc2": {"weighting": "fc2"},
@@ -126,17 +126,35 @@ def perform(run, study, parent):
     }
 
 
+def read_study(study, path):
+    """The rows of its candidates as they are now; those of others and of earlier ones are left."""
+    rows = read_rows(path, Run)
+    parameters = {name: json.dumps(own) for name, own in study.candidates.items()}
+    return {
+        run: row for run, row in rows.items() if row["parameters"] == parameters.get(run.candidate)
+    }
+
+
 def ranked(rows, names):
-    """The sets, and by candidate its mean rank over those that all have, and accuracy on each."""
+    """A header; then of every candidate accuracy by set, their mean, and its mean rank.
+
+    Sets count for the two last where all candidates have rows, and splits where all that have rows
+    of the set have them.
+    """
     candidates = [name for name in names if any(run.candidate == name for run in rows)]
     sets = [name for name in SETS if any(run.dataset == name for run in rows)]
-    table = np.array([[mean(rows, name, one) for name in sets] for one in candidates])
-    complete = ~np.isnan(table).any(axis=0)
-    if not complete.any():
-        raise SystemExit("There is no set yet that all candidates have been scored on.")
-    ranks = rankdata(-table[:, complete], axis=0).mean(axis=1)
-    lines = sorted(zip(ranks, candidates, table.tolist(), strict=True))
-    return sets, [(name, f"{rank:.1f}", *(f"{x:.1f}" for x in xs)) for rank, name, xs in lines]
+    table = np.array([[mean(rows, one, name) for one in sets] for name in candidates])
+    complete = table[:, ~np.isnan(table).any(axis=0)]
+    header = ["candidate", f"rank of {complete.shape[1]}", "mean", *sets]
+    if not complete.size:
+        return [header]
+    ranks = rankdata(-complete, axis=0).mean(axis=1)
+    lines = sorted(zip(ranks, candidates, complete.mean(axis=1), table.tolist(), strict=True))
+    shown = [
+        [name, *(f"{number:.1f}" for number in (rank, middle, *by_set))]
+        for rank, name, middle, by_set in lines
+    ]
+    return [header, *shown]
 
 
 def mean(rows, dataset, candidate):
@@ -159,11 +177,7 @@ def main(study, description, arguments=None):
     parser.add_argument("--n-jobs", type=int, default=os.cpu_count())
     parser.add_argument("--csv", type=Path, default=study.csv, help="where the rows go")
     options = parser.parse_args(arguments)
-    done = {
-        run
-        for run, row in read_rows(options.csv, Run).items()
-        if row["parameters"] == json.dumps(study.candidates.get(run.candidate))
-    }
+    done = read_study(study, options.csv)
     runs = [
         Run(dataset, candidate, split)
         for dataset in options.sets
@@ -173,9 +187,8 @@ def main(study, description, arguments=None):
     tasks = (delayed(perform)(run, study, os.getpid()) for run in runs if run not in done)
     for run, row in run_all(tasks, options.csv, options.n_jobs, Run):
         print(f"{run.dataset}, {run.candidate}, {run.split}: {row['accuracy']} %", flush=True)
-    sets, lines = ranked(read_rows(options.csv, Run), study.candidates)
-    for name, *figures in [("", "rank", *(name[:10] for name in sets)), *lines]:
-        print(f"{name:34}" + "".join(f"{figure:>12}" for figure in figures))
+    for name, *figures in ranked(read_study(study, options.csv), study.candidates):
+        print(f"{name:34}" + "".join(f"{figure[:10]:>12}" for figure in figures))
 
 
 if __name__ == "__main__":

@@ -80,7 +80,6 @@ def flash_mnist():
     return Problem(both, np.concatenate([y, y_test]), lambda seed: split, max_epochs=10)
 
 
-@cache
 def bags_of_digits(n_bags=200):
     """Bags of some ten images of 14 x 14 pixels; every other bag has a nine among them."""
     mnist, draw = fetch_mnist(), np.random.default_rng(0)

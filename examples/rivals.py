@@ -102,7 +102,8 @@ OPTIONS = {
     "pyramid of time": partial(attention_cluster, pyramid_levels=3),
     "20 epochs": partial(attention_cluster, max_iter=20),
 }
-WITHOUT_SEED = ("pooled logistic regression", "pooled SVM")  # on a given split run but once
+# On a given split they run once, with the first seed.
+WITHOUT_SEED = ("pooled logistic regression", "pooled SVM")
 
 
 def perform(run, parent):
@@ -148,8 +149,10 @@ def wanted_runs(options):
         problem = load(dataset)
         for seed in problem.seeds if options.seeds is None else options.seeds:
             folds = range(len(problem.folds(seed)))
-            done = WITHOUT_SEED if len(folds) == 1 and seed != problem.seeds[0] else ()
-            methods = [name for name in options.methods if name not in done]
+            skipped = WITHOUT_SEED if len(folds) == 1 and seed != problem.seeds[0] else ()
+            if problem.max_epochs:
+                skipped = (*skipped, "20 epochs")
+            methods = [name for name in options.methods if name not in skipped]
             for fold in folds[: options.folds]:
                 yield from (Run(dataset, method, seed, fold) for method in methods)
 

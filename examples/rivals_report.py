@@ -5,8 +5,8 @@ Attention clusters and their rivals: the tables and the plot of ranks
 Reads the rows that `rivals.py` has written, trains nothing, and writes for the documentation: mean
 accuracy of every method on every set, with its standard error over folds and seeds; the seconds of
 fitting and the number of parameters; and a plot of the mean ranks, with the difference that two of
-them need to be told apart (Nemenyi's test at 5 %, after Demsar, 2006). And, of the rows of
-`defaults.py`, `variants.py` and `rival_steps.py`, a table each.
+them need to be told apart (Nemenyi's test at 5 %, after Demsar, 2006). And a table each of the
+rows of `defaults.py`, `variants.py` and `rival_steps.py`, where they lie beside.
 
     python examples/rivals_report.py [--csv FILE] [--output FOLDER] [--image FILE]
 """
@@ -137,14 +137,13 @@ def write_options(table, folder):
     write(folder / "rivals_options.csv", ["", *table.sets], lines)
 
 
-def write_studies(folder):
+def write_studies(source, folder):
     """Accuracy and ranks of the candidates of every study that has rows."""
     for study in STUDIES:
-        rows = read_rows(study.csv, defaults.Run)
-        if rows:
-            sets, lines = defaults.ranked(rows, study.candidates)
-            path = folder / f"{study.csv.stem}_table.csv"
-            write(path, ["candidate", "rank", *sets], lines)
+        rows = defaults.read_study(study, source / study.csv.name)
+        header, *lines = defaults.ranked(rows, study.candidates)
+        if lines:
+            write(folder / f"{study.csv.stem}_table.csv", header, lines)
 
 
 def main(arguments=None):
@@ -164,7 +163,7 @@ def main(arguments=None):
     options.image.parent.mkdir(parents=True, exist_ok=True)
     accuracy = write_comparison(table, np.argsort(ranks), ranks, options.output)
     write_options(table, options.output)
-    write_studies(options.output)
+    write_studies(options.csv.parent, options.output)
     difference = critical_difference(len(table.methods), n_sets)
     plot_ranks(table.methods, ranks, difference, options.image)
     for line in accuracy:

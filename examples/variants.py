@@ -10,7 +10,7 @@ arXiv 2506.10178); pyramids over channels and over time (after the abstract of L
 options of the estimator now. Sets, splits and options are those of `defaults.py`: no test item is
 seen.
 
-    python examples/variants.py [--sets "spoken digits"] [--candidates "projection 64"] [--n-jobs 2]
+    python examples/variants.py [--sets "spoken digits"] [--candidates "projection 32"] [--n-jobs 2]
 """
 
 import math
