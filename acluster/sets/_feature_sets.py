@@ -183,8 +183,8 @@ class FeatureSets(ItemSequence):
 
     Notes
     -----
-    The sets are unordered to the classifiers, but the container keeps the order it
-    was given. An item may be empty here; the estimators refuse it and name it.
+    The sets are unordered to the classifiers, but for `pyramid_levels`; the container keeps
+    the order it was given. An item may be empty here; the estimators refuse it and name it.
 
     Examples
     --------
