@@ -41,7 +41,7 @@ from acluster.preprocessing import LocalFeatureTransformer
 
 CSV = Path(__file__).resolve().parent.parent / "docs" / "results" / "defaults.csv"
 SENSORS = ("skeleton", "inertial", "depth", "three sensors")
-SETS = ["bags of digits", "japanese vowels", *SENSORS, "spoken digits"]
+SETS = ["bags of digits", "japanese vowels", *SENSORS, "spoken digits", "flash-mnist"]
 
 CANDIDATES = {
     "rmsprop 0.001": {"optimizer": "rmsprop", "learning_rate": 0.001, "batch_size": 128},
@@ -109,10 +109,13 @@ def perform(run, study, parent):
     stop_if_orphaned(parent)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", ConvergenceWarning)
-    X, y, *_ = load(run.dataset)
+    problem = load(run.dataset)
+    X, y = problem.X, problem.y
     fit, held = splits(run.dataset)[run.split]
     parameters = study.candidates[run.candidate]
     classifier = study.make(isinstance(X, MultimodalFeatureSets), run.split, **parameters)
+    if problem.max_epochs:
+        classifier.set_params(max_iter=problem.max_epochs)
     model = make_pipeline(LocalFeatureTransformer(StandardScaler()), classifier)
     started = time.process_time()
     model.fit(X[fit], y[fit])
