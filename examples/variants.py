@@ -170,7 +170,6 @@ CANDIDATES = {
     "slices of 8, batch norm": {"slice_size": 8, "norm": "batch"},
     "pyramid of channels": {"channel_levels": 3},
     "pyramid of time": {"pyramid_levels": 3},
-    "5 highest, pyramid of time": {"n_attended": 5, "pyramid_levels": 3},
     "time coordinate": {"time_coordinate": 1},
 }
 

@@ -94,7 +94,7 @@ def test_the_first_steps_lead_to_a_model(tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize("page", ["guide", "gpu", "extending", "coming_from"])
+@pytest.mark.parametrize("page", ["guide", "gpu", "choosing", "extending", "coming_from"])
 def test_the_code_of_a_page_runs(tmp_path, monkeypatch, page):
     pytest.importorskip("onnxruntime")
     monkeypatch.chdir(tmp_path)
