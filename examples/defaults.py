@@ -147,6 +147,7 @@ def ranked(rows, names):
     candidates = [name for name in names if any(run.candidate == name for run in rows)]
     sets = [name for name in SETS if any(run.dataset == name for run in rows)]
     table = np.array([[mean(rows, one, name) for one in sets] for name in candidates])
+    table = table.reshape(len(candidates), len(sets))
     complete = table[:, ~np.isnan(table).any(axis=0)]
     header = ["candidate", f"rank of {complete.shape[1]}", "mean", *sets]
     if not complete.size:
@@ -154,7 +155,7 @@ def ranked(rows, names):
     ranks = rankdata(-complete, axis=0).mean(axis=1)
     lines = sorted(zip(ranks, candidates, complete.mean(axis=1), table.tolist(), strict=True))
     shown = [
-        [name, *(f"{number:.1f}" for number in (rank, middle, *by_set))]
+        [name, *("" if np.isnan(x) else f"{x:.1f}" for x in (rank, middle, *by_set))]
         for rank, name, middle, by_set in lines
     ]
     return [header, *shown]

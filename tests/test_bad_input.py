@@ -1011,9 +1011,11 @@ CASES = [
     ),
     Case(
         "overflow",
-        lambda: A(dtype="float32", max_iter=1, tol=None).fit([a * 1e300 for a in R], y),
+        lambda: A(dtype="float32", batch_size=128, max_iter=1, tol=None).fit(
+            [a * 1e300 for a in R], y
+        ),
         ValueError,
-        "X has values beyond the range of float32, up to 7.82669e+300; standardise the local features, or use float64 for X and dtype.",
+        "X has values beyond the range of float32, up to 7.95123e+300; standardise the local features, or use float64 for X and dtype.",
     ),
     Case(
         "y -1 and 1",

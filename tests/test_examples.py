@@ -377,14 +377,15 @@ def test_the_readmes_example():
 def test_rivals_and_their_report(tmp_path, data_home):
     table, image = tmp_path / "rivals.csv", tmp_path / "ranks.png"
     methods = ["attention cluster", "efficient probing", "pooled SVM"]
+    options = ["5 highest"]
     command = ["rivals.py", "--sets", "musk1", "elephant", "--seeds", 0, "--folds", 1]
-    command += ["--methods", *methods, "--csv", table, "--n-jobs", 2]
+    command += ["--methods", *methods, *options, "--csv", table, "--n-jobs", 2]
     environment = {"ACLUSTER_DATA": str(data_home)}
-    assert "6 of 6: " in run_example(*command, **environment)
+    assert "8 of 8: " in run_example(*command, **environment)
     assert "1 of" not in run_example(*command, **environment), "a run was done twice"
     rows = list(csv.DictReader(table.read_text().splitlines()))
     assert {(row["dataset"], row["method"]) for row in rows} == {
-        (name, method) for name in ("musk1", "elephant") for method in methods
+        (name, method) for name in ("musk1", "elephant") for method in (*methods, *options)
     }
     assert all(float(row["fit_seconds"]) > 0 and float(row["accuracy"]) > 40 for row in rows)
     is_counted = {row["method"]: bool(row["parameters"]) for row in rows}
@@ -392,6 +393,7 @@ def test_rivals_and_their_report(tmp_path, data_home):
         "attention cluster": True,
         "efficient probing": True,
         "pooled SVM": False,
+        "5 highest": True,
     }
     shown = run_example("rivals_report.py", "--csv", table, "--output", tmp_path, "--image", image)
     assert "Ranks over 2 sets" in shown
@@ -400,6 +402,32 @@ def test_rivals_and_their_report(tmp_path, data_home):
     assert sorted(line[0] for line in lines) == sorted(methods)
     assert sum(float(line[1]) for line in lines) == pytest.approx(6, abs=0.11)
     assert image.read_bytes().startswith(b"\x89PNG")
+    header, *lines = csv.reader((tmp_path / "rivals_options.csv").read_text().splitlines())
+    assert header == ["", "musk1", "elephant"]
+    assert [line[0] for line in lines if all(line)] == ["attention cluster", *options]
+
+
+def test_candidates_are_ranked_by_what_all_have(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    defaults = importlib.import_module("defaults")
+    study = defaults.Study({"a": {"N": 1}, "b": {"N": 2}}, None, tmp_path / "rows.csv")
+    lines = ["dataset,candidate,split,accuracy,parameters"]
+    for dataset, candidate, split, accuracy, n in [
+        ("skeleton", "a", 0, 50, 1),
+        ("skeleton", "a", 1, 60, 1),
+        ("skeleton", "b", 0, 52, 2),  # split 1 is not there yet and does not count
+        ("depth", "a", 0, 10, 1),  # nor does depth for the ranks, which b has not
+        ("inertial", "a", 0, 99, 7),  # an earlier a
+        ("skeleton", "c", 5, 99, 3),  # no candidate any more
+    ]:
+        lines.append(f'{dataset},{candidate},{split},{accuracy},"{{""N"": {n}}}"')
+    study.csv.write_text("\n".join(lines))
+    assert defaults.ranked(defaults.read_study(study, study.csv), study.candidates) == [
+        ["candidate", "rank of 1", "mean", "skeleton", "depth"],
+        ["b", "1.0", "52.0", "52.0", ""],
+        ["a", "2.0", "50.0", "50.0", "10.0"],
+    ]
+    assert defaults.ranked({}, study.candidates) == [["candidate", "rank of 0", "mean"]]
 
 
 def test_nemenyi_is_that_of_the_textbook(monkeypatch):

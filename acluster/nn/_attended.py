@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["is_below_highest", "is_outside", "masked", "part_bounds", "places_and_lengths"]
+__all__ = ["is_below_highest", "is_outside", "masked", "places_and_lengths"]
 
 
 def masked(logits: Tensor, is_out: Tensor) -> Tensor:
@@ -27,20 +27,12 @@ def places_and_lengths(offsets: Tensor) -> tuple[Tensor, Tensor]:
     return torch.arange(len(starts), device=starts.device) - starts, lengths
 
 
-def part_bounds(lengths: Tensor, number: int | Tensor, of: int | Tensor) -> tuple[Tensor, Tensor]:
-    """Where one of several contiguous parts of a set starts and ends.
-
-    Part s of S runs from ``floor(s L / S)`` to ``floor((s + 1) L / S)``, and has one local feature
-    at least: parts overlap in sets that have fewer than S.
-    """
-    starts = number * lengths // of
-    return starts, torch.maximum((number + 1) * lengths // of, starts + 1)
-
-
 def is_outside(places: Tensor, lengths: Tensor, cluster_size: int, n_levels: int) -> Tensor:
     """Whether a local feature is outside of a unit's part of a temporal pyramid.
 
-    Level l has 2^l parts; all parts are dealt out to the units as evenly as can be.
+    Level l has 2^l parts; all parts are dealt out to the units as evenly as can be. Part s of S
+    runs from ``floor(s L / S)`` to ``floor((s + 1) L / S)``, and has one local feature at least:
+    parts overlap in sets that have fewer than S.
 
     Parameters
     ----------
@@ -57,7 +49,8 @@ def is_outside(places: Tensor, lengths: Tensor, cluster_size: int, n_levels: int
     """
     parts = [(number, 2**level) for level in range(n_levels) for number in range(2**level)]
     number, of = torch.tensor(parts, device=places.device).T
-    starts, ends = part_bounds(lengths[..., None], number, of)
+    starts = number * lengths[..., None] // of
+    ends = torch.maximum((number + 1) * lengths[..., None] // of, starts + 1)
     outside = (places[..., None] < starts) | (places[..., None] >= ends)
     own = torch.arange(cluster_size, device=places.device) * len(parts) // cluster_size
     return outside[..., own]

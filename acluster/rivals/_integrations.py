@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from acluster.nn import Integration, attend
-from acluster.nn._attended import part_bounds
 
 __all__ = [
     "TSLSTM",
@@ -269,9 +268,14 @@ def resampled(values: Tensor, offsets: Tensor, n_steps: int) -> Tensor:
 
 
 def segment(offsets: Tensor, number: int, n_segments: int) -> tuple[Tensor, Tensor]:
-    """The rows of one of several contiguous segments of every set, and their offsets."""
-    starts, ends = part_bounds(offsets.diff(), number, n_segments)
-    sizes = ends - starts
+    """The rows of one of several contiguous segments of every set, and their offsets.
+
+    Segment s of S runs from ``floor(s L / S)`` to ``floor((s + 1) L / S)``, and has one local
+    feature at least.
+    """
+    lengths = offsets.diff()
+    starts = number * lengths // n_segments
+    sizes = ((number + 1) * lengths // n_segments - starts).clamp(min=1)
     own = functional.pad(sizes.cumsum(0), (1, 0))
     rows = torch.arange(int(own[-1])) + (offsets[:-1] + starts - own[:-1]).repeat_interleave(sizes)
     return rows, own
