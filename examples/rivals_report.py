@@ -82,8 +82,8 @@ def describe(figures):
     """Mean and standard error."""
     if not len(figures):
         return ""
-    spread = np.std(figures, ddof=1) if len(figures) > 1 else 0
-    error = f" ± {spread / len(figures) ** 0.5:.1f}" if spread else ""
+    differ = np.ptp(figures) > 0
+    error = f" ± {np.std(figures, ddof=1) / len(figures) ** 0.5:.1f}" if differ else ""
     return f"{np.mean(figures):.1f}{error}"
 
 
