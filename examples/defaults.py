@@ -113,9 +113,9 @@ def perform(run, study, parent):
     X, y = problem.X, problem.y
     fit, held = splits(run.dataset)[run.split]
     parameters = study.candidates[run.candidate]
-    classifier = study.make(isinstance(X, MultimodalFeatureSets), run.split, **parameters)
-    if problem.max_epochs:
-        classifier.set_params(max_iter=problem.max_epochs)
+    limit = {"max_iter": problem.max_epochs} if problem.max_epochs else {}
+    is_multimodal = isinstance(X, MultimodalFeatureSets)
+    classifier = study.make(is_multimodal, run.split, **{**limit, **parameters})
     model = make_pipeline(LocalFeatureTransformer(StandardScaler()), classifier)
     started = time.process_time()
     model.fit(X[fit], y[fit])

@@ -3,8 +3,8 @@ The step sizes of the rivals, by cross-validation on training parts
 ===================================================================
 
 Rivals deserve what the attention cluster had, a step size chosen on training parts; the options
-are those of `defaults.py`. A rival's default is the step of the highest mean accuracy over the sets
-of ours that have been run: bags of digits, vowels, inertial and skeleton. No test item is seen.
+are those of `defaults.py`. A rival's default is the step of the highest mean accuracy over bags of
+digits, vowels, inertial sensors and skeleton. No test item is seen.
 
     python examples/rival_steps.py [--sets inertial] [--candidates "average, 0.01"] [--n-jobs 2]
 """

@@ -25,7 +25,6 @@ import argparse
 import os
 import time
 import warnings
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -98,9 +97,9 @@ METHODS = {
     "pooled SVM": pooled_svm,
 }
 OPTIONS = {
-    "5 highest": partial(attention_cluster, n_attended=5),
-    "pyramid of time": partial(attention_cluster, pyramid_levels=3),
-    "20 epochs": partial(attention_cluster, max_iter=20),
+    "5 highest": {"n_attended": 5},
+    "pyramid of time": {"pyramid_levels": 3},
+    "20 epochs": {"max_iter": 20},
 }
 # On a given split they run once, with the first seed.
 WITHOUT_SEED = ("pooled logistic regression", "pooled SVM")
@@ -114,9 +113,11 @@ def perform(run, parent):
     problem = load(run.dataset)
     X, y = problem.X, problem.y
     train, test = problem.folds(run.seed)[run.fold]
-    method = {**METHODS, **OPTIONS}[run.method](isinstance(X, MultimodalFeatureSets), run.seed)
+    make = METHODS.get(run.method, attention_cluster)
+    method = make(isinstance(X, MultimodalFeatureSets), run.seed)
     if problem.max_epochs and is_network(method):
         method.set_params(max_iter=problem.max_epochs)
+    method.set_params(**OPTIONS.get(run.method, {}))
     model = make_pipeline(LocalFeatureTransformer(StandardScaler()), method)
     started = time.process_time()
     model.fit(X[train], y[train])
@@ -150,8 +151,6 @@ def wanted_runs(options):
         for seed in problem.seeds if options.seeds is None else options.seeds:
             folds = range(len(problem.folds(seed)))
             skipped = WITHOUT_SEED if len(folds) == 1 and seed != problem.seeds[0] else ()
-            if problem.max_epochs:
-                skipped = (*skipped, "20 epochs")
             methods = [name for name in options.methods if name not in skipped]
             for fold in folds[: options.folds]:
                 yield from (Run(dataset, method, seed, fold) for method in methods)

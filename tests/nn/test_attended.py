@@ -46,10 +46,7 @@ def rows_and_weights(X, k, cluster, weighting, own):
 
 @given(**cases)
 @settings(max_examples=100, deadline=None)
-def test_cluster_is_the_reference(
-    lengths, cluster_size, weighting, n_attended, pyramid_levels, seed
-):
-    options = {"n_attended": n_attended, "pyramid_levels": pyramid_levels}
+def test_cluster_is_the_reference(lengths, cluster_size, weighting, seed, **options):
     cluster = make(cluster_size, seed, weighting=weighting, **options)
     values, offsets = make_packed(lengths, 3, seed)
     parameters = numpy_parameters(cluster)
@@ -72,11 +69,8 @@ def test_cluster_is_the_reference(
 
 @given(**cases)
 @settings(max_examples=50, deadline=None)
-def test_padded_sets_give_the_same(
-    lengths, cluster_size, weighting, n_attended, pyramid_levels, seed
-):
-    options = {"n_attended": n_attended, "pyramid_levels": pyramid_levels}
-    cluster = make(cluster_size, seed, weighting=weighting, **options)
+def test_padded_sets_give_the_same(lengths, seed, **options):
+    cluster = make(seed=seed, **options)
     network = IntegrationNetwork([cluster], n_outputs=2).double()
     values, offsets = make_packed(lengths, 3, seed)
     in_sets = values.split(lengths)
