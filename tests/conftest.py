@@ -1,4 +1,5 @@
 import os
+import sys
 
 os.environ["SCIPY_ARRAY_API"] = "1"  # array_api_dispatch needs it before scipy is imported
 from pathlib import Path
@@ -8,6 +9,9 @@ import pytest
 import torch
 
 from acluster import FeatureSets
+
+# The benchmarks are scripts that import each other from their own folder.
+sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 
 # Nets this small run faster on one thread, and the suite runs in several processes.
 torch.set_num_threads(1)

@@ -6,25 +6,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-import pytest
-import torch
-
-from acluster import AttentionClusterClassifier
-from acluster.nn import AttentionCluster, IntegrationNetwork
-
-# The benchmarks are scripts that import each other from their own folder.
-sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
-
 import accuracy
 import compare
 import machine
 import memory
+import numpy as np
 import peers
+import pytest
 import roofline
 import speed
 import stopwatch
+import torch
 import workloads
+
+from acluster import AttentionClusterClassifier
+from acluster.nn import AttentionCluster, IntegrationNetwork
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 OLD = {

@@ -4,11 +4,12 @@ import os
 import re
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
+import newcomer
 import numpy as np
 import pytest
+from newcomer import blocks
 
 from tests.test_bad_input import CASES
 
@@ -71,26 +72,17 @@ def run_commands(code, folder):
     ).stdout
 
 
-def blocks(page, language):
-    """The code of a page, with the number of the line where each block begins."""
-    text = (DOCS / f"{page}.rst").read_text()
-    pattern = rf"^\.\. code-block:: {language}\n\n((?:    .*\n|\n)+)"
-    for found in re.finditer(pattern, text, flags=re.MULTILINE):
-        yield text[: found.start(1)].count("\n") + 1, textwrap.dedent(found.group(1))
-
-
 def test_the_first_steps_lead_to_a_model(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    names = {}
-    for line, code in blocks("first_steps", "python"):
-        exec(compile(code, f"first_steps.rst, line {line}", "exec"), names)
-    assert names["search"].score(names["X_test"], names["y_test"]) > 0.97
-    assert Path("attention.png").stat().st_size > 1000
-    install, elsewhere = (code for _, code in blocks("first_steps", "bash"))
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+    seconds, shown = newcomer.first_steps(sys.executable, tmp_path)
+    assert set(seconds) == set(newcomer.STEPS)
+    assert float(shown.split()[-1]) > 0.97  # the score on the items that were held out
+    assert (tmp_path / "attention.png").stat().st_size > 1000
+    install, elsewhere = (code for _, code in blocks(newcomer.PAGE, "bash"))
     assert "pip install" in install
     shown = run_commands(elsewhere, tmp_path)
     assert shown.startswith("[0 1 2 3 4")
-    assert len(Path("predictions.csv").read_text().splitlines()) == 1798
+    assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 1798
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -100,7 +92,7 @@ def test_the_code_of_a_page_runs(tmp_path, monkeypatch, page):
     monkeypatch.chdir(tmp_path)
     names = {"__name__": page}
     exec(AT_HAND, names)
-    found = list(blocks(page, "python"))
+    found = list(blocks(DOCS / f"{page}.rst", "python"))
     assert found
     for line, code in found:
         before = "".join(needed for part, needed in BEFORE.items() if part in code)
@@ -116,7 +108,7 @@ def test_the_command_line_runs(tmp_path):
         np.save(tmp_path / "features" / f"item{number}.npy", rows)
         lines.append(f"item{number},{'wren' if number % 2 else 'robin'}")
     (tmp_path / "labels.csv").write_text("\n".join(lines))
-    for _, code in blocks("command_line", "bash"):
+    for _, code in blocks(DOCS / "command_line.rst", "bash"):
         run_commands(code, tmp_path)
     assert (tmp_path / "predictions.csv").read_text().startswith("id,prediction,probability of")
     assert (tmp_path / "item7.png").stat().st_size > 1000

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import joblib
+import newcomer
 import numpy as np
 import pytest
 import torch
@@ -367,10 +368,8 @@ def test_beyond_table_1(tmp_path):
 
 
 def test_the_readmes_example():
-    readme = (EXAMPLES.parent / "README.md").read_text()
-    code = readme.split("```python\n")[1].split("```")[0]
     names = {}
-    exec(compile(code, "README.md", "exec"), names)
+    exec(compile(newcomer.readme_example(), "README.md", "exec"), names)
     assert names["search"].best_score_ > 0.95
 
 

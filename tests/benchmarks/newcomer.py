@@ -1,0 +1,118 @@
+"""A newcomer's way, timed: from an empty environment to a model that predicts elsewhere.
+
+    python tests/benchmarks/newcomer.py [--folder DIR] [--json FILE]
+
+The last commit is cloned twice. In one clone the commands of `docs/first_steps.rst` and the
+README's example are run as they stand there; in the other, which has an environment of its own, the
+saved model is loaded. Packages come from wherever pip finds them; what it has kept of earlier
+installations makes the first step shorter.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from datetime import date
+from pathlib import Path
+
+from machine import device_name
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PAGE = ROOT / "docs" / "first_steps.rst"
+# What its blocks of Python come to.
+STEPS = ("sets of local features", "own store", "grid search", "attention picture", "saved model")
+
+# Runs pieces of code in one namespace, and writes down the seconds of each.
+RUNNER = """
+import json, sys, time
+names, seconds = {}, {}
+for title, code in json.loads(sys.stdin.read()).items():
+    started = time.perf_counter()
+    exec(compile(code, title, "exec"), names)
+    seconds[title] = round(time.perf_counter() - started, 2)
+open(sys.argv[1], "w").write(json.dumps(seconds))
+"""
+
+
+def blocks(page, language):
+    """The code of a page, with the number of the line where each block begins."""
+    text = page.read_text()
+    pattern = rf"^\.\. code-block:: {language}\n\n((?:    .*\n|\n)+)"
+    for found in re.finditer(pattern, text, flags=re.MULTILINE):
+        yield text[: found.start(1)].count("\n") + 1, textwrap.dedent(found.group(1))
+
+
+def readme_example():
+    return (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
+
+
+def first_steps(python, folder):
+    """The seconds of each step in Python, and what they print; what they write is in the folder."""
+    codes = (code for _, code in blocks(PAGE, "python"))
+    pieces = dict(zip(STEPS, codes, strict=True))
+    seconds = folder / "seconds.json"
+    shown = run([python, "-c", RUNNER, seconds], folder, input=json.dumps(pieces))
+    return json.loads(seconds.read_text()), shown
+
+
+def run(command, folder, **options):
+    """What a command prints; what it complains of goes to our own standard error."""
+    return subprocess.run(
+        command, cwd=folder, check=True, stdout=subprocess.PIPE, text=True, **options
+    ).stdout
+
+
+def timed(command, folder):
+    started = time.perf_counter()
+    run(command, folder)
+    return round(time.perf_counter() - started, 2)
+
+
+def walk(folder):
+    """The seconds of every step, in order."""
+    here, elsewhere = folder / "here", folder / "elsewhere"
+    install, load = (code for _, code in blocks(PAGE, "bash"))
+    for clone in (here, elsewhere):
+        run(["git", "clone", "--quiet", ROOT, clone], folder)
+    python = here / ".venv" / "bin" / "python"
+    seconds = {
+        "installation": timed(["bash", "-euc", install], here),
+        "the README's example": timed([python, "-c", readme_example()], here),
+        **first_steps(python, here)[0],
+        "installation elsewhere": timed(["bash", "-euc", install], elsewhere),
+    }
+    shutil.copy(here / "digits.model", elsewhere)
+    shutil.copytree(here / "digits.zarr", elsewhere / "digits.zarr")
+    in_environment = f". .venv/bin/activate; {load}"
+    seconds["loaded elsewhere"] = timed(["bash", "-euc", in_environment], elsewhere)
+    return seconds
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
+    parser.add_argument("--folder", type=Path, help="where the two clones lie; empty")
+    parser.add_argument("--json", type=Path, help="where the figures go")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        seconds = walk(Path(folder))
+    seconds["in all"] = round(sum(seconds.values()), 2)
+    for step, taken in seconds.items():
+        print(f"{step:24}{taken:8.1f} s")
+    report = {
+        "date": date.today().isoformat(),
+        "machine": {"device": device_name("cpu"), "cores": os.cpu_count()},
+        "python": sys.version.split()[0],
+        "seconds": seconds,
+    }
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
