@@ -7,6 +7,7 @@ import csv
 import json
 import os
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
@@ -25,6 +26,8 @@ from acluster.sets import info, validate
 __all__ = ["main"]
 
 _ITEMS_PER_STEP = 256
+# What differs from the defaults of the classifiers.
+_PARAMETERS = {"standardize": True, "random_state": 0}
 
 _DESCRIPTION = """\
 Classify items from their sets of local features: stores of features, and models of them.
@@ -50,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except BrokenPipeError:  # what read the output has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, TypeError, LookupError, OSError, ImportError) as error:
+    except (ValueError, TypeError, LookupError, OSError, ImportError, RuntimeError) as error:
         print(f"acluster {options.name}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -70,22 +73,28 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"acluster {acluster.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
 
-    def add(function: Callable[..., None], text: str) -> argparse.ArgumentParser:
+    def add(
+        function: Callable[..., None], text: str, epilog: str | None = None
+    ) -> argparse.ArgumentParser:
         name = function.__name__.strip("_")
         command = commands.add_parser(
             name,
             help=text,
-            description=function.__doc__,
+            description=textwrap.dedent(f"    {function.__doc__}"),
+            epilog=epilog,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.set_defaults(command=function, name=name)
         return command
 
+    a_store = "a store, as acluster convert or FeatureSetsWriter writes it"
+    a_model = "a model file, as acluster fit or save() writes it"
+
     command = add(_info, "what a store holds")
-    command.add_argument("store")
+    command.add_argument("store", help=a_store)
 
     command = add(_validate, "read all of a store and check it")
-    command.add_argument("store")
+    command.add_argument("store", help=a_store)
 
     command = add(_convert, "make a store of arrays")
     command.add_argument("source", type=Path, help="a folder, an .npz file or a store")
@@ -93,8 +102,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--labels", metavar="CSV", help="columns: id, label, group, weight")
     command.add_argument("--dtype", choices=("float16", "float32"))
 
-    command = add(_fit, "train a classifier on a store")
-    command.add_argument("store")
+    command = add(_fit, "train a classifier on a store", _parameters())
+    command.add_argument("store", help=f"{a_store}, with labels")
     command.add_argument("--out", required=True, metavar="MODEL", help="the model file to write")
     command.add_argument(
         "--set",
@@ -102,37 +111,70 @@ def _parser() -> argparse.ArgumentParser:
         action="extend",
         default=[],
         metavar="NAME=VALUE",
-        help="parameters of the classifier; STORE comes before it",
+        help="parameters of the classifier; write them after STORE",
     )
-    command.add_argument("--hold-out", type=float, metavar="SHARE", help="of the items, to score")
-    command.add_argument("--checkpoint", metavar="FOLDER", help="to go on from after a kill")
+    command.add_argument(
+        "--hold-out",
+        type=float,
+        metavar="SHARE",
+        help="the share of the items that is not trained on and scored at the end, as 0.2",
+    )
+    command.add_argument(
+        "--checkpoint",
+        metavar="FOLDER",
+        help="where the last epoch is kept; after a kill the same command goes on from it",
+    )
 
     command = add(_predict, "labels of the items of a store")
-    command.add_argument("model")
-    command.add_argument("store")
+    command.add_argument("model", help=a_model)
+    command.add_argument("store", help=a_store)
     command.add_argument("--proba", action="store_true", help="the probability of every class too")
     command.add_argument("--out", metavar="CSV", help="by default the terminal")
 
     command = add(_transform, "the global feature of every item, as a zarr array")
-    command.add_argument("model")
-    command.add_argument("store")
-    command.add_argument("--out", required=True, metavar="ZARR")
+    command.add_argument("model", help=a_model)
+    command.add_argument("store", help=a_store)
+    command.add_argument("--out", required=True, metavar="ZARR", help="the array to write")
 
     command = add(_attention, "what the units look at in an item")
-    command.add_argument("model")
-    command.add_argument("store")
+    command.add_argument("model", help=a_model)
+    command.add_argument("store", help=a_store)
     command.add_argument("item", help="its id in the store, or its number")
-    command.add_argument("--png", metavar="FILE", help="a picture; by default a table is printed")
+    command.add_argument(
+        "--png", metavar="FILE", help="the picture to write; by default a table is printed"
+    )
     return parser
 
 
+def _parameters() -> str:
+    """What --set may name, with the defaults."""
+    defaults = {**acluster.AttentionClusterClassifier().get_params(), **_PARAMETERS}
+    shown = " ".join(f"{name}={_as_given(value)}" for name, value in defaults.items())
+    listed = textwrap.fill(shown, 76, initial_indent="  ", subsequent_indent="  ")
+    return f"parameters for --set, with their defaults:\n{listed}"
+
+
+def _as_given(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def _info(options: argparse.Namespace) -> None:
-    """Show what a store holds: items, modalities, columns, what was noted about it."""
+    """Show what a store holds: items, modalities, columns, what was noted about it.
+
+    Example:
+
+      acluster info videos.zarr
+    """
     _describe(info(options.store))
 
 
 def _validate(options: argparse.Namespace) -> None:
-    """Read a store from end to end, check all that its format says, and show what it holds."""
+    """Read a store from end to end, check all that its format says, and show what it holds.
+
+    Example:
+
+      acluster validate videos.zarr
+    """
     _describe(validate(options.store))
     print("valid")
 
@@ -160,6 +202,8 @@ def _convert(options: argparse.Namespace) -> None:
       a store, to change its type or its columns.
 
     A conversion that was stopped goes on where it was.
+
+      acluster convert features/ videos.zarr --labels labels.csv --dtype float16
     """
     n_items = convert(options.source, options.store, table=options.labels, dtype=options.dtype)
     print(f"{n_items} items are in {options.store}.")
@@ -170,9 +214,11 @@ def _fit(options: argparse.Namespace) -> None:
 
     Weights that the store has are used; where it has groups, those held out are whole groups. A
     store with several modalities gets an attention cluster for each. Parameters are those of the
-    Python class, as in --set cluster_size=16 weighting=fc2 max_iter=50, in JSON where they are no
-    text. Local features are standardised unless --set standardize=false says otherwise. Ctrl-C
-    ends the training and keeps what was learnt.
+    Python class: numbers and names as they are, and true, false and null (for None). Local features
+    are standardised unless --set standardize=false says otherwise. Ctrl-C ends the training and
+    keeps what was learnt.
+
+      acluster fit videos.zarr --out videos.model --set cluster_size=16 weighting=fc2 tol=null
     """
     _check_folder(options.out)
     X, y = _labelled(options.store)
@@ -182,12 +228,12 @@ def _fit(options: argparse.Namespace) -> None:
         if is_multimodal
         else acluster.AttentionClusterClassifier
     )
-    given: dict[str, Any] = {"standardize": True, "random_state": 0, "verbose": sys.stderr.isatty()}
+    given: dict[str, Any] = {**_PARAMETERS, "verbose": sys.stdout.isatty()}
     classifier = kind(**given).set_params(**dict(map(_parameter, options.set)))
     train, held = _split(X, y, options.hold_out)
     weight = None if X.weight is None else X.weight[train]
     classifier.fit(X[train], y[train], weight, checkpoint_dir=options.checkpoint)
-    classifier.save(options.out)
+    classifier.set_params(verbose=False).save(options.out)  # whoever predicts is not asked for it
     print(f"{options.out}: {len(train)} items, {classifier.n_iter_} epochs")
     if len(held):
         print(
@@ -243,6 +289,8 @@ def _predict(options: argparse.Namespace) -> None:
 
     Where the store has labels, the accuracy is shown too; on items that the model has learnt from
     it says little.
+
+      acluster predict videos.model new.zarr --proba --out predictions.csv
     """
     _check_folder(options.out)
     classifier, X = acluster.load(options.model), acluster.open_feature_sets(options.store)
@@ -286,20 +334,31 @@ def _write_table(path: str | None, header: list[str], rows: Iterable[Any]) -> No
 
 
 def _transform(options: argparse.Namespace) -> None:
-    """Write the global feature of every item, a row each, to a zarr array."""
+    """Write the global feature of every item, a row each, to a zarr array.
+
+    Example:
+
+      acluster transform videos.model videos.zarr --out global.zarr
+    """
     made = acluster.load(options.model).transform(options.store, out=options.out)
     print(f"{options.out}: {made.shape[0]} items, {made.shape[1]} wide")
 
 
 def _attention(options: argparse.Namespace) -> None:
-    """Show how much each attention unit weighs each local feature of an item."""
+    """Show how much each attention unit weighs each local feature of an item.
+
+    Example:
+
+      acluster attention videos.model videos.zarr item7 --png item7.png
+    """
+    _check_folder(options.png)
     classifier, X = acluster.load(options.model), acluster.open_feature_sets(options.store)
     number = _number(X, options.item)
     if not hasattr(classifier, "attention_weights"):
         raise TypeError(f"{options.model} holds a {type(classifier).__name__}, without attention.")
     if options.png:
         display = AttentionDisplay.from_estimator(classifier, X[number])
-        display.figure_.savefig(options.png, dpi=150)
+        display.figure_.savefig(options.png, dpi=150, format="png")
         print(options.png)
         return
     attention = classifier.attention_weights(X[number : number + 1])[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -94,6 +95,8 @@ def _check_begun(
 def _source(path: Path) -> Source:
     if path.suffix == ".npz":
         return _archive(path)
+    if path.is_file():
+        raise ValueError(f"{path} is a file; give a folder of .npy files, an .npz file or a store.")
     if any(path.glob("*.npy")):
         names = _stems([path])
         return Source(names, lambda number: _load(path / f"{names[number]}.npy"), {"id": names})
@@ -134,7 +137,14 @@ def _archive(path: Path) -> Source:
         raise ValueError(f"{path} is no .npz archive of arrays, as numpy.savez writes it.")
     arrays = np.load(path, allow_pickle=False)
     names = sorted(arrays.files, key=natural_key)
-    return Source(names, lambda number: arrays[names[number]], {"id": names})
+
+    def read(number: int) -> Any:
+        try:
+            return arrays[names[number]]
+        except (zipfile.BadZipFile, zlib.error, ValueError, EOFError) as error:
+            raise ValueError(f"{path}: {names[number]} is no array of numbers: {error}") from None
+
+    return Source(names, read, {"id": names})
 
 
 def _store(path: Path) -> Source:
@@ -155,9 +165,12 @@ def _read_table(path: str, names: list[str]) -> dict[str, list[Any]]:
                 "weight."
             )
         rows: dict[str, dict[str, Any]] = {}
-        for row in reader:
-            _check_row(path, reader.line_num, row, rows)
-            rows[row["id"]] = row
+        try:
+            for row in reader:
+                _check_row(path, reader.line_num, row, rows)
+                rows[row["id"]] = row
+        except csv.Error as error:
+            raise ValueError(f"{path}, line {reader.line_num}: {error}.") from None
     missing = [name for name in names if name not in rows]
     if missing:
         raise ValueError(f"{path} has no row for {missing[0]!r} ({len(missing)} items have none).")

@@ -34,6 +34,10 @@ def write_model(
 ) -> None:
     """Write the file; what was there before is replaced once the new one is whole."""
     path = Path(os.path.realpath(path))
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {str(path.parent)!r} to write {path.name} to.")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give the name of a file.")
     text = json.dumps({"format_version": FORMAT_VERSION, **description})
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:

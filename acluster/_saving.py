@@ -7,7 +7,8 @@ import platform
 import sys
 from collections.abc import Iterable
 from numbers import Integral
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from acluster._labels import LabelCoding
 from acluster._model_file import ModelFileError, Tensors, open_model, write_model
+from acluster.sets import check_modality_names
 from acluster.training import to_numpy_state, to_torch_state
 
 __all__ = ["Saveable", "load"]
@@ -39,7 +41,7 @@ def load(path: str | os.PathLike[str]) -> Any:
 
     Returns
     -------
-    AttentionClusterClassifier, MultimodalAttentionClusterClassifier or a rival
+    AttentionClusterClassifier, MultimodalAttentionClusterClassifier or a rival with a network
         Fitted, on its `device`, or on the processor where there is no such device.
 
     Raises
@@ -64,6 +66,11 @@ def load(path: str | os.PathLike[str]) -> Any:
     array(['sharp', 'flat'], dtype='<U5')
     """
     with open_model(path) as (description, tensors):
+        if "identity" in description:
+            raise ModelFileError(
+                f"{path} is the checkpoint of a fit and no model. The call of fit that wrote it, "
+                f"with checkpoint_dir={str(Path(path).parent)!r}, goes on from it."
+            )
         name, known = description.get("class"), _classes()
         if not isinstance(name, str) or name not in known:
             raise ModelFileError(
@@ -103,6 +110,8 @@ class Saveable:
 
     _architecture: dict[str, Any]
     _validate_params: Any
+    # Parameters of integrations that older models do not have, and what these do.
+    _later_parameters: ClassVar[dict[str, Any]] = {}
     _module_counts: tuple[str, ...] = ()  # parameters that say how many modules there are
 
     def save(self: Any, path: str | os.PathLike[str]) -> None:
@@ -129,6 +138,9 @@ class Saveable:
 
         ValueError
             If a parameter was set to what is not usable after `fit`.
+
+        OSError
+            If the file cannot be written.
 
         See Also
         --------
@@ -208,12 +220,12 @@ class Saveable:
     ) -> dict[str, Any]:
         """The sizes that the network is made of; so many modules as there are tensors for."""
         names = "n_features", *self._integration_parameters
-        modalities = {
-            modality: {**self._later_parameters, **part}
-            for modality, part in description["modalities"].items()
-        }
+        modalities, network = self._with_later_parameters(
+            description["modalities"], description["network"]
+        )
         if not 1 <= len(modalities) <= tensors.spec("network.linear.weight")[0][0]:
             raise ModelFileError(f"it has {len(modalities)} modalities")
+        check_modality_names(modalities)
         for modality, part in modalities.items():
             if set(part) != set(names):
                 raise ModelFileError(f"modality {modality!r:.80} has {[*part]}, not {[*names]}")
@@ -223,13 +235,20 @@ class Saveable:
         for name in self._module_counts:
             if sum(part[name] for part in modalities.values()) > len(tensors):
                 raise ModelFileError(f"its {name} are more than its tensors")
-        if set(description["network"]) != set(self._network_options()):
-            raise ModelFileError(f"its network has the options {[*description['network']]}")
+        if set(network) != set(self._network_options()):
+            raise ModelFileError(f"its network has the options {[*network]}")
         return {
             "integrations": modalities,
             "n_outputs": self._coding.n_outputs,
-            "network": description["network"],
+            "network": network,
         }
+
+    def _with_later_parameters(
+        self, integrations: dict[str, Any], network: dict[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Sizes and options of a network that may be older than some of these."""
+        own = {name: {**self._later_parameters, **part} for name, part in integrations.items()}
+        return own, {"standardize": False, **network}
 
     def _restore_network(self: Any, tensors: Tensors) -> tuple[torch.nn.Module, set[str]]:
         """The network; nothing is allocated or read before names, shapes and dtypes agree."""
@@ -275,7 +294,7 @@ def _labels_to_json(coding: LabelCoding) -> dict[str, Any]:
     kind = "str" if classes.dtype.kind == "U" else classes.dtype.name
     values = classes.tolist()
     if kind not in _LABELS or (
-        kind == "object" and any(type(value) is not str for value in values)
+        kind == "object" and not all(isinstance(value, str) for value in values)
     ):
         raise TypeError(
             f"save writes labels that are text, numbers or booleans; these are {classes.dtype}, "

@@ -10,7 +10,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -112,8 +112,6 @@ class SetClassifier(
 
     _integration: type[Integration]
     _integration_parameters: tuple[str, ...] = ()
-    # Those that older models do not have, and what these do.
-    _later_parameters: ClassVar[dict[str, Any]] = {}
 
     # Parameters of some.
     n_local_features: Any = None
@@ -823,13 +821,11 @@ class SetClassifier(
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if hasattr(self, "network_"):
-            # There were no such options in pickles of before them.
-            parts = self._architecture["integrations"].items()
-            self._architecture = {
-                **self._architecture,
-                "network": {"standardize": False, **self._architecture["network"]},
-                "integrations": {name: {**self._later_parameters, **own} for name, own in parts},
-            }
+            integrations, network = self._with_later_parameters(
+                self._architecture["integrations"], self._architecture["network"]
+            )
+            sizes = {"integrations": integrations, "network": network}
+            self._architecture = {**self._architecture, **sizes}
             self.network_ = self._network_from(to_torch_state(self.network_))
 
 

@@ -161,7 +161,17 @@ class LocalFeatureTransformer(_SetsOut):
         return check_sets(X, estimator=self, reset=reset, ensure_all_finite=False)
 
     def get_feature_names_out(self, input_features: ArrayLike | None = None) -> NDArray[np.object_]:
-        """The transformer's own names of a local feature's columns, modality after modality."""
+        """The transformer's own names of a local feature's columns, modality after modality.
+
+        Parameters
+        ----------
+        input_features : array-like of str, optional
+            The names of the columns that go in.
+
+        Returns
+        -------
+        ndarray of str
+        """
         check_is_fitted(self, "transformer_")
         names = _check_feature_names_in(self, input_features)
         if self._widths is None:
@@ -318,7 +328,17 @@ class SetLookup(_SetsOut):
         return sets[rows]
 
     def get_feature_names_out(self, input_features: ArrayLike | None = None) -> NDArray[np.object_]:
-        """Names of a local feature's columns: x0 and so on, modality after modality."""
+        """Names of a local feature's columns: x0 and so on, modality after modality.
+
+        Parameters
+        ----------
+        input_features : array-like of str, optional
+            Not used; there because scikit-learn passes it.
+
+        Returns
+        -------
+        ndarray of str
+        """
         check_is_fitted(self, "n_features_in_")
         sets = opened(self.sets)
         if isinstance(sets, FeatureSets):

@@ -36,6 +36,7 @@ MAY_IMPORT = {
         "acluster._labels",
         "acluster._model_file",
         "acluster.rivals",
+        "acluster.sets",
         "acluster.training",
         "numpy",
         "sklearn",

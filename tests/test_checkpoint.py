@@ -116,9 +116,10 @@ def test_several_modalities_and_buffers(tmp_path, monkeypatch):
 def fit_and_report(folder):
     torch.set_num_threads(1)
     X, y = make_sets()
+    (folder / "begun").touch()
     clf = make(400, n_local_features=2, early_stopping=True).fit(X, y, checkpoint_dir=folder)
-    np.save(folder / "unfinished.npy", clf.predict_proba(X))
-    os.replace(folder / "unfinished.npy", folder / "proba.npy")
+    np.savez(folder / "unfinished.npz", *bits(clf, X))
+    os.replace(folder / "unfinished.npz", folder / "bits.npz")
 
 
 def written(folder):
@@ -131,30 +132,35 @@ def test_sigkill_at_random_moments(tmp_path):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["acluster.rivals", "pytest", "sklearn.callback"])
     rng = np.random.default_rng(0)
-    (tmp_path / "whole").mkdir()
-    process = context.Process(target=fit_and_report, args=(tmp_path / "whole",))
-    process.start()
-    process.join()
-    folder = tmp_path / "killed"
-    folder.mkdir()
-    n_killed = 0
-    for _ in range(10):
-        before = written(folder)
+
+    def begin(folder):
+        (folder / "begun").unlink(missing_ok=True)
         process = context.Process(target=fit_and_report, args=(folder,))
         process.start()
-        while process.is_alive() and written(folder) == before:
+        while not (folder / "begun").exists():
             time.sleep(0.001)
-        process.join(rng.uniform(0, 0.1))
-        n_killed += process.is_alive()
+        return process
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    process, started = begin(whole), time.perf_counter()
+    process.join()
+    longest = (time.perf_counter() - started) / 16  # ten times that is not the whole
+    for number in range(10):
+        process, before = begin(killed), written(killed)
+        while number % 2 and written(killed) == before:  # the others may be killed before it
+            time.sleep(0.001)
+        process.join(rng.uniform(0, longest))
+        assert process.is_alive()
         process.kill()
         process.join()
-    process = context.Process(target=fit_and_report, args=(folder,))
-    process.start()
-    process.join()
-    assert n_killed > 5
-    expected = np.load(tmp_path / "whole" / "proba.npy")
-    assert np.array_equal(np.load(folder / "proba.npy"), expected)
-    assert sorted(os.listdir(folder)) == ["fit.checkpoint", "proba.npy"]
+    assert (killed / "fit.checkpoint").exists()
+    begin(killed).join()
+    expected, resumed = np.load(whole / "bits.npz"), np.load(killed / "bits.npz")
+    assert len(expected) > 5
+    assert all(np.array_equal(resumed[name], expected[name]) for name in expected)
+    assert sorted(os.listdir(killed)) == ["begun", "bits.npz", "fit.checkpoint"]
 
 
 def test_a_finished_fit_ends_at_once_and_a_longer_one_goes_on(tmp_path, monkeypatch):

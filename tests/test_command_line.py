@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 import subprocess
 import sys
@@ -55,6 +56,7 @@ def test_from_arrays_to_a_picture(here, capsys):
     clf = acluster.load("model")
     assert clf.get_params()["learning_rate"] == 0.03
     assert clf.standardize
+    assert not clf.verbose
     expected = acluster.AttentionClusterClassifier(**clf.get_params()).fit(X, stored.label)
     assert np.array_equal(clf.predict_proba(X), expected.predict_proba(X))
 
@@ -76,8 +78,9 @@ def test_from_arrays_to_a_picture(here, capsys):
     rows = table(capsys.readouterr().out)
     a = [[float(row[f"unit {unit}"]) for unit in range(4)] for row in rows]
     np.testing.assert_allclose(a, clf.attention_weights(X)[7], rtol=1e-5, atol=1e-6)
-    run("attention", "model", "sets.zarr", "7", "--png", "seven.png")
-    assert Path("seven.png").read_bytes()[:4] == b"\x89PNG"
+    for picture in ("seven.png", "seven"):
+        run("attention", "model", "sets.zarr", "7", "--png", picture)
+        assert Path(picture).read_bytes()[:4] == b"\x89PNG"
 
 
 def test_predictions_go_to_a_file_and_over_many_parts(here, monkeypatch):
@@ -188,11 +191,22 @@ def test_a_killed_fit_goes_on(here, capsys):
             "no row for 'item1' .39",
         ),
         (["convert", "empty", "new.zarr"], "acluster convert: "),
+        (["convert", "labels.csv", "new.zarr"], "labels.csv is a file; give a folder of .npy"),
+        (["convert", "damaged.npz", "new.zarr"], "damaged.npz: item3 is no array of numbers"),
+        (["convert", "features", "new.zarr", "--labels", "long.csv"], "long.csv, line 1: field"),
+        (["attention", "model", "sets.zarr", "7", "--png", "nowhere/a.png"], "there is no folder"),
+        (["predict", "run/fit.checkpoint", "sets.zarr"], "is the checkpoint of a fit and no model"),
     ],
 )
 def test_errors_are_a_line(here, capsys, command, message):
-    convert_and_fit()
+    convert_and_fit("--checkpoint", "run")
     run("convert", "features", "plain.zarr")
+    X, _ = here
+    np.savez("damaged.npz", **{f"item{i}": rows for i, rows in enumerate(X)})
+    raw = bytearray(Path("damaged.npz").read_bytes())
+    raw[raw.index(X[3].tobytes())] ^= 1
+    Path("damaged.npz").write_bytes(raw)
+    Path("long.csv").write_text(f"id,label\nitem0,{'x' * 200_000}\n")
     Path("wrong.csv").write_text("a\n1\n")
     Path("few.csv").write_text("id,label\nitem0,one\n")
     Path("empty").mkdir()
@@ -213,18 +227,51 @@ def test_warnings_are_a_line(here, capsys):
     assert ".py" not in error
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["convert", "--help"], ["--version"]])
-def test_help_teaches(arguments):
-    command = [sys.executable, "-m", "acluster", *arguments]
+COMMANDS = ("info", "validate", "convert", "fit", "predict", "transform", "attention")
+
+
+def shown_by(capsys, *arguments):
+    with pytest.raises(SystemExit, match="0"):
+        main(arguments)
+    return capsys.readouterr().out
+
+
+def test_help_teaches(capsys):
+    shown = shown_by(capsys, "--help")
+    assert "acluster fit videos.zarr --out videos.model" in shown
+    assert all(re.search(rf"\n    {name}\s", shown) for name in COMMANDS)
+    assert "a folder of .npy files" in shown_by(capsys, "convert", "--help")
+    for name, value in acluster.AttentionClusterClassifier(standardize=True).get_params().items():
+        if name != "random_state":
+            given = value if isinstance(value, str) else json.dumps(value)
+            assert f"{name}={given}" in shown_by(capsys, "fit", "--help")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_an_example_and_explains_what_is_given(capsys, name):
+    shown = shown_by(capsys, name, "--help")
+    assert f"\n  acluster {name} " in shown
+    explained = shown.split("positional arguments:\n")[1]
+    places = re.search(r"usage: .*?\n\n", shown, flags=re.DOTALL)[0].split()[3:]
+    for place in (word for word in places if word.isalpha() and word.islower()):
+        assert re.search(rf"^  {place}\s+\w", explained, flags=re.MULTILINE), place
+
+
+def test_version():
+    command = [sys.executable, "-m", "acluster", "--version"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    if arguments == ["--help"]:
-        assert "acluster fit videos.zarr --out videos.model" in shown
-        for name in ("info", "validate", "convert", "fit", "predict", "transform", "attention"):
-            assert re.search(rf"\n    {name}\s", shown)
-    elif arguments == ["--version"]:
-        assert shown == f"acluster {acluster.__version__}\n"
-    else:
-        assert "a folder of .npy files" in shown
+    assert shown == f"acluster {acluster.__version__}\n"
+
+
+def test_a_damaged_compressed_archive_is_an_error_of_a_line(here, capsys):
+    X, _ = here
+    np.savez_compressed("items.npz", **{f"item{i}": rows for i, rows in enumerate(X)})
+    raw = bytearray(Path("items.npz").read_bytes())
+    place = raw.index(b"item3.npy") + 40
+    raw[place : place + 60] = bytes(60)
+    Path("items.npz").write_bytes(raw)
+    run("convert", "items.npz", "new.zarr", fails=True)
+    assert "items.npz: item3 is no array of numbers" in capsys.readouterr().err
 
 
 def test_items_of_one_name_stay_apart(here):

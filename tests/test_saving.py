@@ -10,6 +10,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
 import torch
@@ -100,6 +101,7 @@ def test_rivals(tmp_path, name):
     [
         np.array(["no", "yes", "perhaps"]),
         np.array(["no", "yes", "perhaps"], dtype=object),
+        np.array([np.str_("no"), np.str_("yes"), np.str_("perhaps")], dtype=object),
         np.array([True, False]),
         np.array([-1, 1], dtype=np.int8),
         np.array([-1, 0, 7], dtype=np.float32),
@@ -169,6 +171,33 @@ def test_a_model_of_a_gpu_loads_without_one(tmp_path, monkeypatch):
     if not torch.cuda.is_available():
         assert next(again.network_.parameters()).device.type == "cpu"
     assert again.predict(X).shape == (40,)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
+@pytest.mark.parametrize("kind", ["model", "pickle", "joblib"])
+def test_what_a_gpu_trained_predicts_without_one(tmp_path, kind):
+    X, _, clf = fitted(device="cuda")
+    path = tmp_path / kind
+    if kind == "model":
+        clf.save(path)
+    else:
+        {"pickle": pickle, "joblib": joblib}[kind].dump(clf, path.open("wb"))
+    joblib.dump(list(X), tmp_path / "X")
+    loaded = {"model": "acluster.load(path)", "pickle": "pickle.load(open(path, 'rb'))"}
+    code = (
+        "import sys, joblib, numpy as np, pickle, torch, acluster; path, X = sys.argv[1:];"
+        "assert not torch.cuda.is_available();"
+        f"clf = {loaded.get(kind, 'joblib.load(path)')};"
+        "print(clf.predict_proba(joblib.load(X)).tolist())"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code, path, tmp_path / "X"],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    np.testing.assert_allclose(json.loads(shown), clf.predict_proba(X), atol=1e-6)
 
 
 def test_a_new_process_loads_it(tmp_path):
@@ -317,9 +346,17 @@ def header(text, length=None):
     return (len(raw) if length is None else length).to_bytes(8, "little") + raw
 
 
-def renamed(path):
+def renamed(path, name="x"):
     description, tensors = read(path)
-    return description | {"modalities": {"x": description["modalities"]["features"]}}, tensors
+    return description | {"modalities": {name: description["modalities"]["features"]}}, tensors
+
+
+def under_a_path(path):
+    """All that speaks of sounds speaks of ../../etc/x."""
+    description, tensors = read(path)
+    text = json.dumps(description).replace('"sounds"', '"../../etc/x"')
+    means = tensors.pop("feature_means.sounds")
+    return text, tensors | {"feature_means.../../etc/x": means}
 
 
 def with_modalities(path, n):
@@ -347,6 +384,17 @@ HOSTILE = {
     "a pickle": with_bytes(pickle.dumps(Bomb())),
     "a pickle of protocol 0": with_bytes(pickle.dumps(Bomb(), protocol=0)),
     "a zip": with_bytes(b"PK\x03\x04" + bytes(100)),
+    "what torch.save writes": lambda path: torch.save(Bomb(), path),
+    "what joblib writes": lambda path: joblib.dump([np.zeros(3), Bomb()], path),
+    "a pickle in the description": lambda path: write(
+        path, pickle.dumps(Bomb(), protocol=0).decode("latin-1"), read(path)[1]
+    ),
+    "a pickle among the parameters": changed(
+        parameters__weighting=pickle.dumps(Bomb(), protocol=0).decode("latin-1")
+    ),
+    "a pickle as a tensor": with_tensor(
+        "network.more", np.frombuffer(pickle.dumps(Bomb()), np.uint8)
+    ),
     "an npy": with_bytes(b"\x93NUMPY\x01\x00" + bytes(100)),
     "an HDF5 file": with_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100)),
     "a header of 2^63 bytes": with_bytes(header("{}", 2**63)),
@@ -431,6 +479,7 @@ HOSTILE = {
     "a curve that is text": changed(loss_curve="12"),
     "a curve with NaN": changed(loss_curve=[float("nan")]),
     "scores of other epochs": changed(validation_scores=[0.5] * 99),
+    "a modality whose name is a path": lambda path: write(path, *renamed(path, "../../etc/x")),
     "a modality of another name": lambda path: write(path, *renamed(path)),
     "scores that are text": changed(validation_scores=["1"]),
     # The tensors.
@@ -457,6 +506,7 @@ HOSTILE_TWO = {
     "no counts": without("n_averaged"),
     "counts of text": changed(n_averaged={"frames": "a", "sounds": "b"}),
     "counts of another modality": changed(n_averaged={"frames": 1}),
+    "a modality that is a path": lambda path: write(path, *under_a_path(path)),
 }
 HOSTILE_RIVAL = {
     "many modalities": lambda path: write(path, *with_modalities(path, 3000)),
@@ -504,6 +554,22 @@ def test_messages_say_what_to_do(good, tmp_path):
         acluster.load(tmp_path)
     with pytest.raises(FileNotFoundError):
         acluster.load(tmp_path / "nothing")
+
+
+def test_checkpoints_are_told_from_models(tmp_path):
+    X, y, clf = fitted()
+    clf.fit(X, y, checkpoint_dir=tmp_path)
+    with pytest.raises(ModelFileError, match=r"is the checkpoint of a fit.*call of fit that wrote"):
+        acluster.load(tmp_path / "fit.checkpoint")
+
+
+def test_where_a_model_cannot_be_written_is_named(tmp_path):
+    *_, clf = fitted()
+    with pytest.raises(FileNotFoundError, match=r"no folder '.*nowhere' to write model to"):
+        clf.save(tmp_path / "nowhere" / "model")
+    with pytest.raises(IsADirectoryError, match="is a folder; give the name of a file"):
+        clf.save(tmp_path)
+    assert os.listdir(tmp_path) == []
 
 
 def test_every_cut_is_noticed(good, tmp_path):
@@ -564,6 +630,22 @@ def test_what_could_not_be_loaded_is_not_saved(tmp_path):
     *_, clf = fitted()
     with pytest.raises(ValueError, match="max_iter"):
         clf.set_params(max_iter=0).save(tmp_path / "model")
+
+
+FILES = Path(__file__).parent / "files"
+
+
+def test_files_of_the_first_version_load():
+    """As `save` wrote them when it was new: for these sets it had these probabilities."""
+    X = [np.full((2, 4), k, np.float32) for k in range(3)]
+    clf = acluster.load(FILES / "first_version.model")
+    expected = [[0.38924637, 0.37383506, 0.2369186]] * 2 + [[0.23745053, 0.24249937, 0.5200501]]
+    np.testing.assert_allclose(clf.predict_proba(X), expected, atol=1e-6)
+    assert clf.predict(X).tolist() == ["finch", "finch", "wren"]
+    both = acluster.load(FILES / "first_version_two_modalities.model")
+    expected = [[0.45447055, 0.3706726, 0.17485687]] * 2 + [[0.14313537, 0.26467562, 0.59218895]]
+    items = {"song": X, "plumage": [x[:1, :2] for x in X]}
+    np.testing.assert_allclose(both.predict_proba(items), expected, atol=1e-6)
 
 
 LATER = ("n_attended", "pyramid_levels")

@@ -27,7 +27,8 @@ class AttentionDisplay:
         The weights on one item's local features, of one modality or by modality.
 
     thumbnails : sequence of L images, or dict of str to such, optional
-        What stands for each local feature: arrays of shape (height, width) or (height, width, 3).
+        What stands for each local feature: arrays of shape (height, width), in any unit, or of
+        shape (height, width, 3 or 4), colours as integers from 0 to 255 or as floats from 0 to 1.
 
     times : array-like of shape (L,), or dict of str to such, optional
         Where the bars of each local feature stand, in any unit; by default at 0 to L - 1. A map
@@ -74,6 +75,9 @@ class AttentionDisplay:
                         f"{kind}{_of(name)} are {len(of_modality)}, and the item has {n_wanted} "
                         "local features; pass one for each, in their order."
                     )
+        for of_modality in self.thumbnails.values():
+            for image in [] if of_modality is None else of_modality:
+                _check_image(np.asarray(image))
 
     @classmethod
     def from_estimator(
@@ -200,12 +204,27 @@ class AttentionDisplay:
 def _chosen(n_units: int, units: Sequence[int] | None, of: str) -> NDArray[np.int64]:
     if units is None:
         return np.arange(n_units)
-    chosen = np.asarray(units, dtype=int)
-    if not len(chosen) or chosen.min() < 0 or chosen.max() >= n_units:
+    chosen = np.asarray(units)
+    is_list = chosen.ndim == 1 and chosen.dtype.kind in "iu" and len(chosen)
+    if not is_list or chosen.min() < 0 or chosen.max() >= n_units:
         raise ValueError(
-            f"units={list(units)} are not some of the {n_units} units{of}, from 0 to {n_units - 1}."
+            f"units={units!r} is no list of some of the {n_units} units{of}, from 0 to "
+            f"{n_units - 1}."
         )
     return chosen
+
+
+def _check_image(image: NDArray[Any]) -> None:
+    if image.ndim != 2 and not (image.ndim == 3 and image.shape[2] in (3, 4)):
+        raise ValueError(
+            "A thumbnail is an array of shape (height, width) or (height, width, 3); there is one "
+            f"of shape {image.shape}. Colours come last: np.moveaxis(image, 0, -1)."
+        )
+    if image.ndim == 3 and image.dtype.kind == "f" and image.size and np.nanmax(image) > 1:
+        raise ValueError(
+            f"A thumbnail has colours up to {np.nanmax(image):g}; as floats they go from 0 to 1. "
+            "Divide by 255, or pass integers."
+        )
 
 
 def _draw_map(axes: Any, a: NDArray[Any], thumbnails: Sequence[ArrayLike], cmap: str) -> None:
@@ -229,11 +248,6 @@ def _shades(images: list[NDArray[Any]]) -> dict[str, float]:
     """Black and white, the same for all of them."""
     if not images:
         return {}
-    if any(image.ndim not in (2, 3) for image in images):
-        raise ValueError(
-            "A thumbnail is an array of shape (height, width) or (height, width, 3); there is one "
-            f"of shape {next(image.shape for image in images if image.ndim not in (2, 3))}."
-        )
     return {
         "vmin": float(np.nanmin([np.nanmin(image) for image in images])),
         "vmax": float(np.nanmax([np.nanmax(image) for image in images])),

@@ -39,6 +39,7 @@ def check_attends(estimator: Any) -> None:
     if not hasattr(estimator, "attention_weights"):
         raise TypeError(
             f"{type(estimator).__name__} has no attention_weights. Pass a classifier with "
-            "attention units; of a pipeline its last step, and the items as the steps before "
-            "leave them: from_estimator(pipe[-1], pipe[:-1].transform([x])[0])."
+            "attention units; of a search its best_estimator_; of a pipeline its last step, and "
+            "the items as the steps before leave them: from_estimator(pipe[-1], "
+            "pipe[:-1].transform([x])[0])."
         )

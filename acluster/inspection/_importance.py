@@ -40,7 +40,7 @@ def modality_importance(
         As in :func:`sklearn.metrics.check_scoring`; by default the `score` of the estimator.
 
     n_repeats : int, default=5
-        How often each modality is shuffled.
+        How often each modality is shuffled, once at least.
 
     random_state : int, RandomState instance or None, default=None
         Draws the orders.
@@ -57,7 +57,7 @@ def modality_importance(
         If X is not `MultimodalFeatureSets`.
 
     ValueError
-        If X has fewer than two modalities.
+        If X has fewer than two modalities, or `n_repeats` is less than 1.
 
     See Also
     --------
@@ -99,6 +99,8 @@ def modality_importance(
         raise ValueError(
             f"X has the modality {X.names[0]!r} only, so that there is none to compare it with."
         )
+    if n_repeats < 1:
+        raise ValueError(f"n_repeats={n_repeats} shuffles nothing; it is 1 or more.")
     score = check_scoring(estimator, scoring)
     rng = check_random_state(random_state)
     whole = score(estimator, X, y)

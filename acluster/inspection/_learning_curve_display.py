@@ -79,8 +79,16 @@ class LearningCurveDisplay:
         ------
         sklearn.exceptions.NotFittedError
             Before `fit`.
+
+        TypeError
+            If the estimator keeps no learning curve.
         """
         check_is_fitted(estimator)
+        if not hasattr(estimator, "loss_curve_"):
+            raise TypeError(
+                f"{type(estimator).__name__} has no loss_curve_. Pass a classifier that learns by "
+                "epochs: of a search its best_estimator_, of a pipeline its last step."
+            )
         scores = estimator.validation_scores_
         return cls(estimator.loss_curve_, validation_scores=scores).plot(ax)
 

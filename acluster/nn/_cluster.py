@@ -53,7 +53,18 @@ class ShiftingOperation(nn.Module):
             self.beta.normal_(0, std, generator=generator)
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """(n, N, M) to (n, N, M), each unit of norm 1/√N."""
+        """The outputs of the units, shifted and normalised (equation 7).
+
+        Parameters
+        ----------
+        pooled : Tensor of shape (n, N, M)
+            The weighted average of each set by each unit.
+
+        Returns
+        -------
+        Tensor of shape (n, N, M)
+            Each unit's of norm 1/√N.
+        """
         return shifted(pooled, self.alpha, self.beta)
 
 
@@ -79,7 +90,8 @@ class AttentionCluster(Integration):
 
     n_attended : int, optional
         Each unit attends to the so many local features of a set that have its highest logits, by a
-        softmax over these, and where logits tie to more ("average" ties all). None: to all.
+        softmax over these; to all whose logits tie with the last of them, too ("average" ties
+        all). None: to all.
 
     pyramid_levels : int, default=1
         The levels of a temporal pyramid, for sets in an order that matters: level l = 0, 1, ...

@@ -49,6 +49,11 @@ class Integration(nn.Module, ABC):
         of a recurrent layer within ±1/√(its cells), as in torch; normalising layers start anew.
         Parameters of its own, of two axes or more, are uniform within ±1/√(the second).
 
+        Parameters
+        ----------
+        generator : torch.Generator, optional
+            Draws them; by default torch's own.
+
         Raises
         ------
         TypeError
@@ -72,7 +77,18 @@ class Integration(nn.Module, ABC):
                 )
 
     def as_computed(self, values: Tensor) -> Tensor:
-        """The features in the dtype of the parameters, or that of torch's autocast."""
+        """The features in the dtype to compute in.
+
+        Parameters
+        ----------
+        values : Tensor
+            Local features, in any dtype.
+
+        Returns
+        -------
+        Tensor
+            In the dtype of the parameters, or in that of torch's autocast.
+        """
         device = values.device.type
         if torch.is_autocast_enabled(device):
             return values.to(torch.get_autocast_dtype(device))
@@ -96,9 +112,24 @@ class Integration(nn.Module, ABC):
         """
 
     def attention_logits(self, values: Tensor, offsets: Tensor) -> Tensor:
-        """What each unit thinks of each local feature, (R, N); only a way with units defines it.
+        """What each unit thinks of each local feature; only a way with units defines it.
 
-        The arguments are those of `forward`, but that there may be no set at all.
+        Parameters
+        ----------
+        values : Tensor of shape (R, M)
+            The local features of all sets, end to end.
+
+        offsets : Tensor of int64, shape (n + 1,), on the CPU
+            Set i is ``values[offsets[i]:offsets[i + 1]]``; no set is empty, and there may be none.
+
+        Returns
+        -------
+        Tensor of shape (R, N)
+
+        Raises
+        ------
+        NotImplementedError
+            If there are no units.
         """
         raise NotImplementedError(f"{type(self).__name__} has no attention units.")
 

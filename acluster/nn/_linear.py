@@ -78,7 +78,20 @@ class DropoutLinear(nn.Module):
         uniform_(self.bias, len(self.weight), generator)
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """(n, in_features) to (n, out_features); `generator` draws the dropout."""
+        """The linear map of inputs, some of which training drops.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n, in_features)
+            The inputs.
+
+        generator : torch.Generator, optional
+            Draws the dropout; by default torch's own.
+
+        Returns
+        -------
+        Tensor of shape (n, out_features)
+        """
         bits, kept_from = None, None
         if self.training and self.dropout > 0:
             bits, kept_from = _drawn_dropout(x, self.dropout, generator)

@@ -74,11 +74,20 @@ class IntegrationNetwork(nn.Module):
         return values if self.standardizations is None else self.standardizations[modality](values)
 
     def global_feature(self, sets: Sequence[Packed]) -> Tensor:
-        """The concatenated global features g, shape (n, Σ N·M), before dropout.
+        """The global features g of all modalities (equation 6), end to end, before dropout.
 
         The part of a modality that an item lacks (a set of size 0) is zero, and the rest of
         its global feature is scaled by the number of modalities over those it has, as
         dropout scales what it keeps.
+
+        Parameters
+        ----------
+        sets : sequence of (values, offsets)
+            As in `forward`.
+
+        Returns
+        -------
+        Tensor of shape (n, Σ N·M)
         """
         present = [offsets.diff() > 0 for _, offsets in sets]
         parts = [
@@ -94,7 +103,18 @@ class IntegrationNetwork(nn.Module):
         return g * (len(parts) / n_present.clamp(min=1)).to(g)
 
     def attention_weights(self, sets: Sequence[Packed]) -> list[Tensor]:
-        """The attention weights a of every modality, each of shape (R, N), packed."""
+        """The attention weights a of every modality (equations 3 to 5).
+
+        Parameters
+        ----------
+        sets : sequence of (values, offsets)
+            As in `forward`.
+
+        Returns
+        -------
+        list of Tensor of shape (R, N)
+            One for each modality, its sets end to end.
+        """
         return [self.attention_weights_of(i, *packed) for i, packed in enumerate(sets)]
 
     def attention_weights_of(self, modality: int, values: Tensor, offsets: Tensor) -> Tensor:

@@ -46,11 +46,27 @@ class Standardization(nn.Module):
         self.scale.fill_(1)
 
     def learn(self, mean: Tensor, std: Tensor) -> None:
-        """Take the mean and the standard deviation of every feature; one without any is kept."""
+        """Take what was found of the training set; a feature without spread keeps its scale.
+
+        Parameters
+        ----------
+        mean, std : Tensor of shape (M,)
+            Of every feature, over all local features.
+        """
         self.mean.copy_(mean)
         self.scale.copy_(std)
         self.scale.masked_fill_(self.scale == 0, 1)  # also one too small for this dtype
 
     def forward(self, values: Tensor) -> Tensor:
-        """Local features of shape (…, M), standardised."""
+        """Local features, standardised.
+
+        Parameters
+        ----------
+        values : Tensor of shape (..., M)
+            As they come.
+
+        Returns
+        -------
+        Tensor of shape (..., M)
+        """
         return (values - self.mean) / self.scale

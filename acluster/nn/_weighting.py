@@ -57,9 +57,14 @@ class Weighting(nn.Module, ABC):
 
     @abstractmethod
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw all parameters anew, from `generator`, and set all buffers.
+        """Draw all parameters anew, and set all buffers.
 
         What the constructor computes is not kept: it runs where tensors have no memory.
+
+        Parameters
+        ----------
+        generator : torch.Generator, optional
+            Draws them; by default torch's own.
         """
 
     @abstractmethod
@@ -107,7 +112,18 @@ class AverageWeighting(Weighting):
         """Nothing to draw."""
 
     def forward(self, values: Tensor) -> Tensor:
-        """Logits (R, N), all zero."""
+        """Equal logits (equation 3).
+
+        Parameters
+        ----------
+        values : Tensor of shape (R, M)
+            The local features of all sets, end to end.
+
+        Returns
+        -------
+        Tensor of shape (R, N)
+            Zeros.
+        """
         return values.new_zeros(1, 1).expand(values.shape[0], self.cluster_size)
 
 
@@ -146,7 +162,17 @@ class FC1Weighting(Weighting):
         uniform_(self.weight, len(self.weight), generator)
 
     def forward(self, values: Tensor) -> Tensor:
-        """Logits wᵀx of every local feature for every unit, (R, N)."""
+        """Logits wᵀx of every local feature for every unit (equation 4).
+
+        Parameters
+        ----------
+        values : Tensor of shape (R, M)
+            The local features of all sets, end to end.
+
+        Returns
+        -------
+        Tensor of shape (R, N)
+        """
         return values @ self.weight
 
 
@@ -190,7 +216,17 @@ class FC2Weighting(Weighting):
         uniform_(self.weight2, hidden_size, generator)
 
     def forward(self, values: Tensor) -> Tensor:
-        """Logits w2ᵀ tanh(W1ᵀx + b1) of every local feature for every unit, (R, N)."""
+        """Logits w2ᵀ tanh(W1ᵀx + b1) of every local feature for every unit (equation 5).
+
+        Parameters
+        ----------
+        values : Tensor of shape (R, M)
+            The local features of all sets, end to end.
+
+        Returns
+        -------
+        Tensor of shape (R, N)
+        """
         hidden = torch.tanh(torch.addmm(self.bias1, values, self.weight1))
         return (hidden.unflatten(-1, self.weight2.shape) * self.weight2).sum(dim=-1)
 

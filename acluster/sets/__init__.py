@@ -1,7 +1,7 @@
 """Containers for sets of local features, their stores, and the checks of every accepted input."""
 
 from acluster.sets._feature_sets import FeatureSets, rows_of_runs, to_numpy
-from acluster.sets._multimodal import MultimodalFeatureSets
+from acluster.sets._multimodal import MultimodalFeatureSets, check_modality_names
 from acluster.sets._rows import StoreError
 from acluster.sets._save import natural_key, save_feature_sets, save_rows
 from acluster.sets._validation import (
@@ -21,6 +21,7 @@ __all__ = [
     "FeatureSetsWriter",
     "MultimodalFeatureSets",
     "StoreError",
+    "check_modality_names",
     "check_multimodal_sets",
     "check_sets",
     "check_streamed",

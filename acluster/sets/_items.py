@@ -77,7 +77,26 @@ class ItemSequence(ABC):
         return None if column is None else column[self._items]
 
     def take(self, indices: Any, axis: int = 0, out: None = None, mode: str = "raise") -> Self:
-        """``self[indices]``, under the name by which the array API asks for it."""
+        """``self[indices]``, under the name by which the array API asks for it.
+
+        Parameters
+        ----------
+        indices : array-like of int or bool
+            The items, or a mask of them.
+
+        axis, out, mode : 0, None, "raise"
+            As numpy has them; nothing else is taken.
+
+        Returns
+        -------
+        FeatureSets or MultimodalFeatureSets
+            A view of these items.
+
+        Raises
+        ------
+        ValueError
+            If `axis`, `out` or `mode` is something else.
+        """
         if axis != 0 or out is not None or mode != "raise":
             raise ValueError(
                 f"{type(self).__name__}.take selects items only: axis must be 0, out None and "

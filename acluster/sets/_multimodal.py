@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from acluster.sets._feature_sets import FeatureSets, to_numpy
 from acluster.sets._items import ItemSequence
 
-__all__ = ["MultimodalFeatureSets"]
+__all__ = ["MultimodalFeatureSets", "check_modality_names"]
 
 
 class MultimodalFeatureSets(ItemSequence):
@@ -213,14 +213,20 @@ def _empty_like(array: Any) -> NDArray[Any]:
     return np.empty((0, values.shape[-1] if values.ndim else 1), dtype)
 
 
+def check_modality_names(names: Iterable[Any]) -> None:
+    """Raise a ValueError for what cannot be the name of an array in a store."""
+    for name in names:
+        if not isinstance(name, str) or not name or "/" in name:
+            raise ValueError(
+                f"{name!r:.80} is not the name of a modality; use non-empty strings without '/'."
+            )
+
+
 def _check_modalities(modalities: dict[str, FeatureSets]) -> None:
     if not modalities:
         raise ValueError("There is no modality; at least one is required.")
+    check_modality_names(modalities)
     for name, sets in modalities.items():
-        if not isinstance(name, str) or not name or "/" in name:
-            raise ValueError(
-                f"{name!r} is not the name of a modality; use non-empty strings without '/'."
-            )
         if not isinstance(sets, FeatureSets):
             raise TypeError(
                 f"Modality {name!r} is a {type(sets).__name__}; expected FeatureSets. "

@@ -190,7 +190,23 @@ class FeatureSetsWriter:
             del self._group[name]
 
     def column(self, name: str) -> NDArray[Any]:
-        """What is on disk of "label", "id", "group" or "weight", an entry for each item."""
+        """What is on disk of a column.
+
+        Parameters
+        ----------
+        name : {"label", "id", "group", "weight"}
+            Which one.
+
+        Returns
+        -------
+        ndarray of shape (n_items,)
+            An entry for each item that is on disk; of labels, a row where they are indicators.
+
+        Raises
+        ------
+        KeyError
+            If the store has no such column.
+        """
         return read_column(self._group[name], self.path)
 
     def __len__(self) -> int:

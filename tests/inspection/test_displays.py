@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.image import AxesImage
 from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -149,6 +150,17 @@ def test_of_a_pipeline_the_last_step_is_drawn():
     AttentionDisplay.from_estimator(pipe[-1], pipe[:-1].transform(X[:1])[0])
 
 
+def test_of_a_search_the_best_estimator_is_drawn():
+    X, y = make_sets(n=30)
+    clf = AttentionClusterClassifier(max_iter=2, tol=None)
+    search = GridSearchCV(clf, {"cluster_size": [2]}, cv=2).fit(X, y)
+    with pytest.raises(TypeError, match="of a search its best_estimator_"):
+        AttentionDisplay.from_estimator(search, X[0])
+    with pytest.raises(TypeError, match=r"has no loss_curve_.*of a search its best_estimator_"):
+        LearningCurveDisplay.from_estimator(search)
+    LearningCurveDisplay.from_estimator(search.best_estimator_)
+
+
 @pytest.mark.parametrize(
     ("attention", "given", "message"),
     [
@@ -252,6 +264,8 @@ def test_importance_needs_modalities(fitted, fitted_to_two):
         modality_importance(clf, {"frames": list(X["frames"])}, y)
     with pytest.raises(ValueError, match=r"'frames' only"):
         modality_importance(clf, X[["frames"]], y)
+    with pytest.raises(ValueError, match=r"n_repeats=0 shuffles nothing"):
+        modality_importance(clf, X, y, n_repeats=0)
 
 
 def test_matplotlib_is_not_needed_to_import(monkeypatch):
@@ -283,12 +297,18 @@ def test_thumbnails_have_one_scale():
         assert [artist.get_clim() for artist in drawn] == [limits, limits]
     with pytest.raises(ValueError, match=r"one of shape \(4,\)"):
         AttentionDisplay.from_attention(attention, thumbnails=np.ones((2, 4)))
+    before = plt.get_fignums()
+    with pytest.raises(ValueError, match=r"one of shape \(3, 8, 9\). Colours come last"):
+        AttentionDisplay.from_attention(attention, thumbnails=np.ones((2, 3, 8, 9)))
+    with pytest.raises(ValueError, match=r"colours up to 255; as floats they go from 0 to 1"):
+        AttentionDisplay.from_attention(attention, thumbnails=np.full((2, 8, 9, 3), 255.0))
+    assert plt.get_fignums() == before
 
 
-@pytest.mark.parametrize("units", [[], [3], [-1]])
+@pytest.mark.parametrize("units", [[], [3], [-1], 1, [True, False], [0.5]])
 def test_units_that_are_not_there(fitted, units):
     clf, X = fitted
-    with pytest.raises(ValueError, match=r"are not some of the 3 units, from 0 to 2"):
+    with pytest.raises(ValueError, match=r"no list of some of the 3 units, from 0 to 2"):
         AttentionDisplay.from_estimator(clf, X[0], units=units)
 
 
