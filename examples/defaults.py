@@ -66,6 +66,7 @@ CANDIDATES |= {
         "N = 8": {"cluster_size": 8},
         "N = 128": {"cluster_size": 128},
         "fc2": {"weighting": "fc2"},
+        "5 highest": {"n_attended": 5},
         "8 local features": {"n_local_features": 8},
         "24 local features": {"n_local_features": 24},
     }.items()
