@@ -123,8 +123,8 @@ class AttentionClusterClassifier(AttentionClusters):
 
     n_attended : int, default=None
         Each unit attends to the so many local features of a set that have its highest logits, by a
-        softmax over these; to all whose logits tie with the last of them, too ("average" ties
-        all). None: to all.
+        softmax over these; logits that are equal to the lowest of them count too (with "average"
+        all are equal). None: to all.
 
     pyramid_levels : int, default=1
         The levels of a temporal pyramid, for sets in an order that matters: level l = 0, 1, ...
@@ -279,8 +279,8 @@ such, default="fc1"
 
     n_attended : int, None, or dict of str to such, default=None
         Each unit attends to the so many local features of a set that have its highest logits, by a
-        softmax over these; to all whose logits tie with the last of them, too ("average" ties
-        all). None: to all.
+        softmax over these; logits that are equal to the lowest of them count too (with "average"
+        all are equal). None: to all.
 
     pyramid_levels : int or dict of str to int, default=1
         The levels of a temporal pyramid, for sets in an order that matters: level l = 0, 1, ...

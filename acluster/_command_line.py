@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import inspect
 import json
 import os
 import sys
@@ -26,8 +27,8 @@ from acluster.sets import info, validate
 __all__ = ["main"]
 
 _ITEMS_PER_STEP = 256
-# What differs from the defaults of the classifiers.
-_PARAMETERS = {"standardize": True, "random_state": 0}
+# Where they differ from those of the classifiers.
+_OWN_DEFAULTS = {"standardize": True, "random_state": 0}
 
 _DESCRIPTION = """\
 Classify items from their sets of local features: stores of features, and models of them.
@@ -80,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(
             name,
             help=text,
-            description=textwrap.dedent(f"    {function.__doc__}"),
+            description=inspect.getdoc(function),
             epilog=epilog,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
@@ -148,10 +149,19 @@ def _parser() -> argparse.ArgumentParser:
 
 def _parameters() -> str:
     """What --set may name, with the defaults."""
-    defaults = {**acluster.AttentionClusterClassifier().get_params(), **_PARAMETERS}
-    shown = " ".join(f"{name}={_as_given(value)}" for name, value in defaults.items())
-    listed = textwrap.fill(shown, 76, initial_indent="  ", subsequent_indent="  ")
-    return f"parameters for --set, with their defaults:\n{listed}"
+    one = acluster.AttentionClusterClassifier().get_params()
+    several = acluster.MultimodalAttentionClusterClassifier().get_params()
+    more = {name: value for name, value in several.items() if name not in one}
+    return (
+        f"parameters for --set, with their defaults:\n{_listed({**one, **_OWN_DEFAULTS})}\n\n"
+        f"and, where the store has several modalities:\n{_listed(more)}"
+    )
+
+
+def _listed(parameters: dict[str, Any]) -> str:
+    shown = [f"{name}={_as_given(value)}" for name, value in parameters.items()]
+    shown = [text for text in shown if not text.startswith("verbose=")]  # as the terminal is
+    return textwrap.fill(" ".join(shown), 76, initial_indent="  ", subsequent_indent="  ")
 
 
 def _as_given(value: Any) -> str:
@@ -221,6 +231,8 @@ def _fit(options: argparse.Namespace) -> None:
       acluster fit videos.zarr --out videos.model --set cluster_size=16 weighting=fc2 tol=null
     """
     _check_folder(options.out)
+    if options.hold_out is not None and not 0 < options.hold_out < 1:
+        raise ValueError(f"--hold-out is a share between 0 and 1, as 0.2; got {options.hold_out}.")
     X, y = _labelled(options.store)
     is_multimodal = isinstance(X, acluster.MultimodalFeatureSets)
     kind = (
@@ -228,7 +240,7 @@ def _fit(options: argparse.Namespace) -> None:
         if is_multimodal
         else acluster.AttentionClusterClassifier
     )
-    given: dict[str, Any] = {**_PARAMETERS, "verbose": sys.stdout.isatty()}
+    given: dict[str, Any] = {**_OWN_DEFAULTS, "verbose": sys.stdout.isatty()}
     classifier = kind(**given).set_params(**dict(map(_parameter, options.set)))
     train, held = _split(X, y, options.hold_out)
     weight = None if X.weight is None else X.weight[train]
@@ -281,7 +293,7 @@ def _parameter(text: str) -> tuple[str, Any]:
     try:
         return name, json.loads(value)
     except ValueError:
-        return name, value
+        return name, {"None": None, "True": True, "False": False}.get(value, value)
 
 
 def _predict(options: argparse.Namespace) -> None:
@@ -352,6 +364,8 @@ def _attention(options: argparse.Namespace) -> None:
       acluster attention videos.model videos.zarr item7 --png item7.png
     """
     _check_folder(options.png)
+    if options.png and Path(options.png).suffix not in ("", ".png"):
+        raise ValueError(f"--png writes a PNG file; name it {Path(options.png).stem}.png.")
     classifier, X = acluster.load(options.model), acluster.open_feature_sets(options.store)
     number = _number(X, options.item)
     if not hasattr(classifier, "attention_weights"):
@@ -372,7 +386,7 @@ def _number(X: Any, item: str) -> int:
     ids = [] if X.id is None else [str(name) for name in X.id]
     if item in ids:
         return ids.index(item)
-    if item.isdigit() and int(item) < len(X):
+    if item.isdecimal() and int(item) < len(X):
         return int(item)
     raise LookupError(
         f"there is no item {item!r}; the store has {len(X)} items, by number from 0"

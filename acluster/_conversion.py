@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,7 +93,7 @@ def _check_begun(
 
 
 def _source(path: Path) -> Source:
-    if path.suffix == ".npz":
+    if path.suffix == ".npz" and path.exists():
         return _archive(path)
     if path.is_file():
         raise ValueError(f"{path} is a file; give a folder of .npy files, an .npz file or a store.")
@@ -125,9 +125,13 @@ def _load(path: Path) -> NDArray[Any]:
         array = np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise ValueError(f"{path} is no array of numbers: {error}") from None
+    return _checked(array, path)
+
+
+def _checked(array: NDArray[Any], name: Any) -> NDArray[Any]:
     if array.ndim != 2:
         raise ValueError(
-            f"{path} has shape {array.shape}; an item is of shape (local features, width)."
+            f"{name} has shape {array.shape}; an item is of shape (local features, width)."
         )
     return array
 
@@ -140,9 +144,10 @@ def _archive(path: Path) -> Source:
 
     def read(number: int) -> Any:
         try:
-            return arrays[names[number]]
+            array = arrays[names[number]]
         except (zipfile.BadZipFile, zlib.error, ValueError, EOFError) as error:
             raise ValueError(f"{path}: {names[number]} is no array of numbers: {error}") from None
+        return _checked(array, f"{path}: {names[number]}")
 
     return Source(names, read, {"id": names})
 
@@ -156,26 +161,34 @@ def _store(path: Path) -> Source:
 
 def _read_table(path: str, names: list[str]) -> dict[str, list[Any]]:
     """The columns of a table, in the order of the items."""
-    with open(path, newline="", encoding="utf-8-sig") as file:  # as Excel writes it
-        reader = csv.DictReader(file)
-        given = reader.fieldnames or []
-        if "id" not in given or not set(given) <= set(COLUMNS):
-            raise ValueError(
-                f"{path} has the columns {given}; it needs id, and may have label, group and "
-                "weight."
-            )
-        rows: dict[str, dict[str, Any]] = {}
-        try:
-            for row in reader:
-                _check_row(path, reader.line_num, row, rows)
-                rows[row["id"]] = row
-        except csv.Error as error:
-            raise ValueError(f"{path}, line {reader.line_num}: {error}.") from None
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:  # as Excel writes it
+            given, rows = _rows_by_id(path, csv.DictReader(file))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not in UTF-8; save it as that: {error}.") from None
+    except csv.Error as error:
+        raise ValueError(f"{path} is no table: {error}.") from None
     missing = [name for name in names if name not in rows]
     if missing:
         raise ValueError(f"{path} has no row for {missing[0]!r} ({len(missing)} items have none).")
     columns = [column for column in given if column != "id"]
     return {column: [rows[name][column] for name in names] for column in columns}
+
+
+def _rows_by_id(
+    path: str, reader: csv.DictReader[str]
+) -> tuple[Sequence[str], dict[str, dict[str, Any]]]:
+    """The names of the columns, and the rows."""
+    given = reader.fieldnames or []
+    if "id" not in given or not set(given) <= set(COLUMNS):
+        raise ValueError(
+            f"{path} has the columns {given}; it needs id, and may have label, group and weight."
+        )
+    rows: dict[str, dict[str, Any]] = {}
+    for row in reader:
+        _check_row(path, reader.line_num, row, rows)
+        rows[row["id"]] = row
+    return given, rows
 
 
 def _check_row(path: str, line: int, row: dict[Any, Any], rows: dict[str, Any]) -> None:

@@ -38,8 +38,10 @@ def write_model(
         raise FileNotFoundError(f"There is no folder {str(path.parent)!r} to write {path.name} to.")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; give the name of a file.")
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is a device or a pipe, which a model file would replace.")
     text = json.dumps({"format_version": FORMAT_VERSION, **description})
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    unfinished = path.with_name(f".{path.name[:50]}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         unfinished.write_bytes(save(tensors, metadata={"acluster": text}))
         os.replace(unfinished, path)

@@ -43,7 +43,7 @@ def table(text):
 
 def convert_and_fit(*more):
     run("convert", "features", "sets.zarr", "--labels", "labels.csv")
-    run("fit", "sets.zarr", "--out", "model", "--set", "max_iter=30", "tol=null",
+    run("fit", "sets.zarr", "--out", "model", "--set", "max_iter=30", "tol=None",
         "learning_rate=0.03", "cluster_size=4", *more)  # fmt: skip
 
 
@@ -55,6 +55,7 @@ def test_from_arrays_to_a_picture(here, capsys):
     assert all(np.array_equal(a, b) for a, b in zip(stored, X, strict=True))
     clf = acluster.load("model")
     assert clf.get_params()["learning_rate"] == 0.03
+    assert clf.tol is None
     assert clf.standardize
     assert not clf.verbose
     expected = acluster.AttentionClusterClassifier(**clf.get_params()).fit(X, stored.label)
@@ -193,7 +194,13 @@ def test_a_killed_fit_goes_on(here, capsys):
         (["convert", "empty", "new.zarr"], "acluster convert: "),
         (["convert", "labels.csv", "new.zarr"], "labels.csv is a file; give a folder of .npy"),
         (["convert", "damaged.npz", "new.zarr"], "damaged.npz: item3 is no array of numbers"),
-        (["convert", "features", "new.zarr", "--labels", "long.csv"], "long.csv, line 1: field"),
+        (["convert", "flat.npz", "new.zarr"], r"flat.npz: item0 has shape \(4,\)"),
+        (["convert", "gone.npz", "new.zarr"], "acluster convert: .*gone.npz"),
+        (["convert", "features", "new.zarr", "--labels", "long.csv"], "long.csv is no table: fie"),
+        (["convert", "features", "new.zarr", "--labels", "latin.csv"], "latin.csv is not in UTF-8"),
+        (["fit", "sets.zarr", "--out", "m", "--hold-out", "1"], "--hold-out is a share between"),
+        (["attention", "model", "sets.zarr", "²"], "no item '²'"),
+        (["attention", "model", "sets.zarr", "7", "--png", "a.pdf"], "writes a PNG file.*a.png"),
         (["attention", "model", "sets.zarr", "7", "--png", "nowhere/a.png"], "there is no folder"),
         (["predict", "run/fit.checkpoint", "sets.zarr"], "is the checkpoint of a fit and no model"),
     ],
@@ -206,6 +213,8 @@ def test_errors_are_a_line(here, capsys, command, message):
     raw = bytearray(Path("damaged.npz").read_bytes())
     raw[raw.index(X[3].tobytes())] ^= 1
     Path("damaged.npz").write_bytes(raw)
+    np.savez("flat.npz", item0=np.ones(4))
+    Path("latin.csv").write_text("id,label\nitem0,Häher\n", encoding="latin-1")
     Path("long.csv").write_text(f"id,label\nitem0,{'x' * 200_000}\n")
     Path("wrong.csv").write_text("a\n1\n")
     Path("few.csv").write_text("id,label\nitem0,one\n")
@@ -241,10 +250,11 @@ def test_help_teaches(capsys):
     assert "acluster fit videos.zarr --out videos.model" in shown
     assert all(re.search(rf"\n    {name}\s", shown) for name in COMMANDS)
     assert "a folder of .npy files" in shown_by(capsys, "convert", "--help")
-    for name, value in acluster.AttentionClusterClassifier(standardize=True).get_params().items():
-        if name != "random_state":
-            given = value if isinstance(value, str) else json.dumps(value)
-            assert f"{name}={given}" in shown_by(capsys, "fit", "--help")
+    shown = shown_by(capsys, "fit", "--help")
+    defaults = acluster.MultimodalAttentionClusterClassifier(standardize=True, random_state=0)
+    for name, value in defaults.get_params().items():
+        given = value if isinstance(value, str) else json.dumps(value)
+        assert (f" {name}={given}" in shown) == (name != "verbose")
 
 
 @pytest.mark.parametrize("name", COMMANDS)

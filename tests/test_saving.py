@@ -181,7 +181,8 @@ def test_what_a_gpu_trained_predicts_without_one(tmp_path, kind):
     if kind == "model":
         clf.save(path)
     else:
-        {"pickle": pickle, "joblib": joblib}[kind].dump(clf, path.open("wb"))
+        with path.open("wb") as file:
+            {"pickle": pickle, "joblib": joblib}[kind].dump(clf, file)
     joblib.dump(list(X), tmp_path / "X")
     loaded = {"model": "acluster.load(path)", "pickle": "pickle.load(open(path, 'rb'))"}
     code = (
@@ -569,7 +570,12 @@ def test_where_a_model_cannot_be_written_is_named(tmp_path):
         clf.save(tmp_path / "nowhere" / "model")
     with pytest.raises(IsADirectoryError, match="is a folder; give the name of a file"):
         clf.save(tmp_path)
-    assert os.listdir(tmp_path) == []
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="is a device or a pipe"):
+        clf.save(tmp_path / "pipe")
+    assert os.listdir(tmp_path) == ["pipe"]
+    clf.save(tmp_path / ("m" * 250))
+    acluster.load(tmp_path / ("m" * 250))
 
 
 def test_every_cut_is_noticed(good, tmp_path):

@@ -215,16 +215,22 @@ def _chosen(n_units: int, units: Sequence[int] | None, of: str) -> NDArray[np.in
 
 
 def _check_image(image: NDArray[Any]) -> None:
-    if image.ndim != 2 and not (image.ndim == 3 and image.shape[2] in (3, 4)):
+    is_image = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
+    if not is_image or not image.size or image.dtype.kind not in "biuf":
+        remedy = ""
+        if image.ndim == 3 and image.shape[0] in (3, 4):
+            remedy = " Colours come last: np.moveaxis(image, 0, -1)."
         raise ValueError(
-            "A thumbnail is an array of shape (height, width) or (height, width, 3); there is one "
-            f"of shape {image.shape}. Colours come last: np.moveaxis(image, 0, -1)."
+            "A thumbnail is an array of numbers of shape (height, width) or (height, width, 3 or "
+            f"4); there is one of {image.dtype} and shape {image.shape}.{remedy}"
         )
-    if image.ndim == 3 and image.dtype.kind == "f" and image.size and np.nanmax(image) > 1:
-        raise ValueError(
-            f"A thumbnail has colours up to {np.nanmax(image):g}; as floats they go from 0 to 1. "
-            "Divide by 255, or pass integers."
-        )
+    if image.ndim == 3:
+        highest = 1 if image.dtype.kind == "f" else 255
+        if np.nanmin(image) < 0 or np.nanmax(image) > highest * (1 + 1e-3):
+            raise ValueError(
+                f"A thumbnail has colours from {np.nanmin(image):g} to {np.nanmax(image):g}; as "
+                "integers they go from 0 to 255, as floats from 0 to 1."
+            )
 
 
 def _draw_map(axes: Any, a: NDArray[Any], thumbnails: Sequence[ArrayLike], cmap: str) -> None:
@@ -233,7 +239,7 @@ def _draw_map(axes: Any, a: NDArray[Any], thumbnails: Sequence[ArrayLike], cmap:
     if a.size:
         axes.imshow(a.T, cmap=cmap, vmin=0, aspect="equal")
     images, top = [np.asarray(image) for image in thumbnails], 0.0
-    shades = _shades(images)
+    shades = _shades([image for image in images if image.ndim == 2])  # colours have their own
     for i, image in enumerate(images):
         height = image.shape[0] / image.shape[1]
         place = (i - 0.5, i + 0.5, -0.6, -0.6 - height)

@@ -36,8 +36,8 @@ class UnitDiversityDisplay:
     ----------
     dead_units : ndarray of int
         Units that weigh all local features alike, as Average does: with an entropy of 0.99 or more
-        of the largest, on average. (With `n_attended` or `pyramid_levels` no unit can be that
-        even over a whole set.)
+        of the largest, on average. Units that see a part of a set only, by `n_attended` or
+        `pyramid_levels`, are not found by this.
 
     order : ndarray of int, shape (N,)
         The units as they are drawn: by average linkage of their similarity.

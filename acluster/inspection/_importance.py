@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -99,8 +100,8 @@ def modality_importance(
         raise ValueError(
             f"X has the modality {X.names[0]!r} only, so that there is none to compare it with."
         )
-    if n_repeats < 1:
-        raise ValueError(f"n_repeats={n_repeats} shuffles nothing; it is 1 or more.")
+    if not isinstance(n_repeats, Integral) or n_repeats < 1:
+        raise ValueError(f"n_repeats={n_repeats!r} is no number of repetitions, 1 or more.")
     score = check_scoring(estimator, scoring)
     rng = check_random_state(random_state)
     whole = score(estimator, X, y)

@@ -90,8 +90,8 @@ class AttentionCluster(Integration):
 
     n_attended : int, optional
         Each unit attends to the so many local features of a set that have its highest logits, by a
-        softmax over these; to all whose logits tie with the last of them, too ("average" ties
-        all). None: to all.
+        softmax over these; logits that are equal to the lowest of them count too (with "average"
+        all are equal). None: to all.
 
     pyramid_levels : int, default=1
         The levels of a temporal pyramid, for sets in an order that matters: level l = 0, 1, ...

@@ -214,7 +214,7 @@ def _empty_like(array: Any) -> NDArray[Any]:
 
 
 def check_modality_names(names: Iterable[Any]) -> None:
-    """Raise a ValueError for what cannot be the name of an array in a store."""
+    """Raise a ValueError for what is no name of a modality."""
     for name in names:
         if not isinstance(name, str) or not name or "/" in name:
             raise ValueError(

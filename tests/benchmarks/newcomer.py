@@ -1,10 +1,10 @@
 """A newcomer's way, timed: from an empty environment to a model that predicts elsewhere.
 
-    python tests/benchmarks/newcomer.py [--folder DIR] [--json FILE]
+    python tests/benchmarks/newcomer.py [--json FILE]
 
 The last commit is cloned twice. In one clone the commands of `docs/first_steps.rst` and the
-README's example are run as they stand there; in the other, which has an environment of its own, the
-saved model is loaded. Packages come from wherever pip finds them; what it has kept of earlier
+README's example are run as they stand in it; in the other, which has an environment of its own,
+the saved model is loaded. Packages come from wherever pip finds them; what it has kept of earlier
 installations makes the first step shorter.
 """
 
@@ -14,7 +14,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import textwrap
 import time
@@ -24,7 +23,7 @@ from pathlib import Path
 from machine import device_name
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PAGE = ROOT / "docs" / "first_steps.rst"
+PAGE = Path("docs") / "first_steps.rst"
 # What its blocks of Python come to.
 STEPS = ("sets of local features", "own store", "grid search", "attention picture", "saved model")
 
@@ -48,13 +47,13 @@ def blocks(page, language):
         yield text[: found.start(1)].count("\n") + 1, textwrap.dedent(found.group(1))
 
 
-def readme_example():
-    return (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
+def readme_example(root=ROOT):
+    return (root / "README.md").read_text().split("```python\n")[1].split("```")[0]
 
 
-def first_steps(python, folder):
+def first_steps(python, folder, root=ROOT):
     """The seconds of each step in Python, and what they print; what they write is in the folder."""
-    codes = (code for _, code in blocks(PAGE, "python"))
+    codes = (code for _, code in blocks(root / PAGE, "python"))
     pieces = dict(zip(STEPS, codes, strict=True))
     seconds = folder / "seconds.json"
     shown = run([python, "-c", RUNNER, seconds], folder, input=json.dumps(pieces))
@@ -77,14 +76,14 @@ def timed(command, folder):
 def walk(folder):
     """The seconds of every step, in order."""
     here, elsewhere = folder / "here", folder / "elsewhere"
-    install, load = (code for _, code in blocks(PAGE, "bash"))
     for clone in (here, elsewhere):
         run(["git", "clone", "--quiet", ROOT, clone], folder)
+    install, load = (code for _, code in blocks(here / PAGE, "bash"))
     python = here / ".venv" / "bin" / "python"
     seconds = {
         "installation": timed(["bash", "-euc", install], here),
-        "the README's example": timed([python, "-c", readme_example()], here),
-        **first_steps(python, here)[0],
+        "the README's example": timed([python, "-c", readme_example(here)], here),
+        **first_steps(python, here, here)[0],
         "installation elsewhere": timed(["bash", "-euc", install], elsewhere),
     }
     shutil.copy(here / "digits.model", elsewhere)
@@ -96,10 +95,11 @@ def walk(folder):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
-    parser.add_argument("--folder", type=Path, help="where the two clones lie; empty")
     parser.add_argument("--json", type=Path, help="where the figures go")
     options = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+    if options.json:
+        options.json.touch()  # rather now than after the work
+    with tempfile.TemporaryDirectory() as folder:
         seconds = walk(Path(folder))
     seconds["in all"] = round(sum(seconds.values()), 2)
     for step, taken in seconds.items():
@@ -107,7 +107,6 @@ def main(arguments=None):
     report = {
         "date": date.today().isoformat(),
         "machine": {"device": device_name("cpu"), "cores": os.cpu_count()},
-        "python": sys.version.split()[0],
         "seconds": seconds,
     }
     if options.json:
