@@ -159,9 +159,12 @@ def _parameters() -> str:
 
 
 def _listed(parameters: dict[str, Any]) -> str:
-    shown = [f"{name}={_as_given(value)}" for name, value in parameters.items()]
-    shown = [text for text in shown if not text.startswith("verbose=")]  # as the terminal is
-    return textwrap.fill(" ".join(shown), 76, initial_indent="  ", subsequent_indent="  ")
+    shown = " ".join(
+        f"{name}={_as_given(value)}"
+        for name, value in parameters.items()
+        if name != "verbose"  # it depends on the terminal
+    )
+    return textwrap.fill(shown, 76, initial_indent="  ", subsequent_indent="  ")
 
 
 def _as_given(value: Any) -> str:
