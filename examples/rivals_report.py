@@ -4,9 +4,10 @@ Attention clusters and their rivals: the tables and the plot of ranks
 
 Reads the rows that `rivals.py` has written, trains nothing, and writes for the documentation: mean
 accuracy of every method on every set, with its standard error over folds and seeds; the seconds of
-fitting and the number of parameters; and a plot of the mean ranks, with the difference that two of
-them need to be told apart (Nemenyi's test at 5 %, after Demsar, 2006). And a table each of the
-rows of `defaults.py`, `variants.py` and `rival_steps.py`, where they lie beside.
+fitting and of predicting the test items, and the number of parameters; and a plot of the mean
+ranks, with the difference that two of them need to be told apart (Nemenyi's test at 5 %, after
+Demsar, 2006). And a table each of the rows of `defaults.py`, `variants.py` and `rival_steps.py`,
+where they lie beside.
 
     python examples/rivals_report.py [--csv FILE] [--output FOLDER] [--image FILE]
 """
@@ -119,11 +120,14 @@ def write_comparison(table, order, ranks, folder):
     for i in order:
         method = table.methods[i]
         accuracy.append([method, f"{ranks[i]:.1f}", *table.described(method)])
-        seconds, parameters = (
+        fit, predict, parameters = (
             [table.of(name, method, column) for name in table.sets]
-            for column in ("fit_seconds", "parameters")
+            for column in ("fit_seconds", "predict_seconds", "parameters")
         )
-        shown = [f"{s.mean():.1f}" if len(s) else "" for s in seconds]
+        shown = [
+            f"{own.mean():.1f} / {of_test.mean():.2f}" if len(own) else ""
+            for own, of_test in zip(fit, predict, strict=True)
+        ]
         largest = max((int(p.max()) for p in parameters if len(p)), default="")
         costs.append([method, largest, *shown])
     write(folder / "rivals_accuracy.csv", ["method", "rank", *table.sets], accuracy)
