@@ -11,7 +11,7 @@ set of the data home under its own protocol:
   `utd_mhad.py`;
 - spoken digits: recordings with an index of 5 or more are for training;
 - Flash-MNIST: 20,480 videos of MNIST's training images, 10,240 of its test images, with the
-  authors' extractor; 10 epochs.
+  authors' extractor; 10 epochs ("20 epochs": 20).
 
     python examples/rivals.py [--sets musk1 elephant] [--methods "attention cluster" average]
         [--seeds 0 1 2] [--n-jobs 2]
