@@ -10,7 +10,7 @@ import os
 import sys
 import textwrap
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,10 @@ from acluster.sets import info, validate
 __all__ = ["main"]
 
 _ITEMS_PER_STEP = 256
+_PLACES = {
+    "store": "a store, as acluster convert or FeatureSetsWriter writes it",
+    "model": "a model file, as acluster fit or save() writes it",
+}
 # Where they differ from those of the classifiers.
 _OWN_DEFAULTS = {"standardize": True, "random_state": 0}
 
@@ -74,37 +78,39 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"acluster {acluster.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
 
-    def add(
-        function: Callable[..., None], text: str, epilog: str | None = None
-    ) -> argparse.ArgumentParser:
+    for function, text, places, add_options in (
+        (_info, "what a store holds", ["store"], None),
+        (_validate, "read all of a store and check it", ["store"], None),
+        (_convert, "make a store of arrays", [], _convert_options),
+        (_fit, "train a classifier on a store", ["store"], _fit_options),
+        (_predict, "labels of the items of a store", ["model", "store"], _predict_options),
+        (_transform, "global features as a zarr array", ["model", "store"], _transform_options),
+        (_attention, "what units look at in an item", ["model", "store"], _attention_options),
+    ):
         name = function.__name__.strip("_")
         command = commands.add_parser(
             name,
             help=text,
             description=inspect.getdoc(function),
-            epilog=epilog,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.set_defaults(command=function, name=name)
-        return command
+        for place in places:
+            command.add_argument(place, help=_PLACES[place])
+        if add_options is not None:
+            add_options(command)
+    return parser
 
-    a_store = "a store, as acluster convert or FeatureSetsWriter writes it"
-    a_model = "a model file, as acluster fit or save() writes it"
 
-    command = add(_info, "what a store holds")
-    command.add_argument("store", help=a_store)
-
-    command = add(_validate, "read all of a store and check it")
-    command.add_argument("store", help=a_store)
-
-    command = add(_convert, "make a store of arrays")
+def _convert_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("source", type=Path, help="a folder, an .npz file or a store")
     command.add_argument("store", help="what to write; a conversion that was stopped goes on")
     command.add_argument("--labels", metavar="CSV", help="columns: id, label, group, weight")
     command.add_argument("--dtype", choices=("float16", "float32"))
 
-    command = add(_fit, "train a classifier on a store", _parameters())
-    command.add_argument("store", help=f"{a_store}, with labels")
+
+def _fit_options(command: argparse.ArgumentParser) -> None:
+    command.epilog = _parameters()
     command.add_argument("--out", required=True, metavar="MODEL", help="the model file to write")
     command.add_argument(
         "--set",
@@ -126,25 +132,21 @@ def _parser() -> argparse.ArgumentParser:
         help="where the last epoch is kept; after a kill the same command goes on from it",
     )
 
-    command = add(_predict, "labels of the items of a store")
-    command.add_argument("model", help=a_model)
-    command.add_argument("store", help=a_store)
+
+def _predict_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--proba", action="store_true", help="the probability of every class too")
     command.add_argument("--out", metavar="CSV", help="by default the terminal")
 
-    command = add(_transform, "the global feature of every item, as a zarr array")
-    command.add_argument("model", help=a_model)
-    command.add_argument("store", help=a_store)
+
+def _transform_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--out", required=True, metavar="ZARR", help="the array to write")
 
-    command = add(_attention, "what the units look at in an item")
-    command.add_argument("model", help=a_model)
-    command.add_argument("store", help=a_store)
+
+def _attention_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("item", help="its id in the store, or its number")
     command.add_argument(
         "--png", metavar="FILE", help="the picture to write; by default a table is printed"
     )
-    return parser
 
 
 def _parameters() -> str:

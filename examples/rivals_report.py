@@ -4,10 +4,11 @@ Attention clusters and their rivals: the tables and the plot of ranks
 
 Reads the rows that `rivals.py` has written, trains nothing, and writes for the documentation: mean
 accuracy of every method on every set, with its standard error over folds and seeds; the seconds of
-fitting and of predicting the test items, and the number of parameters; and a plot of the mean
-ranks, with the difference that two of them need to be told apart (Nemenyi's test at 5 %, after
-Demsar, 2006). And a table each of the rows of `defaults.py`, `variants.py` and `rival_steps.py`,
-where they lie beside.
+fitting and of predicting the test items, and the number of parameters; by how much each is ahead of
+the attention cluster, with the standard error of the difference; mean ranks, with and without some
+of the sets, and a plot of them, with the difference that two of them need to be told apart
+(Nemenyi's test at 5 %, after Demsar, 2006). And a table each of the rows of `defaults.py`,
+`variants.py` and `rival_steps.py`, where they lie beside.
 
     python examples/rivals_report.py [--csv FILE] [--output FOLDER] [--image FILE]
 """
@@ -25,6 +26,13 @@ import variants
 from result_rows import read_rows
 from scipy.stats import rankdata, studentized_range
 
+# Mean ranks without some of the sets: UTD-MHAD is four of them, of the same clips.
+SENSORS = set(defaults.SENSORS)
+LEFT_OUT = {f"of UTD-MHAD {name} only": SENSORS - {name} for name in defaults.SENSORS}
+LEFT_OUT |= {
+    "without UTD-MHAD": SENSORS,
+    "musk1, elephant, birds": set(rivals.SETS) - {"musk1", "elephant", "birds"},
+}
 STUDIES = (defaults.DEFAULTS, variants.VARIANTS, rival_steps.STUDY)
 IMAGE = rivals.HERE.parent / "docs" / "images" / "rivals_ranks.png"
 
@@ -60,6 +68,20 @@ class Table:
         """Its accuracy on every set, with the standard error."""
         return [describe(self.of(name, method)) for name in self.sets]
 
+    def ahead(self, dataset, method):
+        """By how much it is ahead of the attention cluster, fold by fold and seed by seed."""
+        ours, theirs = (
+            {
+                (run.seed, run.fold): float(row["accuracy"])
+                for run, row in self.rows.items()
+                if run[:2] == (dataset, name)
+            }
+            for name in ("attention cluster", method)
+        )
+        if len(theirs) == 1:  # without a seed, it is the same for all
+            return next(iter(theirs.values())) - np.array([*ours.values()])
+        return np.array([theirs[key] - ours[key] for key in ours if key in theirs])
+
     def is_complete(self, dataset):
         """Whether all methods have had the same folds and seeds, where a seed does anything."""
         done = {
@@ -73,10 +95,11 @@ class Table:
             for method, own in done.items()
         )
 
-    def mean_ranks(self):
+    def mean_ranks(self, left_out=()):
         """By method, over the sets that all have been run on alike; 1 is the best. Their number."""
-        complete = [self.is_complete(name) for name in self.sets]
-        return rankdata(-self.means()[:, complete], axis=0).mean(axis=1), sum(complete)
+        chosen = [self.is_complete(name) and name not in left_out for name in self.sets]
+        means = self.means()[:, chosen].round(6)  # equal ones shall tie
+        return rankdata(-means, axis=0).mean(axis=1), sum(chosen)
 
 
 def describe(figures):
@@ -141,6 +164,23 @@ def write_options(table, folder):
     write(folder / "rivals_options.csv", ["", *table.sets], lines)
 
 
+def write_differences(table, folder):
+    """By how much every method, and every option, is ahead of the attention cluster as it is."""
+    names = [name for name in (*table.methods, *rivals.OPTIONS) if name != "attention cluster"]
+    lines = [
+        [name, *(describe(table.ahead(dataset, name)) for dataset in table.sets)] for name in names
+    ]
+    write(folder / "rivals_differences.csv", ["", *table.sets], lines)
+
+
+def write_ranks_without(table, order, folder):
+    """Mean ranks where some of the sets are left out."""
+    found = {name: table.mean_ranks(left_out) for name, left_out in LEFT_OUT.items()}
+    found = {name: ranks for name, (ranks, n_sets) in found.items() if n_sets}
+    lines = [[table.methods[i], *(f"{ranks[i]:.1f}" for ranks in found.values())] for i in order]
+    write(folder / "rivals_ranks.csv", ["method", *found], lines)
+
+
 def write_studies(source, folder):
     """Accuracy and ranks of the candidates of every study that has rows."""
     for study in STUDIES:
@@ -165,8 +205,11 @@ def main(arguments=None):
         parser.error("no set has been run alike with two methods; run rivals.py to the end")
     options.output.mkdir(parents=True, exist_ok=True)
     options.image.parent.mkdir(parents=True, exist_ok=True)
-    accuracy = write_comparison(table, np.argsort(ranks), ranks, options.output)
+    order = np.argsort(ranks)
+    accuracy = write_comparison(table, order, ranks, options.output)
+    write_ranks_without(table, order, options.output)
     write_options(table, options.output)
+    write_differences(table, options.output)
     write_studies(options.csv.parent, options.output)
     difference = critical_difference(len(table.methods), n_sets)
     plot_ranks(table.methods, ranks, difference, options.image)

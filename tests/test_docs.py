@@ -62,8 +62,7 @@ def run_commands(code, folder):
 
 def test_the_first_steps_lead_to_a_model(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONWARNINGS", "error")
-    seconds, shown = newcomer.first_steps(sys.executable, tmp_path)
-    assert min(seconds.values()) >= 0
+    _, shown = newcomer.first_steps(sys.executable, tmp_path)
     assert float(shown.split()[-1]) > 0.97  # the score on the items that were held out
     assert (tmp_path / "attention.png").stat().st_size > 1000
     install, elsewhere = (code for _, code in blocks(newcomer.ROOT / newcomer.PAGE, "bash"))

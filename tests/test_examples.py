@@ -401,9 +401,36 @@ def test_rivals_and_their_report(tmp_path, data_home):
     assert sorted(line[0] for line in lines) == sorted(methods)
     assert sum(float(line[1]) for line in lines) == pytest.approx(6, abs=0.11)
     assert image.read_bytes().startswith(b"\x89PNG")
+    assert "musk1, elephant, birds" in (tmp_path / "rivals_ranks.csv").read_text()
+    header, *lines = csv.reader((tmp_path / "rivals_differences.csv").read_text().splitlines())
+    assert [line[0] for line in lines if all(line)] == [*methods[1:], *options]
     header, *lines = csv.reader((tmp_path / "rivals_options.csv").read_text().splitlines())
     assert header == ["", "musk1", "elephant"]
     assert [line[0] for line in lines if all(line)] == ["attention cluster", *options]
+
+
+def test_the_report_pairs_runs_and_leaves_sets_out(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    report = importlib.import_module("rivals_report")
+    accuracy = {
+        ("skeleton", "attention cluster"): [90, 80],
+        ("skeleton", "average"): [93, 81],
+        ("skeleton", "pooled SVM"): [70],
+        ("depth", "attention cluster"): [50, 50],
+        ("depth", "average"): [40, 40],
+        ("depth", "pooled SVM"): [60],
+    }
+    rows = {
+        report.rivals.Run(dataset, method, seed, 0): {"accuracy": str(value)}
+        for (dataset, method), values in accuracy.items()
+        for seed, value in enumerate(values)
+    }
+    table = report.Table(rows)
+    assert report.describe(table.ahead("skeleton", "average")) == "2.0 ± 1.0"
+    assert report.describe(table.ahead("skeleton", "pooled SVM")) == "-15.0 ± 5.0"
+    assert report.describe(table.ahead("skeleton", "BiLSTM")) == ""
+    assert table.mean_ranks()[0].tolist() == [2, 2, 2]
+    assert table.mean_ranks({"depth"})[0].tolist() == [2, 1, 3]
 
 
 def test_candidates_are_ranked_by_what_all_have(monkeypatch, tmp_path):

@@ -112,18 +112,7 @@ class AverageWeighting(Weighting):
         """Nothing to draw."""
 
     def forward(self, values: Tensor) -> Tensor:
-        """Equal logits (equation 3).
-
-        Parameters
-        ----------
-        values : Tensor of shape (R, M)
-            The local features of all sets, end to end.
-
-        Returns
-        -------
-        Tensor of shape (R, N)
-            Zeros.
-        """
+        """Equal logits, all zero (equation 3), of shape (R, N)."""
         return values.new_zeros(1, 1).expand(values.shape[0], self.cluster_size)
 
 
@@ -162,17 +151,7 @@ class FC1Weighting(Weighting):
         uniform_(self.weight, len(self.weight), generator)
 
     def forward(self, values: Tensor) -> Tensor:
-        """Logits wᵀx of every local feature for every unit (equation 4).
-
-        Parameters
-        ----------
-        values : Tensor of shape (R, M)
-            The local features of all sets, end to end.
-
-        Returns
-        -------
-        Tensor of shape (R, N)
-        """
+        """Logits wᵀx of every local feature for every unit (equation 4), (R, N)."""
         return values @ self.weight
 
 
@@ -216,17 +195,7 @@ class FC2Weighting(Weighting):
         uniform_(self.weight2, hidden_size, generator)
 
     def forward(self, values: Tensor) -> Tensor:
-        """Logits w2ᵀ tanh(W1ᵀx + b1) of every local feature for every unit (equation 5).
-
-        Parameters
-        ----------
-        values : Tensor of shape (R, M)
-            The local features of all sets, end to end.
-
-        Returns
-        -------
-        Tensor of shape (R, N)
-        """
+        """Logits w2ᵀ tanh(W1ᵀx + b1) of local features for units (equation 5), (R, N)."""
         hidden = torch.tanh(torch.addmm(self.bias1, values, self.weight1))
         return (hidden.unflatten(-1, self.weight2.shape) * self.weight2).sum(dim=-1)
 
