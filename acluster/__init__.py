@@ -1,8 +1,11 @@
 """Classify items from their sets of local features, by attention clusters."""
 
-from acluster._classifiers import AttentionClusterClassifier, MultimodalAttentionClusterClassifier
-from acluster._model_file import ModelFileError
-from acluster._saving import load
+from acluster._utils._model_file import ModelFileError
+from acluster.estimators._attention_clusters import (
+    AttentionClusterClassifier,
+    MultimodalAttentionClusterClassifier,
+)
+from acluster.estimators._description import load
 from acluster.sets import (
     FeatureSets,
     FeatureSetsWriter,

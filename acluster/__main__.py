@@ -2,6 +2,6 @@
 
 import sys
 
-from acluster._command_line import main
+from acluster.command_line import main
 
 sys.exit(main())

@@ -26,8 +26,9 @@ from torch.nn import functional
 
 from acluster.nn import Integration, ShiftingOperation, attend
 from acluster.nn._weighting import uniform_
-from acluster.rivals._classifiers import Rival
-from acluster.rivals._integrations import BatchNorm, padded
+from acluster.nn.integrations._batch_norm import BatchNorm
+from acluster.nn.integrations._sequences import padded
+from acluster.rivals._networks import Rival
 
 
 class Variant(Integration):

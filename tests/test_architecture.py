@@ -12,11 +12,11 @@ PACKAGE = Path(acluster.__file__).parent
 # Every room, and what of acluster and of the heavy libraries it may import.
 MAY_IMPORT = {
     "_progress": set(),
-    "sets": {"acluster._progress", "acluster.sets", "numpy", "sklearn", "zarr"},
+    "sets": {"acluster._utils._progress", "acluster.sets", "numpy", "sklearn", "zarr"},
     "_memory": {"numpy", "torch"},
-    "nn": {"acluster._memory", "acluster.nn", "torch"},
+    "nn": {"acluster._utils._memory", "acluster.nn", "torch"},
     "training": {
-        "acluster._memory",
+        "acluster._utils._memory",
         "acluster.training",
         "acluster.sets",
         "numpy",
@@ -26,15 +26,15 @@ MAY_IMPORT = {
     "_labels": {"acluster.sets", "numpy", "sklearn", "scipy", "torch"},
     "_model_file": {"numpy", "safetensors"},
     "_checkpoint": {
-        "acluster._model_file",
+        "acluster._utils._model_file",
         "acluster.sets",
         "acluster.training",
         "numpy",
     },
     "_saving": {
         "acluster",  # the public classes, when a file names one
-        "acluster._labels",
-        "acluster._model_file",
+        "acluster.estimators._labels",
+        "acluster._utils._model_file",
         "acluster.rivals",
         "acluster.sets",
         "acluster.training",
@@ -44,11 +44,11 @@ MAY_IMPORT = {
     },
     "_training_parameters": {"acluster.training", "numpy", "sklearn"},
     "_set_classifier": {
-        "acluster._checkpoint",
-        "acluster._labels",
-        "acluster._progress",
-        "acluster._saving",
-        "acluster._training_parameters",
+        "acluster.training._checkpoint",
+        "acluster.estimators._labels",
+        "acluster._utils._progress",
+        "acluster.estimators._description",
+        "acluster.estimators._parameters",
         "acluster.nn",
         "acluster.sets",
         "acluster.training",
@@ -57,28 +57,28 @@ MAY_IMPORT = {
         "torch",
     },
     "_modalities": {
-        "acluster._model_file",
-        "acluster._set_classifier",
+        "acluster._utils._model_file",
+        "acluster.estimators._set_classifier",
         "acluster.sets",
         "acluster.training",
         "numpy",
         "sklearn",
     },
-    "_onnx": {"acluster._labels", "acluster.nn", "numpy", "torch"},
+    "_onnx": {"acluster.estimators._labels", "acluster.nn", "numpy", "torch"},
     "_classifiers": {
-        "acluster._modalities",
-        "acluster._model_file",
-        "acluster._onnx",
-        "acluster._set_classifier",
+        "acluster.estimators._modalities",
+        "acluster._utils._model_file",
+        "acluster.estimators._onnx",
+        "acluster.estimators._set_classifier",
         "acluster.nn",
         "acluster.sets",
         "numpy",
         "sklearn",
     },
     "rivals": {
-        "acluster._labels",
-        "acluster._modalities",
-        "acluster._set_classifier",
+        "acluster.estimators._labels",
+        "acluster.estimators._modalities",
+        "acluster.estimators._set_classifier",
         "acluster.nn",
         "acluster.rivals",
         "acluster.sets",
@@ -86,21 +86,21 @@ MAY_IMPORT = {
         "sklearn",
         "torch",
     },
-    "__main__": {"acluster._command_line"},
-    "_conversion": {"acluster._progress", "acluster.sets", "numpy"},
+    "__main__": {"acluster.command_line._main"},
+    "_conversion": {"acluster._utils._progress", "acluster.sets", "numpy"},
     "_command_line": {
         "acluster",
-        "acluster._conversion",
-        "acluster._progress",
+        "acluster.command_line._convert",
+        "acluster._utils._progress",
         "acluster.inspection",
         "acluster.sets",
         "numpy",
         "sklearn",
     },
     "__init__": {
-        "acluster._classifiers",
-        "acluster._model_file",
-        "acluster._saving",
+        "acluster.estimators._attention_clusters",
+        "acluster._utils._model_file",
+        "acluster.estimators._description",
         "acluster.sets",
     },
     "inspection": {
@@ -154,7 +154,7 @@ def imported_modules(path):
 
 
 def shortened(module):
-    """`acluster.nn._cluster` is `acluster.nn` to the arrows; `torch.nn` is `torch`."""
+    """`acluster.nn._attention_cluster` is `acluster.nn` to the arrows; `torch.nn` is `torch`."""
     parts = module.split(".")
     return ".".join(parts[:2]) if parts[0] == "acluster" else parts[0]
 

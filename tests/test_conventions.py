@@ -121,7 +121,7 @@ def test_wheel_and_sdist_are_built_and_installed_offline(tmp_path):
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     (wheel,), (sdist,) = tmp_path.glob("*.whl"), tmp_path.glob("*.tar.gz")
     names = zipfile.ZipFile(wheel).namelist()
-    for name in ("acluster/py.typed", "acluster/nn/_pooling.py", "acluster/__main__.py"):
+    for name in ("acluster/py.typed", "acluster/nn/pooling/__init__.py", "acluster/__main__.py"):
         assert name in names
     assert not any(name.startswith(("tests", "examples", "docs")) for name in names)
     assert any(name.endswith("entry_points.txt") for name in names)

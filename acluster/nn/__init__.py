@@ -1,11 +1,10 @@
 """The torch modules, over packed sets: usable alone, without scikit-learn or FeatureSets."""
 
-from acluster.nn._cluster import AttentionCluster, ShiftingOperation
+from acluster.nn._attention_cluster import AttentionCluster, ShiftingOperation
 from acluster.nn._integration import Integration
 from acluster.nn._linear import DropoutLinear
 from acluster.nn._network import IntegrationNetwork
 from acluster.nn._padded import PaddedNetwork
-from acluster.nn._pooling import attend, attention_weights
 from acluster.nn._standardization import Standardization
 from acluster.nn._weighting import (
     WEIGHTINGS,
@@ -14,6 +13,7 @@ from acluster.nn._weighting import (
     FC2Weighting,
     Weighting,
 )
+from acluster.nn.pooling import attend, attention_weights
 
 __all__ = [
     "WEIGHTINGS",

@@ -7,8 +7,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from acluster.nn._pooling import attention_weights, without_empty
 from acluster.nn._weighting import uniform_
+from acluster.nn.pooling import attention_weights, without_empty
 
 __all__ = ["Integration"]
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from acluster._memory import empty
-from acluster.nn._numba import available_for, run
+from acluster._utils._memory import empty
+from acluster.nn._compiled import available_for, run
 from acluster.nn._weighting import uniform_
 
 __all__ = ["DropoutLinear"]

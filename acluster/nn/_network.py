@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from acluster.nn._integration import Integration
 from acluster.nn._linear import DropoutLinear
-from acluster.nn._pooling import without_empty
 from acluster.nn._standardization import Standardization
+from acluster.nn.pooling import without_empty
 
 __all__ = ["IntegrationNetwork"]
 

@@ -1,4 +1,4 @@
-"""The loops that Numba compiles, for `_pooling_numba` and `_linear`. Importing this imports Numba.
+"""The loops that Numba compiles, for `pooling` and `_linear`. Importing this imports Numba.
 
 Arrays: values X (R, M), offsets (n + 1,), logits S and weights a (R, N), α and β (N,) or, without
 a shift, empty; norms ‖u‖ (n, N) and results y (n, N, M). A thread has a set; products of matrices

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from acluster.nn._attended import is_below_highest, is_outside, masked
-from acluster.nn._cluster import AttentionCluster
+from acluster.nn._attention_cluster import AttentionCluster
 from acluster.nn._network import IntegrationNetwork
 
 __all__ = ["PaddedNetwork"]

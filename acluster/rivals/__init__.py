@@ -1,6 +1,6 @@
 """Other ways to integrate local features, as classifiers with the face of acluster's own."""
 
-from acluster.rivals._classifiers import (
+from acluster.rivals._networks import (
     AttentionMILClassifier,
     AverageClassifier,
     BiLSTMClassifier,

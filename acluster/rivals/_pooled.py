@@ -20,8 +20,8 @@ from sklearn.utils import check_consistent_length
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
-from acluster._labels import check_labels
-from acluster._set_classifier import all_or_nothing
+from acluster.estimators._labels import check_labels
+from acluster.estimators._set_classifier import all_or_nothing
 from acluster.sets import FeatureSets, MultimodalFeatureSets, check_multimodal_sets
 
 __all__ = ["PooledClassifier", "pooled_statistics"]

@@ -1,10 +1,6 @@
 """Containers for sets of local features, their stores, and the checks of every accepted input."""
 
-from acluster.sets._feature_sets import FeatureSets, rows_of_runs, to_numpy
-from acluster.sets._multimodal import MultimodalFeatureSets, check_modality_names
-from acluster.sets._rows import StoreError
-from acluster.sets._save import natural_key, save_feature_sets, save_rows
-from acluster.sets._validation import (
+from acluster.sets._checks import (
     check_multimodal_sets,
     check_sets,
     check_streamed,
@@ -12,8 +8,12 @@ from acluster.sets._validation import (
     opened,
     warn_of_scale,
 )
-from acluster.sets._writer import FeatureSetsWriter
-from acluster.sets._zarr import COLUMNS, info, open_feature_sets, validate
+from acluster.sets._feature_sets import FeatureSets, rows_of_runs, to_numpy
+from acluster.sets._multimodal import MultimodalFeatureSets, check_modality_names
+from acluster.sets._store._reader import COLUMNS, info, open_feature_sets, validate
+from acluster.sets._store._rows import StoreError
+from acluster.sets._store._save import natural_key, save_feature_sets, save_rows
+from acluster.sets._store._writer import FeatureSetsWriter
 
 __all__ = [
     "COLUMNS",

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from acluster.sets._items import ItemSequence, as_range
+from acluster.sets._sequence import ItemSequence, as_range
 
 __all__ = [
     "FeatureSets",

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acluster.sets._feature_sets import FeatureSets, to_numpy
-from acluster.sets._items import ItemSequence
+from acluster.sets._sequence import ItemSequence
 
 __all__ = ["MultimodalFeatureSets", "check_modality_names"]
 

@@ -10,8 +10,8 @@ from acluster.training._device import (
     to_numpy_state,
     to_torch_state,
 )
-from acluster.training._loop import Patience, Trainer, infer
 from acluster.training._optimizer import OPTIMIZERS
+from acluster.training._trainer import Patience, Trainer, infer
 
 __all__ = [
     "CACHES",

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from acluster._memory import Pool
+from acluster._utils._memory import Pool
 from acluster.sets import FeatureSets, check_streamed
 
 __all__ = ["Packed", "Packer", "sampled_rows"]

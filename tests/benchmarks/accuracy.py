@@ -27,8 +27,8 @@ from sklearn.preprocessing import StandardScaler
 
 from acluster import AttentionClusterClassifier
 from acluster.datasets import FrameExtractor, fetch_mnist, load_benchmark, make_flash_mnist
-from acluster.nn import _linear, _numba
-from acluster.nn._pooling import attend_plainly
+from acluster.nn import _compiled, _linear
+from acluster.nn.pooling import attend_plainly
 from acluster.preprocessing import LocalFeatureTransformer
 from acluster.training import _device
 
@@ -39,11 +39,11 @@ def way(name):
     """A context in which `fit` and `predict` compute in one of the ways."""
     patches = {
         "plain": [
-            patch("acluster.nn._cluster.attend", attend_plainly),
+            patch("acluster.nn._attention_cluster.attend", attend_plainly),
             patch.object(_linear, "_LARGE", float("inf")),
-            patch.object(_numba, "_INSTALLED", False),
+            patch.object(_compiled, "_INSTALLED", False),
         ],
-        "torch": [patch.object(_numba, "_INSTALLED", False)],
+        "torch": [patch.object(_compiled, "_INSTALLED", False)],
         "compiled": [],
         "mixed": [patch.object(_device, "is_faster_in_bfloat16", lambda device: True)],
     }[name]

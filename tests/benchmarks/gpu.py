@@ -31,7 +31,7 @@ import torch
 from torch.nn import functional
 
 from acluster import AttentionClusterClassifier, FeatureSets
-from acluster.nn._pooling_triton import attend_triton
+from acluster.nn.pooling._triton import attend_triton
 
 GIGA = 1e9
 L = 25

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from acluster.nn import WEIGHTINGS, AttentionCluster, IntegrationNetwork, PaddedNetwork
 from acluster.nn._attended import masked
-from acluster.nn._pooling import attend, attend_plainly
-from acluster.nn._pooling_analytic import attend_analytic
+from acluster.nn.pooling import attend, attend_plainly
+from acluster.nn.pooling._analytic import attend_analytic
 from tests import reference
-from tests.nn.test_cluster import make_packed, numpy_parameters
+from tests.nn.test_attention_cluster import make_packed, numpy_parameters
 
 cases = {
     "lengths": st.lists(st.integers(1, 9), min_size=1, max_size=6),

@@ -4,13 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from acluster.nn import DropoutLinear, _linear, _numba
+from acluster.nn import DropoutLinear, _compiled, _linear
 from acluster.nn._linear import _drawn_dropout, _mask
 
 
 @pytest.fixture(
     params=[
-        pytest.param("numba", marks=pytest.mark.skipif(not _numba._INSTALLED, reason="no Numba")),
+        pytest.param(
+            "numba", marks=pytest.mark.skipif(not _compiled._INSTALLED, reason="no Numba")
+        ),
         "torch",
     ],
     autouse=True,
@@ -18,7 +20,7 @@ from acluster.nn._linear import _drawn_dropout, _mask
 def way(request, monkeypatch):
     """Whether Numba masks, or torch."""
     if request.param == "torch":
-        monkeypatch.setattr(_numba, "_INSTALLED", False)
+        monkeypatch.setattr(_compiled, "_INSTALLED", False)
 
 
 def mask_of(x, probability, seed=0):

@@ -1,0 +1,5 @@
+"""The command ``acluster``."""
+
+from acluster.command_line._main import main
+
+__all__ = ["main"]

@@ -1,0 +1,89 @@
+"""A fitted classifier as an ONNX file, which gives probabilities without torch or scikit-learn."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from acluster.estimators._labels import LabelCoding
+from acluster.nn import IntegrationNetwork, PaddedNetwork
+
+__all__ = ["write_onnx"]
+
+OUTPUT = "probabilities"
+
+
+class Probabilities(torch.nn.Module):
+    """What `predict_proba` gives, of padded sets."""
+
+    def __init__(self, network: PaddedNetwork, kind: str) -> None:
+        super().__init__()
+        self.network, self.kind = network, kind
+
+    def forward(self, *sets: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.network(*sets)
+        if self.kind == "multiclass":
+            return logits.softmax(dim=1)
+        if self.kind == "multilabel":
+            return logits.sigmoid()
+        return torch.cat([(-logits).sigmoid(), logits.sigmoid()], dim=1)
+
+
+def write_onnx(
+    path: str | os.PathLike[str],
+    network: IntegrationNetwork,
+    stand_ins: list[NDArray[Any] | None],
+    widths: dict[str, int],
+    coding: LabelCoding,
+) -> None:
+    """Write the file; modalities are its inputs, by name, each with its lengths."""
+    if find_spec("onnxscript") is None:
+        raise ImportError("to_onnx needs onnx and onnxscript: install the extra 'onnx'.")
+    like = network.linear.weight
+    means = [None if mean is None else torch.from_numpy(mean).to(like) for mean in stand_ins]
+    module = Probabilities(PaddedNetwork(network, means), coding.kind).eval()
+    names, example, shapes = [], [], []
+    for i, (modality, width) in enumerate(widths.items()):
+        if modality == OUTPUT or modality.endswith("_lengths"):
+            raise ValueError(
+                f"A modality named {modality!r} cannot be told from other inputs and outputs of "
+                "the file. Fit with another name."
+            )
+        names += [modality, f"{modality}_lengths"]
+        # Sizes of 0 and 1 would be taken for constants.
+        example += [like.new_zeros(2, 3 + i, width), torch.full((2,), 2, device=like.device)]
+        shapes += [{0: "items", 1: f"{modality}_longest"}, {0: "items"}]
+    with _quiet():
+        program: Any = torch.onnx.export(
+            module,
+            tuple(example),
+            dynamo=True,
+            input_names=names,
+            output_names=[OUTPUT],
+            dynamic_shapes=(tuple(shapes),),
+            verbose=False,
+        )
+    program.model.metadata_props["classes"] = json.dumps(coding.classes.tolist())
+    program.save(path)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's words about its own future and about packages that are not needed."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,47 @@
+"""Pooling by multihead attention, of the Set Transformer (Lee et al., 2019)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from acluster.nn._integration import Integration
+from acluster.nn.integrations._sequences import padded
+
+__all__ = ["SetTransformer"]
+
+
+class SetTransformer(Integration):
+    """Pooling by multihead attention: learnt seeds attend to the local features."""
+
+    def __init__(self, n_features: int, n_seeds: int, hidden_size: int, n_heads: int) -> None:
+        super().__init__()
+        if hidden_size % n_heads:
+            raise ValueError(
+                f"hidden_size={hidden_size} is not a multiple of n_heads={n_heads}; change one."
+            )
+        self.n_heads = n_heads
+        self.seeds = nn.Parameter(torch.empty(n_seeds, hidden_size))
+        self.embed = nn.Linear(n_features, hidden_size)
+        self.query, self.key, self.value, self.mix = (
+            nn.Linear(hidden_size, hidden_size) for _ in range(4)
+        )
+        self.norms = nn.ModuleList(nn.LayerNorm(hidden_size) for _ in range(2))
+        self.layer = nn.Linear(hidden_size, hidden_size)
+        self.global_size = n_seeds * hidden_size
+
+    def forward(self, values: Tensor, offsets: Tensor) -> Tensor:
+        embedded, inside = padded(functional.relu(self.embed(self.as_computed(values))), offsets)
+        attended = functional.scaled_dot_product_attention(
+            self._by_head(self.query(self.seeds).expand(len(embedded), -1, -1)),
+            self._by_head(self.key(embedded)),
+            self._by_head(self.value(embedded)),
+            attn_mask=inside[:, None, None],
+        )
+        x = self.norms[0](self.seeds + self.mix(attended.transpose(1, 2).flatten(2)))
+        return self.norms[1](x + functional.relu(self.layer(x))).flatten(1)
+
+    def _by_head(self, x: Tensor) -> Tensor:
+        """(n, L, H) to (n, n_heads, L, H / n_heads)."""
+        return x.unflatten(2, (self.n_heads, -1)).transpose(1, 2)

@@ -1,0 +1,52 @@
+"""Temporal-Inception: convolutions over time of two widths (Ma et al., 2017)."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from acluster.nn._integration import Integration
+from acluster.nn.integrations._batch_norm import BatchNorm
+from acluster.nn.integrations._sequences import resampled
+
+__all__ = ["TemporalInception"]
+
+
+class TemporalInception(Integration):
+    """Four modules of two temporal convolutions each, alike for every feature; then a layer."""
+
+    WIDTHS = (5, 7)
+    CHANNELS = (1, 2, 4, 8)
+    REDUCTION = (16, 4, 2, 1)
+
+    def __init__(self, n_features: int, n_steps: int, hidden_size: int) -> None:
+        super().__init__()
+        self.n_steps = n_steps
+        self.branches = nn.ModuleList(
+            nn.ModuleList(
+                nn.Conv2d(channels, channels, (width, 1), padding=(width // 2, 0))
+                for width in self.WIDTHS
+            )
+            for channels in self.CHANNELS
+        )
+        self.branch_norms = nn.ModuleList(nn.BatchNorm2d(2 * n) for n in self.CHANNELS)
+        self.reduce = nn.ModuleList(nn.Conv2d(*pair, 1) for pair in pairwise(self.REDUCTION))
+        self.reduce_norms = nn.ModuleList(nn.BatchNorm2d(n) for n in self.REDUCTION[1:])
+        self.layer = nn.Linear(n_features, hidden_size)
+        self.layer_norm = BatchNorm(hidden_size)
+        self.global_size = hidden_size
+
+    def forward(self, values: Tensor, offsets: Tensor) -> Tensor:
+        x = resampled(self.as_computed(values), offsets, self.n_steps)[:, None]  # (n, 1, T, M)
+        for module, norm in zip(self.branches, self.branch_norms, strict=True):
+            branches = cast(nn.ModuleList, module)
+            x = functional.relu(norm(torch.cat([branch(x) for branch in branches], dim=1)))
+            x = functional.max_pool2d(x, (2, 1), ceil_mode=True)
+        x = x.amax(dim=2, keepdim=True)
+        for convolution, norm in zip(self.reduce, self.reduce_norms, strict=True):
+            x = functional.relu(norm(convolution(x)))
+        return functional.relu(self.layer_norm(self.layer(x.flatten(1))))

@@ -1,0 +1,1 @@
+"""Feature sets in a zarr store: its format, its reader and its writer."""

@@ -1,0 +1,137 @@
+"""Memory that is used again: never while somebody still has it."""
+
+import gc
+import os
+import threading
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from acluster._utils import _memory
+from acluster._utils._memory import Pool, empty
+
+
+def address(array):
+    return array.__array_interface__["data"][0]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 3000), st.sampled_from(["keep", "drop", "keep a view", "keep a tensor"])
+        ),
+        max_size=40,
+    )
+)
+@settings(deadline=None)
+def test_what_is_still_referred_to_is_not_lent_again(requests):
+    pool, kept = Pool(), []
+    for number, (size, fate) in enumerate(requests):
+        array = pool.array((size, 2), np.dtype(np.float32))
+        assert array.shape == (size, 2)
+        array[:] = number
+        if fate == "keep":
+            kept.append((number, array))
+        elif fate == "keep a view":
+            kept.append((number, array[::2].T))
+        elif fate == "keep a tensor":
+            kept.append((number, torch.from_numpy(array)[1:]))
+        del array
+    for number, still in kept:
+        assert (still == number).all()
+
+
+def test_memory_is_lent_again():
+    pool = Pool()
+    array = pool.array((1000,), np.dtype(np.float64))
+    first = address(array)
+    del array
+    for size in (1000, 600, 1100):  # with room to grow
+        tensor = torch.from_numpy(pool.array((size,), np.dtype(np.float64)))
+        assert tensor.data_ptr() == first
+        del tensor
+    assert address(pool.array((10,), np.dtype(np.float64))) != first, "far too large for it"
+    assert len(pool._free()) == 2
+
+
+def test_a_pool_does_not_hoard_what_became_too_small():
+    pool = Pool()
+    for size in range(1000, 200_000, 1000):
+        pool.array((size,), np.dtype(np.uint8))
+    assert sum(map(len, pool._free())) < 4 * 200_000
+
+
+def test_arrays_of_nothing_are_not_hoarded():
+    pool = Pool()
+    for _ in range(100):
+        assert pool.array((0, 3), np.dtype(np.float32)).shape == (0, 3)
+    assert len(pool._stretches) == 1
+
+
+def test_what_a_fork_writes_stays_its_own():
+    pool = Pool()
+    array = pool.array((10,), np.dtype(np.int64))
+    array[:] = 1
+    if (child := os.fork()) == 0:
+        array[:] = 2
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert (array == 1).all()
+
+
+def test_a_system_without_large_pages(monkeypatch):
+    monkeypatch.setattr(_memory, "_IN_LARGE_PAGES", 12345)
+    assert Pool().array((10,), np.dtype(np.int64)).shape == (10,)
+
+
+def test_arrays_outlive_their_pool():
+    pool = Pool()
+    array = pool.array((1000,), np.dtype(np.int64))
+    del pool
+    gc.collect()
+    array[:] = 7
+    assert array.sum() == 7000
+
+
+class TestEmpty:
+    @pytest.fixture(autouse=True)
+    def _large_from_here(self, monkeypatch):
+        monkeypatch.setattr(_memory, "_LEAST_BYTES", 64)
+
+    def test_large_tensors_come_from_the_pool_of_this_thread(self):
+        pool, like, found = Pool(), torch.zeros(1), []
+        with pool.active():
+            mine = empty((4, 8), like=like)
+            thread = threading.Thread(target=lambda: found.append(empty((4, 8), like=like)))
+            thread.start()
+            thread.join()
+            empty((2,), like=like)
+        after = empty((4, 8), like=like)
+        assert len(pool._free()) == 0
+        found.clear()
+        del after
+        assert len(pool._free()) == 0
+        del mine
+        assert len(pool._free()) == 1
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64])
+    def test_type_and_shape(self, dtype):
+        with Pool().active():
+            tensor = empty((3, 50), like=torch.zeros(1), dtype=dtype)
+        assert tensor.dtype == dtype
+        assert tensor.shape == (3, 50)
+        assert tensor.is_contiguous()
+        tensor.fill_(2)
+        assert tensor.sum() == 300
+
+    def test_pools_nest(self):
+        inner, outer, like = Pool(), Pool(), torch.zeros(1)
+        with outer.active():
+            with inner.active():
+                empty((40,), like=like)
+            assert (len(inner._free()), len(outer._free())) == (1, 0)
+            empty((40,), like=like)
+        assert (len(inner._free()), len(outer._free())) == (1, 1)

@@ -1,0 +1,79 @@
+"""How far long work is: told to a terminal, to nobody else."""
+
+import io
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import acluster._utils._progress
+from acluster import AttentionClusterClassifier, save_feature_sets
+from acluster._utils._progress import progress
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    # pytest puts a stderr of its own in the place of any that is set here.
+    monkeypatch.setattr(acluster._utils._progress, "sys", SimpleNamespace(stderr=terminal))
+    return terminal
+
+
+def sets(n_items=10):
+    return [np.full((2, 3), i, dtype=float) for i in range(n_items)]
+
+
+def test_things_pass_and_the_line_is_gone_at_the_end(terminal):
+    assert list(progress("abc", "letters", 3)) == ["a", "b", "c"]
+    shown = terminal.getvalue().split("\r")
+    assert shown[1:4] == ["letters: 1 of 3", "letters: 2 of 3", "letters: 3 of 3"]
+    assert shown[4:] == [" " * len("letters: 3 of 3"), ""]
+
+
+def test_the_line_is_gone_after_an_error(terminal):
+    def stop():
+        yield 1
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        list(progress(stop(), "steps"))
+    assert terminal.getvalue() == "\rsteps: 1\r        \r"
+
+
+def test_nothing_is_written_elsewhere(capsys):
+    assert list(progress(range(3), "numbers", 3)) == [0, 1, 2]
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_predictions_and_stores(terminal, tmp_path, verbose):
+    clf = AttentionClusterClassifier(cluster_size=2, max_iter=1, tol=None, batch_size=4)
+    clf.fit(sets(), [0, 1] * 5).set_params(verbose=verbose)
+    clf.predict(sets())
+    save_feature_sets(tmp_path / "a.zarr", sets(), verbose=verbose)
+    shown = terminal.getvalue()
+    assert ("batches: 3 of 3" in shown) == ("a.zarr: items: 10" in shown) == verbose
+
+
+@pytest.mark.parametrize("method", ["predict_proba", "transform", "attention_weights"])
+def test_progress_changes_no_result(terminal, method):
+    clf = AttentionClusterClassifier(cluster_size=2, max_iter=1, tol=None, batch_size=4)
+    clf.fit(sets(), [0, 1] * 5)
+    quiet = getattr(clf, method)(sets())
+    verbose = getattr(clf.set_params(verbose=True), method)(sets())
+    np.testing.assert_array_equal(np.vstack([*quiet]), np.vstack([*verbose]))
+
+
+def test_the_line_is_gone_before_an_item_is_refused(terminal, tmp_path):
+    items = [np.ones((2, 3)), np.ones((2, 3)), np.ones((2, 4))]
+    with pytest.raises(ValueError, match="4") as raised:
+        save_feature_sets(tmp_path / "a.zarr", items, verbose=True)
+    assert raised.traceback
+    assert "items: 2" in terminal.getvalue()
+    assert terminal.getvalue().endswith(" \r")
+
+
+def test_a_program_without_a_console(monkeypatch):
+    monkeypatch.setattr(acluster._utils._progress, "sys", SimpleNamespace(stderr=None))
+    assert list(progress("ab", "letters")) == ["a", "b"]

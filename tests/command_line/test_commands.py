@@ -1,0 +1,389 @@
+"""The command line: each command does what the calls that it stands for do."""
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+import acluster
+from acluster.command_line._main import main
+from acluster.rivals import AverageClassifier
+from tests.conftest import make_sets
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder of arrays and a table of labels, in the present folder."""
+    monkeypatch.chdir(tmp_path)
+    X, y = make_sets(n=40, dtype=np.float32)
+    (tmp_path / "features").mkdir()
+    for number, rows in enumerate(X):
+        np.save(tmp_path / "features" / f"item{number}.npy", rows)
+    with open("labels.csv", "w", newline="") as file:
+        rows = [[f"item{i}", "one" if label else "none"] for i, label in enumerate(y)]
+        csv.writer(file).writerows([["id", "label"], *rows[::-1]])
+    return X, y
+
+
+def run(*arguments, fails=False):
+    status = main([str(argument) for argument in arguments])
+    assert status == int(fails)
+
+
+def table(text):
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def convert_and_fit(*more):
+    run("convert", "features", "sets.zarr", "--labels", "labels.csv")
+    run("fit", "sets.zarr", "--out", "model", "--set", "max_iter=30", "tol=None",
+        "learning_rate=0.03", "cluster_size=4", *more)  # fmt: skip
+
+
+def test_from_arrays_to_a_picture(here, capsys):
+    X, _ = here
+    convert_and_fit()
+    stored = acluster.open_feature_sets("sets.zarr")
+    assert stored.id.tolist() == [f"item{i}" for i in range(40)]
+    assert all(np.array_equal(a, b) for a, b in zip(stored, X, strict=True))
+    clf = acluster.load("model")
+    assert clf.get_params()["learning_rate"] == 0.03
+    assert clf.tol is None
+    assert clf.standardize
+    assert not clf.verbose
+    expected = acluster.AttentionClusterClassifier(**clf.get_params()).fit(X, stored.label)
+    assert np.array_equal(clf.predict_proba(X), expected.predict_proba(X))
+
+    capsys.readouterr()
+    run("predict", "model", "sets.zarr", "--proba")
+    output = capsys.readouterr()
+    rows = table(output.out)
+    assert [row["id"] for row in rows] == [f"item{i}" for i in range(40)]
+    assert [row["prediction"] for row in rows] == clf.predict(X).tolist()
+    proba = [float(row["probability of one"]) for row in rows]
+    np.testing.assert_allclose(proba, clf.predict_proba(X)[:, 1], rtol=1e-5)
+    assert f"accuracy: {clf.score(X, stored.label):.4f}" in output.err
+
+    run("transform", "model", "sets.zarr", "--out", "global.zarr")
+    np.testing.assert_array_equal(zarr.open_array("global.zarr")[:], clf.transform(X))
+
+    capsys.readouterr()
+    run("attention", "model", "sets.zarr", "item7")
+    rows = table(capsys.readouterr().out)
+    a = [[float(row[f"unit {unit}"]) for unit in range(4)] for row in rows]
+    np.testing.assert_allclose(a, clf.attention_weights(X)[7], rtol=1e-5, atol=1e-6)
+    for picture in ("seven.png", "seven"):
+        run("attention", "model", "sets.zarr", "7", "--png", picture)
+        assert Path(picture).read_bytes()[:4] == b"\x89PNG"
+
+
+def test_predictions_go_to_a_file_and_over_many_parts(here, monkeypatch):
+    X, _ = here
+    convert_and_fit()
+    monkeypatch.setattr("acluster.command_line._main._ITEMS_PER_STEP", 7)
+    run("predict", "model", "sets.zarr", "--out", "predictions.csv")
+    with open("predictions.csv", newline="") as file:
+        rows = table(file.read())
+    assert [row["prediction"] for row in rows] == acluster.load("model").predict(X).tolist()
+
+
+def test_items_held_out_are_not_trained_on(here, capsys):
+    convert_and_fit("--hold-out", "0.25")
+    output = capsys.readouterr().out
+    assert "model: 30 items, 30 epochs" in output
+    shown = float(output.rsplit("held out: ", 1)[1])
+    assert shown * 10 == pytest.approx(round(shown * 10))
+
+
+def test_several_modalities_of_which_some_are_missing(here, capsys):
+    X, _ = here
+    run("convert", "features", "frames.zarr")
+    for folder in ("both/frames", "both/sounds"):
+        (path := Path(folder)).mkdir(parents=True)
+        for number, rows in enumerate(X):
+            if folder == "both/frames" or number:
+                np.save(path / f"item{number}.npy", rows[:, :2])
+    run("convert", "both", "both.zarr", "--labels", "labels.csv", "--dtype", "float16")
+    stored = acluster.open_feature_sets("both.zarr")
+    assert stored.missing["sounds"].tolist() == [True] + [False] * 39
+    assert stored["frames"].dtype == np.float16
+    run("fit", "both.zarr", "--out", "model", "--set", "max_iter=3", "tol=null")
+    assert isinstance(acluster.load("model"), acluster.MultimodalAttentionClusterClassifier)
+    capsys.readouterr()
+    run("attention", "model", "both.zarr", "item1")
+    assert "frames local feature,unit 0" in capsys.readouterr().out
+    run("attention", "model", "both.zarr", "item0", "--png", "none.png")
+
+
+def test_info_and_validate(here, capsys):
+    run("convert", "features", "sets.zarr", "--labels", "labels.csv")
+    capsys.readouterr()
+    run("info", "sets.zarr")
+    shown = capsys.readouterr().out
+    assert shown.startswith("40 items, complete\n  features: ")
+    assert "columns: label, id" in shown
+    run("validate", "sets.zarr")
+    assert capsys.readouterr().out == shown + "valid\n"
+
+
+def test_other_sources(here):
+    X, _ = here
+    np.savez("items.npz", **{f"item{i}": rows for i, rows in enumerate(X)})
+    run("convert", "items.npz", "npz.zarr", "--labels", "labels.csv")
+    stored = acluster.open_feature_sets("npz.zarr")
+    assert stored.id.tolist() == [f"item{i}" for i in range(40)]
+    run("convert", "npz.zarr", "half.zarr", "--dtype", "float16")
+    half = acluster.open_feature_sets("half.zarr")
+    assert half.dtype == np.float16
+    assert half.label.tolist() == stored.label.tolist()
+    assert all(np.array_equal(a, b.astype(np.float16)) for a, b in zip(half, X, strict=True))
+
+
+def test_a_stopped_conversion_goes_on(here, monkeypatch, capsys):
+    append, n_done = acluster.FeatureSetsWriter.append, []
+
+    def interrupted(self, *args, **columns):
+        n_done.append(1)
+        if len(n_done) == 10:
+            raise KeyboardInterrupt
+        append(self, *args, **columns)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(acluster.FeatureSetsWriter, "append", interrupted)
+        assert main(["convert", "features", "sets.zarr"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+    run("info", "sets.zarr")
+    assert "9 items, NOT COMPLETE" in capsys.readouterr().out
+    run("convert", "features", "sets.zarr")
+    assert len(acluster.open_feature_sets("sets.zarr")) == 40
+    run("convert", "features", "sets.zarr")  # nothing is left to do
+    np.savez("others.npz", other=np.ones((2, 4)))
+    run("convert", "others.npz", "sets.zarr", fails=True)
+    assert "holds another id for some of the items of others.npz" in capsys.readouterr().err
+
+
+def test_a_killed_fit_goes_on(here, capsys):
+    convert_and_fit("--checkpoint", "run")
+    whole = acluster.load("model").loss_curve_
+    convert_and_fit("--checkpoint", "run")
+    assert acluster.load("model").loss_curve_ == whole
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["info", "nothing.zarr"], "acluster info: "),
+        (["fit", "plain.zarr", "--out", "m"], "plain.zarr has no labels.*--labels labels.csv"),
+        (["fit", "sets.zarr", "--out", "m", "--set", "cluster_size"], "takes NAME=VALUE"),
+        (["fit", "sets.zarr", "--out", "m", "--set", "n_units=3"], "Invalid parameter 'n_units'"),
+        (["fit", "sets.zarr", "--out", "m", "--set", "dropout=2"], "'dropout' parameter"),
+        (["predict", "labels.csv", "sets.zarr"], "labels.csv is no model file"),
+        (["attention", "model", "sets.zarr", "item99"], "no item 'item99'.*by id, as 'item0'"),
+        (["convert", "features", "new.zarr", "--labels", "wrong.csv"], r"has the columns \['a'\]"),
+        (
+            ["convert", "features", "new.zarr", "--labels", "few.csv"],
+            "no row for 'item1' .39",
+        ),
+        (["convert", "empty", "new.zarr"], "acluster convert: "),
+        (["convert", "labels.csv", "new.zarr"], "labels.csv is a file; give a folder of .npy"),
+        (["convert", "damaged.npz", "new.zarr"], "damaged.npz: item3 is no array of numbers"),
+        (["convert", "flat.npz", "new.zarr"], r"flat.npz: item0 has shape \(4,\)"),
+        (["convert", "gone.npz", "new.zarr"], "acluster convert: .*gone.npz"),
+        (["convert", "features", "new.zarr", "--labels", "long.csv"], "long.csv is no table: fie"),
+        (["convert", "features", "new.zarr", "--labels", "latin.csv"], "latin.csv is not in UTF-8"),
+        (["fit", "sets.zarr", "--out", "m", "--hold-out", "1"], "--hold-out is a share between"),
+        (["attention", "model", "sets.zarr", "²"], "no item '²'"),
+        (["attention", "model", "sets.zarr", "7", "--png", "a.pdf"], "writes a PNG file.*a.png"),
+        (["attention", "model", "sets.zarr", "7", "--png", "nowhere/a.png"], "there is no folder"),
+        (["predict", "run/fit.checkpoint", "sets.zarr"], "is the checkpoint of a fit and no model"),
+    ],
+)
+def test_errors_are_a_line(here, capsys, command, message):
+    convert_and_fit("--checkpoint", "run")
+    run("convert", "features", "plain.zarr")
+    X, _ = here
+    np.savez("damaged.npz", **{f"item{i}": rows for i, rows in enumerate(X)})
+    raw = bytearray(Path("damaged.npz").read_bytes())
+    raw[raw.index(X[3].tobytes())] ^= 1
+    Path("damaged.npz").write_bytes(raw)
+    np.savez("flat.npz", item0=np.ones(4))
+    Path("latin.csv").write_text("id,label\nitem0,Häher\n", encoding="latin-1")
+    Path("long.csv").write_text(f"id,label\nitem0,{'x' * 200_000}\n")
+    Path("wrong.csv").write_text("a\n1\n")
+    Path("few.csv").write_text("id,label\nitem0,one\n")
+    Path("empty").mkdir()
+    capsys.readouterr()
+    run(*command, fails=True)
+    error = capsys.readouterr().err
+    assert re.search(message, error), error
+    assert "Traceback" not in error
+    assert error.startswith(f"acluster {command[0]}: ")
+
+
+@pytest.mark.filterwarnings("default")
+def test_warnings_are_a_line(here, capsys):
+    convert_and_fit()
+    run("fit", "sets.zarr", "--out", "model", "--set", "max_iter=2")
+    error = capsys.readouterr().err
+    assert "warning: Maximum iterations (2) reached" in error
+    assert ".py" not in error
+
+
+COMMANDS = ("info", "validate", "convert", "fit", "predict", "transform", "attention")
+
+
+def shown_by(capsys, *arguments):
+    with pytest.raises(SystemExit, match="0"):
+        main(arguments)
+    return capsys.readouterr().out
+
+
+def test_help_teaches(capsys):
+    shown = shown_by(capsys, "--help")
+    assert "acluster fit videos.zarr --out videos.model" in shown
+    assert all(re.search(rf"\n    {name}\s", shown) for name in COMMANDS)
+    assert "a folder of .npy files" in shown_by(capsys, "convert", "--help")
+    shown = shown_by(capsys, "fit", "--help")
+    defaults = acluster.MultimodalAttentionClusterClassifier(standardize=True, random_state=0)
+    for name, value in defaults.get_params().items():
+        given = value if isinstance(value, str) else json.dumps(value)
+        assert (f" {name}={given}" in shown) == (name != "verbose")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_an_example_and_explains_what_is_given(capsys, name):
+    shown = shown_by(capsys, name, "--help")
+    assert f"\n  acluster {name} " in shown
+    explained = shown.split("positional arguments:\n")[1]
+    places = re.search(r"usage: .*?\n\n", shown, flags=re.DOTALL)[0].split()[3:]
+    for place in (word for word in places if word.isalpha() and word.islower()):
+        assert re.search(rf"^  {place}\s+\w", explained, flags=re.MULTILINE), place
+
+
+def test_version():
+    command = [sys.executable, "-m", "acluster", "--version"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert shown == f"acluster {acluster.__version__}\n"
+
+
+def test_a_damaged_compressed_archive_is_an_error_of_a_line(here, capsys):
+    X, _ = here
+    np.savez_compressed("items.npz", **{f"item{i}": rows for i, rows in enumerate(X)})
+    raw = bytearray(Path("items.npz").read_bytes())
+    place = raw.index(b"item3.npy") + 40
+    raw[place : place + 60] = bytes(60)
+    Path("items.npz").write_bytes(raw)
+    run("convert", "items.npz", "new.zarr", fails=True)
+    assert "items.npz: item3 is no array of numbers" in capsys.readouterr().err
+
+
+def test_items_of_one_name_stay_apart(here):
+    items = [np.full((2, 4), float(i)) for i in range(4)]
+    acluster.save_feature_sets("twice.zarr", items, id=[7, 7, 7, 8], label=[0, 1, 0, 1])
+    run("convert", "twice.zarr", "half.zarr", "--dtype", "float16")
+    half = acluster.open_feature_sets("half.zarr")
+    assert [rows[0, 0] for rows in half] == [0, 1, 2, 3]
+    assert half.label.tolist() == [0, 1, 0, 1]
+    assert half.id.tolist() == [7, 7, 7, 8]
+
+
+def test_labels_of_several_kinds_and_weights_and_groups(here, capsys):
+    X, y = here
+    labels = np.stack([y, 1 - y], axis=1)
+    acluster.save_feature_sets("indicator.zarr", X, label=labels, weight=np.linspace(0.1, 1, 40))
+    run("fit", "indicator.zarr", "--out", "model", "--set", "max_iter=3", "tol=null")
+    parameters = acluster.load("model").get_params()
+    expected = acluster.AttentionClusterClassifier(**parameters)
+    expected.fit(X, labels, sample_weight=np.linspace(0.1, 1, 40))
+    assert acluster.load("model").loss_curve_ == expected.loss_curve_
+    capsys.readouterr()
+    run("predict", "model", "indicator.zarr")
+    assert table(capsys.readouterr().out)[0]["prediction"] in ("", "0", "1", "0 1")
+    acluster.save_feature_sets("groups.zarr", X, label=y, group=np.arange(40) // 10)
+    run("fit", "groups.zarr", "--out", "other", "--hold-out", "0.5", "--set", "max_iter=2",
+        "tol=null")  # fmt: skip
+    assert "other: 20 items" in capsys.readouterr().out
+    run("predict", "other", "indicator.zarr")
+
+
+def test_a_table_of_excel(here):
+    Path("labels.csv").write_text(Path("labels.csv").read_text(), encoding="utf-8-sig")
+    run("convert", "features", "sets.zarr", "--labels", "labels.csv")
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("id,label\nitem0,one,more\n", "line 2 has not one entry"),
+        ("id,weight\nitem0,\n", "line 2 has not one entry"),
+        ("id,weight\nitem0,heavy\n", "line 2: the weight 'heavy' is no number"),
+        ("id,label\nitem0,a\nitem0,b\n", "line 3 is a second row for 'item0'"),
+    ],
+)
+def test_tables_that_are_wrong(here, capsys, table, message):
+    Path("wrong.csv").write_text(table)
+    run("convert", "features", "new.zarr", "--labels", "wrong.csv", fails=True)
+    assert f"wrong.csv, {message}" in capsys.readouterr().err
+
+
+def test_arrays_that_are_wrong(here, capsys):
+    for content, message in ((b"", "is no array"), (b"text", "is no array")):
+        Path("features/item3.npy").write_bytes(content)
+        run("convert", "features", "new.zarr", fails=True)
+        assert f"item3.npy {message}" in capsys.readouterr().err
+    np.save("features/item3.npy", np.ones(4))
+    run("convert", "features", "new.zarr", fails=True)
+    assert "item3.npy has shape (4,)" in capsys.readouterr().err
+    for content in (b"text", b"PK\x03\x04 no archive"):
+        Path("broken.npz").write_bytes(content)
+        run("convert", "broken.npz", "other.zarr", fails=True)
+        assert "broken.npz is no .npz archive" in capsys.readouterr().err
+
+
+def test_a_store_that_was_begun_otherwise_is_left_alone(here, capsys):
+    X, _ = here
+    acluster.save_feature_sets("nameless.zarr", X)
+    run("convert", "features", "nameless.zarr", fails=True)
+    assert "without ids" in capsys.readouterr().err
+    run("convert", "features", "sets.zarr")
+    run("convert", "features", "sets.zarr", "--labels", "labels.csv", fails=True)
+    assert "begun with the columns ['id'], not ['id', 'label']" in capsys.readouterr().err
+    run("convert", "features", "labelled.zarr", "--labels", "labels.csv")
+    text = Path("labels.csv").read_text()
+    Path("labels.csv").write_text(text.replace("item3,one", "item3,none"))
+    run("convert", "features", "labelled.zarr", "--labels", "labels.csv", fails=True)
+    assert "holds another label for some of the items" in capsys.readouterr().err
+
+
+def test_folders_are_looked_for_before_the_work(here, capsys, monkeypatch):
+    convert_and_fit()
+    monkeypatch.setattr(
+        acluster.AttentionClusterClassifier, "fit", lambda *_, **__: pytest.fail("trains")
+    )
+    run("fit", "sets.zarr", "--out", "nowhere/model", fails=True)
+    assert "there is no folder" in capsys.readouterr().err
+    run("predict", "model", "sets.zarr", "--out", "nowhere/predictions.csv", fails=True)
+
+
+def test_a_model_without_attention(here, capsys):
+    X, y = here
+    run("convert", "features", "sets.zarr")
+    AverageClassifier(max_iter=1, tol=None).fit(X, y).save("average")
+    run("attention", "average", "sets.zarr", "item0", fails=True)
+    assert "holds a AverageClassifier, without attention" in capsys.readouterr().err
+
+
+def test_a_reader_may_stop_reading(here):
+    convert_and_fit()
+    command = f"{sys.executable} -m acluster predict model sets.zarr | head -n 1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
+    assert done.stdout == "id,prediction\n"
+    assert "Traceback" not in done.stderr
+    assert "Broken" not in done.stderr

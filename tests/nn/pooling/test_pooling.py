@@ -1,0 +1,259 @@
+"""The ways to `attend` on a processor, in torch and compiled, are the plain one."""
+
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+from acluster.nn.pooling._numba import attend_numba
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from acluster.nn import _compiled, attend
+from acluster.nn.pooling import _analytic, attend_plainly
+from acluster.nn.pooling._analytic import attend_analytic
+
+needs_numba = pytest.mark.skipif(not _compiled._INSTALLED, reason="Numba is not installed")
+compiled = pytest.param(attend_numba, marks=needs_numba, id="attend_numba")
+ways = pytest.mark.parametrize("way", [attend_analytic, compiled])
+
+# Chunks of a few sets and, with 0, no padding: all ways at small sizes.
+chunk_sizes = st.sampled_from([1, 40, 1 << 18])
+most_numbers_to_pad = st.sampled_from([0, 1 << 14])
+small_cases = given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=7),
+    equal=st.booleans(),
+    n_features=st.integers(1, 5),
+    cluster_size=st.integers(1, 6),
+    shifting=st.booleans(),
+    chunk=chunk_sizes,
+    to_pad=most_numbers_to_pad,
+    seed=st.integers(0, 2**31 - 1),
+)
+
+
+def make_case(lengths, n_features, cluster_size, shifting, seed, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+
+    def drawn(*shape, grad=True):
+        numbers = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+        return numbers.requires_grad_(grad)
+
+    n_rows = sum(lengths)
+    offsets = torch.tensor(np.cumsum([0, *lengths]))
+    values, logits = drawn(n_rows, n_features, grad=False), drawn(n_rows, cluster_size)
+    shift = (drawn(cluster_size, 1), drawn(cluster_size, 1)) if shifting else None
+    direction = drawn(len(lengths), cluster_size, n_features, grad=False)
+    return values, offsets, logits, shift, direction
+
+
+def result_and_gradients(function, values, offsets, logits, shift, direction):
+    result = function(values, offsets, logits, shift)
+    leaves = [logits, *(shift or [])]
+    return [result, *torch.autograd.grad((result * direction).sum(), leaves)]
+
+
+@ways
+@small_cases
+@settings(max_examples=150, deadline=None)
+def test_every_way_is_plain(
+    way, lengths, equal, n_features, cluster_size, shifting, chunk, to_pad, seed
+):
+    lengths = [lengths[0]] * len(lengths) if equal else lengths
+    case = make_case(lengths, n_features, cluster_size, shifting, seed)
+    plain = result_and_gradients(attend_plainly, *case)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_analytic, "_NUMBERS_PER_CHUNK", chunk)
+        patch.setattr(_analytic, "_NUMBERS_TO_PAD", to_pad)
+        found = result_and_gradients(way, *case)
+    for one, other in zip(found, plain, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9)
+
+
+@small_cases
+@settings(max_examples=100, deadline=None)
+def test_features_that_learn(
+    lengths, equal, n_features, cluster_size, shifting, chunk, to_pad, seed
+):
+    lengths = [lengths[0]] * len(lengths) if equal else lengths
+    values, *others, direction = make_case(lengths, n_features, cluster_size, shifting, seed)
+    values.requires_grad_()
+    learnt = [values, others[1], *(others[2] or [])]
+    plain = torch.autograd.grad((attend_plainly(values, *others) * direction).sum(), learnt)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_analytic, "_NUMBERS_PER_CHUNK", chunk)
+        patch.setattr(_analytic, "_NUMBERS_TO_PAD", to_pad)
+        found = torch.autograd.grad((attend(values, *others) * direction).sum(), learnt)
+    for one, other in zip(found, plain, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9)
+
+
+@ways
+@pytest.mark.parametrize("lengths", [[1, 5000, 3], [25] * 64, [1] * 5, [300, 7, 41, 5]])
+@pytest.mark.parametrize("shifting", [True, False])
+def test_float32_is_float64_to_its_precision(way, lengths, shifting):
+    case = make_case(lengths, 50, 17, shifting, seed=0)
+    narrow = make_case(lengths, 50, 17, shifting, seed=0, dtype=torch.float32)
+    for one, other in zip(
+        result_and_gradients(way, *narrow),
+        result_and_gradients(attend_plainly, *case),
+        strict=True,
+    ):
+        scale = max(other.abs().max().item(), 1)  # the gradient of a set of one is 0
+        torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=5e-6 * scale)
+
+
+def test_half_precision_features_give_half_precision_results():
+    case = make_case([3, 30, 4], 20, 6, True, seed=1)
+    values, offsets, logits, shift, _ = case
+    result = attend(values.bfloat16(), offsets, logits, shift)
+    assert result.dtype == torch.bfloat16
+    torch.testing.assert_close(
+        result.double(), attend_plainly(values, offsets, logits, shift), rtol=0.02, atol=0.005
+    )
+
+
+@pytest.mark.parametrize("way", [attend_analytic, compiled, attend_plainly, attend])
+@pytest.mark.parametrize("lengths", [[2, 3, 2, 1], [2, 2, 2]])
+@pytest.mark.parametrize("shifting", [True, False])
+def test_gradcheck(way, lengths, shifting):
+    values, offsets, logits, shift, _ = make_case(lengths, 3, 4, shifting, seed=0)
+    values.requires_grad_(way in (attend_plainly, attend))
+    assert torch.autograd.gradcheck(
+        lambda x, s, *shift: way(x, offsets, s, shift or None),
+        (values, logits, *(shift or [])),
+    )
+
+
+@ways
+@pytest.mark.parametrize("far", [1e4, -1e4])
+@pytest.mark.parametrize("lengths", [[2, 2], [2, 3]])
+def test_sets_with_far_off_logits_are_pooled_exactly(way, far, lengths):
+    # One maximum over all sets would underflow here.
+    values, offsets, logits, _, _ = make_case(lengths, 3, 2, False, 0, dtype=torch.float32)
+    there = torch.zeros_like(logits)
+    there[2:] = far
+    moved = way(values, offsets, logits.detach().half().float() + there)
+    torch.testing.assert_close(
+        moved, way(values, offsets, logits.detach().half().float()), atol=2e-3, rtol=0
+    )
+
+
+@ways
+@pytest.mark.parametrize("alpha", [0.0, 1e-8, 1.0])
+def test_gradients_where_alpha_or_the_shifted_vector_vanishes(way, alpha):
+    values, offsets, logits, shift, direction = make_case([2, 3], 3, 2, True, seed=2)
+    shift = (torch.full_like(shift[0], alpha).requires_grad_(), shift[1])
+    case = values, offsets, logits, shift, direction
+    for one, other in zip(
+        result_and_gradients(way, *case),
+        result_and_gradients(attend_plainly, *case),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
+    zeros = torch.zeros_like(values), offsets, logits, (shift[0], shift[1].detach() * 0)
+    assert torch.isfinite(way(*zeros)).all()
+
+
+@ways
+def test_the_same_bits_with_any_number_of_threads(way):
+    case = make_case([7, 300, 12, 45], 40, 32, True, seed=3, dtype=torch.float32)
+    n_threads, found = torch.get_num_threads(), []
+    try:
+        for n in (1, 1, 2):
+            torch.set_num_threads(n)
+            found.append(result_and_gradients(way, *case))
+    finally:
+        torch.set_num_threads(n_threads)
+    assert all(torch.equal(one, other) for one, other in zip(found[0], found[1], strict=True))
+    if way is attend_numba:  # torch's products are not held to this
+        assert all(torch.equal(one, other) for one, other in zip(found[0], found[2], strict=True))
+
+
+@ways
+def test_arrays_that_are_not_contiguous(way):
+    values, offsets, logits, shift, direction = make_case([3, 4, 2], 6, 5, True, seed=4)
+    case = values[:, ::2], offsets, logits[:, 1:4], (shift[0][1:4], shift[1][1:4])
+    direction = direction.permute(0, 2, 1)[:, ::2, 1:4].permute(0, 2, 1)
+    result = way(*case)
+    expected = attend_plainly(*case)
+    torch.testing.assert_close(result, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad((result * direction).sum(), logits),
+        torch.autograd.grad((expected * direction).sum(), logits),
+    )
+
+
+@needs_numba
+def test_numbas_kernels_are_taken_where_they_can_be(monkeypatch):
+    calls = []
+    monkeypatch.setattr("acluster.nn.pooling.attend_numba", lambda *a: calls.append("numba"))
+    monkeypatch.setattr("acluster.nn.pooling.attend_analytic", lambda *a: calls.append("analytic"))
+    values, offsets, logits, shift, _ = make_case([2, 3], 3, 2, True, 0, dtype=torch.float32)
+    attend(values, offsets, logits, shift)
+    attend(values.bfloat16(), offsets, logits.bfloat16(), shift)
+    attend(values.bfloat16(), offsets, logits, shift)
+    monkeypatch.setattr(_compiled, "_INSTALLED", False)
+    attend(values, offsets, logits, shift)
+    assert calls == ["numba", "analytic", "analytic", "analytic"]
+
+
+@pytest.mark.parametrize("offsets", [[0], [0, 2], [1, 3], [0, 2, 5], [0, 0, 3], [0, 2, 1, 3]])
+def test_offsets_that_do_not_cut_the_rows_are_refused(offsets):
+    with pytest.raises(
+        ValueError, match=r"offsets must r(un from 0 to the number|ise from set to set)"
+    ):
+        attend(torch.ones(3, 2), torch.tensor(offsets), torch.zeros(3, 1))
+
+
+def test_offsets_of_no_rows_are_refused():
+    with pytest.raises(ValueError, match="every set needs a local feature"):
+        attend(torch.ones(0, 2), torch.tensor([0, 0]), torch.zeros(0, 1))
+
+
+def test_a_numba_that_does_not_work_is_done_without(monkeypatch):
+    def refuse(name):
+        raise ImportError("Numba needs NumPy 2.3 or less")
+
+    case = make_case([2, 3], 3, 2, True, 0)
+    monkeypatch.setattr(_compiled, "_INSTALLED", True)
+    monkeypatch.setattr(_compiled.importlib, "import_module", refuse)
+    _compiled._kernels.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match=r"does not work: Numba needs NumPy 2\.3 or less\."):
+            found = attend(*case[:4])
+        torch.testing.assert_close(found, attend_plainly(*case[:4]))
+        attend(*case[:4])  # warned once
+    finally:
+        _compiled._kernels.cache_clear()
+
+
+@needs_numba
+def test_the_child_of_a_fork_still_predicts():
+    program = """
+        import os, torch
+        from acluster.nn import attend
+        torch.set_num_threads(1)
+        case = torch.ones(5, 3), torch.tensor([0, 2, 5]), torch.zeros(5, 2)
+        expected = attend(*case)
+        if (child := os.fork()) == 0:
+            os._exit(0 if torch.equal(attend(*case), expected) else 3)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=300)
+
+
+@needs_numba
+def test_kernels_leave_torch_its_number_of_threads():
+    program = """
+        import os, torch
+        from acluster.nn import attend
+        n_threads = os.cpu_count() + 1  # that of no library by itself
+        torch.set_num_threads(n_threads)
+        assert torch.get_num_threads() == n_threads  # until asked, torch is not settled on it
+        attend(torch.ones(5, 3), torch.tensor([0, 2, 5]), torch.zeros(5, 2))
+        assert torch.get_num_threads() == n_threads
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=300)

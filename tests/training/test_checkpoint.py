@@ -1,0 +1,387 @@
+"""A fit that was killed goes on to the same bits; one that was interrupted is a fit."""
+
+import multiprocessing
+import os
+import time
+
+import numpy as np
+import pytest
+import torch
+from sklearn.callback import ProgressBar
+
+from acluster import (
+    AttentionClusterClassifier,
+    FeatureSets,
+    ModelFileError,
+    MultimodalAttentionClusterClassifier,
+    MultimodalFeatureSets,
+    save_feature_sets,
+)
+from acluster._utils._model_file import open_model
+from acluster.rivals import TSLSTMClassifier
+from tests.conftest import make_sets
+
+KINDS = {
+    "plain": {},
+    "sampled": {"n_local_features": 2, "optimizer": "adamw", "weight_decay": 0.01},
+    "stopped early": {"early_stopping": True, "tol": 1e-4, "n_iter_no_change": 1000},
+    "float32": {"dtype": "float32", "weighting": "fc2"},
+}
+
+
+def make(max_iter=40, **changes):
+    parameters = {"cluster_size": 4, "batch_size": 16, "tol": None, "random_state": 0} | changes
+    return AttentionClusterClassifier(max_iter=max_iter, **parameters)
+
+
+def bits(clf, X):
+    """All that a fit came to."""
+    weights = [parameter.detach().numpy() for parameter in clf.network_.parameters()]
+    return [*weights, clf.predict_proba(X), clf.loss_curve_, clf.validation_scores_ or []]
+
+
+def assert_same_bits(clf, other, X):
+    for one, another in zip(bits(clf, X), bits(other, X), strict=True):
+        assert np.array_equal(one, another)
+
+
+class Killed(BaseException):
+    pass
+
+
+def killed_after(n_epochs, monkeypatch):
+    """The process is gone once so many epochs are kept."""
+    from acluster.training import _checkpoint
+
+    keep = _checkpoint.Checkpoint.keep
+    kept = []
+
+    def keep_and_die(self, *args, **more):
+        self._not_before = 0
+        keep(self, *args, **more)
+        kept.append(1)
+        if len(kept) == n_epochs:
+            raise Killed
+
+    monkeypatch.setattr(_checkpoint.Checkpoint, "keep", keep_and_die)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_killed_fit_goes_on_to_the_same_bits(tmp_path, monkeypatch, kind):
+    X, y = make_sets()
+    whole = make(8, **KINDS[kind]).fit(X, y)
+    for n_epochs in (1, 3, 2):
+        with monkeypatch.context() as patch:
+            killed_after(n_epochs, patch)
+            with pytest.raises(Killed):
+                make(8, **KINDS[kind]).fit(X, y, checkpoint_dir=tmp_path)
+    resumed = make(8, **KINDS[kind]).fit(X, y, checkpoint_dir=tmp_path)
+    assert_same_bits(resumed, whole, X)
+    assert resumed.n_iter_ == 8
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_patience_is_kept(tmp_path, monkeypatch):
+    X, y = make_sets()
+    parameters = {"tol": 0.01, "n_iter_no_change": 3, "learning_rate": 0.01}
+    whole = make(300, **parameters).fit(X, y)
+    assert 5 < whole.n_iter_ < 300
+    killed_after(whole.n_iter_ - 2, monkeypatch)
+    with pytest.raises(Killed):
+        make(300, **parameters).fit(X, y, checkpoint_dir=tmp_path)
+    monkeypatch.undo()
+    assert_same_bits(make(300, **parameters).fit(X, y, checkpoint_dir=tmp_path), whole, X)
+
+
+def test_several_modalities_and_buffers(tmp_path, monkeypatch):
+    frames, y = make_sets()
+    sounds = [np.ones((1 + i % 2, 3)) * i for i in range(60)]
+    sounds[0] = np.empty((0, 3))
+    lengths = [len(sound) for sound in sounds]
+    sounds = FeatureSets(np.concatenate(sounds) / 30, np.cumsum([0, *lengths]))
+    X = MultimodalFeatureSets({"frames": frames, "a.b": sounds})
+    for kind, parameters in (
+        (MultimodalAttentionClusterClassifier, {"modality_dropout": 0.3}),
+        (TSLSTMClassifier, {"hidden_size": 4}),
+    ):
+        clf = kind(max_iter=5, tol=None, random_state=0, batch_size=16, **parameters)
+        whole = kind(**clf.get_params()).fit(X, y)
+        with monkeypatch.context() as patch:
+            killed_after(2, patch)
+            with pytest.raises(Killed):
+                clf.fit(X, y, checkpoint_dir=tmp_path / kind.__name__)
+        assert_same_bits(clf.fit(X, y, checkpoint_dir=tmp_path / kind.__name__), whole, X)
+
+
+def fit_and_report(folder, n_epochs):
+    torch.set_num_threads(1)
+    X, y = make_sets()
+    (folder / "begun").touch()
+    clf = make(n_epochs, n_local_features=2, early_stopping=True)
+    np.savez(folder / "bits.npz", *bits(clf.fit(X, y, checkpoint_dir=folder), X))
+
+
+def n_kept(folder):
+    """The epochs in the checkpoint."""
+    path = folder / "fit.checkpoint"
+    if not path.exists():
+        return 0
+    with open_model(path) as (description, _):
+        return len(description["loss_curve"])
+
+
+def test_sigkill_at_random_moments(tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["acluster.rivals", "pytest", "sklearn.callback"])
+    rng = np.random.default_rng(0)
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+
+    def begin(folder, n_epochs):
+        (folder / "begun").unlink(missing_ok=True)
+        process = context.Process(target=fit_and_report, args=(folder, n_epochs))
+        process.start()
+        while not (folder / "begun").exists():
+            assert process.is_alive()
+            time.sleep(0.001)
+        return process
+
+    for number in range(10):
+        before = n_kept(killed)
+        process = begin(killed, 10**6)
+        while number % 2 and n_kept(killed) == before:  # the others may be killed before it
+            assert process.is_alive()
+            time.sleep(0.001)
+        process.join(rng.uniform(0, 0.2))
+        process.kill()
+        process.join()
+        assert n_kept(killed) >= before + number % 2
+    n_epochs = n_kept(killed) + 10
+    for folder in (killed, whole):  # both in a child of a fork, which does without Numba's kernels
+        begin(folder, n_epochs).join()
+    resumed, expected = (np.load(folder / "bits.npz") for folder in (killed, whole))
+    assert len(expected) > 5
+    assert all(np.array_equal(resumed[name], expected[name]) for name in expected)
+    assert sorted(os.listdir(killed)) == ["begun", "bits.npz", "fit.checkpoint"]
+
+
+def test_a_finished_fit_ends_at_once_and_a_longer_one_goes_on(tmp_path, monkeypatch):
+    X, y = make_sets()
+    first = make(5).fit(X, y, checkpoint_dir=tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("acluster.training.Trainer.run_epoch", lambda *_: pytest.fail("trains"))
+        assert_same_bits(make(5).fit(X, y, checkpoint_dir=tmp_path), first, X)
+    longer = make(9).fit(X, y, checkpoint_dir=tmp_path)
+    assert_same_bits(longer, make(9).fit(X, y), X)
+
+
+def test_from_a_store(tmp_path, monkeypatch):
+    X, y = make_sets(dtype=np.float32)
+    save_feature_sets(tmp_path / "store.zarr", X)
+    with monkeypatch.context() as patch:
+        killed_after(2, patch)
+        with pytest.raises(Killed):
+            make(4).fit(tmp_path / "store.zarr", y, checkpoint_dir=tmp_path / "run")
+    resumed = make(4).fit(tmp_path / "store.zarr", y, checkpoint_dir=tmp_path / "run")
+    assert_same_bits(resumed, make(4).fit(X, y), X)
+
+
+def test_the_checkpoint_of_another_fit_is_refused(tmp_path):
+    X, y = make_sets()
+    make(2).fit(X, y, checkpoint_dir=tmp_path)
+    before = (tmp_path / "fit.checkpoint").read_bytes()
+    for clf, data, message in (
+        (make(2, learning_rate=0.1), (X, y), r"learning_rate was '0.01', is '0.1'"),
+        (make(2, random_state=1), (X, y), r"random_state was '0', is '1'"),
+        (make(2), (X, 1 - y), r"data was"),
+        (make(2), (X[1:], y[1:]), r"data was"),
+        (make(2), (FeatureSets.from_arrays([2 * x for x in X]), y), r"data was"),
+        (make(2), (FeatureSets.from_arrays([*X[:57], 2 * X[57], *X[58:]]), y), r"data was"),
+    ):
+        with pytest.raises(ValueError, match=rf"(?s)of another fit: {message}.*or delete that"):
+            clf.fit(*data, checkpoint_dir=tmp_path)
+    with pytest.raises(ValueError, match=r"validation data was None, is"):
+        make(2).fit(X, y, X_val=X, y_val=y, checkpoint_dir=tmp_path)
+    assert (tmp_path / "fit.checkpoint").read_bytes() == before
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path):
+    X, y = make_sets()
+    clf = make(2).fit(X, y, checkpoint_dir=tmp_path)
+    whole = (tmp_path / "fit.checkpoint").read_bytes()
+    (tmp_path / "fit.checkpoint").write_bytes(whole[:-10])
+    with pytest.raises(ModelFileError, match=r"fit.checkpoint is no model file, or is damaged"):
+        clf.fit(X, y, checkpoint_dir=tmp_path)
+    for broken in (b"patience", b"trainer.network.linear/bias", b"trainer.generator"):
+        assert broken in whole
+        (tmp_path / "fit.checkpoint").write_bytes(whole.replace(broken, b"x" * len(broken)))
+        with pytest.raises(ModelFileError, match=r"fit.checkpoint is a damaged checkpoint"):
+            clf.fit(X, y, checkpoint_dir=tmp_path)
+    clf.save(tmp_path / "fit.checkpoint")
+    with pytest.raises(ModelFileError, match=r"is a model file and no checkpoint"):
+        clf.fit(X, y, checkpoint_dir=tmp_path)
+
+
+def test_what_a_checkpoint_needs(tmp_path):
+    X, y = make_sets()
+    with pytest.raises(ValueError, match=r"needs an int as random_state.*it is None"):
+        make(random_state=None).fit(X, y, checkpoint_dir=tmp_path)
+    with pytest.raises(ValueError, match=r"does not go with warm_start=True"):
+        make(warm_start=True).fit(X, y, checkpoint_dir=tmp_path)
+    assert not os.listdir(tmp_path)
+
+
+def test_writing_takes_a_small_share_of_the_time(tmp_path, monkeypatch):
+    from acluster.training import _checkpoint
+
+    n_written = []
+    write = _checkpoint.write_model
+
+    def slow(*args):
+        n_written.append(1)
+        time.sleep(0.05)
+        write(*args)
+
+    monkeypatch.setattr(_checkpoint, "write_model", slow)
+    X, y = make_sets()
+    make(50).fit(X, y, checkpoint_dir=tmp_path)
+    assert 2 <= len(n_written) < 25  # the first, the last, and few between
+
+
+def interrupted_in(epoch, monkeypatch):
+    from acluster.training import Trainer
+
+    step, n_steps = Trainer._step, []
+
+    def interrupt(self, *args):
+        n_steps.append(1)
+        if len(n_steps) == 4 * epoch - 1:  # four batches an epoch
+            raise KeyboardInterrupt
+        return step(self, *args)
+
+    monkeypatch.setattr(Trainer, "_step", interrupt)
+
+
+@pytest.mark.parametrize("callbacks", [[], [ProgressBar()]])
+def test_an_interrupted_fit_is_a_fit(monkeypatch, callbacks):
+    X, y = make_sets()
+    clf = make(100, warm_start=True)
+    if callbacks:
+        clf.set_callbacks(*callbacks)
+    with monkeypatch.context() as patch:
+        interrupted_in(5, patch)
+        with pytest.warns(UserWarning, match=r"after 4 epochs.*With checkpoint_dir") as warned:
+            clf.fit(X, y)
+    assert warned[0].filename == __file__
+    assert clf.n_iter_ == len(clf.loss_curve_) == 4
+    assert clf.predict_proba(X).shape == (60, 2)
+    assert clf.set_params(max_iter=2).fit(X, y).n_iter_ == 6
+
+
+def test_an_interrupted_fit_has_the_weights_of_its_best_epoch(monkeypatch):
+    X, y = make_sets()
+    clf = make(100, early_stopping=True, validation_fraction=0.2)
+    interrupted_in(4, monkeypatch)
+    with pytest.warns(UserWarning, match="interrupted"):
+        clf.fit(X, y, X_val=X, y_val=y)
+    assert clf.score(X, y) == clf.best_validation_score_
+
+
+def test_before_the_first_epoch_there_is_nothing_to_keep(monkeypatch):
+    X, y = make_sets()
+    clf = make()
+    interrupted_in(1, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        clf.fit(X, y)
+    assert not hasattr(clf, "network_")
+
+
+def test_more_epochs_than_wanted_are_refused(tmp_path):
+    X, y = make_sets()
+    make(5).fit(X, y, checkpoint_dir=tmp_path)
+    with pytest.raises(ValueError, match=r"fit.checkpoint has 5 epochs, and max_iter=3"):
+        make(3).fit(X, y, checkpoint_dir=tmp_path)
+
+
+class StopInEpoch3:
+    """Ends the training."""
+
+    max_propagation_depth = 0
+    requires_fit_info = ()
+
+    def setup(self, *args, **kwargs):
+        self.n_epochs = 0
+
+    teardown = on_fit_task_begin = lambda self, *args, **kwargs: None
+
+    def on_fit_task_end(self, *args, **kwargs):
+        self.n_epochs += 1
+        return self.n_epochs == 3
+
+
+def test_a_stop_by_a_callback_is_kept(tmp_path):
+    X, y = make_sets()
+    first = make(9).set_callbacks(StopInEpoch3()).fit(X, y, checkpoint_dir=tmp_path)
+    assert first.n_iter_ == 3
+    again = make(9).set_callbacks(StopInEpoch3()).fit(X, y, checkpoint_dir=tmp_path)
+    assert_same_bits(again, first, X)
+
+
+def test_parameters_of_numpy_are_the_same(tmp_path):
+    X, y = make_sets()
+    make(2, learning_rate=0.01, random_state=0).fit(X, y, checkpoint_dir=tmp_path)
+    clf = make(2, learning_rate=np.float64(0.01), random_state=np.int64(0))
+    assert clf.fit(X, y, checkpoint_dir=tmp_path).n_iter_ == 2
+
+
+def test_a_full_disk_does_not_end_the_fit(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("acluster.training._checkpoint.write_model", full)
+    X, y = make_sets()
+    with pytest.warns(UserWarning, match=r"could not be written.*no space left") as warned:
+        clf = make(3).fit(X, y, checkpoint_dir=tmp_path)
+    assert warned[0].filename == __file__
+    assert_same_bits(clf, make(3).fit(X, y), X)
+
+
+def test_files_of_living_processes_are_left_alone(tmp_path):
+    X, y = make_sets()
+    (tmp_path / f".fit.checkpoint.{os.getppid()}.abc.tmp").touch()
+    (tmp_path / f".fit.checkpoint.{os.getpid()}.abc.tmp").touch()  # of one before, in a container
+    (tmp_path / ".fit.checkpoint.999999999.abc.tmp").touch()
+    make(2).fit(X, y, checkpoint_dir=tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [
+        f".fit.checkpoint.{os.getppid()}.abc.tmp",
+        "fit.checkpoint",
+    ]
+
+
+def test_an_interruption_in_validation_leaves_no_half_epoch(monkeypatch):
+    X, y = make_sets()
+    clf = make(9)
+    infer, n_calls = AttentionClusterClassifier._outputs, []
+
+    def interrupt(self, *args):
+        n_calls.append(1)
+        if len(n_calls) == 3:
+            raise KeyboardInterrupt
+        return infer(self, *args)
+
+    monkeypatch.setattr(AttentionClusterClassifier, "_outputs", interrupt)
+    with pytest.warns(UserWarning, match="interrupted after 2 epochs"):
+        clf.fit(X, y, X_val=X, y_val=y)
+    assert clf.n_iter_ == len(clf.loss_curve_) == len(clf.validation_scores_) == 2
+
+
+def test_labels_of_objects_are_told_by_what_they_say(tmp_path):
+    X, y = make_sets()
+    names = ["".join(["so", "und" if label else "lent"]) for label in y]  # texts of their own
+    for _ in range(2):
+        labels = np.array(["".join(name) for name in names], dtype=object)
+        clf = make(2).fit(X, labels, X_val=X, y_val=labels, checkpoint_dir=tmp_path)
+        assert clf.n_iter_ == 2
