@@ -7,13 +7,13 @@ import textwrap
 import numpy as np
 import pytest
 import torch
-from acluster.nn.pooling._numba import attend_numba
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acluster.nn import _compiled, attend
 from acluster.nn.pooling import _analytic, attend_plainly
 from acluster.nn.pooling._analytic import attend_analytic
+from acluster.nn.pooling._numba import attend_numba
 
 needs_numba = pytest.mark.skipif(not _compiled._INSTALLED, reason="Numba is not installed")
 compiled = pytest.param(attend_numba, marks=needs_numba, id="attend_numba")
