@@ -1,11 +1,12 @@
 """Classify items from their sets of local features, by attention clusters."""
 
+from acluster._load import load
 from acluster._utils._model_file import ModelFileError
-from acluster.estimators._attention_clusters import (
+from acluster.estimators import (
     AttentionClusterClassifier,
+    IntegrationClassifier,
     MultimodalAttentionClusterClassifier,
 )
-from acluster.estimators._description import load
 from acluster.sets import (
     FeatureSets,
     FeatureSetsWriter,
@@ -18,6 +19,7 @@ __all__ = [
     "AttentionClusterClassifier",
     "FeatureSets",
     "FeatureSetsWriter",
+    "IntegrationClassifier",
     "ModelFileError",
     "MultimodalAttentionClusterClassifier",
     "MultimodalFeatureSets",

@@ -4,5 +4,24 @@ from acluster.estimators._attention_clusters import (
     AttentionClusterClassifier,
     MultimodalAttentionClusterClassifier,
 )
+from acluster.estimators._description import restore
+from acluster.estimators._integration_classifier import (
+    BaseIntegrationClassifier,
+    IntegrationClassifier,
+)
+from acluster.estimators._labels import check_labels
+from acluster.estimators._parameters import POSITIVE_INTEGER, estimator, parameter
+from acluster.estimators._set_classifier import restore_on_error
 
-__all__ = ["AttentionClusterClassifier", "MultimodalAttentionClusterClassifier"]
+__all__ = [
+    "POSITIVE_INTEGER",
+    "AttentionClusterClassifier",
+    "BaseIntegrationClassifier",
+    "IntegrationClassifier",
+    "MultimodalAttentionClusterClassifier",
+    "check_labels",
+    "estimator",
+    "parameter",
+    "restore",
+    "restore_on_error",
+]

@@ -1,285 +1,203 @@
-"""From a fitted classifier to the description and the tensors of a model file, and back."""
+"""A fitted classifier as the description and the tensors of a model file, and back."""
 
 from __future__ import annotations
 
-import os
+import inspect
 import platform
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from numbers import Integral
-from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, validate_parameter_constraints
-from sklearn.utils.validation import check_is_fitted
 
-from acluster._utils._model_file import ModelFileError, Tensors, open_model, write_model
+from acluster._utils._model_file import ModelFileError, Tensors
+from acluster.estimators._architecture import Architecture
 from acluster.estimators._labels import LabelCoding
+from acluster.estimators._missing import MissingModality
+from acluster.nn import Integration
 from acluster.sets import check_modality_names
 from acluster.training import to_numpy_state, to_torch_state
 
-__all__ = ["Saveable", "load"]
+__all__ = ["check_savable", "describe", "restore"]
 
 _LIBRARIES = ("acluster", "numpy", "sklearn", "torch")
 _LABELS = {"bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"}
 _LABELS |= {"float16", "float32", "float64", "str", "object"}
-_SIZES = {"n_features": [Interval(Integral, 1, None, closed="left")]}
+_WIDTH = {"n_features": [Interval(Integral, 1, None, closed="left")]}
 
 
-def load(path: str | os.PathLike[str]) -> Any:
-    """The classifier that its method `save` wrote.
-
-    Parameters
-    ----------
-    path : str or path
-        The file. Nothing in it is run: it holds numbers and text, and what does not describe a
-        model is refused.
-
-    Returns
-    -------
-    AttentionClusterClassifier, MultimodalAttentionClusterClassifier or a rival with a network
-        Fitted, on its `device`, or on the processor where there is no such device.
-
-    Raises
-    ------
-    acluster.ModelFileError
-        A ValueError: the file is no model, is damaged, or has a later format version than this
-        acluster knows.
-
-    OSError
-        If the file cannot be read.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> import numpy as np
-    >>> import acluster
-    >>> X, y = [np.eye(3), np.ones((2, 3))] * 5, ["sharp", "flat"] * 5
-    >>> clf = acluster.AttentionClusterClassifier(tol=None, max_iter=50).fit(X, y)
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     clf.save(f"{folder}/notes.model")
-    ...     acluster.load(f"{folder}/notes.model").predict(X[:2])
-    array(['sharp', 'flat'], dtype='<U5')
-    """
-    with open_model(path) as (description, tensors):
-        if "identity" in description:
-            raise ModelFileError(
-                f"{path} is the checkpoint of a fit and no model. The call of fit that wrote it, "
-                f"with checkpoint_dir={str(Path(path).parent)!r}, goes on from it."
-            )
-        name, known = description.get("class"), _classes()
-        if not isinstance(name, str) or name not in known:
-            raise ModelFileError(
-                f"{path} holds a {name!r:.80}, which this acluster does not have; it was written "
-                f"by acluster {_writer(description)}. Known are {', '.join(sorted(known))}."
-            )
-        try:
-            return known[name]._from_description(description, tensors)
-        except (KeyboardInterrupt, SystemExit, MemoryError):
-            raise
-        except BaseException as error:  # whatever a hostile file leads to, Rust's panic too
-            reason = f"it lacks {error}" if isinstance(error, KeyError) else f"{error!s:.500}"
-            raise ModelFileError(
-                f"{path}, written by acluster {_writer(description)}, is no model of class {name}: "
-                f"{reason or type(error).__name__}"
-            ) from error
+def check_savable(model: Any) -> None:
+    """Raise a TypeError for a class that `acluster.load` could not find again."""
+    if not type(model).__module__.startswith("acluster."):
+        raise TypeError(
+            f"save writes classes of acluster, and {type(model).__qualname__} is not one of them: "
+            "load could not find it again. Use joblib.dump."
+        )
 
 
-def _classes() -> dict[str, type[Saveable]]:
-    """The public classes by name; they derive from what is here and are imported late."""
-    import acluster.rivals
-
-    rooms = (acluster, acluster.rivals)
-    public = [getattr(room, name) for room in rooms for name in room.__all__]
-    return {
-        one.__name__: one for one in public if isinstance(one, type) and issubclass(one, Saveable)
+def describe(model: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Return the JSON description and the tensors of a fitted classifier."""
+    parameters = model.get_params(deep=False)
+    if isinstance(parameters["random_state"], np.random.RandomState):
+        parameters["random_state"] = None
+    names = getattr(model, "feature_names_in_", None)
+    sizes = model._architecture.to_dict()
+    description = {
+        "class": type(model).__name__,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: sys.modules[name].__version__ for name in _LIBRARIES},
+        },
+        "parameters": {name: _to_json(value) for name, value in parameters.items()},
+        "labels": _labels_to_json(model._coding),
+        "feature_names": None if names is None else list(names),
+        "dtype": model._dtype,
+        "modalities": _plain(sizes["integrations"]),
+        "network": _plain(sizes["network"]),
+        "loss_curve": model.loss_curve_,
+        "validation_scores": model.validation_scores_,
     }
+    state = to_numpy_state(model.network_.state_dict())
+    tensors = {f"network.{name}": tensor for name, tensor in state.items()}
+    if model._is_multimodal:
+        missing = model._missing
+        description["n_averaged"] = dict(missing.counts) if missing.means else None
+        tensors |= {f"feature_means.{name}": mean for name, mean in missing.means.items()}
+    return description, tensors
 
 
-def _writer(description: dict[str, Any]) -> str:
-    versions = description.get("versions")
-    return f"{versions.get('acluster')!r:.20}" if isinstance(versions, dict) else "?"
+def restore(kind: type, description: dict[str, Any], tensors: Tensors) -> Any:
+    """Invert `describe` for a class of classifiers; raises whatever a damaged file leads to."""
+    model: Any = kind(
+        **{name: _from_json(value) for name, value in description["parameters"].items()}
+    )
+    model._validate_params()
+    model._coding = _labels_from_json(description["labels"])
+    model.classes_ = model._coding.classes
+    model._dtype = _one_of(description["dtype"], ("float32", "float64"), "dtype")
+    model._architecture = _restore_architecture(model, description, tensors)
+    _restore_history(model, description)
+    model._random_state = check_random_state(model.random_state)
+    model._optimizer_state = (model.optimizer, None)
+    model._missing, used = _restore_missing(model, description, tensors)
+    if model._is_multimodal:
+        model.modalities_ = list(model._architecture.modalities)
+        model.feature_means_ = dict(model._missing.means) or None
+    used |= _restore_network(model, tensors)
+    if unused := set(tensors) - used:
+        raise ModelFileError(f"it has the tensor {min(unused)!r:.100}, which no part of it needs")
+    return model
 
 
-class Saveable:
-    """A set classifier as a file: its parameters, labels, sizes and numbers."""
+def _restore_history(model: Any, description: dict[str, Any]) -> None:
+    width = sum(model._architecture.widths.values())
+    model.n_features_in_ = width
+    names = description["feature_names"]
+    if names is not None:
+        model.feature_names_in_ = _texts(names, width, "feature_names")
+    model.loss_curve_ = _numbers(description["loss_curve"], "loss_curve")
+    if not np.isfinite(model.loss_curve_).all():
+        raise ModelFileError("its loss_curve is not finite")
+    model.n_iter_ = len(model.loss_curve_)
+    scores = description["validation_scores"]
+    if scores is not None and len(_numbers(scores, "validation_scores")) != model.n_iter_:
+        raise ModelFileError(f"it has {len(scores)} validation scores for {model.n_iter_} epochs")
+    model.validation_scores_ = scores
 
-    _architecture: dict[str, Any]
-    _validate_params: Any
-    # Parameters of integrations that older models do not have, and what these do.
-    _later_parameters: ClassVar[dict[str, Any]] = {}
-    _module_counts: tuple[str, ...] = ()  # parameters that say how many modules there are
 
-    def save(self: Any, path: str | os.PathLike[str]) -> None:
-        """Write the fitted classifier to a file, for `acluster.load` here or elsewhere.
+def _restore_architecture(
+    model: Any, description: dict[str, Any], tensors: Tensors
+) -> Architecture:
+    """Return the architecture, checked: a hostile file must not make building it hang."""
+    modalities, network = description["modalities"], description["network"]
+    if not 1 <= len(modalities) <= tensors.spec("network.linear.weight")[0][0]:
+        raise ModelFileError(f"it has {len(modalities)} modalities")
+    if not model._is_multimodal and set(modalities) != {"features"}:
+        raise ModelFileError("its one modality is not 'features'")
+    check_modality_names(modalities)
+    sizes = {"integrations": modalities, "network": network, "n_outputs": model._coding.n_outputs}
+    is_softmax = model._coding.kind == "multiclass"
+    offered = {"standardize"} if model.fusion is None else {"standardize", "fusion"}
+    if not set(network) <= offered:
+        raise ModelFileError(f"its network has the options {[*network]}")
+    architecture = Architecture.from_dict(sizes, model._integration, is_softmax)
+    known = set(inspect.signature(model._integration).parameters)
+    for modality, arguments in architecture.modalities.items():
+        if set(arguments) != known:
+            raise ModelFileError(f"modality {modality!r:.80} has {[*arguments]}, not {[*known]}")
+        constraints = {**model._parameter_constraints, **_WIDTH}
+        validate_parameter_constraints(constraints, arguments, caller_name=type(model).__name__)
+    _check_module_counts(model._integration, architecture.modalities, tensors)
+    return architecture
 
-        The file holds what it takes to predict: parameters, classes, the names and widths of the
-        modalities and features, the network, the learning curve. It is in the safetensors
-        format, with a description in JSON, and holds no programs. What it takes to go on with
-        the same bits (the averages of the optimiser, a `random_state` that is an instance),
-        callbacks, `set_output` and metadata requests are not in it; `pickle` keeps these.
 
-        Parameters
-        ----------
-        path : str or path
-            The file; one that is there is replaced once the new one is whole.
+def _check_module_counts(
+    integration: type[Integration], modalities: Mapping[str, Mapping[str, Any]], tensors: Tensors
+) -> None:
+    """Refuse more submodules than the file has tensors for, before they are built."""
+    for name in integration.module_counts:
+        if sum(arguments[name] for arguments in modalities.values()) > len(tensors):
+            raise ModelFileError(f"its {name} are more than its tensors")
 
-        Raises
-        ------
-        sklearn.exceptions.NotFittedError
-            Before `fit`.
 
-        TypeError
-            If the class is not acluster's own, or labels are neither text, numbers nor booleans.
+def _restore_missing(
+    model: Any, description: dict[str, Any], tensors: Tensors
+) -> tuple[MissingModality, set[str]]:
+    """Return what stands for missing modalities, and the names of the tensors used for it."""
+    if not model._is_multimodal:
+        return MissingModality(), set()
+    widths, counts = model._architecture.widths, description["n_averaged"]
+    if counts is None:
+        return MissingModality(), set()
+    names = {name: f"feature_means.{name}" for name in widths}
+    for name, of_file in names.items():
+        is_right = tensors.spec(of_file) == ((widths[name],), "float64")
+        if not is_right or type(counts[name]) is not int:
+            raise ModelFileError(f"the mean local feature of {name!r:.80} is damaged")
+    means = {name: tensors[of_file] for name, of_file in names.items()}
+    missing = MissingModality("mean", means, {name: counts[name] for name in widths})
+    return missing, set(names.values())
 
-        ValueError
-            If a parameter was set to what is not usable after `fit`.
 
-        OSError
-            If the file cannot be written.
-
-        See Also
-        --------
-        acluster.load : The way back.
-        """
-        check_is_fitted(self)
-        if _classes().get(type(self).__name__) is not type(self):
-            raise TypeError(
-                f"save knows the classes of acluster, and {type(self).__qualname__} is not one of "
-                "them: a file could not say what it is. Use joblib.dump."
-            )
-        self._validate_params()
-        write_model(path, *self._describe())
-
-    def _describe(self: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        parameters = self.get_params(deep=False)
-        if isinstance(parameters["random_state"], np.random.RandomState):
-            parameters["random_state"] = None
-        names = getattr(self, "feature_names_in_", None)
-        description = {
-            "class": type(self).__name__,
-            "versions": {
-                "python": platform.python_version(),
-                **{name: sys.modules[name].__version__ for name in _LIBRARIES},
-            },
-            "parameters": {name: _to_json(value) for name, value in parameters.items()},
-            "labels": _labels_to_json(self._coding),
-            "feature_names": None if names is None else list(names),
-            "dtype": self._dtype,
-            "modalities": _plain(self._architecture["integrations"]),
-            "network": _plain(self._architecture["network"]),
-            "loss_curve": self.loss_curve_,
-            "validation_scores": self.validation_scores_,
-        }
-        state = to_numpy_state(self.network_.state_dict())
-        return description, {f"network.{name}": tensor for name, tensor in state.items()}
-
-    @classmethod
-    def _from_description(cls, description: dict[str, Any], tensors: Tensors) -> Self:
-        model: Any = cls(
-            **{name: _from_json(value) for name, value in description["parameters"].items()}
-        )
-        model._validate_params()
-        used = model._restore(description, tensors)
-        if not_used := set(tensors) - used:
+def _restore_network(model: Any, tensors: Tensors) -> set[str]:
+    """Set the network; nothing is allocated or read before names, shapes and dtypes agree."""
+    outline = model._architecture.outline(model.dropout)
+    expected = {
+        name: (tuple(tensor.shape), model._dtype if tensor.is_floating_point() else "int64")
+        for name, tensor in outline.state_dict().items()
+    }
+    for name, (shape, dtype) in expected.items():
+        found = tensors.spec(f"network.{name}")
+        if found != (shape, dtype):
             raise ModelFileError(
-                f"it has the tensor {min(not_used)!r:.100}, which no part of it needs"
+                f"tensor {name!r} is {found[0]}, {found[1]}; by its sizes and dtype it should be "
+                f"{shape}, {dtype}"
             )
-        return model
-
-    def _restore(self: Any, description: dict[str, Any], tensors: Tensors) -> set[str]:
-        """Become the model described; gives the names of the tensors that it took."""
-        self._coding = _labels_from_json(description["labels"])
-        self.classes_ = self._coding.classes
-        self._dtype = _one_of(description["dtype"], ("float32", "float64"), "dtype")
-        self._architecture = self._restore_architecture(description, tensors)
-        widths = [part["n_features"] for part in self._architecture["integrations"].values()]
-        self.n_features_in_ = sum(widths)
-        names = description["feature_names"]
-        if names is not None:
-            self.feature_names_in_ = _texts(names, sum(widths), "feature_names")
-        self.loss_curve_ = _numbers(description["loss_curve"], "loss_curve")
-        if not np.isfinite(self.loss_curve_).all():
-            raise ModelFileError("its loss_curve is not finite")
-        self.n_iter_ = len(self.loss_curve_)
-        scores = description["validation_scores"]
-        if scores is not None and len(_numbers(scores, "validation_scores")) != self.n_iter_:
-            raise ModelFileError(f"it has {len(scores)} validation scores of {self.n_iter_} epochs")
-        self.validation_scores_ = scores
-        self._random_state = check_random_state(self.random_state)
-        self._optimizer_state = (self.optimizer, None)
-        self.network_, used = self._restore_network(tensors)
-        return used
-
-    def _restore_architecture(
-        self: Any, description: dict[str, Any], tensors: Tensors
-    ) -> dict[str, Any]:
-        """The sizes that the network is made of; so many modules as there are tensors for."""
-        names = "n_features", *self._integration_parameters
-        modalities, network = self._with_later_parameters(
-            description["modalities"], description["network"]
-        )
-        if not 1 <= len(modalities) <= tensors.spec("network.linear.weight")[0][0]:
-            raise ModelFileError(f"it has {len(modalities)} modalities")
-        check_modality_names(modalities)
-        for modality, part in modalities.items():
-            if set(part) != set(names):
-                raise ModelFileError(f"modality {modality!r:.80} has {[*part]}, not {[*names]}")
-            validate_parameter_constraints(
-                {**self._parameter_constraints, **_SIZES}, part, caller_name=type(self).__name__
-            )
-        for name in self._module_counts:
-            if sum(part[name] for part in modalities.values()) > len(tensors):
-                raise ModelFileError(f"its {name} are more than its tensors")
-        if set(network) != set(self._network_options()):
-            raise ModelFileError(f"its network has the options {[*network]}")
-        return {
-            "integrations": modalities,
-            "n_outputs": self._coding.n_outputs,
-            "network": network,
-        }
-
-    def _with_later_parameters(
-        self, integrations: dict[str, Any], network: dict[str, Any]
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Sizes and options of a network that may be older than some of these."""
-        own = {name: {**self._later_parameters, **part} for name, part in integrations.items()}
-        return own, {"standardize": False, **network}
-
-    def _restore_network(self: Any, tensors: Tensors) -> tuple[torch.nn.Module, set[str]]:
-        """The network; nothing is allocated or read before names, shapes and dtypes agree."""
-        wanted = self._unallocated_network().to(getattr(torch, self._dtype)).state_dict()
-        names = {name: f"network.{name}" for name in wanted}
-        for name, of_file in names.items():
-            given = tensors.spec(of_file)
-            should_be = tuple(wanted[name].shape), str(wanted[name].dtype).removeprefix("torch.")
-            if given != should_be:
-                raise ModelFileError(
-                    f"tensor {name!r} is {given[0]}, {given[1]}; by its sizes and dtype it should "
-                    f"be {should_be[0]}, {should_be[1]}"
-                )
-        state = {name: tensors[of_file] for name, of_file in names.items()}
-        return self._network_from(to_torch_state(state)), set(names.values())
+    state = {name: tensors[f"network.{name}"] for name in expected}
+    model.network_ = model._architecture.build(
+        model.dropout, model._dtype, to_torch_state(state), model.device
+    )
+    return {f"network.{name}" for name in expected}
 
 
 def _plain(value: Any) -> Any:
-    """With Python's numbers in the place of numpy's."""
-    if isinstance(value, dict):
+    """Return the value with Python's numbers in the place of numpy's."""
+    if isinstance(value, Mapping):
         return {name: _plain(own) for name, own in value.items()}
     if isinstance(value, type):
         raise TypeError(
-            f"save cannot write {value.__qualname__}, a class of your own: a model file holds no "
-            "programs. Use joblib.dump."
+            f"save cannot write the class {value.__qualname__}: a model file contains no code. Use "
+            "joblib.dump."
         )
     return value.item() if isinstance(value, np.generic) else value
 
 
 def _to_json(value: Any) -> Any:
-    """A parameter; keys of dicts, which JSON would make text, stand in pairs."""
+    """Return a parameter as JSON takes it; dicts become pairs, as their keys may be numbers."""
     if isinstance(value, dict):
         return {"pairs": [[_plain(key), _plain(own)] for key, own in value.items()]}
     return _plain(value)
@@ -298,7 +216,7 @@ def _labels_to_json(coding: LabelCoding) -> dict[str, Any]:
     ):
         raise TypeError(
             f"save writes labels that are text, numbers or booleans; these are {classes.dtype}, "
-            f"as {values[0]!r}. Fit on y.astype(str), or use joblib.dump."
+            f"such as {values[0]!r}. Fit on y.astype(str), or use joblib.dump."
         )
     return {"kind": coding.kind, "dtype": kind, "classes": values}
 

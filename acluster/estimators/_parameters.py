@@ -1,147 +1,376 @@
-"""The parameters of training, which every set classifier has, and what docstrings say of them."""
+"""The parameters of the classifiers: each one's default, constraints and description, once.
+
+`parameter` declares one as the field of a dataclass. `estimator` turns a class with such
+fields into a scikit-learn estimator: the dataclass makes the constructor, whose signature
+scikit-learn and editors read; the constraints become `_parameter_constraints`; the descriptions
+become the "Parameters" section of the class's docstring.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import inspect
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
-from typing import Any, ClassVar
+from textwrap import indent
+from typing import Any, TypeVar, dataclass_transform
 
 import numpy as np
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import (
+    Interval,
+    StrOptions,
+    validate_parameter_constraints,
+)
 
+from acluster.nn import WEIGHTINGS, Weighting
 from acluster.training import CACHES, OPTIMIZERS
 
-__all__ = ["TRAINING", "TrainingParameters"]
+__all__ = [
+    "POSITIVE_INTEGER",
+    "ClusterParameters",
+    "TrainingParameters",
+    "estimator",
+    "parameter",
+    "value_per_modality",
+]
+
+_C = TypeVar("_C", bound=type)
+
+POSITIVE_INTEGER = Interval(Integral, 1, None, closed="left")
+
+
+def parameter(*, default: Any, type: str, constraints: list[Any], doc: str) -> Any:
+    """Declare a parameter.
+
+    Parameters
+    ----------
+    default : object
+        Its default.
+
+    type : str
+        What it may be, as the docstring says it; the default is added.
+
+    constraints : list
+        What it may be, as scikit-learn's parameter validation takes it.
+
+    doc : str
+        What it does, and when to change it.
+    """
+    metadata = {"type": type, "constraints": constraints, "doc": inspect.cleandoc(doc)}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class ClusterParameters:
+    """The parameters of attention clusters; they come before those of training."""
+
+    cluster_size: int = parameter(
+        default=32,
+        type="int",
+        constraints=[POSITIVE_INTEGER],
+        doc="""
+        The number N of attention units. More units find more kinds of local features, at
+        proportional cost.
+        """,
+    )
+    weighting: str | type[Weighting] = parameter(
+        default="fc1",
+        type='{"fc1", "fc2", "average"} or subclass of acluster.nn.Weighting',
+        constraints=[StrOptions(set(WEIGHTINGS)), callable],
+        doc="""
+        The weighting function: how a unit scores a local feature. "fc1" is one linear layer,
+        "fc2" two with a tanh between them; "average" weighs all alike (the paper's baseline: the
+        mean, N times).
+        """,
+    )
+    hidden_size: int = parameter(
+        default=10,
+        type="int",
+        constraints=[POSITIVE_INTEGER],
+        doc='The number H of hidden units of each attention unit, for ``weighting="fc2"``.',
+    )
+    shifting: bool = parameter(
+        default=True,
+        type="bool",
+        constraints=["boolean"],
+        doc="""
+        Whether the shifting operation follows each unit. It normalizes the output of every unit,
+        so that modalities of different scale become comparable.
+        """,
+    )
+    n_attended: int | None = parameter(
+        default=None,
+        type="int",
+        constraints=[POSITIVE_INTEGER, None],
+        doc="""
+        Each unit attends only to its `n_attended` highest-scoring local features (ties
+        included). None: to all of them.
+        """,
+    )
+    pyramid_levels: int = parameter(
+        default=1,
+        type="int",
+        constraints=[POSITIVE_INTEGER],
+        doc="""
+        Levels of a temporal pyramid, for sets whose order matters. Level l = 0, 1, ... cuts a set
+        into 2^l segments. The units are divided evenly among the segments of all levels (7 for 3
+        levels), at least one each, and attend only to local features of their segment. A segment
+        holds at least one local feature. 1: every unit attends to the whole set, and the order
+        does not matter.
+        """,
+    )
+    n_local_features: int | None = parameter(
+        default=None,
+        type="int",
+        constraints=[POSITIVE_INTEGER, None],
+        doc="""
+        Local feature set augmentation: every training step sees this many local features of each
+        set, drawn at random without replacement. Prediction sees all. None: training sees all,
+        too.
+        """,
+    )
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class TrainingParameters:
-    """Each once; a dataclass makes the constructor, from which scikit-learn reads them."""
+    """The parameters of training, which every set classifier has."""
 
-    standardize: bool = False
-    dropout: float = 0.5
-    optimizer: str = "adam"
-    learning_rate: float = 1e-2
-    weight_decay: float = 0.0
-    max_grad_norm: float | None = 5.0
-    batch_size: int = 32
-    max_iter: int = 200
-    tol: float | None = 1e-4
-    n_iter_no_change: int = 10
-    early_stopping: bool = False
-    validation_fraction: float = 0.1
-    class_weight: dict[Any, float] | str | None = None
-    warm_start: bool = False
-    device: str = "auto"
-    dtype: str = "auto"
-    precision: str = "full"
-    cache: str = "auto"
-    random_state: int | np.random.RandomState | None = None
-    verbose: bool = False
-
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "standardize": ["boolean"],
-        "dropout": [Interval(Real, 0, 1, closed="left")],
-        "optimizer": [StrOptions(set(OPTIMIZERS))],
-        "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
-        "max_iter": [Interval(Integral, 1, None, closed="left")],
-        "tol": [Interval(Real, 0, None, closed="left"), None],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
-        "early_stopping": ["boolean"],
-        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-        "class_weight": [StrOptions({"balanced"}), dict, None],
-        "warm_start": ["boolean"],
-        "device": [str],
-        "dtype": [StrOptions({"auto", "float32", "float64"})],
-        "precision": [StrOptions({"full", "mixed"})],
-        "cache": [StrOptions(set(CACHES))],
-        "random_state": ["random_state"],
-        "verbose": ["boolean"],
-    }
-
-
-# Stands in docstrings in the place of "{training}".
-TRAINING = """\
-    standardize : bool, default=False
-        Whether local features are centred and scaled, feature by feature, by their mean and
-        standard deviation over all local features of the training set. The network does it, so
-        that models that are saved or exported do it too. What the first `fit` or `partial_fit`
-        has learnt of them stays for those that go on from it.
-
-    dropout : float in [0, 1), default=0.5
-        The share of the global feature that is zeroed at random in training, before the last
-        layer.
-
-    optimizer : {"rmsprop", "adam", "adamw"}, default="adam"
-        The paper's choice for video is RMSprop; its toy experiment used Adam.
-
-    learning_rate : float, default={learning_rate}
-        Step size of the optimiser.
-
-    weight_decay : float, default=0.0
-        l2 penalty ("adamw": decoupled weight decay) on all parameters.
-
-    max_grad_norm : float, default=5.0
-        The l2 norm over all parameters to which gradients are scaled down. None: never.
-
-    batch_size : int, default=32
-        Items per step, and per block of a prediction.
-
-    max_iter : int, default=200
-        The number of epochs at most.
-
-    tol : float, default=1e-4
-        Training stops once the loss (with `early_stopping`, the validation score) has
-        not improved by more than this for `n_iter_no_change` epochs. None: train for
-        exactly `max_iter` epochs.
-
-    n_iter_no_change : int, default=10
-        Epochs to wait for an improvement.
-
-    early_stopping : bool, default=False
-        Whether to stop by the accuracy on a validation set (with an indicator y, the share
-        of right entries), and return to the weights of the best epoch. The set is `X_val`
-        of `fit`, else a part of X.
-
-    validation_fraction : float in (0, 1), default=0.1
-        The part of X set aside for early stopping, stratified by class.
-
-    class_weight : dict or "balanced", default=None
-        Weights of the classes. "balanced" is the paper's 1/S for a class of S items.
-
-    warm_start : bool, default=False
-        Whether `fit` goes on from the weights, the dtype and the optimiser of the last fit.
-        A validation set drawn from X is drawn anew.
-
-    device : str, default="auto"
-        Where to compute: "auto" (a GPU when there is one), "cpu", "cuda", "cuda:1".
-
-    dtype : {"auto", "float32", "float64"}, default="auto"
-        The precision of the parameters. "auto": float32 for float16 and float32
+    standardize: bool = parameter(
+        default=False,
+        type="bool",
+        constraints=["boolean"],
+        doc="""
+        Whether to center and scale every feature by its mean and standard deviation over all
+        local features of the training set. Set it unless your features already have about unit
+        variance. The network applies it, so saved and exported models do, too. A fit that
+        continues an earlier one (`warm_start`, `partial_fit`) keeps the statistics of the first.
+        """,
+    )
+    dropout: float = parameter(
+        default=0.5,
+        type="float in [0, 1)",
+        constraints=[Interval(Real, 0, 1, closed="left")],
+        doc="""
+        The fraction of the global feature that is zeroed at random before the last layer, in
+        training. Lower it if the training loss stays high.
+        """,
+    )
+    optimizer: str = parameter(
+        default="adam",
+        type='{"rmsprop", "adam", "adamw"}',
+        constraints=[StrOptions(set(OPTIMIZERS))],
+        doc="""
+        The optimizer. The paper uses RMSprop for real videos, and Adam for Flash-MNIST.
+        """,
+    )
+    learning_rate: float = parameter(
+        default=1e-2,
+        type="float",
+        constraints=[Interval(Real, 0, None, closed="neither")],
+        doc="The learning rate of the optimizer. Lower it if training diverges.",
+    )
+    weight_decay: float = parameter(
+        default=0.0,
+        type="float",
+        constraints=[Interval(Real, 0, None, closed="left")],
+        doc='The l2 penalty on all parameters; for "adamw", decoupled weight decay.',
+    )
+    max_grad_norm: float | None = parameter(
+        default=5.0,
+        type="float",
+        constraints=[Interval(Real, 0, None, closed="neither"), None],
+        doc="Gradients are clipped to this l2 norm over all parameters. None: no clipping.",
+    )
+    batch_size: int = parameter(
+        default=32,
+        type="int",
+        constraints=[POSITIVE_INTEGER],
+        doc="Items per training step, and per block of a prediction.",
+    )
+    max_iter: int = parameter(
+        default=200,
+        type="int",
+        constraints=[POSITIVE_INTEGER],
+        doc="The maximum number of epochs.",
+    )
+    tol: float | None = parameter(
+        default=1e-4,
+        type="float",
+        constraints=[Interval(Real, 0, None, closed="left"), None],
+        doc="""
+        Training stops once the loss (with `early_stopping`, the validation accuracy) has not
+        improved by more than `tol` for `n_iter_no_change` epochs. None: train for exactly
+        `max_iter` epochs.
+        """,
+    )
+    n_iter_no_change: int = parameter(
+        default=10,
+        type="int",
+        constraints=[POSITIVE_INTEGER],
+        doc="Epochs to wait for an improvement.",
+    )
+    early_stopping: bool = parameter(
+        default=False,
+        type="bool",
+        constraints=["boolean"],
+        doc="""
+        Whether to stop by the accuracy on a validation set (for an indicator y, the fraction of
+        correct entries), and restore the weights of the best epoch. The validation set is
+        `X_val` of `fit` or, without it, a part of X.
+        """,
+    )
+    validation_fraction: float = parameter(
+        default=0.1,
+        type="float in (0, 1)",
+        constraints=[Interval(Real, 0, 1, closed="neither")],
+        doc="The fraction of X held out for early stopping, stratified by class.",
+    )
+    class_weight: dict[Any, float] | str | None = parameter(
+        default=None,
+        type='dict or "balanced"',
+        constraints=[StrOptions({"balanced"}), dict, None],
+        doc="""
+        Weights of the classes in the loss. "balanced" is the paper's 1/S for a class of S items.
+        """,
+    )
+    warm_start: bool = parameter(
+        default=False,
+        type="bool",
+        constraints=["boolean"],
+        doc="""
+        Whether `fit` continues from the weights, the dtype and the optimizer state of the last
+        fit. A validation set held out from X is drawn again.
+        """,
+    )
+    device: str = parameter(
+        default="auto",
+        type="str",
+        constraints=[str],
+        doc='Where to compute: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1".',
+    )
+    dtype: str = parameter(
+        default="auto",
+        type='{"auto", "float32", "float64"}',
+        constraints=[StrOptions({"auto", "float32", "float64"})],
+        doc="""
+        The precision of the network's parameters. "auto": float32 for float16 and float32
         features, else float64.
-
-    precision : {"full", "mixed"}, default="full"
-        "mixed" multiplies in bfloat16 to fit and to predict, where that is faster (most GPUs,
-        processors with AMX, AMD's with AVX512-BF16); the parameters and their updates stay
-        float32. Elsewhere it is "full". `transform` and `attention_weights` are always "full".
-
-    cache : {"auto", "device", "memory", "stream"}, default="auto"
-        Where the local features live in training. "stream": where they are; those in a
-        store are read batch by batch in a thread. "memory": a store is read once. "device":
-        on the device, in `dtype`, or in float16 where float16 features are on a GPU. "auto":
-        on a GPU when they take no more than half of its free memory; in memory when they
-        take no more than scikit-learn's `working_memory` (1 GiB unless configured) and the
-        process is not a worker of a parallel search; else "stream". On a processor all
-        give the same model, to the bit, where the store is local and uncompressed.
-
-    random_state : int, RandomState instance or None, default=None
-        Draws the initial weights, the validation set, the order, the local features
+        """,
+    )
+    precision: str = parameter(
+        default="full",
+        type='{"full", "mixed"}',
+        constraints=[StrOptions({"full", "mixed"})],
+        doc="""
+        "mixed" multiplies in bfloat16 in `fit` and in predictions where that is faster: on most
+        GPUs, on processors with AMX, and on AMD processors with AVX512-BF16. Parameters and their
+        updates stay in float32. On other devices it equals "full". `transform` and
+        `attention_weights` always use full precision.
+        """,
+    )
+    cache: str = parameter(
+        default="auto",
+        type='{"auto", "device", "memory", "stream"}',
+        constraints=[StrOptions(set(CACHES))],
+        doc="""
+        Where the local features are kept during training. "stream": where they are; a store is
+        read batch by batch in a background thread. "memory": a store is read into memory once.
+        "device": on the device, in `dtype`, or in float16 if the features are float16 and the
+        device is a GPU. "auto": on a GPU if they take at most half of its free memory; in memory
+        if they take at most scikit-learn's `working_memory` (1 GiB unless configured) and the
+        process is not a worker of a parallel search; else "stream". On a processor every choice
+        gives the same model, to the bit, if the store is local and uncompressed.
+        """,
+    )
+    random_state: int | np.random.RandomState | None = parameter(
+        default=None,
+        type="int, RandomState instance or None",
+        constraints=["random_state"],
+        doc="""
+        Draws the initial weights, the validation set, the order of the items, the local features
         and the dropout. The same int gives the same bits on the same device.
+        """,
+    )
+    verbose: bool = parameter(
+        default=False,
+        type="bool",
+        constraints=["boolean"],
+        doc="""
+        Whether to print a line per epoch, and to show the progress of predictions on a terminal.
+        For a progress bar of the epochs, see `set_callbacks`.
+        """,
+    )
 
-    verbose : bool, default=False
-        Whether to print a line per epoch, and to tell a terminal how far a prediction is, that of a
-        validation set too. For a progress bar of the epochs, see `set_callbacks`.
-"""
+
+@dataclass_transform(kw_only_default=True, eq_default=False, field_specifiers=(parameter,))
+def estimator(cls: _C) -> _C:
+    """Make the constructor, the constraints and the docstring of a class from its parameters.
+
+    A subclass may declare another default for an inherited parameter, as in
+    ``learning_rate: float = 0.003``; constraints and description are then inherited.
+    """
+    summary = inspect.cleandoc(cls.__doc__ or "")
+    cls = dataclass(kw_only=True, eq=False, repr=False)(cls)
+    declared = {one.name: (one.default, _declaration(cls, one.name)) for one in fields(cls)}  # type: ignore[arg-type]
+    modal = set(getattr(cls, "_per_modality", ()))
+    cls._parameter_constraints = {  # type: ignore[attr-defined]
+        name: [*declaration["constraints"], *([dict] if name in modal else [])]
+        for name, (_, declaration) in declared.items()
+    }
+    entries = []
+    for name, (default, declaration) in declared.items():
+        type_ = declaration["type"] + (", or dict of str to such" if name in modal else "")
+        shown = json.dumps(default) if isinstance(default, str) else repr(default)
+        entries.append(f"{name} : {type_}, default={shown}\n{indent(declaration['doc'], '    ')}")
+    cls.__doc__ = _with_sections(
+        summary, {"Parameters": "\n\n".join(entries), "Attributes": cls._attributes_doc}
+    )
+    return cls
+
+
+def _declaration(cls: type, name: str) -> dict[str, Any]:
+    """The nearest declaration of a parameter by `parameter`, among the class and its bases."""
+    for base in cls.__mro__:
+        own = vars(base).get("__dataclass_fields__", {}).get(name)
+        if own is not None and own.metadata:
+            return dict(own.metadata)
+    raise TypeError(f"{cls.__name__}.{name} is declared without `parameter`.")
+
+
+def _with_sections(docstring: str, sections: dict[str, str]) -> str:
+    """Insert numpydoc sections before the first one of the docstring."""
+    lines = docstring.split("\n")
+    first = next(
+        (i for i in range(1, len(lines)) if lines[i] and set(lines[i]) == {"-"}), len(lines) + 1
+    )
+    text = [f"{title}\n{'-' * len(title)}\n{body.strip()}\n" for title, body in sections.items()]
+    return "\n".join([*lines[: first - 1], *text, *lines[first - 1 :]])
+
+
+def value_per_modality(estimator: Any, name: str, modalities: Iterable[str]) -> dict[str, Any]:
+    """Return the value of a parameter for every modality.
+
+    Raises
+    ------
+    ValueError
+        If the parameter is a dict of other modalities than these.
+
+    sklearn.utils._param_validation.InvalidParameterError
+        If a value in the dict is not allowed.
+    """
+    value = getattr(estimator, name)
+    if not isinstance(value, dict):
+        return dict.fromkeys(modalities, value)
+    if set(value) != set(modalities):
+        raise ValueError(
+            f"{name}={value!r} names the modalities {[*value]}, but X has {[*modalities]}. "
+            "Give each of these a value, or one value for all."
+        )
+    constraints = [one for one in estimator._parameter_constraints[name] if one is not dict]
+    for modality in modalities:
+        key = f"{name}[{modality!r}]"
+        validate_parameter_constraints(
+            {key: constraints}, {key: value[modality]}, caller_name=type(estimator).__name__
+        )
+    return {modality: value[modality] for modality in modalities}

@@ -1,4 +1,4 @@
-"""The set classifier: parameters, weights and fitted attributes over one training loop."""
+"""The base of the classifiers: from X and y to a fitted network, and from it to predictions."""
 
 from __future__ import annotations
 
@@ -6,80 +6,107 @@ import copy
 import functools
 import math
 import os
-import warnings
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
-from typing import Any, Self
+from abc import ABC
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin, _fit_context
 from sklearn.callback import CallbackSupportMixin
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import train_test_split
-from sklearn.utils import check_consistent_length, check_random_state
+from sklearn.utils import check_random_state
 from sklearn.utils._set_output import _get_output_config
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
 
+from acluster._utils._model_file import write_model
 from acluster._utils._progress import progress
-from acluster.estimators._description import Saveable
-from acluster.estimators._labels import LabelCoding, check_labels, to_mean_one
-from acluster.estimators._parameters import TRAINING, TrainingParameters
+from acluster.estimators._architecture import Architecture
+from acluster.estimators._callbacks import EstimatorCallbacks
+from acluster.estimators._description import check_savable, describe
+from acluster.estimators._items import (
+    Items,
+    check_items,
+    check_partial_fit,
+    check_validation,
+    check_X,
+    hold_out,
+    unwrapped,
+)
+from acluster.estimators._labels import LabelCoding, to_mean_one
+from acluster.estimators._missing import MissingModality
+from acluster.estimators._parameters import TrainingParameters, value_per_modality
 from acluster.nn import Integration, IntegrationNetwork
-from acluster.sets import FeatureSets, save_rows, warn_of_scale
+from acluster.sets import FeatureSets, MultimodalFeatureSets, save_rows, warn_of_scale
 from acluster.training import (
     BatchSource,
-    FeatureMoments,
+    Checkpoint,
+    Fit,
     Patience,
     Trainer,
+    TrainingBatches,
     autocast,
     cached,
+    check_precision,
+    check_resumable,
+    data_digest,
     feature_moments,
     infer,
     make_generator,
     resolve_device,
+    resolve_dtype,
+    stack_blocks,
     to_numpy_state,
     to_torch_state,
 )
-from acluster.training._checkpoint import Checkpoint, check_resumable, identity_of
 
-__all__ = ["SetClassifier", "all_or_nothing"]
+__all__ = ["ATTRIBUTES", "SetClassifier", "restore_on_error"]
 
-# Stands in docstrings in the place of "{attributes}".
-ATTRIBUTES = """\
-    classes_ : ndarray of shape (n_classes,)
-        The labels, sorted; with an indicator y, the numbers of its columns.
+# Parameters on which the bits of an epoch do not depend.
+_NOT_IN_IDENTITY = ("max_iter", "verbose", "warm_start", "device")
 
-    n_features_in_ : int
-        The width M of a local feature, summed over the modalities.
+ATTRIBUTES = """
+classes_ : ndarray of shape (n_classes,)
+    The class labels, sorted; for an indicator y, the column numbers.
 
-    feature_names_in_ : ndarray of str
-        Only there when X was a data frame.
+n_features_in_ : int
+    The width M of a local feature, summed over the modalities.
 
-    n_iter_ : int
-        Epochs trained.
+feature_names_in_ : ndarray of str
+    The column names. Defined only if X was a data frame.
 
-    loss_curve_ : list of float
-        The training loss of every epoch: the weighted mean over items of the negative
-        log-likelihood (nats); with an indicator y, summed over labels and divided by the
-        number of items.
+n_iter_ : int
+    The number of epochs trained.
 
-    validation_scores_ : list of float or None
-        The validation accuracy of every epoch, when there was a validation set; NaN for
-        epochs of a fit without one.
+loss_curve_ : list of float
+    The training loss of every epoch: the weighted mean of the items' negative log-likelihood
+    (nats); for an indicator y, summed over the labels.
 
-    best_validation_score_ : float or None
-        The highest of them.
+validation_scores_ : list of float or None
+    The validation accuracy of every epoch, if there was a validation set; NaN for the epochs of a
+    fit without one.
 
-    network_ : acluster.nn.IntegrationNetwork
-        The fitted torch module.
+best_validation_score_ : float or None
+    The highest validation accuracy.
+
+network_ : acluster.nn.IntegrationNetwork
+    The fitted torch module.
+"""
+
+_MODALITY_ATTRIBUTES = """
+modalities_ : list of str
+    The names of the modalities, in the order of the global feature. Sets without a name are one
+    modality, "features".
+
+feature_means_ : dict of str to ndarray of shape (M,), or None
+    The mean local feature of every modality over the training set, which stands for a missing
+    one; None under ``missing_modality="mask"``.
 """
 
 
-def all_or_nothing(fit: Callable[..., Any]) -> Callable[..., Any]:
-    """A fit that fails leaves the estimator as it was; torch's modes outside do not reach in."""
+def restore_on_error(fit: Callable[..., Any]) -> Callable[..., Any]:
+    """Leave the estimator as it was if `fit` fails; ignore torch modes set by the caller."""
 
     @functools.wraps(fit)
     def fit_or_restore(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -94,72 +121,59 @@ def all_or_nothing(fit: Callable[..., Any]) -> Callable[..., Any]:
     return fit_or_restore
 
 
+def _has_attention_units(classifier: Any) -> bool:
+    if classifier._integration.attention_logits is Integration.attention_logits:
+        raise AttributeError(
+            f"{type(classifier).__name__} has no attention units, so it has no attention_weights."
+        )
+    return True
+
+
 class SetClassifier(
     TransformerMixin,
     ClassifierMixin,
     CallbackSupportMixin,
     BaseEstimator,
     TrainingParameters,
-    Saveable,
     ABC,
 ):
-    """What the public estimators share; they say what X is and which modalities it has.
+    """The base of all classifiers that train a network on sets of local features.
 
-    The network always sees a list of modalities; `_modalities` turns the public X into it. They
-    also say how the local features of a modality become one vector: `_integration` is a torch
-    module, made of the width of the modality and of the parameters named beside it.
+    A subclass declares its parameters, decorated by `estimator`, and names the class of its
+    `acluster.nn.Integration` with those of the parameters that its constructor takes. Inside,
+    every X is a `MultimodalFeatureSets`; a classifier of one modality wraps and unwraps it.
     """
 
-    _integration: type[Integration]
-    _integration_parameters: tuple[str, ...] = ()
+    _integration: ClassVar[type[Integration]]
+    _integration_parameters: ClassVar[tuple[str, ...]] = ()
+    _is_multimodal: ClassVar[bool] = True
+    _attributes_doc: ClassVar[str] = f"{_MODALITY_ATTRIBUTES}{ATTRIBUTES}"
 
-    # Parameters of some.
+    # Defaults for subclasses that do not expose these parameters.
     n_local_features: Any = None
     modality_dropout = 0.0
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if cls.__doc__:
-            cls.__doc__ = (
-                cls.__doc__.replace("    {training}\n", TRAINING)
-                .replace("    {attributes}\n", ATTRIBUTES)
-                .replace("{learning_rate}", str(cls.learning_rate))
-            )
-
-    @abstractmethod
-    def _check_X(self, X: Any, reset: bool) -> Any:
-        """X as the container of this estimator, checked; with `reset`, its width is learnt."""
-
-    @abstractmethod
-    def _modalities(self, X: Any) -> dict[str, FeatureSets]:
-        """The modalities of a checked X by name, in the order of the clusters."""
-
-    def _per_modality(self, parameter: str, names: Iterable[str]) -> dict[str, Any]:
-        """The value of a parameter for every modality."""
-        return dict.fromkeys(names, getattr(self, parameter))
-
-    @property
-    def _needs_means(self) -> bool:
-        """Whether what stands for a missing modality is learnt from the means."""
-        return False
-
-    def _learn_stand_ins(self, moments: list[FeatureMoments]) -> None:
-        """Learn from the training items what stands for a missing modality."""
-
-    def _stand_ins(self) -> list[NDArray[Any] | None]:
-        """For every modality, the local feature that stands for a missing set, if any does."""
-        return [None] * len(self._architecture["integrations"])
+    missing_modality = "mean"
+    fusion: Any = None
 
     @property
     def best_validation_score_(self) -> float | None:
-        """The highest of the validation scores."""
+        """The highest validation accuracy of all epochs; None without a validation set."""
         check_is_fitted(self)
         scores = self.validation_scores_
         return None if scores is None else float(np.nanmax(scores))
 
-    # Fitting.
+    def _integration_arguments(self, modalities: list[str]) -> dict[str, dict[str, Any]]:
+        """Return the arguments of the integration for every modality, but for the width."""
+        values = {
+            name: value_per_modality(self, name, modalities)
+            for name in self._integration_parameters
+        }
+        return {
+            modality: {name: by_modality[modality] for name, by_modality in values.items()}
+            for modality in modalities
+        }
 
-    @all_or_nothing
+    @restore_on_error
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(
         self,
@@ -173,33 +187,33 @@ class SetClassifier(
     ) -> Self:
         """Train on items X with labels y.
 
-        Ctrl-C after the first epoch ends the training there, with a warning: the estimator is
-        fitted by the steps done, or has the weights of its best epoch. A search goes on with its
-        next fit.
+        Ctrl-C after the first epoch ends the training with a warning: the estimator keeps the
+        weights learned so far or, under `early_stopping`, those of its best epoch. A search
+        continues with its next fit.
 
         Parameters
         ----------
         X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
-            The items, in any form that the notes of `AttentionClusterClassifier` list.
+            The items, in any form listed in the notes of `AttentionClusterClassifier`.
 
         y : array-like of shape (n,), or indicator of shape (n, n_labels)
             One label per item; or zeros and ones, any number of labels per item.
 
         sample_weight : array-like of shape (n,), optional
-            Weight of each item's loss; items of weight 0 are left out.
+            The weight of each item in the loss; items of weight 0 are left out.
 
         X_val, y_val : optional
-            A validation set. Its accuracy (with an indicator y, the share of right entries)
-            is recorded after every epoch; with `early_stopping` it also decides when to stop
-            and which epoch's weights stay.
+            A validation set. Its accuracy (for an indicator y, the fraction of correct entries)
+            is recorded after every epoch; with `early_stopping` it decides when to stop and which
+            epoch's weights to keep.
 
         checkpoint_dir : str or path, optional
-            A folder for a file, "fit.checkpoint", that keeps the last epoch: the same call goes on
-            from there after the process was killed, to the same bits as if it had not been;
-            after the last epoch it ends at once. Needs an int as `random_state`. `max_iter` may
-            have been raised. A file of another fit is refused, so that a folder is for one fit,
-            not for a search. Data in memory are compared whole, those of a store by their sizes,
-            labels and a few items.
+            A folder for the file "fit.checkpoint", which holds the last epoch. If the process is
+            killed, the same call resumes from there and gives the same bits as an uninterrupted
+            fit; if the fit had finished, it returns at once. It needs an int as `random_state`.
+            `max_iter` may be raised in between. Use one folder per fit, and not in a search: a
+            checkpoint from a different fit raises an error. Data in memory are compared as a
+            whole; of a store, the sizes, labels and a few items are compared.
 
         Returns
         -------
@@ -208,9 +222,9 @@ class SetClassifier(
         Raises
         ------
         ValueError, TypeError
-            If X, y, a weight or a parameter is not usable; the message names the item or
-            the parameter, the value seen and the remedy. If the loss or the parameters
-            stop being finite. The estimator is then as it was before the call.
+            If X, y, a weight or a parameter is invalid; the message names the item or the
+            parameter, the value seen and the remedy. If the loss or the weights stop being
+            finite. The estimator is then as it was before the call.
 
         acluster.ModelFileError
             If the file in `checkpoint_dir` is damaged.
@@ -218,48 +232,47 @@ class SetClassifier(
         Warns
         -----
         sklearn.exceptions.ConvergenceWarning
-            If `max_iter` epochs passed before the loss settled within `tol`.
+            If `max_iter` epochs pass before the loss settles within `tol`.
 
         UserWarning
-            If the local features are far from a spread of 1: standardise them. If the training
-            was interrupted.
+            If the standard deviation of the local features is far from 1: set `standardize`. If
+            the training was interrupted.
         """
         if checkpoint_dir is not None:
-            check_resumable(self)
+            check_resumable(self.random_state, self.warm_start)
         resumes = self.warm_start and hasattr(self, "network_")
-        is_weighted = sample_weight is not None
-        X, y, sample_weight = self._check_items(X, y, sample_weight, reset=not resumes)
-        metadata = {"sample_weight": sample_weight} if is_weighted else None
-        coding = self._coding if resumes else LabelCoding.of(y)
-        targets = coding.encode(y)
-        weights = to_mean_one(
-            coding.weigh(targets, sample_weight, self.class_weight), self.class_weight
-        )
-        validation = self._check_validation(X_val, y_val, coding)
-        self._start(X, coding, resumes)
-        items = np.arange(len(y))
+        items = check_items(self, X, y, sample_weight, reset=not resumes)
+        coding = self._coding if resumes else LabelCoding.of(items.y)
+        targets = coding.encode(items.y)
+        weights = coding.weigh(targets, items.sample_weight, self.class_weight)
+        weights = to_mean_one(weights, self.class_weight)
+        validation = check_validation(self, X_val, y_val, coding)
+        self._start(items.X, coding, resumes)
+        train = np.arange(len(items))
         if self.early_stopping and validation is None:
-            items, held = self._set_aside(y)
-            validation = X[held], y[held], sample_weight[held]
+            train, held_out = hold_out(items.y, self.validation_fraction, self._random_state)
+            validation = items[held_out]
         checkpoint = None
         if checkpoint_dir is not None:
-            data = {"data": (self._modalities(X), targets, weights)}
+            data = {"data": (items.X, targets, weights)}
             if validation is not None:
-                X_val, y_val, weight_val = validation
-                data["validation data"] = (
-                    self._modalities(X_val),
-                    coding.encode(y_val),
-                    weight_val,
-                )
-            checkpoint = Checkpoint(checkpoint_dir, identity_of(self, **data))
-        trainer, run_epoch = self._prepare_epochs(X[items], targets[items], weights[items])
-        if validation is not None:
-            validation = (self._source(validation[0], self.cache), *validation[1:])
-        self._train(trainer, run_epoch, validation, checkpoint, X=X, y=y, metadata=metadata)
-        self._keep_optimizer(trainer if self.warm_start else None)
+                encoded = coding.encode(validation.y)
+                data["validation data"] = (validation.X, encoded, validation.sample_weight)
+            checkpoint = Checkpoint(checkpoint_dir, _identity(self, data))
+        fit = self._make_fit(items.X[train], targets[train], weights[train], validation)
+        metadata = None if sample_weight is None else {"sample_weight": items.sample_weight}
+        callbacks = EstimatorCallbacks(
+            self, X=unwrapped(self, items.X), y=items.y, metadata=metadata
+        )
+        callbacks.begin_fit()
+        if checkpoint is not None:
+            checkpoint.restore(fit, self.max_iter)
+        fit.run(self.max_iter, callbacks, checkpoint)
+        self._record(fit, keep_optimizer=self.warm_start)
+        callbacks.end_fit()
         return self
 
-    @all_or_nothing
+    @restore_on_error
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(
         self,
@@ -268,24 +281,24 @@ class SetClassifier(
         classes: ArrayLike | None = None,
         sample_weight: ArrayLike | None = None,
     ) -> Self:
-        """Train for one epoch over these items, going on from earlier calls.
+        """Train for one epoch on these items, continuing from earlier calls.
 
-        Callbacks are not called, and nothing is watched: this is one step of a loop of yours.
+        Callbacks are not called and nothing is validated: write the loop yourself.
 
         Parameters
         ----------
         X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
-            Some of the items, in any form that the notes of `AttentionClusterClassifier` list.
+            Some of the items, in any form listed in the notes of `AttentionClusterClassifier`.
 
         y : array-like of shape (n,), or indicator of shape (n, n_labels)
             Their labels.
 
         classes : array-like of shape (n_classes,), optional
-            All labels that will ever come (with an indicator y, the numbers of its
-            columns); required in the first call.
+            All labels that will ever come (for an indicator y, its column numbers); required in
+            the first call.
 
         sample_weight : array-like of shape (n,), optional
-            Weight of each item's loss, relative to the items of this call; class weights
+            The weight of each item in the loss, relative to the items of this call; class weights
             are taken as they are.
 
         Returns
@@ -295,193 +308,67 @@ class SetClassifier(
         Raises
         ------
         ValueError
-            As `fit`; also without `classes` in the first call, with others later, and
-            with `early_stopping` or ``class_weight="balanced"``, which need all items.
+            As in `fit`; also if the first call lacks `classes`, if a later call passes different
+            ones, and with `early_stopping` or ``class_weight="balanced"``, which need all items.
         """
         resumes = hasattr(self, "network_")
-        self._check_partial_fit(classes, resumes)
-        X, y, sample_weight = self._check_items(X, y, sample_weight, reset=not resumes)
-        coding = self._coding if resumes else LabelCoding.of(y, classes)
-        targets = coding.encode(y)
-        weights = coding.weigh(targets, sample_weight, self.class_weight)
-        self._start(X, coding, resumes)
-        trainer, run_epoch = self._prepare_epochs(X, targets, weights)
-        self._record(run_epoch(), None)
-        self._keep_optimizer(trainer)
+        check_partial_fit(self, classes, resumes)
+        items = check_items(self, X, y, sample_weight, reset=not resumes)
+        coding = self._coding if resumes else LabelCoding.of(items.y, classes)
+        targets = coding.encode(items.y)
+        weights = coding.weigh(targets, items.sample_weight, self.class_weight)
+        self._start(items.X, coding, resumes)
+        fit = self._make_fit(items.X, targets, weights, validation=None)
+        fit.run_epoch()
+        self._record(fit, keep_optimizer=True)
         return self
 
-    def _check_partial_fit(self, classes: ArrayLike | None, resumes: bool) -> None:
-        if self.early_stopping:
-            raise ValueError(
-                "partial_fit does not support early_stopping=True: it never sees all items. "
-                "Use fit, or early_stopping=False."
-            )
-        if self.class_weight == "balanced":
-            raise ValueError(
-                "partial_fit does not support class_weight='balanced': it never sees all labels. "
-                "Pass the weights as a dict, from sklearn.utils.compute_class_weight."
-            )
-        if not resumes and classes is None:
-            raise ValueError("classes must be passed on the first call to partial_fit.")
-        if (
-            resumes
-            and classes is not None
-            and not np.array_equal(self.classes_, np.unique(classes))
-        ):
-            raise ValueError(
-                f"`classes={classes!r}` is not the same as on last call to partial_fit, "
-                f"was: {self.classes_!r}"
-            )
-
-    def _check_items(
-        self, X: Any, y: Any, sample_weight: Any, reset: bool
-    ) -> tuple[Any, NDArray[Any], NDArray[np.float64]]:
-        """X, y and weights, checked, without the items of weight 0."""
-        y = check_labels(y, type(self).__name__)
-        X = self._check_X(X, reset=reset)
-        check_consistent_length(X, y)
-        sample_weight = _check_sample_weight(
-            sample_weight, y, dtype=np.float64, ensure_non_negative=True
-        )
-        weighted = sample_weight > 0
-        if weighted.all():
-            return X, y, sample_weight
-        return X[weighted], y[weighted], sample_weight[weighted]
-
-    def _start(self, X: Any, coding: LabelCoding, resumes: bool) -> None:
+    def _start(self, X: MultimodalFeatureSets, coding: LabelCoding, resumes: bool) -> None:
         """Set the fitted attributes to those of an untrained model, or check the resumed one."""
-        modalities = self._modalities(X)
-        values = {
-            name: self._per_modality(name, modalities) for name in self._integration_parameters
-        }
-        architecture = {
-            "integrations": {
-                modality: {
-                    "n_features": sets.n_features,
-                    **{name: by_modality[modality] for name, by_modality in values.items()},
-                }
-                for modality, sets in modalities.items()
-            },
-            "n_outputs": coding.n_outputs,
-            "network": self._network_options(),
-        }
+        architecture = _architecture_of(self, X, coding)
         device = resolve_device(self.device)
-        self._check_precision(self._dtype if resumes else self.dtype)
+        check_precision(self.precision, self._dtype if resumes else self.dtype)
         if resumes:
             if architecture != self._architecture:
                 raise ValueError(
                     "warm_start=True cannot change the network: it was fitted with "
-                    f"{_only_in(self._architecture, architecture)}, the parameters now say "
-                    f"{_only_in(architecture, self._architecture)}. Fit a clone, or set "
+                    f"{self._architecture.difference(architecture)}, the parameters now say "
+                    f"{architecture.difference(self._architecture)}. Fit a clone, or set "
                     "warm_start=False."
                 )
+            # A fit that fails leaves the network of the last one as it is.
             self.network_ = copy.deepcopy(self.network_).to(device)
             self.network_.linear.dropout = self.dropout
-            self.loss_curve_ = list(self.loss_curve_)
             return
-        for name, sets in modalities.items() if not self.standardize else ():
-            warn_of_scale(sets, f"modality {name!r}" if len(modalities) > 1 else "X")
+        for name in X.names if not self.standardize else ():
+            warn_of_scale(X[name], f"modality {name!r}" if len(X.names) > 1 else "X")
         self._coding = coding
         self.classes_ = coding.classes
         self._architecture = architecture
-        self._dtype = self._resolve_dtype(X)
+        feature_dtypes = (X[name].dtype for name in X.names)
+        self._dtype = resolve_dtype(self.dtype, self.precision, feature_dtypes)
         self._random_state = check_random_state(self.random_state)
-        self.network_ = self._build_network()
-        _draw_all(self.network_, make_generator(self._random_state, "cpu"))
-        self.network_.to(device, getattr(torch, self._dtype))
-        self._keep_optimizer(None)
+        generator = make_generator(self._random_state, "cpu")
+        network = architecture.initialize(self.dropout, generator)
+        self.network_ = network.to(device, getattr(torch, self._dtype))
+        self._missing = MissingModality()
+        if self._is_multimodal:
+            self.modalities_ = X.names
+            self.feature_means_: dict[str, NDArray[np.float64]] | None = None
+        self._optimizer_state: tuple[str, Any] = (self.optimizer, None)
         self.n_iter_ = 0
         self.loss_curve_: list[float] = []
         self.validation_scores_: list[float] | None = None
 
-    def _check_precision(self, dtype: str) -> None:
-        if self.precision == "mixed" and dtype == "float64":
-            raise ValueError(
-                "precision='mixed' needs parameters in float32, and these are float64. Use "
-                "dtype='float32' and fit anew, or precision='full'."
-            )
-
-    def _resolve_dtype(self, X: Any) -> str:
-        if self.dtype != "auto":
-            return self.dtype
-        if self.precision == "mixed":
-            return "float32"
-        dtypes = [sets.dtype for sets in self._modalities(X).values()]
-        narrow = all(dtype.kind == "f" and dtype.itemsize <= 4 for dtype in dtypes)
-        return "float32" if narrow else "float64"
-
-    def _build_network(self) -> IntegrationNetwork:
-        # On the meta device torch draws nothing, so its global random state stays as it is.
-        return self._unallocated_network().to_empty(device="cpu")
-
-    def _unallocated_network(self) -> IntegrationNetwork:
-        with torch.device("meta"):
-            parts = self._architecture["integrations"].values()
-            options = dict(self._architecture["network"])
-            widths = [part["n_features"] for part in parts] if options.pop("standardize") else None
-            return self._make_network(
-                [self._integration(**part) for part in parts],
-                self._architecture["n_outputs"],
-                self.dropout,
-                widths,
-                **options,
-            )
-
-    def _network_from(self, state: dict[str, torch.Tensor]) -> IntegrationNetwork:
-        """The network with these parameters, on `device` where there is such a one."""
-        network = self._build_network().to(getattr(torch, self._dtype))
-        network.load_state_dict(state)
-        try:
-            return network.to(resolve_device(self.device))
-        except ValueError:  # a model trained on a GPU loads on a machine that has none
-            return network
-
-    def _network_options(self) -> dict[str, Any]:
-        """What else than its integrations makes the network; `_make_network` takes the others."""
-        return {"standardize": self.standardize}
-
-    def _make_network(self, *args: Any, **options: Any) -> IntegrationNetwork:
-        return IntegrationNetwork(*args, **options)
-
-    def _check_validation(
-        self, X_val: Any, y_val: Any, coding: LabelCoding
-    ) -> tuple[Any, NDArray[Any], NDArray[np.float64]] | None:
-        """The given validation set (X, y, weights), checked."""
-        if (X_val is None) != (y_val is None):
-            given, missing = ("y_val", "X_val") if X_val is None else ("X_val", "y_val")
-            raise ValueError(f"{given} is passed without {missing}; pass both or neither.")
-        if X_val is None:
-            return None
-        try:
-            X_val, y_val, weight_val = self._check_items(X_val, y_val, None, reset=False)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"In X_val and y_val: {error}") from None
-        coding.encode(y_val, name="y_val")
-        return X_val, y_val, weight_val
-
-    def _set_aside(self, y: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The items to train on and those to validate on."""
-        try:
-            train, held = train_test_split(
-                np.arange(len(y)),
-                test_size=self.validation_fraction,
-                stratify=y if y.ndim == 1 else None,
-                random_state=self._random_state,
-            )
-        except ValueError as error:
-            raise ValueError(
-                f"early_stopping=True cannot set aside validation_fraction="
-                f"{self.validation_fraction} of {len(y)} items: {error}. Pass X_val and y_val, "
-                "change validation_fraction, or set early_stopping=False."
-            ) from None
-        return np.sort(train), np.sort(held)  # slow stores are read in their order
-
-    def _prepare_epochs(
-        self, X: Any, targets: NDArray[Any], weights: NDArray[np.float64]
-    ) -> tuple[Trainer, Callable[[], float]]:
-        """The trainer, and a function that trains for one epoch and returns the loss."""
-        modalities = self._modalities(X)
-        n_local_features = self._per_modality("n_local_features", modalities)
+    def _make_fit(
+        self,
+        X: MultimodalFeatureSets,
+        targets: NDArray[Any],
+        weights: NDArray[np.float64],
+        validation: Items | None,
+    ) -> Fit:
+        """Return the fit of the network on these items, before its first epoch."""
+        like = next(self.network_.parameters())
         trainer = Trainer(
             self.network_,
             self._coding.loss,
@@ -489,176 +376,66 @@ class SetClassifier(
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
             max_grad_norm=self.max_grad_norm,
-            batch_size=self.batch_size,
-            n_local_features=list(n_local_features.values()),
-            modality_dropout=self.modality_dropout,
             precision=self.precision,
-            random_state=self._random_state,
+            generator=make_generator(self._random_state, like.device),
         )
         name, state = self._optimizer_state
         if state is not None and name == self.optimizer:
             trainer.optimizer.load_state(state)
-        like = trainer.parameter
+        sets = cached([X[name] for name in X.names], self.cache, like)
+        self._missing = _learn_moments(self, dict(zip(X.names, sets, strict=True)))
+        if self._is_multimodal:
+            self.feature_means_ = dict(self._missing.means) or None
         targets_tensor = torch.from_numpy(targets).to(like.device)
         if targets_tensor.is_floating_point():
             targets_tensor = targets_tensor.to(like.dtype)
-        weights_tensor = torch.from_numpy(weights).to(like.device, like.dtype)
-        sets = cached(list(modalities.values()), self.cache, like)
-        self._learn_moments(sets)
-        source = BatchSource(sets, like, self._stand_ins())
-        return trainer, lambda: trainer.run_epoch(source, targets_tensor, weights_tensor)
-
-    def _learn_moments(self, sets: list[FeatureSets]) -> None:
-        standardizes = self.standardize and self.n_iter_ == 0
-        if not standardizes and not self._needs_means:
-            self._learn_stand_ins([])
-            return
-        moments = [feature_moments(of_modality, with_std=standardizes) for of_modality in sets]
-        self._learn_stand_ins(moments)
-        if standardizes:
-            for standardization, (mean, std, _) in zip(
-                self.network_.standardizations or (), moments, strict=True
-            ):
-                standardization.learn(torch.from_numpy(mean), torch.from_numpy(std))
-
-    def _keep_optimizer(self, trainer: Trainer | None) -> None:
-        """Keep the optimiser's running averages, under its name, for a fit that goes on."""
-        state = None if trainer is None else trainer.optimizer.state()
-        self._optimizer_state: tuple[str, Any] = (self.optimizer, state)
-
-    def _train(
-        self,
-        trainer: Trainer,
-        run_epoch: Callable[[], float],
-        validation: tuple[Any, ...] | None,
-        checkpoint: Checkpoint | None,
-        **shown: Any,
-    ) -> None:
-        """Run epochs until patience ends, a callback says so, `max_iter`, or Ctrl-C."""
-        fit_context = self._init_callback_context(max_subtasks=self.max_iter)
-        fit_context.call_on_fit_task_begin(estimator=self, **shown)
-        patience = Patience(self.tol, self.n_iter_no_change)
-        n_before, best_state, stop = self.n_iter_, None, False
-        if checkpoint is not None:
-            best_state, stop = checkpoint.restore(self, trainer, patience)
-        try:
-            while self.n_iter_ - n_before < self.max_iter and not (stop or patience.exhausted):
-                epoch_context = fit_context.subcontext(task_name="epoch")
-                epoch_context.call_on_fit_task_begin(estimator=self, **shown)
-                score = self._record(run_epoch(), validation)
-                if patience.update(score) and self.early_stopping:
-                    best_state = copy.deepcopy(self.network_.state_dict())
-                stop = bool(
-                    epoch_context.call_on_fit_task_end(
-                        estimator=self, reconstruction_attributes={}, **shown
-                    )
-                )
-                if checkpoint is not None:
-                    is_last = stop or patience.exhausted or self.n_iter_ == self.max_iter
-                    checkpoint.keep(
-                        self, trainer, patience, best_state, stopped=stop, is_last=is_last
-                    )
-            self._warn_of_convergence(stop or patience.exhausted)
-        except KeyboardInterrupt:
-            if self.n_iter_ == n_before:
-                raise
-            trainer.optimizer.clear()
-            self._warn_of_interruption(self.n_iter_ - n_before, is_kept=checkpoint is not None)
-        if best_state is not None:
-            self.network_.load_state_dict(best_state)
-        fit_context.call_on_fit_task_end(estimator=self, reconstruction_attributes={}, **shown)
-
-    def _warn_of_convergence(self, is_settled: bool) -> None:
-        if self.tol is not None and not is_settled:
-            warnings.warn(
-                f"Maximum iterations ({self.max_iter}) reached and the optimization hasn't "
-                "converged yet. Raise max_iter, or set tol=None to train for exactly that many "
-                "epochs.",
-                ConvergenceWarning,
-                stacklevel=6,
-            )
-
-    def _warn_of_interruption(self, n_epochs: int, is_kept: bool) -> None:
-        later = (
-            "The same call goes on from the last epoch that was kept."
-            if is_kept
-            else "With checkpoint_dir in fit, the same call could have gone on later."
+        batches = TrainingBatches(
+            BatchSource(sets, like, self._missing.stand_ins(X.names)),
+            targets_tensor,
+            torch.from_numpy(weights).to(like.device, like.dtype),
+            batch_size=self.batch_size,
+            n_local_features=list(value_per_modality(self, "n_local_features", X.names).values()),
+            modality_dropout=self.modality_dropout,
+            random_state=self._random_state,
         )
-        warnings.warn(
-            f"Training was interrupted after {n_epochs} epochs; the estimator is fitted by what "
-            f"was done. {later}",
-            UserWarning,
-            stacklevel=6,
+        return Fit(
+            trainer,
+            batches,
+            patience=Patience(self.tol, self.n_iter_no_change),
+            validate=None if validation is None else _validator(self, validation),
+            early_stopping=self.early_stopping,
+            loss_curve=self.loss_curve_,
+            validation_scores=self.validation_scores_,
+            verbose=self.verbose,
         )
 
-    def _record(self, loss: float, validation: tuple[Any, ...] | None) -> float:
-        """Note what an epoch gave; returns the score by which training stops."""
-        # The loss is that before each step: the last step can still spoil the parameters.
-        if not np.isfinite(loss) or not _is_finite(self.network_):
-            raise ValueError(
-                f"Training diverged in epoch {self.n_iter_ + 1}, with loss {loss:g}. Lower "
-                f"learning_rate (now {self.learning_rate}), or set standardize=True."
-            )
-        accuracy = np.nan
-        line = f"epoch {self.n_iter_ + 1}: loss {loss:.4f}"
-        if validation is not None:
-            source, y, sample_weight = validation
-            logits = _stacked(self._outputs(self._batch_logits, source), len(source))
-            accuracy = self._coding.accuracy(y, logits, sample_weight)
-            line += f", validation accuracy {accuracy:.4f}"
-        if validation is not None or self.validation_scores_ is not None:
-            # Epochs without a validation set count too, so that scores are told by their epoch.
-            before = self.validation_scores_ or [np.nan] * self.n_iter_
-            self.validation_scores_ = [*before, accuracy]
-        self.n_iter_ += 1
-        self.loss_curve_.append(loss)
-        if self.verbose:
-            print(line)
-        return accuracy if self.early_stopping else -loss
+    def _record(self, fit: Fit, keep_optimizer: bool = False) -> None:
+        """Bring the fitted attributes up to date with a fit."""
+        self.n_iter_ = len(fit.loss_curve)
+        self.loss_curve_ = fit.loss_curve
+        self.validation_scores_ = fit.validation_scores
+        # Under its name: a fit with another optimizer starts without running averages.
+        state = fit.trainer.optimizer.state() if keep_optimizer else None
+        self._optimizer_state = (self.optimizer, state)
 
-    # Using the fitted network.
-
-    def _source(self, X: Any, cache: str = "stream") -> BatchSource:
-        """The batches of a checked X."""
-        like = next(self.network_.parameters())
-        sets = cached(list(self._modalities(X).values()), cache, like)
-        return BatchSource(sets, like, self._stand_ins())
-
-    def _outputs(
+    def _infer(
         self, function: Callable[..., torch.Tensor], source: BatchSource
     ) -> Iterator[NDArray[Any]]:
-        """What `function` of the packed sets gives for every batch, as numpy arrays."""
+        """Yield the outputs of `function` for every batch of packed sets."""
         self.network_.eval()
-        outputs = (output.cpu().numpy() for output in infer(function, source, self.batch_size))
+        outputs = infer(function, source, self.batch_size)
         n_batches = math.ceil(len(source) / self.batch_size)
         return progress(outputs, "batches", n_batches) if self.verbose else outputs
 
-    def _attention_weights(self, X: Any) -> dict[str, FeatureSets]:
-        """The weights of the units over every modality's local features, packed as X is."""
-        like, weights = next(self.network_.parameters()), {}
-        modalities = self._modalities(X)
-        for i, (name, sets) in enumerate(modalities.items()):
-            blocks = self._outputs(
-                lambda packed, i=i: self.network_.attention_weights_of(i, *packed[0]),
-                BatchSource([sets], like),
-            )
-            offsets = np.concatenate([[0], np.cumsum(sets.lengths)])
-            weights[name] = FeatureSets(_stacked(blocks, int(offsets[-1])), offsets)
-        return weights
-
     def _logits(self, X: Any) -> NDArray[Any]:
         check_is_fitted(self)
-        self._check_precision(self._dtype)
-        X = self._check_X(X, reset=False)
-        return _stacked(self._outputs(self._batch_logits, self._source(X)), len(X))
-
-    def _batch_logits(self, sets: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-        with autocast(self.network_.linear.weight.device, self.precision):
-            logits: torch.Tensor = self.network_(sets)
-        return logits
+        check_precision(self.precision, self._dtype)
+        X = check_X(self, X, reset=False)
+        blocks = self._infer(_autocast_logits(self), _source(self, X))
+        return stack_blocks(blocks, len(X))
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """The most probable label of every item.
+        """Return the most probable label of every item.
 
         Parameters
         ----------
@@ -668,7 +445,7 @@ class SetClassifier(
         Returns
         -------
         ndarray of shape (n,) or (n, n_labels)
-            Labels from `classes_`; after an indicator y, the labels more probable than not.
+            Labels from `classes_`; after an indicator y, the labels of probability above 1/2.
 
         Raises
         ------
@@ -676,13 +453,13 @@ class SetClassifier(
             Before `fit`.
 
         ValueError
-            If X is not usable or its width is not that of `fit`.
+            If X is invalid, or its width differs from that seen in `fit`.
         """
         logits = self._logits(X)
         return self._coding.decide(logits)
 
     def predict_proba(self, X: Any) -> NDArray[Any]:
-        """The probability of every class.
+        """Return the class probabilities.
 
         Parameters
         ----------
@@ -692,8 +469,8 @@ class SetClassifier(
         Returns
         -------
         ndarray of shape (n, n_classes) or (n, n_labels)
-            Columns in the order of `classes_`. Rows sum to 1, except after an indicator
-            y, where every label has its own probability.
+            Columns in the order of `classes_`. Rows sum to 1, except after an indicator y, where
+            every label has a probability of its own.
 
         Raises
         ------
@@ -701,13 +478,13 @@ class SetClassifier(
             Before `fit`.
 
         ValueError
-            If X is not usable or its width is not that of `fit`.
+            If X is invalid, or its width differs from that seen in `fit`.
         """
         logits = self._logits(X)
         return self._coding.probabilities(logits)
 
     def decision_function(self, X: Any) -> NDArray[Any]:
-        """The logit of every class.
+        """Return the logit of every class.
 
         Parameters
         ----------
@@ -725,13 +502,13 @@ class SetClassifier(
             Before `fit`.
 
         ValueError
-            If X is not usable or its width is not that of `fit`.
+            If X is invalid, or its width differs from that seen in `fit`.
         """
         logits = self._logits(X)
         return logits[:, 0] if self._coding.kind == "binary" else logits
 
     def transform(self, X: Any, *, out: str | os.PathLike[str] | None = None) -> Any:
-        """The global feature of every item: what its local features come to.
+        """Return the global feature of every item: the pooled representation of its sets.
 
         Parameters
         ----------
@@ -739,15 +516,15 @@ class SetClassifier(
             The items.
 
         out : str or path, optional
-            Write the global features to a new zarr array there, batch by batch, for a result
-            that memory does not hold.
+            Write the global features to a new zarr array at this path, batch by batch. Use it if
+            they do not fit in memory.
 
         Returns
         -------
         ndarray or zarr.Array of shape (n, n_features_out)
-            g of equations 6 and 7 for an attention cluster: of width N·M, summed over the
-            modalities; under the shifting operation, of unit norm in every modality that is not
-            masked. For another way to integrate local features, what that gives.
+            For attention clusters, g of equations 6 and 7: of width N·M, summed over the
+            modalities; with the shifting operation, of unit norm in every modality that is not
+            masked. For other integrations, their output.
 
         Raises
         ------
@@ -755,30 +532,77 @@ class SetClassifier(
             Before `fit`.
 
         ValueError
-            If X is not usable or its width is not that of `fit`.
+            If X is invalid, or its width differs from that seen in `fit`.
 
         FileExistsError
-            If there is something at `out`.
+            If `out` exists.
         """
         check_is_fitted(self)
         if out is not None and _get_output_config("transform", self)["dense"] != "default":
             raise ValueError(
                 "out writes a zarr array, but set_output asks for another container. Call "
-                "set_output(transform='default'), or leave out out."
+                "set_output(transform='default'), or do not pass out."
             )
-        X = self._check_X(X, reset=False)
-        blocks = self._outputs(self.network_.global_feature, self._source(X))
-        return _stacked(blocks, len(X)) if out is None else save_rows(out, blocks, len(X))
+        X = check_X(self, X, reset=False)
+        blocks = self._infer(self.network_.global_feature, _source(self, X))
+        return stack_blocks(blocks, len(X)) if out is None else save_rows(out, blocks, len(X))
+
+    @available_if(_has_attention_units)
+    def attention_weights(self, X: Any) -> Any:
+        """Return how much each unit attends to each local feature (a of equations 3 to 5).
+
+        Available only if the integration has attention units.
+
+        Parameters
+        ----------
+        X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
+            The items.
+
+        Returns
+        -------
+        FeatureSets or MultimodalFeatureSets
+            Item i is an array of shape (L_i, N) whose columns sum to 1. For several modalities,
+            one such array in each; it is empty where the item lacks the modality.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+
+        ValueError
+            If X is invalid, or its width differs from that seen in `fit`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from acluster import AttentionClusterClassifier
+        >>> X = [np.eye(3), np.ones((2, 3)), np.eye(3)[:1], np.zeros((2, 3))]
+        >>> clf = AttentionClusterClassifier(cluster_size=4, tol=None, max_iter=5)
+        >>> clf.fit(X, [0, 1, 0, 1]).attention_weights(X)[1]
+        array([[0.5, 0.5, 0.5, 0.5],
+               [0.5, 0.5, 0.5, 0.5]])
+        """
+        check_is_fitted(self)
+        X = check_X(self, X, reset=False)
+        like, weights = next(self.network_.parameters()), {}
+        for i, name in enumerate(X.names):
+            blocks = self._infer(
+                lambda packed, i=i: self.network_.attention_weights_of(i, *packed[0]),
+                BatchSource([X[name]], like),
+            )
+            offsets = np.concatenate([[0], np.cumsum(X[name].lengths)])
+            weights[name] = FeatureSets(stack_blocks(blocks, int(offsets[-1])), offsets)
+        return unwrapped(self, MultimodalFeatureSets(weights))
 
     def to_torch(self) -> IntegrationNetwork:
-        """A copy of the fitted network, to be trained further in torch.
+        """Return a copy of the fitted network, for further training in torch.
 
         Returns
         -------
         acluster.nn.IntegrationNetwork
-            In evaluation mode, on the device of the estimator. Its `forward` takes a pair of packed
-            local features and offsets for every modality and gives logits. A missing set is empty
-            there; under ``missing_modality="mean"`` put ``feature_means_`` in its place.
+            In evaluation mode, on the device of the estimator. Its `forward` takes packed local
+            features and offsets for every modality and returns logits. A missing set is empty
+            there; under ``missing_modality="mean"``, replace it by ``feature_means_``.
 
         Raises
         ------
@@ -800,7 +624,43 @@ class SetClassifier(
         check_is_fitted(self)
         return copy.deepcopy(self.network_).eval()
 
-    # What scikit-learn and pickle ask.
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the fitted classifier to a file, for `acluster.load`.
+
+        The file holds what predictions need: parameters, classes, the names and widths of the
+        modalities and features, the network, the learning curve. It is in the safetensors format
+        with a JSON description, and contains no code. It does not hold the state of the
+        optimizer, a `random_state` that is an instance, callbacks, `set_output` or metadata
+        requests; `pickle` keeps these.
+
+        Parameters
+        ----------
+        path : str or path
+            The file. An existing file is replaced once the new one is complete.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+
+        TypeError
+            If the class is not one of acluster's, or labels are neither text, numbers nor
+            booleans.
+
+        ValueError
+            If a parameter was set to an invalid value after `fit`.
+
+        OSError
+            If the file cannot be written.
+
+        See Also
+        --------
+        acluster.load : Read it.
+        """
+        check_is_fitted(self)
+        check_savable(self)
+        self._validate_params()
+        write_model(path, *describe(self))
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "network_")
@@ -815,66 +675,92 @@ class SetClassifier(
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
         if "network_" in state:
+            # Plain numpy: a model trained on a GPU loads on a machine without one.
             state["network_"] = to_numpy_state(self.network_.state_dict())
+            state["_architecture"] = self._architecture.to_dict()
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if hasattr(self, "network_"):
-            integrations, network = self._with_later_parameters(
-                self._architecture["integrations"], self._architecture["network"]
+            is_softmax = self._coding.kind == "multiclass"
+            self._architecture = Architecture.from_dict(
+                self._architecture, self._integration, is_softmax
             )
-            sizes = {"integrations": integrations, "network": network}
-            self._architecture = {**self._architecture, **sizes}
-            self.network_ = self._network_from(to_torch_state(self.network_))
+            self._missing = state.get("_missing", MissingModality())
+            self.network_ = self._architecture.build(
+                self.dropout, self._dtype, to_torch_state(self.network_), self.device
+            )
 
 
-def _stacked(blocks: Iterable[NDArray[Any]], n_rows: int) -> NDArray[Any]:
-    """All blocks as one array. Kept one by one they would lie between the batches' memory, and
-    the process would grow with every batch.
-    """
-    blocks = iter(blocks)
-    first = next(blocks)  # there is one at least, as X has an item at least
-    stacked, filled = np.empty((n_rows, first.shape[1]), first.dtype), 0
-    for block in chain([first], blocks):
-        stacked[filled : filled + len(block)] = block
-        filled += len(block)
-    return stacked
-
-
-def _only_in(architecture: dict[str, Any], other: dict[str, Any]) -> str:
-    """What of one architecture's parameters differs from another's."""
-    pairs = [(architecture["network"], other["network"])]
-    for modality, integration in architecture["integrations"].items():
-        pairs.append((integration, other["integrations"][modality]))
-    return ", ".join(
-        sorted(
-            {
-                f"{parameter}={value!r}"
-                for parameters, others in pairs
-                for parameter, value in parameters.items()
-                if others[parameter] != value
-            }
-        )
+def _architecture_of(
+    classifier: Any, X: MultimodalFeatureSets, coding: LabelCoding
+) -> Architecture:
+    arguments = classifier._integration_arguments(X.names)
+    return Architecture.of(
+        classifier._integration,
+        {name: {"n_features": X.n_features[name], **arguments[name]} for name in X.names},
+        n_outputs=coding.n_outputs,
+        standardize=classifier.standardize,
+        fusion=classifier.fusion,
+        is_softmax=coding.kind == "multiclass",
     )
 
 
-def _draw_all(network: IntegrationNetwork, generator: torch.Generator) -> None:
-    """Draw the parameters; one that a class of the user's own forgets is noticed."""
-    with torch.no_grad():
-        for tensor in network.state_dict().values():
-            if tensor.is_floating_point():
-                tensor.fill_(torch.nan)
-        network.reset_parameters(generator)
-    for name, tensor in network.state_dict().items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise ValueError(
-                f"reset_parameters leaves {name!r} as it was in memory. It has to set every "
-                "parameter and buffer; what the constructor computes is not kept."
-            )
+def _learn_moments(classifier: Any, sets: dict[str, FeatureSets]) -> MissingModality:
+    """Learn the statistics that standardize the features, and return those of missing ones."""
+    strategy = classifier.missing_modality
+    standardizes = classifier.standardize and classifier.n_iter_ == 0
+    if not standardizes and strategy == "mask":
+        return MissingModality()
+    moments = {name: feature_moments(one, with_std=standardizes) for name, one in sets.items()}
+    if standardizes:
+        for layer, (mean, std, _) in zip(
+            classifier.network_.standardizations, moments.values(), strict=True
+        ):
+            layer.learn(torch.from_numpy(mean), torch.from_numpy(std))
+    return classifier._missing.learned(strategy, moments)
 
 
-def _is_finite(network: torch.nn.Module) -> bool:
-    numbers = [*network.parameters(), *(b for b in network.buffers() if b.is_floating_point())]
-    extremes = [torch.stack(tensor.aminmax()) for tensor in numbers]
-    return bool(torch.stack(extremes).isfinite().all())
+def _source(classifier: Any, X: MultimodalFeatureSets, cache: str = "stream") -> BatchSource:
+    """Return the batches of checked sets."""
+    like = next(classifier.network_.parameters())
+    sets = cached([X[name] for name in X.names], cache, like)
+    return BatchSource(sets, like, classifier._missing.stand_ins(X.names))
+
+
+def _autocast_logits(classifier: Any) -> Callable[..., torch.Tensor]:
+    """Return the network in the precision of the classifier."""
+    network = classifier.network_
+
+    def logits(sets: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+        with autocast(network.linear.weight.device, classifier.precision):
+            return network(sets)
+
+    return logits
+
+
+def _validator(classifier: Any, held_out: Items) -> Callable[[], float]:
+    """Return a function that gives the accuracy of the network on held-out items."""
+    source = _source(classifier, held_out.X, classifier.cache)
+
+    def accuracy() -> float:
+        blocks = classifier._infer(_autocast_logits(classifier), source)
+        logits = stack_blocks(blocks, len(source))
+        return classifier._coding.accuracy(held_out.y, logits, held_out.sample_weight)
+
+    return accuracy
+
+
+def _identity(classifier: Any, data: dict[str, Any]) -> dict[str, str]:
+    """Return what the bits of the epochs depend on: parameters, device and data, as text."""
+    parameters = classifier.get_params(deep=False)
+    for name in _NOT_IN_IDENTITY:
+        del parameters[name]
+    parameters["device"] = resolve_device(classifier.device)
+    identity = {"class": type(classifier).__name__}
+    for name, value in parameters.items():
+        identity[name] = repr(value.item() if isinstance(value, np.generic) else value)
+    for name, (X, *arrays) in data.items():
+        identity[name] = data_digest({modality: X[modality] for modality in X.names}, *arrays)
+    return identity

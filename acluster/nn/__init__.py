@@ -5,6 +5,7 @@ from acluster.nn._integration import Integration
 from acluster.nn._linear import DropoutLinear
 from acluster.nn._network import IntegrationNetwork
 from acluster.nn._padded import PaddedNetwork
+from acluster.nn._score_fusion import ScoreFusionNetwork
 from acluster.nn._standardization import Standardization
 from acluster.nn._weighting import (
     WEIGHTINGS,
@@ -25,6 +26,7 @@ __all__ = [
     "Integration",
     "IntegrationNetwork",
     "PaddedNetwork",
+    "ScoreFusionNetwork",
     "ShiftingOperation",
     "Standardization",
     "Weighting",

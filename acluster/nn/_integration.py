@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,10 @@ class Integration(nn.Module, ABC):
     global_size : int
         The width of the vector.
 
+    module_counts : tuple of str
+        Of the class: arguments of the constructor that say how many submodules it creates. A model
+        file that asks for more than it has tensors for is refused before they are built.
+
     Examples
     --------
     >>> import torch
@@ -41,6 +46,7 @@ class Integration(nn.Module, ABC):
     """
 
     global_size: int
+    module_counts: ClassVar[tuple[str, ...]] = ()
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw all parameters anew.

@@ -20,8 +20,7 @@ from sklearn.utils import check_consistent_length
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
-from acluster.estimators._labels import check_labels
-from acluster.estimators._set_classifier import all_or_nothing
+from acluster.estimators import check_labels, restore_on_error
 from acluster.sets import FeatureSets, MultimodalFeatureSets, check_multimodal_sets
 
 __all__ = ["PooledClassifier", "pooled_statistics"]
@@ -92,7 +91,7 @@ class PooledClassifier(ClassifierMixin, BaseEstimator):
         self.max_iter = max_iter
         self.class_weight = class_weight
 
-    @all_or_nothing
+    @restore_on_error
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Fit to items X with labels y.

@@ -1,32 +1,46 @@
-"""The training loop, its batches and its devices."""
+"""Training: batches, steps, epochs and checkpoints; the network is opaque here."""
 
-from acluster.training._batches import BatchSource
-from acluster.training._cache import CACHES, FeatureMoments, cached, feature_moments
+from acluster.training._batches import Batch, BatchSource, TrainingBatches
+from acluster.training._cache import CACHES, cached
+from acluster.training._checkpoint import Checkpoint, check_resumable, data_digest
 from acluster.training._device import (
     autocast,
+    check_precision,
     is_faster_in_bfloat16,
     make_generator,
     resolve_device,
+    resolve_dtype,
     to_numpy_state,
     to_torch_state,
 )
+from acluster.training._fit import Fit, Patience
+from acluster.training._moments import FeatureMoments, feature_moments
 from acluster.training._optimizer import OPTIMIZERS
-from acluster.training._trainer import Patience, Trainer, infer
+from acluster.training._trainer import Trainer, infer, stack_blocks
 
 __all__ = [
     "CACHES",
     "OPTIMIZERS",
+    "Batch",
     "BatchSource",
+    "Checkpoint",
     "FeatureMoments",
+    "Fit",
     "Patience",
     "Trainer",
+    "TrainingBatches",
     "autocast",
     "cached",
+    "check_precision",
+    "check_resumable",
+    "data_digest",
     "feature_moments",
     "infer",
     "is_faster_in_bfloat16",
     "make_generator",
     "resolve_device",
+    "resolve_dtype",
+    "stack_blocks",
     "to_numpy_state",
     "to_torch_state",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +13,15 @@ from torch import Tensor
 from acluster.sets import FeatureSets
 from acluster.training._packing import Packed, Packer
 
-__all__ = ["BatchSource", "prefetched", "shuffled"]
+__all__ = ["Batch", "BatchSource", "TrainingBatches", "items_per_block", "prefetched", "shuffled"]
 
 Items = NDArray[np.int64] | slice
 _T = TypeVar("_T")
 
 # Blocks of a slow store that are shuffled together: with theirs, 32 MB of decoded features.
 _BLOCKS_PER_WINDOW = 32
+
+_BYTES_PER_BLOCK = 1 << 23
 
 
 class BatchSource:
@@ -128,6 +130,63 @@ class BatchSource:
         yield from (order[i : i + batch_size] for i in range(0, len(order), batch_size))
 
 
+class Batch(NamedTuple):
+    """What one training step sees."""
+
+    sets: list[Packed]  # one (values, offsets) per modality
+    targets: Tensor  # (n,) or (n, n_outputs)
+    weights: Tensor  # of the losses; broadcasts to them
+
+
+class TrainingBatches:
+    """The training items with their targets, drawn in random batches epoch after epoch.
+
+    Parameters
+    ----------
+    source : BatchSource
+        The items.
+
+    targets : Tensor of shape (n,) or (n, n_outputs)
+        What the loss compares the logits with, on the device of the network.
+
+    weights : Tensor that broadcasts to the losses
+        Relative to each other, around 1.
+
+    batch_size, n_local_features, modality_dropout, random_state
+        As in `BatchSource.epoch`.
+    """
+
+    def __init__(
+        self,
+        source: BatchSource,
+        targets: Tensor,
+        weights: Tensor,
+        *,
+        batch_size: int,
+        n_local_features: Sequence[int | None],
+        modality_dropout: float,
+        random_state: np.random.RandomState,
+    ) -> None:
+        self.source = source
+        self.targets = targets
+        self.weights = weights
+        self.batch_size = batch_size
+        self.n_local_features = n_local_features
+        self.modality_dropout = modality_dropout
+        self.random_state = random_state
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def epoch(self) -> Iterator[Batch]:
+        """Yield every item once, in batches drawn anew."""
+        batches = self.source.epoch(
+            self.batch_size, self.random_state, self.n_local_features, self.modality_dropout
+        )
+        for items, sets in batches:
+            yield Batch(sets, self.targets[items], self.weights[items])
+
+
 def prefetched(iterator: Iterator[_T]) -> Iterator[_T]:
     """The same elements, each made in a thread while the one before is used."""
     end = object()
@@ -167,3 +226,8 @@ def keep_modalities(
     draws = np.where(present[lost], random_state.random_sample((len(lost), present.shape[1])), -1)
     kept[lost, draws.argmax(axis=1)] = True
     return kept
+
+
+def items_per_block(sets: FeatureSets) -> int:
+    """Return how many items take 8 MB on average, as they are stored; at least 1."""
+    return max(1, _BYTES_PER_BLOCK * len(sets) // max(1, sets.nbytes))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import sklearn
@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from acluster.sets import FeatureSets, check_streamed, rows_of_runs
-from acluster.training._batches import BatchSource
+from acluster.training._batches import BatchSource, items_per_block
 
-__all__ = ["CACHES", "FeatureMoments", "cached", "feature_moments"]
+__all__ = ["CACHES", "cached"]
 
 CACHES = ("auto", "device", "memory", "stream")
-_BYTES_PER_BATCH = 1 << 23
 
 
 def cached(modalities: Sequence[FeatureSets], cache: str, like: Tensor) -> list[FeatureSets]:
@@ -98,7 +97,7 @@ class RowsOnDevice:
         dtype = _resident_dtype(sets, like)
         self.values = torch.empty(self.shape, dtype=dtype, device=like.device)
         first = 0
-        for ((block, _),) in BatchSource([sets], like).in_order(_batch_size(sets)):
+        for ((block, _),) in BatchSource([sets], like).in_order(items_per_block(sets)):
             self.values[first : first + len(block)] = block
             first += len(block)
 
@@ -114,45 +113,3 @@ def _resident_dtype(sets: FeatureSets, like: Tensor) -> torch.dtype:
     """On a GPU, float16 features stay so until the network multiplies them."""
     stays_half = like.is_cuda and sets.dtype == np.float16 and like.dtype == torch.float32
     return torch.float16 if stays_half else like.dtype
-
-
-class FeatureMoments(NamedTuple):
-    """The mean and the standard deviation of every feature, (M,), over so many local features."""
-
-    mean: NDArray[np.float64]
-    std: NDArray[np.float64]
-    n_rows: int
-
-
-def feature_moments(sets: FeatureSets, with_std: bool) -> FeatureMoments:
-    """Those of all local features of all sets, in one pass.
-
-    Features that are constant but for rounding have a standard deviation of 0; without `with_std`,
-    which takes longer, all have.
-    """
-    if sets.blocks is not None:  # each block is then decoded once
-        sets = sets[np.argsort(sets.numbers)]
-    n_rows, mean = 0, torch.zeros(sets.n_features, dtype=torch.float64)
-    squares = torch.zeros_like(mean)
-    like = torch.empty((), dtype=torch.float64 if sets.dtype.itemsize > 4 else torch.float32)
-    for ((values, _),) in BatchSource([sets], like).in_order(_batch_size(sets)):
-        n, n_before = len(values), n_rows
-        n_rows += n
-        if n:  # Chan et al.: the moments of two parts come together without a loss of digits
-            mean, squares = mean.to(values.device), squares.to(values.device)
-            own = values.mean(dim=0, dtype=torch.float64)
-            away = own - mean
-            if with_std:
-                squares = squares + (values.double() - own).square_().sum(dim=0)
-                squares = squares + away.square() * (n_before * n / n_rows)
-            mean = mean + away * (n / n_rows)
-    variance = squares / max(n_rows, 1)
-    rounding = n_rows * torch.finfo(torch.float64).eps  # as scikit-learn's StandardScaler has it
-    is_constant = variance <= rounding * variance + (rounding * mean).square()
-    std = variance.sqrt().masked_fill(is_constant, 0)
-    return FeatureMoments(mean.cpu().numpy(), std.cpu().numpy(), n_rows)
-
-
-def _batch_size(sets: FeatureSets) -> int:
-    """Items of 8 MB together, on average, as they are stored."""
-    return max(1, _BYTES_PER_BATCH * len(sets) // max(1, sets.nbytes))

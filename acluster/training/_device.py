@@ -1,8 +1,9 @@
-"""Where the computation runs, and how fitted state leaves and enters it."""
+"""Devices and precisions, and moving state between torch and numpy."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -11,26 +12,29 @@ import torch
 
 __all__ = [
     "autocast",
+    "check_precision",
     "is_faster_in_bfloat16",
     "make_generator",
     "resolve_device",
+    "resolve_dtype",
     "to_numpy_state",
     "to_torch_state",
 ]
 
 
 if hasattr(os, "register_at_fork"):
-    # The child of a fork has none of OpenMP's threads, and would wait for them for ever.
+    # The child of a fork inherits OpenMP's state but not its threads: it would wait for them
+    # forever.
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 def resolve_device(device: str) -> torch.device:
-    """The torch device that `device` names; "auto" is a GPU when there is one.
+    """Return the torch device of that name; "auto" is a GPU when there is one.
 
     Raises
     ------
     ValueError
-        If the name is not a device's, or no such device is there.
+        If the name is unknown, or the machine has no such device.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -42,7 +46,7 @@ def resolve_device(device: str) -> torch.device:
         ) from None
     if not _is_available(resolved):
         raise ValueError(
-            f"device={device!r} is not there; torch sees {_available_devices()}. Use "
+            f"device={device!r} is not available; torch sees {_available_devices()}. Use "
             "device='auto', or install torch for your GPU."
         )
     return resolved
@@ -65,9 +69,8 @@ def _available_devices() -> list[str]:
 def is_faster_in_bfloat16(device: torch.device) -> bool:
     """Whether the device multiplies faster in bfloat16 than in float32.
 
-    An Intel processor with bfloat16 vectors but without its matrix unit (AMX) does not: there
-    torch's products take longer than those of float32 (`tests/benchmarks/speed.py` prints
-    both speeds).
+    An Intel processor with bfloat16 vectors but without a matrix unit (AMX) does not: there,
+    torch's matrix products take longer than in float32 (`benchmarks/speed.py` prints both).
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
@@ -79,8 +82,39 @@ def is_faster_in_bfloat16(device: torch.device) -> bool:
     return False
 
 
+def resolve_dtype(dtype: str, precision: str, feature_dtypes: Iterable[np.dtype[Any]]) -> str:
+    """Return the dtype of the parameters: "float32" or "float64".
+
+    Parameters
+    ----------
+    dtype : {"auto", "float32", "float64"}
+        "auto" follows the features: float32 for float16 and float32, else float64.
+
+    precision : {"full", "mixed"}
+        "mixed" implies float32.
+
+    feature_dtypes : iterable of numpy.dtype
+        The dtype of every modality.
+    """
+    if dtype != "auto":
+        return dtype
+    if precision == "mixed":
+        return "float32"
+    narrow = all(kind.kind == "f" and kind.itemsize <= 4 for kind in feature_dtypes)
+    return "float32" if narrow else "float64"
+
+
+def check_precision(precision: str, dtype: str) -> None:
+    """Raise a ValueError if mixed precision is asked of parameters in float64."""
+    if precision == "mixed" and dtype == "float64":
+        raise ValueError(
+            "precision='mixed' needs parameters in float32, and these are float64. Use "
+            "dtype='float32' and fit again, or precision='full'."
+        )
+
+
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    """Within it products are in bfloat16 if `precision` is "mixed" and that is faster."""
+    """Multiply in bfloat16 inside this context, if `precision` is "mixed" and that is faster."""
     if precision == "mixed" and is_faster_in_bfloat16(device):
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()
@@ -89,18 +123,18 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
 def make_generator(
     random_state: np.random.RandomState, device: torch.device | str
 ) -> torch.Generator:
-    """A generator of torch on `device`, seeded by the next number of `random_state`."""
+    """Return a torch generator on `device`, seeded with the next integer of `random_state`."""
     seed = int(random_state.randint(np.iinfo(np.int32).max))
     return torch.Generator(device).manual_seed(seed)
 
 
 def to_numpy_state(state: Any) -> Any:
-    """A state dict of any nesting with every tensor as a numpy array, off the device."""
+    """Return a nested state with every tensor as a numpy array, copied off the device."""
     return _map_state(state, torch.Tensor, lambda tensor: tensor.detach().cpu().numpy().copy())
 
 
 def to_torch_state(state: Any) -> Any:
-    """The inverse of `to_numpy_state`, on the CPU."""
+    """Invert `to_numpy_state`, on the CPU."""
     return _map_state(state, np.ndarray, lambda array: torch.from_numpy(array.copy()))
 
 

@@ -1,30 +1,30 @@
-"""The training loop: it knows sets, batches and steps, and treats the network as opaque."""
+"""One gradient step on a batch, and inference batch by batch; the network is opaque."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from acluster._utils._memory import Pool
-from acluster.training._batches import BatchSource
-from acluster.training._device import (
-    autocast,
-    make_generator,
-    to_numpy_state,
-    to_torch_state,
-)
+from acluster.training._batches import Batch, BatchSource
+from acluster.training._device import autocast, to_numpy_state, to_torch_state
 from acluster.training._optimizer import Optimizer, factored_gradients
 from acluster.training._packing import Packed
 
-__all__ = ["Patience", "Trainer", "infer"]
+__all__ = ["Trainer", "infer", "stack_blocks"]
 
 
 class Trainer:
-    """Minibatch gradient descent.
+    """A network, its loss and its optimizer; `step` trains on one batch.
+
+    Who iterates over the batches is somebody else: see `Fit`.
 
     Parameters
     ----------
@@ -32,31 +32,22 @@ class Trainer:
         Called as ``network(sets, generator=...)`` with one (values, offsets) per modality.
 
     loss : callable
-        ``loss(logits, targets)`` gives the loss of every item, (n,) or (n, n_outputs).
+        ``loss(logits, targets)`` returns the loss of every item, (n,) or (n, n_outputs).
 
     optimizer : str
         A name in `OPTIMIZERS`.
 
     learning_rate, weight_decay : float
-        Of the optimiser.
+        Hyperparameters of the optimizer.
 
     max_grad_norm : float or None
-        Gradients are scaled down to this l2 norm over all parameters together.
-
-    batch_size : int
-        Items per step.
-
-    n_local_features : sequence of (int or None)
-        For every modality, how many local features of each set a step sees.
-
-    modality_dropout : float
-        The probability that a step sees an item without one of its modalities.
+        Gradients are clipped to this l2 norm over all parameters together.
 
     precision : {"full", "mixed"}
         "mixed" multiplies in bfloat16 where that is faster.
 
-    random_state : RandomState
-        Draws the order, the modalities, the local features and the seed of the dropout.
+    generator : torch.Generator
+        Draws the dropout, on the device of the network.
     """
 
     def __init__(
@@ -68,11 +59,8 @@ class Trainer:
         learning_rate: float,
         weight_decay: float,
         max_grad_norm: float | None,
-        batch_size: int,
-        n_local_features: Sequence[int | None],
-        modality_dropout: float,
         precision: str,
-        random_state: np.random.RandomState,
+        generator: torch.Generator,
     ) -> None:
         self.network = network
         self.loss = loss
@@ -83,115 +71,67 @@ class Trainer:
             weight_decay=weight_decay,
             max_grad_norm=max_grad_norm,
         )
-        self.batch_size = batch_size
-        self.n_local_features = n_local_features
-        self.modality_dropout = modality_dropout
         self.precision = precision
-        self.random_state = random_state
-        self.parameter = next(network.parameters())
-        self.memory = Pool()
-        self.generator = make_generator(random_state, self.parameter.device)
+        self.generator = generator
+        self._device = next(network.parameters()).device
+        self._memory = Pool()
 
-    def run_epoch(self, source: BatchSource, targets: Tensor, weights: Tensor) -> float:
-        """Take one step per batch over all items.
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Hold the network in training mode, and reuse memory from step to step."""
+        self.network.train()
+        # An epoch that was interrupted may have left gradients behind.
+        self.optimizer.clear()
+        with self._memory.active(), factored_gradients(self.network):
+            yield
+
+    def step(self, batch: Batch) -> Tensor:
+        """Take one gradient step.
 
         Parameters
         ----------
-        source : BatchSource
-            The items.
-
-        targets : Tensor of shape (n,) or (n, n_outputs)
-            What the loss compares the logits with.
-
-        weights : Tensor that broadcasts to the losses
-            Relative to each other, around 1.
+        batch : Batch
+            Packed sets, targets, and weights of the losses.
 
         Returns
         -------
-        float
-            The weighted mean loss, each batch before its step.
+        Tensor of shape ()
+            The weighted loss, averaged over the items of the batch, before the step.
         """
-        self.network.train()
-        total = torch.zeros((), dtype=self.parameter.dtype, device=self.parameter.device)
-        batches = source.epoch(
-            self.batch_size, self.random_state, self.n_local_features, self.modality_dropout
-        )
-        self.optimizer.clear()
-        with self.memory.active(), factored_gradients(self.network):
-            for items, sets in batches:
-                batch_targets = targets[items]
-                total += self._step(sets, batch_targets, weights[items]) * len(batch_targets)
-        return float(total) / len(source)
-
-    def state(self) -> dict[str, Any]:
-        """All that the next epochs depend on, as numpy arrays."""
-        return {
-            "network": to_numpy_state(self.network.state_dict()),
-            "optimizer": self.optimizer.state(),
-            "generator": self.generator.get_state().numpy(),
-            "random_state": self.random_state.get_state(),
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from another trainer's `state`, to the same bits."""
-        self.network.load_state_dict(to_torch_state(state["network"]))
-        self.optimizer.load_state(state["optimizer"])
-        self.generator.set_state(torch.from_numpy(state["generator"].astype(np.uint8)))
-        name, key, *numbers = state["random_state"]
-        self.random_state.set_state((name, np.asarray(key, dtype=np.uint32), *numbers))
-
-    def _step(self, sets: list[Packed], targets: Tensor, weights: Tensor) -> Tensor:
-        with autocast(self.parameter.device, self.precision):
-            logits = self.network(sets, generator=self.generator)
-        losses = self.loss(logits, targets) * weights
+        # The forward pass alone is autocast: the loss and the update stay in full precision.
+        with autocast(self._device, self.precision):
+            logits = self.network(batch.sets, generator=self.generator)
+        losses = self.loss(logits, batch.targets) * batch.weights
         loss = losses.sum() / len(losses)
         loss.backward()
         self.optimizer.step()
         return loss.detach()
 
+    def state(self) -> dict[str, Any]:
+        """Return what the next steps depend on, as numpy arrays."""
+        return {
+            "network": to_numpy_state(self.network.state_dict()),
+            "optimizer": self.optimizer.state(),
+            "generator": self.generator.get_state().numpy(),
+        }
 
-class Patience:
-    """When to stop: the score has not risen by more than `tol` for `n_iter_no_change` epochs.
-
-    Parameters
-    ----------
-    tol : float or None
-        None never stops.
-
-    n_iter_no_change : int
-        How many epochs to wait for a rise.
-    """
-
-    def __init__(self, tol: float | None, n_iter_no_change: int) -> None:
-        self.tol = tol
-        self.n_iter_no_change = n_iter_no_change
-        self.best_score = -np.inf
-        self.n_waited = 0
-
-    def update(self, score: float) -> bool:
-        """Take the score of an epoch; True if it is the best so far."""
-        rises = self.tol is None or score > self.best_score + self.tol
-        self.n_waited = 0 if rises else self.n_waited + 1
-        is_best = score > self.best_score
-        self.best_score = max(score, self.best_score)
-        return is_best
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether to stop."""
-        return self.n_waited >= self.n_iter_no_change
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from the `state` of another trainer, to the same bits."""
+        self.network.load_state_dict(to_torch_state(state["network"]))
+        self.optimizer.load_state(state["optimizer"])
+        self.generator.set_state(torch.from_numpy(state["generator"].astype(np.uint8)))
 
 
 @torch.inference_mode()
 def infer(
-    function: Callable[[list[Packed]], Any], source: BatchSource, batch_size: int
-) -> Iterator[Any]:
-    """What `function` gives for every batch of items, in their order.
+    function: Callable[[list[Packed]], Tensor], source: BatchSource, batch_size: int
+) -> Iterator[NDArray[Any]]:
+    """Yield the outputs of a function for every batch of items, in their order.
 
     Parameters
     ----------
     function : callable
-        Takes one (values, offsets) per modality.
+        Takes one (values, offsets) per modality, returns a tensor.
 
     source : BatchSource
         The items.
@@ -202,5 +142,20 @@ def infer(
     memory = Pool()
     for sets in source.in_order(batch_size):
         with memory.active():
-            result = function(sets)
-        yield result
+            output = function(sets)
+        yield output.cpu().numpy()
+
+
+def stack_blocks(blocks: Iterable[NDArray[Any]], n_rows: int) -> NDArray[Any]:
+    """Return the rows of all blocks as one array.
+
+    Every block is copied as it comes. A list of blocks would lie scattered between the
+    memory of the batches, and the process would grow with every batch.
+    """
+    blocks = iter(blocks)
+    first = next(blocks)  # X holds at least one item
+    stacked, filled = np.empty((n_rows, first.shape[1]), first.dtype), 0
+    for block in chain([first], blocks):
+        stacked[filled : filled + len(block)] = block
+        filled += len(block)
+    return stacked

@@ -152,9 +152,9 @@ class TestMissing:
         assert not kept[:, 1].any()
 
     @pytest.mark.parametrize("far_off", [0, 1e6])
-    @pytest.mark.parametrize("bytes_per_batch", [100, 1 << 23])
-    def test_moments_count_every_row_once(self, far_off, bytes_per_batch, monkeypatch):
-        monkeypatch.setattr("acluster.training._cache._BYTES_PER_BATCH", bytes_per_batch)
+    @pytest.mark.parametrize("bytes_per_block", [100, 1 << 23])
+    def test_moments_count_every_row_once(self, far_off, bytes_per_block, monkeypatch):
+        monkeypatch.setattr("acluster.training._batches._BYTES_PER_BLOCK", bytes_per_block)
         rng = np.random.default_rng(0)
         values = rng.normal(size=(3000, 3)) + far_off
         values[0] = 0  # a black frame

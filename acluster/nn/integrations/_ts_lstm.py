@@ -15,6 +15,8 @@ __all__ = ["TSLSTM"]
 class TSLSTM(Integration):
     """Contiguous segments, normalised and pooled by the maximum; an LSTM reads them."""
 
+    module_counts = ("n_segments",)
+
     def __init__(self, n_features: int, n_segments: int, hidden_size: int) -> None:
         super().__init__()
         self.norms = nn.ModuleList(BatchNorm(n_features) for _ in range(n_segments))

@@ -1,0 +1,84 @@
+"""Loading model files: the only place that knows every estimator."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from acluster import estimators, rivals
+from acluster._utils._model_file import ModelFileError, open_model
+from acluster.estimators import restore
+
+__all__ = ["load"]
+
+
+def load(path: str | os.PathLike[str]) -> Any:
+    """Return the classifier that its method `save` wrote to a file.
+
+    Parameters
+    ----------
+    path : str or path
+        The file. Loading it runs no code: it holds numbers and text, and whatever does not
+        describe a model raises an error.
+
+    Returns
+    -------
+    AttentionClusterClassifier, MultimodalAttentionClusterClassifier or a rival with a network
+        Fitted, on its `device`, or on the CPU if that device is not available.
+
+    Raises
+    ------
+    acluster.ModelFileError
+        A ValueError: the file is not a model, is damaged, or has a format version that this
+        version of acluster does not know.
+
+    OSError
+        If the file cannot be read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> import acluster
+    >>> X, y = [np.eye(3), np.ones((2, 3))] * 5, ["sharp", "flat"] * 5
+    >>> clf = acluster.AttentionClusterClassifier(tol=None, max_iter=50).fit(X, y)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     clf.save(f"{folder}/notes.model")
+    ...     acluster.load(f"{folder}/notes.model").predict(X[:2])
+    array(['sharp', 'flat'], dtype='<U5')
+    """
+    with open_model(path) as (description, tensors):
+        if "identity" in description:
+            raise ModelFileError(
+                f"{path} is the checkpoint of a fit, not a model. To resume it, repeat the call of "
+                f"fit that wrote it, with checkpoint_dir={str(Path(path).parent)!r}."
+            )
+        name, known = description.get("class"), _classes()
+        if not isinstance(name, str) or name not in known:
+            raise ModelFileError(
+                f"{path} holds a {name!r:.80}, which this version of acluster does not have; it "
+                f"was written by acluster {_writer(description)}. Known are "
+                f"{', '.join(sorted(known))}."
+            )
+        try:
+            return restore(known[name], description, tensors)
+        except (KeyboardInterrupt, SystemExit, MemoryError):
+            raise
+        except BaseException as error:  # whatever a hostile file leads to, panics of Rust too
+            reason = f"it lacks {error}" if isinstance(error, KeyError) else f"{error!s:.500}"
+            raise ModelFileError(
+                f"{path}, written by acluster {_writer(description)}, is not a model of class "
+                f"{name}: {reason or type(error).__name__}"
+            ) from error
+
+
+def _classes() -> dict[str, type]:
+    """Return the public classes that have `save`, by name."""
+    public = [getattr(room, name) for room in (estimators, rivals) for name in room.__all__]
+    return {one.__name__: one for one in public if isinstance(one, type) and hasattr(one, "save")}
+
+
+def _writer(description: dict[str, Any]) -> str:
+    versions = description.get("versions")
+    return f"{versions.get('acluster')!r:.20}" if isinstance(versions, dict) else "?"

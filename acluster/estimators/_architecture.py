@@ -1,0 +1,163 @@
+"""What a network is made of, without its weights."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from acluster.nn import Integration, IntegrationNetwork, ScoreFusionNetwork
+from acluster.training import resolve_device
+
+__all__ = ["Architecture"]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The parameters from which a network is built.
+
+    Attributes
+    ----------
+    integration : subclass of acluster.nn.Integration
+        How the local features of a modality become one vector.
+
+    modalities : dict of str to dict
+        For every modality, the arguments of `integration`; ``n_features`` is one of them.
+
+    n_outputs : int
+        The number of logits per item.
+
+    standardize : bool
+        Whether the network standardizes the local features.
+
+    fusion : {"features", "scores"} or None
+        How modalities are combined; None for classifiers that do not offer the choice.
+
+    is_softmax : bool
+        Whether the logits are those of a softmax, or each of a sigmoid of its own.
+    """
+
+    integration: type[Integration]
+    modalities: Mapping[str, Mapping[str, Any]]
+    n_outputs: int
+    standardize: bool = False
+    fusion: str | None = None
+    is_softmax: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        integration: type[Integration],
+        modalities: Mapping[str, Mapping[str, Any]],
+        **options: Any,
+    ) -> Architecture:
+        """Return the architecture with the defaults of arguments that are not given."""
+        defaults = {
+            name: one.default
+            for name, one in inspect.signature(integration).parameters.items()
+            if one.default is not one.empty
+        }
+        complete = {name: {**defaults, **own} for name, own in modalities.items()}
+        return cls(integration, complete, **options)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """The width of a local feature in every modality."""
+        return {name: arguments["n_features"] for name, arguments in self.modalities.items()}
+
+    def outline(self, dropout: float) -> IntegrationNetwork:
+        """Return the network on torch's meta device: its shapes, without memory or weights."""
+        # On the meta device torch draws nothing, so its global random state stays as it is.
+        with torch.device("meta"):
+            integrations = [self.integration(**arguments) for arguments in self.modalities.values()]
+            widths = list(self.widths.values()) if self.standardize else None
+            if self.fusion == "scores":
+                return ScoreFusionNetwork(
+                    integrations, self.n_outputs, dropout, widths, is_softmax=self.is_softmax
+                )
+            return IntegrationNetwork(integrations, self.n_outputs, dropout, widths)
+
+    def build(
+        self, dropout: float, dtype: str, state: dict[str, torch.Tensor], device: str
+    ) -> IntegrationNetwork:
+        """Return the network with these weights, on the device if it is available."""
+        network = self.outline(dropout).to_empty(device="cpu").to(getattr(torch, dtype))
+        network.load_state_dict(state)
+        try:
+            return network.to(resolve_device(device))
+        except ValueError:  # a model trained on a GPU loads on a machine without one
+            return network
+
+    def initialize(self, dropout: float, generator: torch.Generator) -> IntegrationNetwork:
+        """Return the network with weights drawn by `generator`, on the CPU.
+
+        Raises
+        ------
+        ValueError
+            If `reset_parameters` of a user's class leaves a parameter or buffer unset.
+        """
+        network = self.outline(dropout).to_empty(device="cpu")
+        with torch.no_grad():
+            # What is not set afterwards would be whatever lay in memory: NaN makes it visible.
+            for tensor in network.state_dict().values():
+                if tensor.is_floating_point():
+                    tensor.fill_(torch.nan)
+            network.reset_parameters(generator)
+        for name, tensor in network.state_dict().items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise ValueError(
+                    f"reset_parameters does not set {name!r}. It must set every parameter and "
+                    "buffer; values computed in the constructor are not kept."
+                )
+        return network
+
+    def difference(self, other: Architecture) -> str:
+        """Return this network's parameters that differ from those of another, as text."""
+        pairs = [(self._options(), other._options())]
+        pairs += [(own, other.modalities[name]) for name, own in self.modalities.items()]
+        if self.integration is not other.integration:
+            pairs.append(
+                (
+                    {"integration": self.integration.__qualname__},
+                    {"integration": other.integration.__qualname__},
+                )
+            )
+        return ", ".join(
+            sorted(
+                {
+                    f"{name}={value!r}"
+                    for own, others in pairs
+                    for name, value in own.items()
+                    if others.get(name) != value
+                }
+            )
+        )
+
+    def _options(self) -> dict[str, Any]:
+        """The parameters of the network other than those of its integrations."""
+        options: dict[str, Any] = {"standardize": self.standardize}
+        return options if self.fusion is None else {**options, "fusion": self.fusion}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the sizes and options, without the class of the integration."""
+        return {
+            "integrations": {name: dict(own) for name, own in self.modalities.items()},
+            "n_outputs": self.n_outputs,
+            "network": self._options(),
+        }
+
+    @classmethod
+    def from_dict(
+        cls, sizes: Mapping[str, Any], integration: type[Integration], is_softmax: bool
+    ) -> Architecture:
+        """Invert `to_dict`; arguments that are newer than `sizes` take their defaults."""
+        return cls.of(
+            integration,
+            sizes["integrations"],
+            n_outputs=sizes["n_outputs"],
+            is_softmax=is_softmax,
+            **sizes["network"],
+        )

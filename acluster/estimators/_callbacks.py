@@ -1,0 +1,51 @@
+"""scikit-learn's callbacks, told of every epoch of a fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from acluster.training import Fit
+
+__all__ = ["EstimatorCallbacks"]
+
+
+class EstimatorCallbacks:
+    """The callbacks set on an estimator, as a `Fit` calls them.
+
+    Parameters
+    ----------
+    estimator : SetClassifier
+        Its fitted attributes are brought up to date before callbacks look at it.
+
+    **data : object
+        X, y and metadata, which callbacks may use to score the estimator.
+    """
+
+    def __init__(self, estimator: Any, **data: Any) -> None:
+        self._estimator = estimator
+        self._data = data
+        self._fit_task = estimator._init_callback_context(max_subtasks=estimator.max_iter)
+        self._epoch_task: Any = None
+
+    def begin_fit(self) -> None:
+        """Note that the fit begins."""
+        self._fit_task.call_on_fit_task_begin(estimator=self._estimator, **self._data)
+
+    def begin_epoch(self) -> None:
+        """Note that an epoch begins."""
+        self._epoch_task = self._fit_task.subcontext(task_name="epoch")
+        self._epoch_task.call_on_fit_task_begin(estimator=self._estimator, **self._data)
+
+    def end_epoch(self, fit: Fit) -> bool:
+        """Note that an epoch has ended; return whether a callback stops the training."""
+        self._estimator._record(fit)
+        return bool(self._end(self._epoch_task))
+
+    def end_fit(self) -> None:
+        """Note that the fit has ended."""
+        self._end(self._fit_task)
+
+    def _end(self, task: Any) -> Any:
+        return task.call_on_fit_task_end(
+            estimator=self._estimator, reconstruction_attributes={}, **self._data
+        )

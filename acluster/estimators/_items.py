@@ -1,0 +1,139 @@
+"""The items of a fit, checked: their sets, labels and sample weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import check_consistent_length
+from sklearn.utils.validation import _check_sample_weight
+
+from acluster.estimators._labels import LabelCoding, check_labels
+from acluster.sets import MultimodalFeatureSets, check_multimodal_sets, check_sets
+
+__all__ = [
+    "Items",
+    "check_X",
+    "check_items",
+    "check_partial_fit",
+    "check_validation",
+    "hold_out",
+    "unwrapped",
+]
+
+
+@dataclass(frozen=True)
+class Items:
+    """Items with their labels and sample weights, all of the same length."""
+
+    X: MultimodalFeatureSets
+    y: NDArray[Any]
+    sample_weight: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, index: NDArray[Any]) -> Items:
+        return Items(self.X[index], self.y[index], self.sample_weight[index])
+
+
+def check_X(estimator: Any, X: Any, *, reset: bool) -> MultimodalFeatureSets:
+    """Return X checked, with named modalities.
+
+    Parameters
+    ----------
+    estimator : SetClassifier
+        Named in messages; it learns or checks its `n_features_in_`.
+
+    X : object
+        In any form that the classifiers accept.
+
+    reset : bool
+        Whether to learn the modalities and their widths, as in `fit`, or to compare them.
+    """
+    if estimator._is_multimodal:
+        seen = None if reset else estimator._architecture.widths
+        return check_multimodal_sets(X, estimator=estimator, seen=seen)
+    return MultimodalFeatureSets({"features": check_sets(X, estimator=estimator, reset=reset)})
+
+
+def unwrapped(estimator: Any, X: MultimodalFeatureSets) -> Any:
+    """Return the sets as users of the estimator know them: of one modality, without its name."""
+    return X if estimator._is_multimodal else X["features"]
+
+
+def check_items(estimator: Any, X: Any, y: Any, sample_weight: Any, *, reset: bool) -> Items:
+    """Return the items checked, without those of weight 0."""
+    y = check_labels(y, type(estimator).__name__)
+    X = check_X(estimator, X, reset=reset)
+    check_consistent_length(X, y)
+    weight = _check_sample_weight(sample_weight, y, dtype=np.float64, ensure_non_negative=True)
+    items, weighted = Items(X, y, weight), weight > 0
+    return items if weighted.all() else items[weighted]
+
+
+def check_validation(estimator: Any, X_val: Any, y_val: Any, coding: LabelCoding) -> Items | None:
+    """Return the validation set of `fit`, checked, or None if there is none."""
+    if (X_val is None) != (y_val is None):
+        given, missing = ("y_val", "X_val") if X_val is None else ("X_val", "y_val")
+        raise ValueError(f"{given} is passed without {missing}; pass both or neither.")
+    if X_val is None:
+        return None
+    try:
+        items = check_items(estimator, X_val, y_val, None, reset=False)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"In X_val and y_val: {error}") from None
+    coding.encode(items.y, name="y_val")
+    return items
+
+
+def hold_out(
+    y: NDArray[Any], fraction: float, random_state: np.random.RandomState
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Split item numbers into those to train on and those to validate on."""
+    # The import of model_selection takes long, and only early stopping needs it.
+    from sklearn.model_selection import train_test_split
+
+    try:
+        train, held_out = train_test_split(
+            np.arange(len(y)),
+            test_size=fraction,
+            stratify=y if y.ndim == 1 else None,
+            random_state=random_state,
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"early_stopping=True cannot hold out validation_fraction={fraction} of {len(y)} "
+            f"items: {error}. Pass X_val and y_val, change validation_fraction, or set "
+            "early_stopping=False."
+        ) from None
+    # In their original order, in which compressed stores are read fastest.
+    return np.sort(train), np.sort(held_out)
+
+
+def check_partial_fit(estimator: Any, classes: ArrayLike | None, resumes: bool) -> None:
+    """Raise a ValueError for what `partial_fit` cannot do."""
+    if estimator.early_stopping:
+        raise ValueError(
+            "partial_fit does not support early_stopping=True: it never sees all items. "
+            "Use fit, or early_stopping=False."
+        )
+    if estimator.class_weight == "balanced":
+        raise ValueError(
+            "partial_fit does not support class_weight='balanced': it never sees all labels. "
+            "Pass the weights as a dict, from sklearn.utils.compute_class_weight."
+        )
+    if not resumes and classes is None:
+        raise ValueError("classes must be passed on the first call to partial_fit.")
+    changed = (
+        resumes
+        and classes is not None
+        and not np.array_equal(estimator.classes_, np.unique(classes))
+    )
+    if changed:
+        raise ValueError(
+            f"`classes={classes!r}` is not the same as on last call to partial_fit, "
+            f"was: {estimator.classes_!r}"
+        )

@@ -1,0 +1,274 @@
+"""The epochs of a fit: training, validation, patience, callbacks and interruption."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from torch import nn
+
+from acluster.training._batches import TrainingBatches
+from acluster.training._device import to_numpy_state, to_torch_state
+from acluster.training._trainer import Trainer
+
+__all__ = ["Callbacks", "Fit", "Patience"]
+
+
+class Callbacks(Protocol):
+    """What is told of every epoch."""
+
+    def begin_epoch(self) -> None:
+        """Note that an epoch begins."""
+
+    def end_epoch(self, fit: Fit) -> bool:
+        """Note that an epoch has ended; return True to stop the training."""
+
+
+class Recorder(Protocol):
+    """What keeps a fit after every epoch: a checkpoint."""
+
+    def keep(self, fit: Fit, *, is_last: bool) -> None:
+        """Write the fit to disk."""
+
+
+class Patience:
+    """Early stopping: the score has not risen by more than `tol` for `n_iter_no_change` epochs.
+
+    Parameters
+    ----------
+    tol : float or None
+        The least rise that counts. None never stops.
+
+    n_iter_no_change : int
+        How many epochs to wait for a rise.
+    """
+
+    def __init__(self, tol: float | None, n_iter_no_change: int) -> None:
+        self.tol = tol
+        self.n_iter_no_change = n_iter_no_change
+        self.best_score = -np.inf
+        self.n_waited = 0
+
+    def update(self, score: float) -> bool:
+        """Take the score of an epoch; return whether it is the best so far."""
+        rises = self.tol is None or score > self.best_score + self.tol
+        self.n_waited = 0 if rises else self.n_waited + 1
+        is_best = score > self.best_score
+        self.best_score = max(score, self.best_score)
+        return is_best
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether to stop."""
+        return self.n_waited >= self.n_iter_no_change
+
+
+class Fit:
+    """The state of a fit, epoch by epoch: what a checkpoint keeps and a resumed fit continues.
+
+    Parameters
+    ----------
+    trainer : Trainer
+        The network and its optimizer.
+
+    batches : TrainingBatches
+        The training items.
+
+    patience : Patience
+        When to stop.
+
+    validate : callable, optional
+        Returns the validation accuracy of the network as it is.
+
+    early_stopping : bool, default=False
+        Whether the validation accuracy, not the training loss, decides when to stop and which
+        weights to keep.
+
+    loss_curve, validation_scores : list of float, optional
+        Those of the epochs before, when the fit continues an earlier one.
+
+    verbose : bool, default=False
+        Whether to print a line per epoch.
+
+    Attributes
+    ----------
+    loss_curve : list of float
+        The training loss of every epoch.
+
+    validation_scores : list of float or None
+        The validation accuracy of every epoch; NaN where an epoch had no validation set.
+
+    best_state : dict of Tensor, or None
+        The weights of the best epoch, under `early_stopping`.
+
+    stopped : bool
+        Whether a callback ended the training.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        batches: TrainingBatches,
+        *,
+        patience: Patience,
+        validate: Callable[[], float] | None = None,
+        early_stopping: bool = False,
+        loss_curve: list[float] | None = None,
+        validation_scores: list[float] | None = None,
+        verbose: bool = False,
+    ) -> None:
+        self.trainer = trainer
+        self.batches = batches
+        self.patience = patience
+        self.validate = validate
+        self.early_stopping = early_stopping
+        self.loss_curve = list(loss_curve or [])
+        self.validation_scores = validation_scores
+        self.best_state: dict[str, torch.Tensor] | None = None
+        self.stopped = False
+        self._verbose = verbose
+        self._n_before = len(self.loss_curve)
+
+    @property
+    def n_epochs(self) -> int:
+        """The number of epochs of this fit, without those of the fit that it continues."""
+        return len(self.loss_curve) - self._n_before
+
+    @property
+    def finished(self) -> bool:
+        """Whether patience has run out or a callback has ended the training."""
+        return self.stopped or self.patience.exhausted
+
+    def run(self, max_iter: int, callbacks: Callbacks, checkpoint: Recorder | None = None) -> None:
+        """Train until patience runs out, a callback says so, `max_iter`, or Ctrl-C.
+
+        Parameters
+        ----------
+        max_iter : int
+            The largest number of epochs.
+
+        callbacks : Callbacks
+            Told of every epoch.
+
+        checkpoint : Checkpoint, optional
+            Keeps the fit after every epoch.
+
+        Raises
+        ------
+        ValueError
+            If the loss or the parameters stop being finite.
+
+        KeyboardInterrupt
+            If Ctrl-C comes before the first epoch has ended; later it only ends the training.
+        """
+        try:
+            while self.n_epochs < max_iter and not self.finished:
+                callbacks.begin_epoch()
+                self.run_epoch()
+                self.stopped = callbacks.end_epoch(self)
+                if checkpoint is not None:
+                    is_last = self.finished or self.n_epochs == max_iter
+                    checkpoint.keep(self, is_last=is_last)
+            if self.patience.tol is not None and not self.finished:
+                _warn_of_convergence(max_iter)
+        except KeyboardInterrupt:
+            if self.n_epochs == 0:
+                raise
+            self.trainer.optimizer.clear()
+            _warn_of_interruption(self.n_epochs, is_kept=checkpoint is not None)
+        if self.best_state is not None:
+            self.trainer.network.load_state_dict(self.best_state)
+
+    def run_epoch(self) -> None:
+        """Train on every item once, validate, and record both."""
+        total = self.batches.weights.new_zeros(())
+        with self.trainer.training():
+            for batch in self.batches.epoch():
+                total += self.trainer.step(batch) * len(batch.targets)
+        loss = float(total) / len(self.batches)
+        self._check_finite(loss)
+        accuracy = np.nan if self.validate is None else self.validate()
+        if self._verbose:
+            shown = "" if self.validate is None else f", validation accuracy {accuracy:.4f}"
+            print(f"epoch {len(self.loss_curve) + 1}: loss {loss:.4f}{shown}")
+        if self.validate is not None or self.validation_scores is not None:
+            # Epochs without a validation set count too, so that index i is epoch i + 1.
+            before = self.validation_scores or [np.nan] * len(self.loss_curve)
+            self.validation_scores = [*before, accuracy]
+        self.loss_curve.append(loss)
+        is_best = self.patience.update(accuracy if self.early_stopping else -loss)
+        if is_best and self.early_stopping:
+            self.best_state = copy.deepcopy(self.trainer.network.state_dict())
+
+    def _check_finite(self, loss: float) -> None:
+        # The loss is that before each step: the last step can still spoil the parameters.
+        if not np.isfinite(loss) or not _is_finite(self.trainer.network):
+            learning_rate = self.trainer.optimizer.learning_rate
+            raise ValueError(
+                f"Training diverged in epoch {len(self.loss_curve) + 1}, with loss {loss:g}. Lower "
+                f"learning_rate (now {learning_rate}), or set standardize=True."
+            )
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return what the next epochs depend on: a JSON description, and nested numpy arrays."""
+        name, key, *numbers = self.batches.random_state.get_state()
+        description = {
+            "random_state": [name, key.tolist(), *numbers],
+            "loss_curve": self.loss_curve,
+            "validation_scores": self.validation_scores,
+            "patience": [self.patience.best_score, self.patience.n_waited],
+            "stopped": self.stopped,
+        }
+        arrays = {"trainer": self.trainer.state()}
+        if self.best_state is not None:
+            arrays["best"] = to_numpy_state(self.best_state)
+        return description, arrays
+
+    def load_state(self, description: dict[str, Any], arrays: dict[str, Any]) -> None:
+        """Continue from the `state` of another fit, to the same bits."""
+        self.trainer.load_state(arrays["trainer"])
+        name, key, *numbers = description["random_state"]
+        self.batches.random_state.set_state((name, np.asarray(key, dtype=np.uint32), *numbers))
+        self.loss_curve = description["loss_curve"]
+        self.validation_scores = description["validation_scores"]
+        self.patience.best_score, self.patience.n_waited = description["patience"]
+        self.stopped = description["stopped"]
+        self.best_state = to_torch_state(arrays["best"]) if "best" in arrays else None
+
+
+def _is_finite(network: nn.Module) -> bool:
+    tensors = [*network.parameters(), *(b for b in network.buffers() if b.is_floating_point())]
+    extremes = [torch.stack(tensor.aminmax()) for tensor in tensors]
+    return bool(torch.stack(extremes).isfinite().all())
+
+
+# The levels between these functions and the call of `fit`, at which warnings point.
+_LEVELS_BELOW_FIT = 6
+
+
+def _warn_of_convergence(max_iter: int) -> None:
+    warnings.warn(
+        f"Maximum iterations ({max_iter}) reached and the optimization hasn't converged yet. Raise "
+        "max_iter, or set tol=None to train for exactly that many epochs.",
+        ConvergenceWarning,
+        stacklevel=_LEVELS_BELOW_FIT,
+    )
+
+
+def _warn_of_interruption(n_epochs: int, is_kept: bool) -> None:
+    later = (
+        "The same call of fit resumes from the last epoch kept in checkpoint_dir."
+        if is_kept
+        else "With checkpoint_dir in fit, the same call could have resumed later."
+    )
+    warnings.warn(
+        f"Training was interrupted after {n_epochs} epochs; the estimator keeps the weights "
+        f"learned so far. {later}",
+        UserWarning,
+        stacklevel=_LEVELS_BELOW_FIT,
+    )
