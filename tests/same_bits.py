@@ -73,7 +73,11 @@ def fits(folder):
     yield "binary", one().fit(frames, y > 0), frames
     yield "multilabel", one(class_weight="balanced").fit(frames, indicator), frames
     yield "weighted", one().fit(frames, y, sample_weight=weight), frames
-    yield "validated", one(early_stopping=True).fit(frames, y, X_val=frames[:9], y_val=y[:9]), frames
+    yield (
+        "validated",
+        one(early_stopping=True).fit(frames, y, X_val=frames[:9], y_val=y[:9]),
+        frames,
+    )
     for cache in ("stream", "memory", "device"):
         yield f"store_{cache}", one(cache=cache).fit(store, y), store
     warm = one(warm_start=True).fit(frames, y)
@@ -139,7 +143,7 @@ def collect(folder):
 def read(path):
     """The tensors of a model file or a checkpoint, and its description as text."""
     with safe_open(path, framework="np") as file:
-        found = {key: file.get_tensor(key) for key in file.keys()}
+        found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118: not a mapping
         description = json.loads(file.metadata()["acluster"])
     for key, value in description.items():
         if key not in NOT_COMPARED:

@@ -1,6 +1,10 @@
-"""Who may import whom: the arrows of the package, read from its source."""
+"""The structure of the package, read from its source: imports and sizes."""
 
 import ast
+import io
+import tokenize
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -8,179 +12,195 @@ import pytest
 import acluster
 
 PACKAGE = Path(acluster.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
 
-# Every room, and what of acluster and of the heavy libraries it may import.
-MAY_IMPORT = {
-    "_progress": set(),
-    "sets": {"acluster._utils._progress", "acluster.sets", "numpy", "sklearn", "zarr"},
-    "_memory": {"numpy", "torch"},
-    "nn": {"acluster._utils._memory", "acluster.nn", "torch"},
-    "training": {
-        "acluster._utils._memory",
-        "acluster.training",
-        "acluster.sets",
-        "numpy",
-        "sklearn",
-        "torch",
-    },
-    "_labels": {"acluster.sets", "numpy", "sklearn", "scipy", "torch"},
-    "_model_file": {"numpy", "safetensors"},
-    "_checkpoint": {
-        "acluster._utils._model_file",
-        "acluster.sets",
-        "acluster.training",
-        "numpy",
-    },
-    "_saving": {
-        "acluster",  # the public classes, when a file names one
-        "acluster.estimators._labels",
-        "acluster._utils._model_file",
-        "acluster.rivals",
-        "acluster.sets",
-        "acluster.training",
-        "numpy",
-        "sklearn",
-        "torch",
-    },
-    "_training_parameters": {"acluster.training", "numpy", "sklearn"},
-    "_set_classifier": {
-        "acluster.training._checkpoint",
-        "acluster.estimators._labels",
-        "acluster._utils._progress",
-        "acluster.estimators._description",
-        "acluster.estimators._parameters",
-        "acluster.nn",
-        "acluster.sets",
-        "acluster.training",
-        "numpy",
-        "sklearn",
-        "torch",
-    },
-    "_modalities": {
-        "acluster._utils._model_file",
-        "acluster.estimators._set_classifier",
-        "acluster.sets",
-        "acluster.training",
-        "numpy",
-        "sklearn",
-    },
-    "_onnx": {"acluster.estimators._labels", "acluster.nn", "numpy", "torch"},
-    "_classifiers": {
-        "acluster.estimators._modalities",
-        "acluster._utils._model_file",
-        "acluster.estimators._onnx",
-        "acluster.estimators._set_classifier",
-        "acluster.nn",
-        "acluster.sets",
-        "numpy",
-        "sklearn",
-    },
-    "rivals": {
-        "acluster.estimators._labels",
-        "acluster.estimators._modalities",
-        "acluster.estimators._set_classifier",
-        "acluster.nn",
-        "acluster.rivals",
-        "acluster.sets",
-        "numpy",
-        "sklearn",
-        "torch",
-    },
-    "__main__": {"acluster.command_line._main"},
-    "_conversion": {"acluster._utils._progress", "acluster.sets", "numpy"},
-    "_command_line": {
-        "acluster",
-        "acluster.command_line._convert",
-        "acluster._utils._progress",
-        "acluster.inspection",
-        "acluster.sets",
-        "numpy",
-        "sklearn",
-    },
-    "__init__": {
-        "acluster.estimators._attention_clusters",
-        "acluster._utils._model_file",
-        "acluster.estimators._description",
-        "acluster.sets",
-    },
-    "inspection": {
-        "acluster",
-        "acluster.inspection",
-        "matplotlib",
-        "mpl_toolkits",  # a part of matplotlib
-        "numpy",
-        "scipy",
-        "sklearn",
-    },
-    "preprocessing": {"acluster.sets", "numpy", "sklearn"},
-    "datasets": {
-        "acluster",
-        "acluster.datasets",
-        "acluster.training",  # its devices
-        "numpy",
-        "scipy",
-        "sklearn",
-        "torch",
-    },
-}
-GUARDED = {
-    "acluster",
-    "joblib",
-    "matplotlib",
-    "mpl_toolkits",
-    "numba",
-    "numpy",
-    "rich",
-    "safetensors",
-    "scipy",
-    "sklearn",
-    "torch",
-    "zarr",
+# The rooms of the package, and which others each may import. The face of the package,
+# `acluster`, is what users import; the rooms on top of it are written like user code.
+ARROWS = {
+    "_utils": set(),
+    "sets": {"_utils"},
+    "nn": {"_utils"},
+    "training": {"sets", "_utils"},
+    "estimators": {"training", "nn", "sets", "_utils"},
+    "rivals": {"estimators", "nn", "sets"},
+    "_load": {"rivals", "estimators", "_utils"},
+    "acluster": {"_load", "estimators", "sets", "_utils"},
+    "preprocessing": {"sets"},
+    "inspection": {"acluster"},
+    "datasets": {"acluster", "training"},
+    "command_line": {"acluster", "inspection", "sets", "_utils"},
+    "__main__": {"command_line"},
 }
 
+# Where heavy libraries may be imported; numpy is allowed everywhere but in nn's modules.
+ROOMS_OF = {
+    "torch": {"nn", "training", "estimators", "datasets", "_utils"},
+    "zarr": {"sets"},
+    "safetensors": {"_utils"},
+    "numba": {"nn"},
+    "triton": {"nn"},
+    "matplotlib": {"inspection"},
+}
 
-def room(path):
-    first = path.relative_to(PACKAGE).parts[0]
-    return first.removesuffix(".py")
+MAX_FUNCTION_LINES, MAX_METHODS, MAX_CLASS_LINES = 50, 20, 300
+MAX_LINES, MAX_CORE_LINES = 7600, 3800
+# The core path: containers in memory, plain pooling, training, estimators.
+CORE = [
+    "sets/_sequence.py",
+    "sets/_feature_sets.py",
+    "sets/_multimodal.py",
+    "sets/_checks.py",
+    "nn/_integration.py",
+    "nn/_attention_cluster.py",
+    "nn/_weighting.py",
+    "nn/_network.py",
+    "nn/_linear.py",
+    "nn/_standardization.py",
+    "nn/pooling/__init__.py",
+    "nn/pooling/_analytic.py",
+    "training",
+    "estimators",
+    "_utils/_memory.py",
+]
 
 
-def imported_modules(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+def module_of(path):
+    parts = ("acluster", *path.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+def room(module):
+    """`acluster.nn.pooling._numba` belongs to nn, `acluster` itself to the face."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else "acluster"
+
+
+@cache
+def tree(path):
+    return ast.parse(path.read_text())
+
+
+def is_for_types(node):
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+def imports(path):
+    """Every module that a file imports, late imports too; not those for type checkers only."""
+    skipped = {id(n) for top in ast.walk(tree(path)) if is_for_types(top) for n in ast.walk(top)}
+    for node in ast.walk(tree(path)):
+        if id(node) in skipped:
+            continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} has a relative import"
-            yield node.module
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in MODULES else node.module
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            yield from (arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant))
 
 
-def shortened(module):
-    """`acluster.nn._attention_cluster` is `acluster.nn` to the arrows; `torch.nn` is `torch`."""
-    parts = module.split(".")
-    return ".".join(parts[:2]) if parts[0] == "acluster" else parts[0]
+def code_lines(path):
+    """The lines of a file that hold code: no docstrings, comments, blanks.
+
+    The text of `doc=` arguments becomes docstrings, and counts as such.
+    """
+    texts = set()
+    for node in ast.walk(tree(path)):
+        body = getattr(node, "body", None)
+        strings = [body[0].value] if isinstance(body, list) and is_docstring(body) else []
+        if isinstance(node, ast.keyword) and node.arg == "doc":
+            strings.append(node.value)
+        for string in strings:
+            texts.update(range(string.lineno, string.end_lineno + 1))
+    lines = set()
+    silent = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
+    for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline):
+        if token.type not in silent | {tokenize.ENDMARKER}:
+            lines.update(range(token.start[0], token.end[0] + 1))
+    return lines - texts
 
 
-@pytest.mark.parametrize(
-    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE))
-)
-def test_arrows(path):
-    used = {shortened(m) for m in imported_modules(path) if m.split(".")[0] in GUARDED}
-    allowed = {"numba", "numpy"} if path.name == "_numba_kernels.py" else MAY_IMPORT[room(path)]
-    assert used <= allowed, f"{path.name} imports {used - allowed}"
+def is_docstring(body):
+    first = body[0] if body else None
+    return (
+        isinstance(first, ast.Expr)
+        and isinstance(first.value, ast.Constant)
+        and isinstance(first.value.value, str)
+    )
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.name)
-def test_rooms_do_not_reach_into_each_other(path):
-    for module in imported_modules(path):
-        parts = module.split(".")
-        if parts[0] == "acluster" and len(parts) > 2 and parts[1] != room(path):
-            pytest.fail(f"{path.name} imports {module}, past the face of acluster.{parts[1]}")
+def definitions(*kinds):
+    return [
+        pytest.param(path, node, id=f"{path.relative_to(PACKAGE)}::{node.name}")
+        for path in FILES
+        for node in ast.walk(tree(path))
+        if isinstance(node, kinds)
+    ]
 
 
-def test_zarr_stays_in_its_files():
-    imports = {
-        p.name for p in PACKAGE.rglob("*.py") if "zarr" in map(shortened, imported_modules(p))
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_follow_the_arrows(path):
+    own = room(module_of(path))
+    for module in imports(path):
+        top = module.split(".")[0]
+        if top == "acluster":
+            assert room(module) in {own} | ARROWS[own], f"{path.name} imports {module}"
+            reaches_inside = len(module.split(".")) > 2 and room(module) not in (own, "_utils")
+            is_package = module in MODULES and MODULES[module].name == "__init__.py"
+            assert not reaches_inside or is_package, f"{path.name} imports {module}, not its face"
+        else:
+            assert own in ROOMS_OF.get(top, {own}), f"{path.name} imports {module}"
+
+
+def test_no_imports_form_a_circle():
+    graph = {}
+    for module, path in MODULES.items():
+        # A package may import its own modules, which import each other but never the package.
+        graph[module] = {name for name in imports(path) if name in MODULES and name != module}
+    try:
+        list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(f"import circle: {' -> '.join(reversed(error.args[1]))}")
+
+
+def test_no_loose_private_modules():
+    loose = {path.name for path in PACKAGE.glob("_*.py")}
+    assert loose == {"__init__.py", "__main__.py", "_load.py"}
+
+
+def test_only_the_store_imports_zarr():
+    folders = {
+        str(path.parent.relative_to(PACKAGE))
+        for path in FILES
+        if any(module.split(".")[0] == "zarr" for module in imports(path))
     }
-    assert imports == {"_save.py", "_writer.py", "_zarr.py"}
+    assert folders == {"sets/_store"}
+
+
+@pytest.mark.parametrize(("path", "node"), definitions(ast.FunctionDef))
+def test_functions_fit_a_screen(path, node):
+    lines = [n for n in code_lines(path) if node.lineno <= n <= node.end_lineno]
+    assert len(lines) <= MAX_FUNCTION_LINES
+
+
+@pytest.mark.parametrize(("path", "node"), definitions(ast.ClassDef))
+def test_classes_are_small(path, node):
+    methods = [one for one in node.body if isinstance(one, ast.FunctionDef)]
+    lines = [n for n in code_lines(path) if node.lineno <= n <= node.end_lineno]
+    assert len(methods) <= MAX_METHODS
+    assert len(lines) <= MAX_CLASS_LINES
+
+
+def test_package_stays_small():
+    assert sum(len(code_lines(path)) for path in FILES) <= MAX_LINES
+    core = [path for one in CORE for path in [PACKAGE / one, *(PACKAGE / one).glob("*.py")]]
+    n_core = sum(len(code_lines(path)) for path in core if path.is_file())
+    assert n_core <= MAX_CORE_LINES
 
 
 def test_public_names():
@@ -188,6 +208,7 @@ def test_public_names():
         "AttentionClusterClassifier",
         "FeatureSets",
         "FeatureSetsWriter",
+        "IntegrationClassifier",
         "ModelFileError",
         "MultimodalAttentionClusterClassifier",
         "MultimodalFeatureSets",

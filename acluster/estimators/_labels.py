@@ -1,4 +1,4 @@
-"""Between the user's labels and the network's outputs: coding, loss, decisions, weights."""
+"""Labels: from y to the targets of the loss, and from logits back to labels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, softmax
 from sklearn.utils import check_array, column_or_1d, compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from torch import Tensor
@@ -20,7 +19,7 @@ __all__ = ["LabelCoding", "check_labels", "to_mean_one"]
 
 
 def check_labels(y: Any, estimator_name: str) -> NDArray[Any]:
-    """Y as an array: (n,) labels, or an (n, n_labels) indicator of 0 and 1.
+    """Return y as an array: (n,) labels, or an (n, n_labels) indicator of 0 and 1.
 
     Raises
     ------
@@ -63,7 +62,7 @@ def check_labels(y: Any, estimator_name: str) -> NDArray[Any]:
 def _type_of(y: NDArray[Any]) -> str:
     try:
         return type_of_target(y)
-    except TypeError:  # labels that have no order among themselves
+    except TypeError:  # labels that cannot be compared with each other
         return "unknown"
 
 
@@ -82,10 +81,10 @@ def _as_array(y: Any) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class LabelCoding:
-    """How labels and logits correspond.
+    """How labels correspond to logits.
 
-    One label of two classes has one logit under a sigmoid; one of more classes has a
-    logit each under a softmax; an indicator matrix has a sigmoid per column.
+    Two classes share one logit under a sigmoid; more classes have one logit each under a softmax;
+    an indicator matrix has one logit per column, each under a sigmoid.
     """
 
     kind: str  # "binary", "multiclass" or "multilabel"
@@ -93,12 +92,12 @@ class LabelCoding:
 
     @classmethod
     def of(cls, y: NDArray[Any], classes: Any = None) -> LabelCoding:
-        """The coding of checked labels, or of `classes` announced before all are seen."""
+        """Return the coding of checked labels, or of `classes` if not all are seen yet."""
         if y.ndim == 2:
             columns = np.arange(y.shape[1])
             if classes is not None and not np.array_equal(classes, columns):
                 raise ValueError(
-                    f"classes={classes!r} do not fit an indicator y of {len(columns)} columns; "
+                    f"classes={classes!r} does not match an indicator y of {len(columns)} columns; "
                     f"pass classes={columns.tolist()}."
                 )
             return cls("multilabel", columns)
@@ -121,11 +120,15 @@ class LabelCoding:
         return 1 if self.kind == "binary" else len(self.classes)
 
     def encode(self, y: NDArray[Any], name: str = "y") -> NDArray[Any]:
-        """Targets of the loss: class numbers (n,), or zeros and ones (n, n_outputs)."""
+        """Return the targets of the loss: class numbers (n,), or 0 and 1 (n, n_outputs)."""
         is_indicator = self.kind == "multilabel"
         if y.shape[1:] != ((len(self.classes),) if is_indicator else ()):
-            wanted = f"{len(self.classes)} label columns" if is_indicator else "one label per item"
-            raise ValueError(f"{name} has shape {y.shape}; the classifier was fitted on {wanted}.")
+            expected = (
+                f"{len(self.classes)} label columns" if is_indicator else "one label per item"
+            )
+            raise ValueError(
+                f"{name} has shape {y.shape}; the classifier was fitted on {expected}."
+            )
         if y.ndim == 2:
             return y.astype(np.float64)
         unknown = np.setdiff1d(y, self.classes)
@@ -138,7 +141,7 @@ class LabelCoding:
         return numbers if self.kind == "multiclass" else numbers[:, None].astype(np.float64)
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Negative log-likelihood, (n,) under a softmax and (n, n_outputs) under sigmoids."""
+        """Return the negative log-likelihood: (n,) for a softmax, (n, n_outputs) for sigmoids."""
         if self.kind == "multiclass":
             return functional.cross_entropy(logits, targets, reduction="none")
         return functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
@@ -146,14 +149,14 @@ class LabelCoding:
     def accuracy(
         self, y: NDArray[Any], logits: NDArray[Any], sample_weight: NDArray[np.float64]
     ) -> float:
-        """The share of right labels: of the items, or of all entries of an indicator y."""
+        """Return the fraction of correct labels, or of correct entries of an indicator y."""
         right = self.decide(logits) == y
         return float(
             np.average(right.mean(axis=1) if y.ndim == 2 else right, weights=sample_weight)
         )
 
     def decide(self, logits: NDArray[Any]) -> NDArray[Any]:
-        """The most probable label of every item, or every label more probable than not."""
+        """Return the most probable label of every item, or all labels above probability 1/2."""
         if self.kind == "multilabel":
             return (logits > 0).astype(np.int64)
         if self.kind == "binary":
@@ -161,7 +164,9 @@ class LabelCoding:
         return self.classes[logits.argmax(axis=1)]
 
     def probabilities(self, logits: NDArray[Any]) -> NDArray[Any]:
-        """Of every class (n, n_classes), or of every label by itself (n, n_labels)."""
+        """Return the probabilities of classes (n, n_classes), or of single labels (n, n_labels)."""
+        from scipy.special import expit, softmax
+
         if self.kind == "multiclass":
             return softmax(logits, axis=1)
         positive = expit(logits)
@@ -173,12 +178,12 @@ class LabelCoding:
         sample_weight: NDArray[np.float64],
         class_weight: dict[Any, float] | str | None,
     ) -> NDArray[np.float64]:
-        """The weight of every loss that `loss` gives: sample weight, of mean 1, by class weight.
+        """Return the weight of every loss: the sample weight, of mean 1, times the class weight.
 
-        "balanced" weighs a class by the inverse of its total weight, the paper's 1/S; with
-        an indicator y, the presence and the absence of every label are weighed so.
+        "balanced" weights a class by the inverse of its total weight, the paper's 1/S. For an
+        indicator y, it balances the presence and the absence of every label.
         """
-        sample_weight = sample_weight / sample_weight.max()  # no sum of them can overflow
+        sample_weight = sample_weight / sample_weight.max()  # so that sums cannot overflow
         sample_weight = sample_weight / sample_weight.mean()
         if self.kind == "multilabel":
             balance = self._balance_labels(targets, sample_weight, class_weight)
@@ -207,7 +212,7 @@ class LabelCoding:
             )
         total = sample_weight.sum()
         present = (sample_weight[:, None] * targets).sum(axis=0)
-        # A label that is always or never there has one side only, which keeps weight 1/2.
+        # A label that is always or never present has only one side, which keeps weight 1/2.
         present = np.clip(present, 0, total)
         with np.errstate(divide="ignore"):
             return np.where(targets > 0, total / (2 * present), total / (2 * (total - present)))
@@ -219,13 +224,13 @@ def _check_class_weight(class_weight: dict[Any, float] | str | None) -> None:
     for label, weight in class_weight.items():
         if not isinstance(weight, Real) or not np.isfinite(weight) or weight < 0:
             raise ValueError(
-                f"class_weight gives class {label!r} the weight {weight!r}; weights are finite "
-                "numbers of at least 0."
+                f"class_weight gives class {label!r} the weight {weight!r}; weights must be finite "
+                "and non-negative."
             )
 
 
 def to_mean_one(weights: NDArray[np.float64], class_weight: Any) -> NDArray[np.float64]:
-    """Weights scaled to mean 1, so that their scale does not act as a step size.
+    """Return the weights scaled to mean 1, so that their scale does not act as a learning rate.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""A fitted classifier as an ONNX file, which gives probabilities without torch or scikit-learn."""
+"""Export to ONNX: class probabilities without torch or scikit-learn."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OUTPUT = "probabilities"
 
 
 class Probabilities(torch.nn.Module):
-    """What `predict_proba` gives, of padded sets."""
+    """What `predict_proba` computes, for padded sets."""
 
     def __init__(self, network: PaddedNetwork, kind: str) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ def write_onnx(
     widths: dict[str, int],
     coding: LabelCoding,
 ) -> None:
-    """Write the file; modalities are its inputs, by name, each with its lengths."""
+    """Write the file; its inputs are the modalities, by name, each with its lengths."""
     if find_spec("onnxscript") is None:
         raise ImportError("to_onnx needs onnx and onnxscript: install the extra 'onnx'.")
     like = network.linear.weight
@@ -55,11 +55,11 @@ def write_onnx(
     for i, (modality, width) in enumerate(widths.items()):
         if modality == OUTPUT or modality.endswith("_lengths"):
             raise ValueError(
-                f"A modality named {modality!r} cannot be told from other inputs and outputs of "
-                "the file. Fit with another name."
+                f"A modality named {modality!r} clashes with another input or output of the file. "
+                "Fit with another name."
             )
         names += [modality, f"{modality}_lengths"]
-        # Sizes of 0 and 1 would be taken for constants.
+        # The exporter treats sizes of 0 and 1 as constants.
         example += [like.new_zeros(2, 3 + i, width), torch.full((2,), 2, device=like.device)]
         shapes += [{0: "items", 1: f"{modality}_longest"}, {0: "items"}]
     with _quiet():
@@ -78,7 +78,7 @@ def write_onnx(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without torch's words about its own future and about packages that are not needed."""
+    """Silence torch's deprecation warnings and its hints at packages that are not needed."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

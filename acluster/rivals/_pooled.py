@@ -1,4 +1,4 @@
-"""Fixed pooling and logistic regression: no network."""
+"""The rival without a network: pooled statistics and logistic regression."""
 
 from __future__ import annotations
 
@@ -11,11 +11,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn import config_context
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
-from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LogisticRegression
-from sklearn.multiclass import OneVsRestClassifier
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_consistent_length
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
@@ -29,21 +24,21 @@ _ROWS_PER_BLOCK = 1 << 16
 
 
 class PooledClassifier(ClassifierMixin, BaseEstimator):
-    """Statistics of each item's local features, and logistic regression on them.
+    """Classify pooled statistics of the local features by logistic regression.
 
-    The statistics of all modalities stand side by side, standardised; a modality that an item
-    lacks counts as the mean over the training items.
+    The statistics of all modalities are concatenated and standardized. Those of a modality that an
+    item lacks are replaced by their mean over the training items.
 
     Parameters
     ----------
     statistics : list or tuple of {"mean", "std", "min", "max"}, default=("mean", "max")
-        What is taken of each feature over an item.
+        The statistics of each feature over the local features of an item.
 
     C : float, default=1.0
-        The inverse of the strength of the l2 penalty.
+        Inverse strength of the l2 penalty.
 
     max_iter : int, default=1000
-        Iterations of the solver at most.
+        The maximum number of solver iterations.
 
     class_weight : dict or "balanced", default=None
         Weights of the classes.
@@ -51,16 +46,16 @@ class PooledClassifier(ClassifierMixin, BaseEstimator):
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        The labels, sorted; with an indicator y, the numbers of its columns.
+        The class labels, sorted; for an indicator y, the column numbers.
 
     n_features_in_ : int
         The width of a local feature, summed over the modalities.
 
     n_iter_ : int
-        Iterations of the solver.
+        Solver iterations.
 
     model_ : sklearn.pipeline.Pipeline
-        What was fitted on the statistics.
+        Imputation, scaling and regression, fitted on the statistics.
 
     Examples
     --------
@@ -94,12 +89,12 @@ class PooledClassifier(ClassifierMixin, BaseEstimator):
     @restore_on_error
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
-        """Fit to items X with labels y.
+        """Fit the regression on items X with labels y.
 
         Parameters
         ----------
         X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
-            The items, in any form that the notes of `AttentionClusterClassifier` list.
+            The items, in any form listed in the notes of `AttentionClusterClassifier`.
 
         y : array-like of shape (n,), or indicator of shape (n, n_labels)
             Their labels.
@@ -114,8 +109,12 @@ class PooledClassifier(ClassifierMixin, BaseEstimator):
         Raises
         ------
         ValueError, TypeError
-            If X, y, a weight or a parameter is not usable.
+            If X, y, a weight or a parameter is invalid.
         """
+        from sklearn.impute import SimpleImputer
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
         _check_statistics(self.statistics)
         y = check_labels(y, type(self).__name__)
         X = check_multimodal_sets(X, estimator=self, seen=None)
@@ -130,14 +129,17 @@ class PooledClassifier(ClassifierMixin, BaseEstimator):
         with warnings.catch_warnings(), config_context(enable_metadata_routing=True):
             warnings.filterwarnings("ignore", "Label .* is present in all training examples")
             regression.fit(scale.transform(table), y[weighted], sample_weight=weights[weighted])
-        self.model_: Pipeline = make_pipeline(*scale, regression)
+        self.model_ = make_pipeline(*scale, regression)
         self.classes_ = regression.classes_
         parts = getattr(regression, "estimators_", [regression])
         self.n_iter_ = max(int(np.max(getattr(part, "n_iter_", 1))) for part in parts)
         return self
 
     def _regression(self, n_axes: int) -> Any:
-        """One for all classes, or one for each label."""
+        """Return one regression for all classes, or one for each label."""
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.multiclass import OneVsRestClassifier
+
         one = LogisticRegression(C=self.C, max_iter=self.max_iter, class_weight=self.class_weight)
         if n_axes == 1:
             return one
@@ -145,7 +147,7 @@ class PooledClassifier(ClassifierMixin, BaseEstimator):
             return OneVsRestClassifier(one.set_fit_request(sample_weight=True))
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """The most probable label of every item.
+        """Return the most probable label of every item.
 
         Parameters
         ----------
@@ -160,7 +162,7 @@ class PooledClassifier(ClassifierMixin, BaseEstimator):
         return self.model_.predict(X)
 
     def predict_proba(self, X: Any) -> NDArray[Any]:
-        """The probability of every class.
+        """Return the class probabilities.
 
         Parameters
         ----------
@@ -175,7 +177,7 @@ class PooledClassifier(ClassifierMixin, BaseEstimator):
         return self.model_.predict_proba(X)
 
     def decision_function(self, X: Any) -> NDArray[Any]:
-        """The logit of every class.
+        """Return the logit of every class.
 
         Parameters
         ----------
@@ -204,7 +206,7 @@ class PooledClassifier(ClassifierMixin, BaseEstimator):
 
 
 def pooled_statistics(X: FeatureSets, statistics: Sequence[str]) -> NDArray[np.float64]:
-    """Statistics of the local features of every set, side by side.
+    """Return statistics of the local features of every set.
 
     Parameters
     ----------
@@ -212,17 +214,17 @@ def pooled_statistics(X: FeatureSets, statistics: Sequence[str]) -> NDArray[np.f
         n sets of local features of width M, in memory or in a store.
 
     statistics : list or tuple of {"mean", "std", "min", "max"}
-        What is taken of each feature.
+        The statistics of each feature.
 
     Returns
     -------
     ndarray of shape (n, len(statistics)·M)
-        One statistic after the other; NaN for a set without local features.
+        One statistic after the other; NaN for an empty set.
 
     Raises
     ------
     ValueError, TypeError
-        If a statistic is not one of these, or X is something else.
+        If a statistic is unknown, or X is not `FeatureSets`.
 
     Examples
     --------
@@ -237,8 +239,8 @@ def pooled_statistics(X: FeatureSets, statistics: Sequence[str]) -> NDArray[np.f
     _check_statistics(statistics)
     if not isinstance(X, FeatureSets):
         raise TypeError(
-            f"X is a {type(X).__name__}; expected FeatureSets, as FeatureSets.from_arrays makes of "
-            "a list of arrays. Of several modalities, pass one."
+            f"X is a {type(X).__name__}; expected FeatureSets. Convert a list of arrays by "
+            "FeatureSets.from_arrays; of several modalities, pass one."
         )
     table = np.full((len(X), len(statistics) * X.n_features), np.nan)
     n_items = max(1, _ROWS_PER_BLOCK * len(X) // max(1, int(X.lengths.sum())))

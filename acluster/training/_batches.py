@@ -1,4 +1,4 @@
-"""Batches of items: their order, the modalities they keep, and reading ahead."""
+"""Batches of items: their order, modality dropout, and prefetching."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Batch", "BatchSource", "TrainingBatches", "items_per_block", "prefet
 Items = NDArray[np.int64] | slice
 _T = TypeVar("_T")
 
-# Blocks of a slow store that are shuffled together: with theirs, 32 MB of decoded features.
+# Blocks of a compressed store that are shuffled together: about 32 MB of decoded features.
 _BLOCKS_PER_WINDOW = 32
 
 _BYTES_PER_BLOCK = 1 << 23
@@ -27,8 +27,8 @@ _BYTES_PER_BLOCK = 1 << 23
 class BatchSource:
     """Items of several modalities, batch by batch, as the network takes them.
 
-    Batches of features that are not in memory, or have to be copied to a GPU, are made one
-    ahead, in a thread.
+    If features are read from a store or copied to a GPU, the next batch is prepared in a thread
+    while the network works on the current one.
 
     Parameters
     ----------
@@ -36,11 +36,11 @@ class BatchSource:
         The same items in every modality.
 
     like : Tensor
-        A parameter of the network that will see them: batches have its dtype and device.
+        A parameter of the network; batches get its dtype and device.
 
     stand_ins : sequence of (ndarray of shape (M,) or None), optional
-        For every modality, the local feature that stands for a set without any. None
-        leaves empty sets empty.
+        For every modality, the local feature that replaces an empty set. None leaves empty sets
+        empty.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class BatchSource:
         return len(self.modalities[0])
 
     def in_order(self, batch_size: int) -> Iterator[list[Packed]]:
-        """All batches of the items as they come, for inference."""
+        """Yield the batches of all items in order, for inference."""
         batches = (
             [
                 packer.pack(sets[i : i + batch_size])
@@ -79,22 +79,22 @@ class BatchSource:
         n_local_features: Sequence[int | None],
         modality_dropout: float = 0.0,
     ) -> Iterator[tuple[Items, list[Packed]]]:
-        """The batches of an epoch of training, with the items that each holds.
+        """Yield the batches of one training epoch, with the numbers of their items.
 
         Parameters
         ----------
         batch_size : int
-            Items per batch. A batch of all items is not shuffled: its order changes
-            nothing, and the features then need no gathering.
+            Items per batch. A batch of all items is not shuffled: the order would not matter, and
+            the features then need not be gathered.
 
         random_state : RandomState
-            Draws the order, the modalities and the local features.
+            Draws the order, the dropped modalities and the local features.
 
         n_local_features : sequence of (int or None)
-            For every modality, how many local features of each set are drawn anew.
+            For every modality, how many local features of each set to draw.
 
         modality_dropout : float, default=0.0
-            The probability that an item goes without a modality; it keeps one at least.
+            The probability that an item loses a modality; it keeps at least one.
         """
         batches = self._draw(batch_size, random_state, n_local_features, modality_dropout)
         yield from prefetched(batches) if self._reads_ahead else batches
@@ -188,7 +188,7 @@ class TrainingBatches:
 
 
 def prefetched(iterator: Iterator[_T]) -> Iterator[_T]:
-    """The same elements, each made in a thread while the one before is used."""
+    """Yield the same elements, each computed in a thread while the previous one is used."""
     end = object()
     with ThreadPoolExecutor(1, thread_name_prefix="acluster-prefetch") as pool:
         ahead = pool.submit(next, iterator, end)
@@ -200,26 +200,26 @@ def prefetched(iterator: Iterator[_T]) -> Iterator[_T]:
 def shuffled(
     n_items: int, random_state: np.random.RandomState, blocks: NDArray[np.int64] | None = None
 ) -> NDArray[np.int64]:
-    """The items in random order.
+    """Return the items in random order.
 
-    With `blocks`, the number of the block that each item begins in, the blocks come in
-    random order and the items in random order within every 32 of them: a reader that has
-    to decode blocks decodes few of them more than once.
+    With `blocks`, the number of the block in which each item begins, the blocks are shuffled, and
+    the items are shuffled within windows of 32 blocks. A reader that has to decode blocks then
+    decodes few of them twice.
     """
     if blocks is None:
         return random_state.permutation(n_items)
     _, block = np.unique(blocks, return_inverse=True)
-    place = random_state.permutation(block.max() + 1)
-    window = place[block] // _BLOCKS_PER_WINDOW
+    rank = random_state.permutation(block.max() + 1)
+    window = rank[block] // _BLOCKS_PER_WINDOW
     return np.lexsort((random_state.random_sample(n_items), window))
 
 
 def keep_modalities(
     present: NDArray[np.bool_], dropout: float, random_state: np.random.RandomState
 ) -> NDArray[np.bool_]:
-    """Which of the modalities that are present, (n, n_modalities), survive the dropout.
+    """Return which of the present modalities, (n, n_modalities), survive the dropout.
 
-    An item that would lose all keeps one of its own, drawn at random.
+    An item that would lose all of them keeps one, drawn at random.
     """
     kept = present & (random_state.random_sample(present.shape) >= dropout)
     lost = np.flatnonzero(~kept.any(axis=1))

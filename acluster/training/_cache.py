@@ -1,4 +1,4 @@
-"""Where the sets live while the network trains: on its device, in memory, or in their store."""
+"""Where local features are kept during training: on the device, in memory, or in their store."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CACHES = ("auto", "device", "memory", "stream")
 
 
 def cached(modalities: Sequence[FeatureSets], cache: str, like: Tensor) -> list[FeatureSets]:
-    """The same sets where `cache` wants them.
+    """Return the sets, moved to where `cache` says.
 
     Parameters
     ----------
@@ -29,17 +29,17 @@ def cached(modalities: Sequence[FeatureSets], cache: str, like: Tensor) -> list[
         In memory or in a store.
 
     cache : {"auto", "device", "memory", "stream"}
-        "device": on the device of `like`, in its dtype, or in float16 where float16
-        features are on a GPU. "memory": in memory. "stream": where they are. "auto": on a
-        GPU if they take no more than half of its free memory so; in memory if they lie in a
-        store, take no more than scikit-learn's `working_memory` and this process is no
-        worker of a parallel search; else where they are.
+        "device": on the device of `like`, in its dtype; float16 features on a GPU stay float16.
+        "memory": in memory. "stream": where they are. "auto": on a GPU if they take at most half
+        of its free memory; in memory if they are in a store, take at most scikit-learn's
+        `working_memory`, and this process is not a worker of a parallel search; else where they
+        are.
 
     like : Tensor
         A parameter of the network.
     """
     if cache == "auto":
-        cache = _choice(modalities, like)
+        cache = _choose(modalities, like)
     if cache == "device":
         return [FeatureSets.from_source(SetsOnDevice(sets, like)) for sets in modalities]
     return [_loaded(sets) for sets in modalities] if cache == "memory" else list(modalities)
@@ -53,7 +53,7 @@ def _loaded(sets: FeatureSets) -> FeatureSets:
     return loaded
 
 
-def _choice(modalities: Sequence[FeatureSets], like: Tensor) -> str:
+def _choose(modalities: Sequence[FeatureSets], like: Tensor) -> str:
     if like.device.type == "cuda":
         n_bytes = sum(
             sets.nbytes // sets.dtype.itemsize * _resident_dtype(sets, like).itemsize
@@ -64,15 +64,15 @@ def _choice(modalities: Sequence[FeatureSets], like: Tensor) -> str:
             return "device"
     n_bytes = sum(sets.nbytes for sets in modalities if not sets.in_memory)
     budget = sklearn.get_config()["working_memory"] * 2**20
-    # Each worker would hold a copy of its own; streaming, they share the system's file cache.
+    # Each worker would hold a copy of its own; when they stream, they share the page cache.
     is_worker = multiprocessing.current_process().name != "MainProcess"
     return "memory" if 0 < n_bytes <= budget and not is_worker else "stream"
 
 
 class SetsOnDevice:
-    """Sets whose rows are one tensor on the device."""
+    """Sets whose local features are one tensor on the device."""
 
-    in_memory = True  # nothing is read for them
+    in_memory = True  # nothing has to be read from a store
     place = "X"
 
     def __init__(self, sets: FeatureSets, like: Tensor) -> None:
@@ -80,12 +80,12 @@ class SetsOnDevice:
         self.offsets: NDArray[np.int64] = np.concatenate([[0], np.cumsum(sets.lengths)])
 
     def column(self, name: str) -> None:
-        """None: nothing lies beside them."""
+        """Return None: labels and ids are not copied to the device."""
         return None
 
 
 class RowsOnDevice:
-    """Local features that are one tensor; gathered there."""
+    """Local features in one tensor on the device, gathered there."""
 
     is_fast = True
     rows_per_block = 1
@@ -102,7 +102,7 @@ class RowsOnDevice:
             first += len(block)
 
     def gather(self, starts: NDArray[np.int64], lengths: NDArray[np.int64], out: Any = None) -> Any:
-        """The runs end to end, a tensor on the device."""
+        """Return the runs end to end, as a tensor on the device."""
         rows = rows_of_runs(starts, lengths)
         if isinstance(rows, slice):
             return self.values[rows]
@@ -110,6 +110,6 @@ class RowsOnDevice:
 
 
 def _resident_dtype(sets: FeatureSets, like: Tensor) -> torch.dtype:
-    """On a GPU, float16 features stay so until the network multiplies them."""
+    """Return the dtype on the device: float16 stays float16 on a GPU, at half the memory."""
     stays_half = like.is_cuda and sets.dtype == np.float16 and like.dtype == torch.float32
     return torch.float16 if stays_half else like.dtype

@@ -15,7 +15,7 @@ __all__ = ["FeatureMoments", "feature_moments"]
 
 
 class FeatureMoments(NamedTuple):
-    """The mean and the standard deviation of every feature, (M,), over so many local features."""
+    """The mean and standard deviation of every feature, (M,), over `n_rows` local features."""
 
     mean: NDArray[np.float64]
     std: NDArray[np.float64]
@@ -23,12 +23,13 @@ class FeatureMoments(NamedTuple):
 
 
 def feature_moments(sets: FeatureSets, with_std: bool) -> FeatureMoments:
-    """Those of all local features of all sets, in one pass.
+    """Return the moments over all local features of all sets, in one pass.
 
-    Features that are constant but for rounding have a standard deviation of 0; without `with_std`,
-    which takes longer, all have.
+    Features that are constant up to rounding get a standard deviation of 0. Without `with_std`,
+    which saves time, all of them do.
     """
-    if sets.blocks is not None:  # each block is then decoded once
+    if sets.blocks is not None:
+        # In the order of a compressed store, every block is decoded only once.
         sets = sets[np.argsort(sets.numbers)]
     n_rows, mean = 0, torch.zeros(sets.n_features, dtype=torch.float64)
     squares = torch.zeros_like(mean)
@@ -36,16 +37,19 @@ def feature_moments(sets: FeatureSets, with_std: bool) -> FeatureMoments:
     for ((values, _),) in BatchSource([sets], like).in_order(items_per_block(sets)):
         n, n_before = len(values), n_rows
         n_rows += n
-        if n:  # Chan et al.: the moments of two parts come together without a loss of digits
+        if n:
+            # The update of Chan, Golub and LeVeque (1983) merges the moments of two parts. Sums of
+            # squares would cancel for features far from 0.
             mean, squares = mean.to(values.device), squares.to(values.device)
-            own = values.mean(dim=0, dtype=torch.float64)
-            away = own - mean
+            block_mean = values.mean(dim=0, dtype=torch.float64)
+            shift = block_mean - mean
             if with_std:
-                squares = squares + (values.double() - own).square_().sum(dim=0)
-                squares = squares + away.square() * (n_before * n / n_rows)
-            mean = mean + away * (n / n_rows)
+                squares = squares + (values.double() - block_mean).square_().sum(dim=0)
+                squares = squares + shift.square() * (n_before * n / n_rows)
+            mean = mean + shift * (n / n_rows)
     variance = squares / max(n_rows, 1)
-    rounding = n_rows * torch.finfo(torch.float64).eps  # as scikit-learn's StandardScaler has it
+    # The threshold of scikit-learn's StandardScaler: below it, the variance is rounding error.
+    rounding = n_rows * torch.finfo(torch.float64).eps
     is_constant = variance <= rounding * variance + (rounding * mean).square()
     std = variance.sqrt().masked_fill(is_constant, 0)
     return FeatureMoments(mean.cpu().numpy(), std.cpu().numpy(), n_rows)

@@ -1,4 +1,4 @@
-"""The optimisers: gradients are clipped and weights updated, large ones tile by tile."""
+"""The optimizers: clip the gradients and update the weights, large ones tile by tile."""
 
 from __future__ import annotations
 
@@ -14,27 +14,28 @@ from acluster.training._device import to_numpy_state, to_torch_state
 
 __all__ = ["OPTIMIZERS", "Optimizer", "factored_gradients"]
 
-# Where torch's fused Adam divides the gradients by `grad_scale`.
+# Devices on which torch's fused Adam divides the gradients by `grad_scale` itself. It was made for
+# loss scaling; here it saves a pass over all gradients when they are clipped.
 _DIVIDING_DEVICES = ("cpu", "cuda")
 
-# Numbers of a large weight that are updated at a time: they and what belongs to them stay in
-# the processor's cache. A GPU takes all at once.
+# Elements of a large weight that are updated at a time. The tile, its gradient and its moments stay
+# in the processor's cache: the update is bound by memory traffic. A GPU updates all at once.
 _NUMBERS_PER_TILE = 1 << 19
 
 
 class Rule(NamedTuple):
-    """An update in the terms of Adam's, ``w -= lr · m / (√v + ε)``.
+    """An update rule in terms of Adam's, ``w -= lr · m / (√v + ε)``.
 
     Parameters
     ----------
     betas : (float, float)
-        The decay of m, the mean of the gradient g, and of v, the mean of g².
+        The decay rates of m, the running mean of the gradient g, and of v, that of g².
 
     corrects_bias : bool
-        Whether m and v, which start from 0, are divided by ``1 - βᵗ``.
+        Whether m and v, which start at 0, are divided by ``1 - βᵗ``.
 
     decouples_decay : bool
-        Whether the weight decay goes past m and v.
+        Whether weight decay bypasses m and v, as in AdamW.
     """
 
     betas: tuple[float, float]
@@ -43,7 +44,7 @@ class Rule(NamedTuple):
 
     @property
     def forgets_mean(self) -> bool:
-        """Whether there is no mean of the gradient: it would be the gradient itself."""
+        """Whether m is the gradient itself and need not be kept."""
         return self.betas[0] == 0
 
 
@@ -55,7 +56,10 @@ OPTIMIZERS = {
 
 
 class Moments(NamedTuple):
-    """What an optimiser remembers of a parameter; RMSprop's mean is mere room for a tile."""
+    """The running averages of one parameter.
+
+    For RMSprop, `mean` is a tile-sized scratch buffer that torch's kernel writes to.
+    """
 
     mean: Tensor
     square_mean: Tensor
@@ -63,42 +67,42 @@ class Moments(NamedTuple):
 
     @classmethod
     def of(cls, parameter: Tensor, rule: Rule) -> Moments:
-        """Those of a parameter that has not been updated."""
+        """Return the moments of a parameter before its first update."""
         parameter = parameter.detach()
         mean = parameter[: _rows_per_tile(parameter)] if rule.forgets_mean else parameter
-        # After so many steps there is no bias to correct.
+        # torch corrects the bias by the step count; after 1e9 steps nothing is left to correct.
         step = torch.tensor(0.0 if rule.corrects_bias else 1e9, device=parameter.device)
         return cls(torch.zeros_like(mean), torch.zeros_like(parameter), step)
 
     def of_rows(self, rows: slice) -> Moments:
-        """Those of a tile."""
+        """Return the moments of a tile of the parameter."""
         square_mean = self.square_mean[rows]
-        is_room = len(self.mean) < len(self.square_mean)
-        mean = self.mean[: len(square_mean)] if is_room else self.mean[rows]
+        is_scratch = len(self.mean) < len(self.square_mean)
+        mean = self.mean[: len(square_mean)] if is_scratch else self.mean[rows]
         return Moments(mean, square_mean, self.step)
 
 
 class Optimizer:
-    """RMSprop, Adam or AdamW, with gradients clipped to a norm.
+    """RMSprop, Adam or AdamW, with gradient clipping.
 
-    All three are torch's fused Adam: RMSprop is Adam without a mean of the gradient and
-    without the correction of the bias. A parameter has its gradient in ``grad``, or as two
-    factors in ``grad_factors = (D, G)``, the gradient being ``Dᵀ G``. Its norm does not need
-    it, ``‖DᵀG‖² = Σ (DDᵀ) ∘ (GGᵀ)``, and on a processor the update forms it tile by tile.
+    All three call torch's fused Adam kernel: RMSprop is Adam without a mean of the gradient and
+    without bias correction. A parameter has its gradient in ``grad``, or as two factors in
+    ``grad_factors = (D, G)`` with the gradient ``Dᵀ G``. The norm needs only the factors,
+    ``‖DᵀG‖² = Σ (DDᵀ) ∘ (GGᵀ)``, and on a processor the update forms the product tile by tile.
 
     Parameters
     ----------
     parameters : iterable of Parameter
-        What is learnt.
+        The parameters to train.
 
     name : str
         A name in `OPTIMIZERS`.
 
     learning_rate, weight_decay : float
-        The step, and the pull of the weights to 0.
+        The learning rate, and the coefficient of weight decay.
 
     max_grad_norm : float or None
-        Gradients are scaled down to this l2 norm over all parameters together.
+        Gradients are clipped to this l2 norm over all parameters together.
     """
 
     def __init__(
@@ -119,7 +123,7 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Update the parameters and forget their gradients."""
+        """Update the parameters and clear their gradients."""
         divisor = None if self.max_grad_norm is None else self._divisor(self.max_grad_norm)
         small: list[tuple[Tensor, Tensor, Moments]] = []
         for p, moments in zip(self.parameters, self._moments, strict=True):
@@ -134,23 +138,25 @@ class Optimizer:
         self.clear()
 
     def clear(self) -> None:
-        """Forget the gradients."""
+        """Clear the gradients."""
         for p in self.parameters:
             p.grad = None
             if hasattr(p, "grad_factors"):
                 del p.grad_factors
 
     def _divisor(self, max_grad_norm: float) -> Tensor | None:
-        """What clips the gradients, to divide them by; None if it is 1 for sure."""
+        """Return the number to divide the gradients by, or None if they need no clipping."""
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        of_whole = nn.utils.get_total_norm(gradients)
+        dense_norm = nn.utils.get_total_norm(gradients)
         factored = [factors for p in self.parameters if (factors := _factors(p)) is not None]
-        if of_whole.device.type == "cpu":  # elsewhere, looking at it would wait for the device
+        if dense_norm.device.type == "cpu":
+            # ‖DᵀG‖ ≤ ‖D‖ ‖G‖ is cheap and usually shows that nothing has to be clipped. On a GPU,
+            # reading the result would stall the queue.
             bounds = [_norm(D) * _norm(G) for D, G in factored]
-            if bool(_total([of_whole, *bounds]) <= max_grad_norm):
+            if bool(_total([dense_norm, *bounds]) <= max_grad_norm):
                 return None
-        norm = _total([of_whole, *(_norm_of_product(D, G) for D, G in factored)])
-        return (norm / max_grad_norm).clamp(min=1).float()  # so torch wants it
+        norm = _total([dense_norm, *(_norm_of_product(D, G) for D, G in factored)])
+        return (norm / max_grad_norm).clamp(min=1).float()  # the kernel requires float32
 
     def _update_by_tiles(
         self, parameter: Tensor, size: int, moments: Moments, divisor: Tensor | None
@@ -158,7 +164,7 @@ class Optimizer:
         step = moments.step.clone()
         for first in range(0, len(parameter), size):
             rows = slice(first, first + size)
-            moments.step.copy_(step)  # torch counts every tile
+            moments.step.copy_(step)  # the kernel increments it for every tile
             tile = parameter[rows], _gradient(parameter, rows), moments.of_rows(rows)
             self._update([tile], divisor)
 
@@ -189,7 +195,7 @@ class Optimizer:
         )
 
     def state(self) -> list[dict[str, Any]]:
-        """The moments of every parameter, as numpy arrays."""
+        """Return the moments of every parameter, as numpy arrays."""
         names = ["square_mean", "step"] if self.rule.forgets_mean else list(Moments._fields)
         return [
             to_numpy_state({name: getattr(moments, name) for name in names})
@@ -197,7 +203,7 @@ class Optimizer:
         ]
 
     def load_state(self, state: list[dict[str, Any]]) -> None:
-        """Go on from another optimiser's `state`."""
+        """Continue from the `state` of another optimizer."""
         for moments, loaded in zip(self._moments, to_torch_state(state), strict=True):
             for name, value in loaded.items():
                 getattr(moments, name).copy_(value)
@@ -205,14 +211,14 @@ class Optimizer:
 
 @contextmanager
 def factored_gradients(network: nn.Module) -> Iterator[None]:
-    """Modules that can leave their gradient in factors do so, for an `Optimizer`."""
-    able = [module for module in network.modules() if hasattr(module, "factored_gradient")]
-    for module in able:
+    """Make modules that can do so leave their gradient in factors, for an `Optimizer`."""
+    capable = [module for module in network.modules() if hasattr(module, "factored_gradient")]
+    for module in capable:
         module.factored_gradient = True  # type: ignore[assignment]
     try:
         yield
     finally:
-        for module in able:
+        for module in capable:
             module.factored_gradient = False  # type: ignore[assignment]
 
 
@@ -221,9 +227,9 @@ def _factors(parameter: Tensor) -> tuple[Tensor, Tensor] | None:
 
 
 def _gradient(parameter: Tensor, rows: slice) -> Tensor:
-    """The gradient of some rows of a parameter."""
+    """Return the gradient of some rows of a parameter."""
     if (factors := _factors(parameter)) is not None:
-        assert parameter.grad is None, "A parameter has its gradient whole or in factors."
+        assert parameter.grad is None, "A gradient is either whole or in factors."
         D, G = factors
         return (D[:, rows].T @ G).to(parameter.dtype)
     assert parameter.grad is not None
@@ -241,12 +247,13 @@ def _norm(tensor: Tensor) -> Tensor:
 
 
 def _norm_of_product(D: Tensor, G: Tensor) -> Tensor:
-    """‖Dᵀ G‖₂, without the product: from the Gram matrices of D and G, each (n, n)."""
+    """Return ‖Dᵀ G‖₂ from the Gram matrices of D and G, each (n, n), without the product."""
     D, G = (factor.to(torch.promote_types(factor.dtype, torch.float32)) for factor in (D, G))
     square = ((D @ D.T) * (G @ G.T)).sum()
+    # Rounding can make the sum slightly negative when the true norm is near 0.
     return square.clamp(min=0).sqrt()
 
 
 def _total(norms: list[Tensor]) -> Tensor:
-    """The norm of parts that have these norms."""
+    """Return the norm of the whole from the norms of its parts."""
     return torch.linalg.vector_norm(torch.stack(norms))

@@ -1,4 +1,4 @@
-"""From the sets of a batch to tensors: gather, sample, convert, fill what is missing, move."""
+"""From the sets of a batch to tensors: gather, sample, convert, fill missing sets, move."""
 
 from __future__ import annotations
 
@@ -18,24 +18,23 @@ __all__ = ["Packed", "Packer", "sampled_rows"]
 
 Packed = tuple[Tensor, Tensor]  # values (R, M) on the device, offsets (n + 1,) on the CPU
 
-# torch works on pieces of up to this many numbers in the calling thread alone.
-_NUMBERS_PER_PIECE = 32768
+# torch uses its thread pool for operations on more elements than this.
+_ELEMENTS_PER_PIECE = 32768
 
 
 class Packer:
-    """Packs sets of one modality as the network takes them.
+    """Pack sets of one modality as the network takes them.
 
     Parameters
     ----------
     sets : FeatureSets
-        The whole that batches will be chosen from.
+        All sets that batches are chosen from.
 
     like : Tensor
-        A parameter of the network: batches have its dtype and device.
+        A parameter of the network; batches get its dtype and device.
 
     stand_in : ndarray of shape (M,), optional
-        The local feature that stands for a set without any. By default such a set stays
-        empty.
+        The local feature that replaces an empty set. By default, empty sets stay empty.
     """
 
     def __init__(
@@ -60,7 +59,7 @@ class Packer:
         random_state: np.random.RandomState | None = None,
         kept: NDArray[np.bool_] | None = None,
     ) -> Packed:
-        """The sets end to end as tensors.
+        """Return the sets end to end as tensors.
 
         Parameters
         ----------
@@ -68,13 +67,13 @@ class Packer:
             The items of a batch.
 
         n_local_features : int, optional
-            How many local features of each set are drawn by `random_state`. By default all.
+            How many local features to draw from each set. By default all.
 
         random_state : RandomState, optional
             Draws them.
 
         kept : ndarray of bool, shape (n,), optional
-            Items that are not kept count as empty.
+            Which items to keep; the others count as empty.
         """
         chosen = sets if kept is None else sets[np.flatnonzero(kept)]
         lengths = sets.lengths if kept is None else np.where(kept, sets.lengths, 0)
@@ -87,7 +86,7 @@ class Packer:
         return self._filled(tensor, torch.from_numpy(offsets))
 
     def _gathered(self, sets: FeatureSets, drawn: NDArray[np.int64] | None) -> Any:
-        """The sets end to end, or of these rows those that are drawn."""
+        """Return the rows of the sets end to end, or the drawn ones among them."""
         if (located := sets.located()) is not None:
             values, rows = located
             if drawn is not None:
@@ -103,13 +102,14 @@ class Packer:
             return values.index_select(0, torch.from_numpy(rows).to(values.device))
         out = self._room((len(rows), values.shape[1]), values.dtype)
         if not is_fit_for_torch(values):
-            return values.take(rows, axis=0, out=out, mode="clip")  # else numpy buffers `out`
+            # With mode="raise", numpy would write to a buffer first and copy it to `out`.
+            return values.take(rows, axis=0, out=out, mode="clip")
         source, numbers, target = (torch.from_numpy(array) for array in (values, rows, out))
-        torch.index_select(source, 0, numbers, out=target)  # numpy's works in one thread
+        torch.index_select(source, 0, numbers, out=target)  # in parallel, unlike numpy's take
         return out
 
     def _room(self, shape: tuple[int, int], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """Memory to copy to; from pinned memory a CUDA device copies by itself."""
+        """Return memory for a batch: pinned for CUDA, which copies it without the processor."""
         if not self._is_copied:
             return self._pool.array(shape, dtype)
         n_bytes = shape[0] * shape[1] * dtype.itemsize
@@ -117,7 +117,7 @@ class Packer:
         return pinned.view(dtype).reshape(shape)
 
     def _converted(self, values: NDArray[Any], sets: FeatureSets) -> Tensor:
-        """The values with the dtype of the network, on its device."""
+        """Return the values with the dtype of the network, on its device."""
         if not is_fit_for_torch(values):
             values = values.copy()
         source = torch.from_numpy(values)
@@ -125,23 +125,24 @@ class Packer:
             with self._beside_training():
                 tensor = source.to(self.like.device, non_blocking=True).to(self.like.dtype)
                 is_finite = bool(tensor.sum().isfinite())
-            if self._is_copied:  # else its memory could be given away while a step reads it
+            if self._is_copied:
+                # The allocator must not reuse this memory while the training stream reads it.
                 tensor.record_stream(self._training_stream)
         elif self.is_read or source.dtype != self.like.dtype:
             tensor = self._tensor((len(values), values.shape[1]))
             is_finite = bool(np.isfinite(copy_in_pieces(source, tensor)))
         else:
             return source
-        # float64 may leave the range of float32; what a store holds nobody has checked.
+        # float64 may overflow in float32, and values read from a store have not been checked yet.
         if not is_finite:
             self._refuse(sets)
         return tensor
 
     @contextmanager
     def _beside_training(self) -> Iterator[None]:
-        """On a CUDA device work goes past the kernels of training, and is done at the end.
+        """Run CUDA work on a stream of its own, and finish it before leaving.
 
-        Only the thread that reads ahead waits for it.
+        Only the prefetching thread waits; the kernels of training go on.
         """
         if not self._is_copied:
             yield
@@ -151,7 +152,7 @@ class Packer:
         self._stream.synchronize()
 
     def _refuse(self, sets: FeatureSets) -> None:
-        """Say which value is not finite or does not fit the network's dtype, if one is not."""
+        """Raise an error that names the value that is not finite or overflows, if there is one."""
         if self.is_read:
             check_streamed(sets)
         largest = np.abs(sets.packed()[0]).max()
@@ -159,11 +160,11 @@ class Packer:
             dtype = str(self.like.dtype).removeprefix("torch.")
             raise ValueError(
                 f"X has values beyond the range of {dtype}, up to {largest:g}; "
-                "standardise the local features, or use float64 for X and dtype."
+                "standardize the local features, or use float64 for X and dtype."
             )
 
     def _filled(self, values: Tensor, offsets: Tensor) -> Packed:
-        """Sets without a local feature get the stand-in, if there is one, as their only one."""
+        """Replace empty sets by the stand-in, if there is one."""
         if self.stand_in is None:
             return values, offsets
         lengths = offsets.diff()
@@ -180,7 +181,7 @@ class Packer:
         return filled, new_offsets
 
     def _tensor(self, shape: tuple[int, int]) -> Tensor:
-        """Memory for what the network will see."""
+        """Return memory for the tensor that the network sees."""
         if self.like.device.type != "cpu":
             return self.like.new_empty(shape)
         dtype = np.dtype(str(self.like.dtype).removeprefix("torch."))
@@ -188,19 +189,19 @@ class Packer:
 
 
 def is_fit_for_torch(values: NDArray[Any]) -> bool:
-    """Whether torch takes the array as it is."""
+    """Whether torch can share the memory of the array."""
     return values.flags.writeable and min(values.strides) >= 0
 
 
 def copy_in_pieces(source: Tensor, target: Tensor) -> float:
-    """Copy and convert; the sum of all numbers tells whether they are finite.
+    """Copy and convert, and return the sum, which is finite if all values are.
 
-    torch widens half precision many times faster than numpy. In pieces it stays in this
-    thread: a second team of its threads, beside that which trains, would slow both.
+    torch widens half precision many times faster than numpy. Small pieces keep the work in this
+    thread: a second team of torch's threads beside the training one would slow both.
     """
     total = 0.0
-    pieces = source.reshape(-1).split(_NUMBERS_PER_PIECE)
-    for part, piece in zip(target.view(-1).split(_NUMBERS_PER_PIECE), pieces, strict=True):
+    pieces = source.reshape(-1).split(_ELEMENTS_PER_PIECE)
+    for part, piece in zip(target.view(-1).split(_ELEMENTS_PER_PIECE), pieces, strict=True):
         part.copy_(piece)
         total += float(part.sum())
     return total
@@ -209,24 +210,25 @@ def copy_in_pieces(source: Tensor, target: Tensor) -> float:
 def sampled_rows(
     offsets: NDArray[np.int64], n_local_features: int, random_state: np.random.RandomState
 ) -> tuple[NDArray[np.int64] | None, NDArray[np.int64]]:
-    """Local feature set augmentation (section 5.3): a random part of every set.
+    """Draw local features of every set at random: augmentation (section 5.3 of the paper).
 
-    Draws without replacement; a set with no more than `n_local_features` is kept whole. What is
-    drawn stays in its order.
+    The draw is without replacement and keeps the order. A set with at most `n_local_features` is
+    kept whole.
 
     Returns
     -------
     rows : ndarray of int64, or None
-        The rows that are drawn, set by set; None: all as they are.
+        The drawn rows, set by set; None: all of them.
 
     offsets : ndarray of int64, shape (n + 1,)
-        What cuts them.
+        Where every set begins in them.
     """
     lengths = np.diff(offsets)
     if len(lengths) == 0 or lengths.max() <= n_local_features:
         return None, offsets
     n_rows = int(offsets[-1])
     item_of_row = np.repeat(np.arange(len(lengths)), lengths)
+    # Sorting random keys within each set gives a random permutation of every set at once.
     order = np.lexsort((random_state.random_sample(n_rows), item_of_row))
     rank = np.arange(n_rows) - np.repeat(offsets[:-1], lengths)
     kept = np.minimum(lengths, n_local_features)

@@ -172,7 +172,7 @@ def test_a_finished_fit_ends_at_once_and_a_longer_one_goes_on(tmp_path, monkeypa
     X, y = make_sets()
     first = make(5).fit(X, y, checkpoint_dir=tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("acluster.training.Trainer.run_epoch", lambda *_: pytest.fail("trains"))
+        patch.setattr("acluster.training.Fit.run_epoch", lambda *_: pytest.fail("trains"))
         assert_same_bits(make(5).fit(X, y, checkpoint_dir=tmp_path), first, X)
     longer = make(9).fit(X, y, checkpoint_dir=tmp_path)
     assert_same_bits(longer, make(9).fit(X, y), X)
@@ -229,7 +229,7 @@ def test_what_a_checkpoint_needs(tmp_path):
     X, y = make_sets()
     with pytest.raises(ValueError, match=r"needs an int as random_state.*it is None"):
         make(random_state=None).fit(X, y, checkpoint_dir=tmp_path)
-    with pytest.raises(ValueError, match=r"does not go with warm_start=True"):
+    with pytest.raises(ValueError, match=r"cannot be combined with warm_start=True"):
         make(warm_start=True).fit(X, y, checkpoint_dir=tmp_path)
     assert not os.listdir(tmp_path)
 
@@ -254,7 +254,7 @@ def test_writing_takes_a_small_share_of_the_time(tmp_path, monkeypatch):
 def interrupted_in(epoch, monkeypatch):
     from acluster.training import Trainer
 
-    step, n_steps = Trainer._step, []
+    step, n_steps = Trainer.step, []
 
     def interrupt(self, *args):
         n_steps.append(1)
@@ -262,7 +262,7 @@ def interrupted_in(epoch, monkeypatch):
             raise KeyboardInterrupt
         return step(self, *args)
 
-    monkeypatch.setattr(Trainer, "_step", interrupt)
+    monkeypatch.setattr(Trainer, "step", interrupt)
 
 
 @pytest.mark.parametrize("callbacks", [[], [ProgressBar()]])
@@ -364,7 +364,7 @@ def test_files_of_living_processes_are_left_alone(tmp_path):
 def test_an_interruption_in_validation_leaves_no_half_epoch(monkeypatch):
     X, y = make_sets()
     clf = make(9)
-    infer, n_calls = AttentionClusterClassifier._outputs, []
+    infer, n_calls = AttentionClusterClassifier._infer, []
 
     def interrupt(self, *args):
         n_calls.append(1)
@@ -372,7 +372,7 @@ def test_an_interruption_in_validation_leaves_no_half_epoch(monkeypatch):
             raise KeyboardInterrupt
         return infer(self, *args)
 
-    monkeypatch.setattr(AttentionClusterClassifier, "_outputs", interrupt)
+    monkeypatch.setattr(AttentionClusterClassifier, "_infer", interrupt)
     with pytest.warns(UserWarning, match="interrupted after 2 epochs"):
         clf.fit(X, y, X_val=X, y_val=y)
     assert clf.n_iter_ == len(clf.loss_curve_) == len(clf.validation_scores_) == 2
