@@ -143,7 +143,7 @@ def collect(folder):
 def read(path):
     """The tensors of a model file or a checkpoint, and its description as text."""
     with safe_open(path, framework="np") as file:
-        found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118: not a mapping
+        found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         description = json.loads(file.metadata()["acluster"])
     for key, value in description.items():
         if key not in NOT_COMPARED:

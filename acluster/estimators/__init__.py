@@ -10,17 +10,18 @@ from acluster.estimators._integration_classifier import (
     IntegrationClassifier,
 )
 from acluster.estimators._labels import check_labels
-from acluster.estimators._parameters import POSITIVE_INTEGER, estimator, parameter
+from acluster.estimators._parameters import choice, estimator, integer, parameter
 from acluster.estimators._set_classifier import restore_on_error
 
 __all__ = [
-    "POSITIVE_INTEGER",
     "AttentionClusterClassifier",
     "BaseIntegrationClassifier",
     "IntegrationClassifier",
     "MultimodalAttentionClusterClassifier",
     "check_labels",
+    "choice",
     "estimator",
+    "integer",
     "parameter",
     "restore",
     "restore_on_error",

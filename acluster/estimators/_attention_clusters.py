@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 
-from acluster.estimators._parameters import ClusterParameters, estimator, parameter
+from acluster.estimators._parameters import ClusterParameters, choice, estimator, real
 from acluster.estimators._set_classifier import ATTRIBUTES, SetClassifier
 from acluster.nn import AttentionCluster, Weighting
 
@@ -216,10 +216,9 @@ class MultimodalAttentionClusterClassifier(AttentionClusters):
     n_attended: int | dict[str, int | None] | None = None  # type: ignore[assignment]
     pyramid_levels: int | dict[str, int] = 1  # type: ignore[assignment]
     n_local_features: int | dict[str, int | None] | None = None
-    missing_modality: str = parameter(
+    missing_modality: str = choice(
         default="mean",
-        type='{"mean", "mask"}',
-        constraints=[StrOptions({"mean", "mask"})],
+        options=("mean", "mask"),
         doc="""
         What stands for a modality that an item lacks. "mean": one local feature, the mean of that
         modality over the training set (section 5.2). "mask": nothing; its part of the global
@@ -227,10 +226,10 @@ class MultimodalAttentionClusterClassifier(AttentionClusters):
         number that the item has.
         """,
     )
-    modality_dropout: float = parameter(
+    modality_dropout: float = real(
         default=0.0,
         type="float in [0, 1)",
-        constraints=[Interval(Real, 0, 1, closed="left")],
+        within=Interval(Real, 0, 1, closed="left"),
         doc="""
         The probability with which a training item loses each of its modalities, drawn anew at
         every step; it keeps at least one. Raise it if items to predict lack modalities more often

@@ -27,17 +27,18 @@ from acluster.nn import WEIGHTINGS, Weighting
 from acluster.training import CACHES, OPTIMIZERS
 
 __all__ = [
-    "POSITIVE_INTEGER",
     "ClusterParameters",
     "TrainingParameters",
+    "boolean",
+    "choice",
     "estimator",
+    "integer",
     "parameter",
+    "real",
     "value_per_modality",
 ]
 
 _C = TypeVar("_C", bound=type)
-
-POSITIVE_INTEGER = Interval(Integral, 1, None, closed="left")
 
 
 def parameter(*, default: Any, type: str, constraints: list[Any], doc: str) -> Any:
@@ -61,14 +62,41 @@ def parameter(*, default: Any, type: str, constraints: list[Any], doc: str) -> A
     return field(default=default, metadata=metadata)
 
 
+def boolean(*, default: bool, doc: str) -> Any:
+    """Declare a parameter that is True or False."""
+    return parameter(default=default, type="bool", constraints=["boolean"], doc=doc)
+
+
+def integer(*, default: int | None, doc: str) -> Any:
+    """Declare a parameter that is a positive integer, or None if that is the default."""
+    constraints = [Interval(Integral, 1, None, closed="left"), *([None] if default is None else [])]
+    type_ = "int or None" if default is None else "int"
+    return parameter(default=default, type=type_, constraints=constraints, doc=doc)
+
+
+def real(*, default: float | None, within: Interval, type: str = "float", doc: str) -> Any:
+    """Declare a parameter that is a number in an interval; None is allowed if `type` says so."""
+    constraints = [within, *([None] if "None" in type else [])]
+    return parameter(default=default, type=type, constraints=constraints, doc=doc)
+
+
+def choice(*, default: str, options: Iterable[str], doc: str) -> Any:
+    """Declare a parameter that is one of several strings."""
+    type_ = "{" + ", ".join(f'"{option}"' for option in options) + "}"
+    return parameter(default=default, type=type_, constraints=[StrOptions(set(options))], doc=doc)
+
+
+_POSITIVE = Interval(Real, 0, None, closed="neither")
+_NON_NEGATIVE = Interval(Real, 0, None, closed="left")
+_BELOW_ONE = Interval(Real, 0, 1, closed="left")
+
+
 @dataclass(kw_only=True, eq=False, repr=False)
 class ClusterParameters:
     """The parameters of attention clusters; they come before those of training."""
 
-    cluster_size: int = parameter(
+    cluster_size: int = integer(
         default=32,
-        type="int",
-        constraints=[POSITIVE_INTEGER],
         doc="""
         The number N of attention units. More units find more kinds of local features, at
         proportional cost.
@@ -84,34 +112,26 @@ class ClusterParameters:
         mean, N times).
         """,
     )
-    hidden_size: int = parameter(
+    hidden_size: int = integer(
         default=10,
-        type="int",
-        constraints=[POSITIVE_INTEGER],
         doc='The number H of hidden units of each attention unit, for ``weighting="fc2"``.',
     )
-    shifting: bool = parameter(
+    shifting: bool = boolean(
         default=True,
-        type="bool",
-        constraints=["boolean"],
         doc="""
         Whether the shifting operation follows each unit. It normalizes the output of every unit,
         so that modalities of different scale become comparable.
         """,
     )
-    n_attended: int | None = parameter(
+    n_attended: int | None = integer(
         default=None,
-        type="int",
-        constraints=[POSITIVE_INTEGER, None],
         doc="""
         Each unit attends only to its `n_attended` highest-scoring local features (ties
         included). None: to all of them.
         """,
     )
-    pyramid_levels: int = parameter(
+    pyramid_levels: int = integer(
         default=1,
-        type="int",
-        constraints=[POSITIVE_INTEGER],
         doc="""
         Levels of a temporal pyramid, for sets whose order matters. Level l = 0, 1, ... cuts a set
         into 2^l segments. The units are divided evenly among the segments of all levels (7 for 3
@@ -120,10 +140,8 @@ class ClusterParameters:
         does not matter.
         """,
     )
-    n_local_features: int | None = parameter(
+    n_local_features: int | None = integer(
         default=None,
-        type="int",
-        constraints=[POSITIVE_INTEGER, None],
         doc="""
         Local feature set augmentation: every training step sees this many local features of each
         set, drawn at random without replacement. Prediction sees all. None: training sees all,
@@ -136,10 +154,8 @@ class ClusterParameters:
 class TrainingParameters:
     """The parameters of training, which every set classifier has."""
 
-    standardize: bool = parameter(
+    standardize: bool = boolean(
         default=False,
-        type="bool",
-        constraints=["boolean"],
         doc="""
         Whether to center and scale every feature by its mean and standard deviation over all
         local features of the training set. Set it unless your features already have about unit
@@ -147,83 +163,72 @@ class TrainingParameters:
         continues an earlier one (`warm_start`, `partial_fit`) keeps the statistics of the first.
         """,
     )
-    dropout: float = parameter(
+    dropout: float = real(
         default=0.5,
         type="float in [0, 1)",
-        constraints=[Interval(Real, 0, 1, closed="left")],
+        within=_BELOW_ONE,
         doc="""
         The fraction of the global feature that is zeroed at random before the last layer, in
         training. Lower it if the training loss stays high.
         """,
     )
-    optimizer: str = parameter(
+    optimizer: str = choice(
         default="adam",
-        type='{"rmsprop", "adam", "adamw"}',
-        constraints=[StrOptions(set(OPTIMIZERS))],
+        options=OPTIMIZERS,
         doc="""
         The optimizer. The paper uses RMSprop for real videos, and Adam for Flash-MNIST.
         """,
     )
-    learning_rate: float = parameter(
+    learning_rate: float = real(
         default=1e-2,
-        type="float",
-        constraints=[Interval(Real, 0, None, closed="neither")],
+        within=_POSITIVE,
         doc="The learning rate of the optimizer. Lower it if training diverges.",
     )
-    weight_decay: float = parameter(
+    weight_decay: float = real(
         default=0.0,
-        type="float",
-        constraints=[Interval(Real, 0, None, closed="left")],
+        within=_NON_NEGATIVE,
         doc='The l2 penalty on all parameters; for "adamw", decoupled weight decay.',
     )
-    max_grad_norm: float | None = parameter(
+    max_grad_norm: float | None = real(
         default=5.0,
-        type="float",
-        constraints=[Interval(Real, 0, None, closed="neither"), None],
+        type="float or None",
+        within=_POSITIVE,
         doc="Gradients are clipped to this l2 norm over all parameters. None: no clipping.",
     )
-    batch_size: int = parameter(
+    batch_size: int = integer(
         default=32,
-        type="int",
-        constraints=[POSITIVE_INTEGER],
         doc="Items per training step, and per block of a prediction.",
     )
-    max_iter: int = parameter(
+    max_iter: int = integer(
         default=200,
-        type="int",
-        constraints=[POSITIVE_INTEGER],
         doc="The maximum number of epochs.",
     )
-    tol: float | None = parameter(
+    tol: float | None = real(
         default=1e-4,
-        type="float",
-        constraints=[Interval(Real, 0, None, closed="left"), None],
+        type="float or None",
+        within=_NON_NEGATIVE,
         doc="""
         Training stops once the loss (with `early_stopping`, the validation accuracy) has not
         improved by more than `tol` for `n_iter_no_change` epochs. None: train for exactly
         `max_iter` epochs.
         """,
     )
-    n_iter_no_change: int = parameter(
+    n_iter_no_change: int = integer(
         default=10,
-        type="int",
-        constraints=[POSITIVE_INTEGER],
         doc="Epochs to wait for an improvement.",
     )
-    early_stopping: bool = parameter(
+    early_stopping: bool = boolean(
         default=False,
-        type="bool",
-        constraints=["boolean"],
         doc="""
         Whether to stop by the accuracy on a validation set (for an indicator y, the fraction of
         correct entries), and restore the weights of the best epoch. The validation set is
         `X_val` of `fit` or, without it, a part of X.
         """,
     )
-    validation_fraction: float = parameter(
+    validation_fraction: float = real(
         default=0.1,
         type="float in (0, 1)",
-        constraints=[Interval(Real, 0, 1, closed="neither")],
+        within=Interval(Real, 0, 1, closed="neither"),
         doc="The fraction of X held out for early stopping, stratified by class.",
     )
     class_weight: dict[Any, float] | str | None = parameter(
@@ -234,10 +239,8 @@ class TrainingParameters:
         Weights of the classes in the loss. "balanced" is the paper's 1/S for a class of S items.
         """,
     )
-    warm_start: bool = parameter(
+    warm_start: bool = boolean(
         default=False,
-        type="bool",
-        constraints=["boolean"],
         doc="""
         Whether `fit` continues from the weights, the dtype and the optimizer state of the last
         fit. A validation set held out from X is drawn again.
@@ -249,19 +252,17 @@ class TrainingParameters:
         constraints=[str],
         doc='Where to compute: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1".',
     )
-    dtype: str = parameter(
+    dtype: str = choice(
         default="auto",
-        type='{"auto", "float32", "float64"}',
-        constraints=[StrOptions({"auto", "float32", "float64"})],
+        options=("auto", "float32", "float64"),
         doc="""
         The precision of the network's parameters. "auto": float32 for float16 and float32
         features, else float64.
         """,
     )
-    precision: str = parameter(
+    precision: str = choice(
         default="full",
-        type='{"full", "mixed"}',
-        constraints=[StrOptions({"full", "mixed"})],
+        options=("full", "mixed"),
         doc="""
         "mixed" multiplies in bfloat16 in `fit` and in predictions where that is faster: on most
         GPUs, on processors with AMX, and on AMD processors with AVX512-BF16. Parameters and their
@@ -269,10 +270,9 @@ class TrainingParameters:
         `attention_weights` always use full precision.
         """,
     )
-    cache: str = parameter(
+    cache: str = choice(
         default="auto",
-        type='{"auto", "device", "memory", "stream"}',
-        constraints=[StrOptions(set(CACHES))],
+        options=CACHES,
         doc="""
         Where the local features are kept during training. "stream": where they are; a store is
         read batch by batch in a background thread. "memory": a store is read into memory once.
@@ -292,10 +292,8 @@ class TrainingParameters:
         and the dropout. The same int gives the same bits on the same device.
         """,
     )
-    verbose: bool = parameter(
+    verbose: bool = boolean(
         default=False,
-        type="bool",
-        constraints=["boolean"],
         doc="""
         Whether to print a line per epoch, and to show the progress of predictions on a terminal.
         For a progress bar of the epochs, see `set_callbacks`.
@@ -303,7 +301,11 @@ class TrainingParameters:
     )
 
 
-@dataclass_transform(kw_only_default=True, eq_default=False, field_specifiers=(parameter,))
+@dataclass_transform(
+    kw_only_default=True,
+    eq_default=False,
+    field_specifiers=(parameter, boolean, integer, real, choice),
+)
 def estimator(cls: _C) -> _C:
     """Make the constructor, the constraints and the docstring of a class from its parameters.
 
@@ -320,7 +322,7 @@ def estimator(cls: _C) -> _C:
     }
     entries = []
     for name, (default, declaration) in declared.items():
-        type_ = declaration["type"] + (", or dict of str to such" if name in modal else "")
+        type_ = declaration["type"] + (", or dict of one per modality" if name in modal else "")
         shown = json.dumps(default) if isinstance(default, str) else repr(default)
         entries.append(f"{name} : {type_}, default={shown}\n{indent(declaration['doc'], '    ')}")
     cls.__doc__ = _with_sections(

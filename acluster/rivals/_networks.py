@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-from sklearn.utils._param_validation import StrOptions
-
-from acluster.estimators import (
-    POSITIVE_INTEGER,
-    BaseIntegrationClassifier,
-    estimator,
-    parameter,
-)
+from acluster.estimators import BaseIntegrationClassifier, choice, estimator, integer
 from acluster.nn import integrations
 
 __all__ = [
@@ -45,10 +38,9 @@ class AverageClassifier(BaseIntegrationClassifier):
     1.0
     """
 
-    fusion: str = parameter(
+    fusion: str = choice(
         default="features",
-        type='{"features", "scores"}',
-        constraints=[StrOptions({"features", "scores"})],
+        options=("features", "scores"),
         doc="""
         How modalities are combined. "features": their means are concatenated before the linear
         layer. "scores": every modality predicts class probabilities of its own, which are averaged;
@@ -80,10 +72,8 @@ class FlattenClassifier(BaseIntegrationClassifier):
     1.0
     """
 
-    n_steps: int = parameter(
+    n_steps: int = integer(
         default=25,
-        type="int",
-        constraints=[POSITIVE_INTEGER],
         doc="""
         The number of local features to which every item is resampled at even distances. Longer
         sets lose some; shorter ones repeat some. Step k of K is the local feature at
@@ -118,10 +108,8 @@ class BiLSTMClassifier(BaseIntegrationClassifier):
     1.0
     """
 
-    hidden_size: int = parameter(
+    hidden_size: int = integer(
         default=128,
-        type="int",
-        constraints=[POSITIVE_INTEGER],
         doc="""
         Units of the LSTM in each direction. The paper does not give the number. With 128, a fit
         takes minutes on a CPU.
@@ -160,23 +148,14 @@ class TSLSTMClassifier(BaseIntegrationClassifier):
     1.0
     """
 
-    n_segments: int = parameter(
+    n_segments: int = integer(
         default=5,
-        type="int",
-        constraints=[POSITIVE_INTEGER],
         doc="""
         The number of segments. In sets with fewer local features, a local feature belongs to
         several segments.
         """,
     )
-    hidden_size: int = parameter(
-        default=512,
-        type="int",
-        constraints=[POSITIVE_INTEGER],
-        doc="""
-        Units of the LSTM.
-        """,
-    )
+    hidden_size: int = integer(default=512, doc="Units of the LSTM.")
     learning_rate: float = 0.001
 
     _integration = integrations.TSLSTM
@@ -210,22 +189,11 @@ class TemporalInceptionClassifier(BaseIntegrationClassifier):
     1.0
     """
 
-    n_steps: int = parameter(
+    n_steps: int = integer(
         default=25,
-        type="int",
-        constraints=[POSITIVE_INTEGER],
-        doc="""
-        The number of local features to which every item is resampled, as in `FlattenClassifier`.
-        """,
+        doc="The number of local features to which every item is resampled, as in `FlattenClassifier`.",
     )
-    hidden_size: int = parameter(
-        default=1024,
-        type="int",
-        constraints=[POSITIVE_INTEGER],
-        doc="""
-        Units of the last hidden layer.
-        """,
-    )
+    hidden_size: int = integer(default=1024, doc="Units of the last hidden layer.")
     learning_rate: float = 0.003
 
     _integration = integrations.TemporalInception
@@ -253,14 +221,7 @@ class AttentionMILClassifier(BaseIntegrationClassifier):
     1.0
     """
 
-    hidden_size: int = parameter(
-        default=128,
-        type="int",
-        constraints=[POSITIVE_INTEGER],
-        doc="""
-        Hidden units of the attention unit.
-        """,
-    )
+    hidden_size: int = integer(default=128, doc="Hidden units of the attention unit.")
     learning_rate: float = 0.001
 
     _integration = integrations.AttentionMIL
@@ -291,13 +252,8 @@ class GatedAttentionMILClassifier(AttentionMILClassifier):
     1.0
     """
 
-    hidden_size: int = parameter(
-        default=128,
-        type="int",
-        constraints=[POSITIVE_INTEGER],
-        doc="""
-        Hidden units of the attention unit, and of its gate.
-        """,
+    hidden_size: int = integer(
+        default=128, doc="Hidden units of the attention unit, and of its gate."
     )
     learning_rate: float = 0.01
 
@@ -332,22 +288,8 @@ class NetVLADClassifier(BaseIntegrationClassifier):
     1.0
     """
 
-    n_centres: int = parameter(
-        default=32,
-        type="int",
-        constraints=[POSITIVE_INTEGER],
-        doc="""
-        The number of centers.
-        """,
-    )
-    hidden_size: int = parameter(
-        default=256,
-        type="int",
-        constraints=[POSITIVE_INTEGER],
-        doc="""
-        The width of the gated layer.
-        """,
-    )
+    n_centres: int = integer(default=32, doc="The number of centers.")
+    hidden_size: int = integer(default=256, doc="The width of the gated layer.")
     learning_rate: float = 0.001
 
     _integration = integrations.NetVLAD
@@ -379,30 +321,11 @@ class SetTransformerClassifier(BaseIntegrationClassifier):
     1.0
     """
 
-    n_seeds: int = parameter(
-        default=4,
-        type="int",
-        constraints=[POSITIVE_INTEGER],
-        doc="""
-        The number of seeds, each of which gives one vector.
-        """,
+    n_seeds: int = integer(default=4, doc="The number of seeds, each of which gives one vector.")
+    hidden_size: int = integer(
+        default=128, doc="The width of seeds and embedded local features, a multiple of `n_heads`."
     )
-    hidden_size: int = parameter(
-        default=128,
-        type="int",
-        constraints=[POSITIVE_INTEGER],
-        doc="""
-        The width of seeds and embedded local features, a multiple of `n_heads`.
-        """,
-    )
-    n_heads: int = parameter(
-        default=4,
-        type="int",
-        constraints=[POSITIVE_INTEGER],
-        doc="""
-        The number of attention heads.
-        """,
-    )
+    n_heads: int = integer(default=4, doc="The number of attention heads.")
     learning_rate: float = 0.001
 
     _integration = integrations.SetTransformer
@@ -435,13 +358,9 @@ class EfficientProbingClassifier(BaseIntegrationClassifier):
     1.0
     """
 
-    n_queries: int = parameter(
+    n_queries: int = integer(
         default=32,
-        type="int",
-        constraints=[POSITIVE_INTEGER],
-        doc="""
-        The number of queries. More than M get slices of width 1, which adds parameters.
-        """,
+        doc="The number of queries. More than M get slices of width 1, which adds parameters.",
     )
 
     _integration = integrations.EfficientProbing
