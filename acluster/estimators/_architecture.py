@@ -116,7 +116,9 @@ class Architecture:
 
     def difference(self, other: Architecture) -> str:
         """Return this network's parameters that differ from those of another, as text."""
-        pairs = [(self._options(), other._options())]
+        pairs: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = [
+            (self._options(), other._options())
+        ]
         pairs += [(own, other.modalities[name]) for name, own in self.modalities.items()]
         if self.integration is not other.integration:
             pairs.append(

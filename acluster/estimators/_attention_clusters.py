@@ -215,7 +215,7 @@ class MultimodalAttentionClusterClassifier(AttentionClusters):
     shifting: bool | dict[str, bool] = True  # type: ignore[assignment]
     n_attended: int | dict[str, int | None] | None = None  # type: ignore[assignment]
     pyramid_levels: int | dict[str, int] = 1  # type: ignore[assignment]
-    n_local_features: int | dict[str, int | None] | None = None
+    n_local_features: int | dict[str, int | None] | None = None  # type: ignore[assignment]
     missing_modality: str = choice(
         default="mean",
         options=("mean", "mask"),

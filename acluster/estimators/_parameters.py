@@ -313,22 +313,23 @@ def estimator(cls: _C) -> _C:
     ``learning_rate: float = 0.003``; constraints and description are then inherited.
     """
     summary = inspect.cleandoc(cls.__doc__ or "")
-    cls = dataclass(kw_only=True, eq=False, repr=False)(cls)
-    declared = {one.name: (one.default, _declaration(cls, one.name)) for one in fields(cls)}  # type: ignore[arg-type]
-    modal = set(getattr(cls, "_per_modality", ()))
-    cls._parameter_constraints = {  # type: ignore[attr-defined]
-        name: [*declaration["constraints"], *([dict] if name in modal else [])]
-        for name, (_, declaration) in declared.items()
-    }
-    entries = []
-    for name, (default, declaration) in declared.items():
-        type_ = declaration["type"] + (", or dict of one per modality" if name in modal else "")
-        shown = json.dumps(default) if isinstance(default, str) else repr(default)
-        entries.append(f"{name} : {type_}, default={shown}\n{indent(declaration['doc'], '    ')}")
-    cls.__doc__ = _with_sections(
-        summary, {"Parameters": "\n\n".join(entries), "Attributes": cls._attributes_doc}
+    made: Any = dataclass(kw_only=True, eq=False, repr=False)(cls)
+    per_modality = getattr(made, "_per_modality", ())
+    constraints, entries = {}, []
+    for one in fields(made):
+        declared = _declaration(made, one.name)
+        type_, constraints[one.name] = declared["type"], list(declared["constraints"])
+        if one.name in per_modality:
+            type_ = f"{type_}, or dict of one per modality"
+            constraints[one.name].append(dict)
+        default = json.dumps(one.default) if isinstance(one.default, str) else one.default
+        text = indent(declared["doc"], "    ")
+        entries.append(f"{one.name} : {type_}, default={default}\n{text}")
+    made._parameter_constraints = constraints
+    made.__doc__ = _with_sections(
+        summary, {"Parameters": "\n\n".join(entries), "Attributes": made._attributes_doc}
     )
-    return cls
+    return made
 
 
 def _declaration(cls: type, name: str) -> dict[str, Any]:

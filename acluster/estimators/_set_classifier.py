@@ -149,6 +149,14 @@ class SetClassifier(
     _is_multimodal: ClassVar[bool] = True
     _attributes_doc: ClassVar[str] = f"{_MODALITY_ATTRIBUTES}{ATTRIBUTES}"
 
+    # Set by `fit`.
+    network_: IntegrationNetwork
+    _architecture: Architecture
+    _coding: LabelCoding
+    _dtype: str
+    _missing: MissingModality
+    _optimizer_state: tuple[str, Any]
+
     # Defaults for subclasses that do not expose these parameters.
     n_local_features: Any = None
     modality_dropout = 0.0
@@ -355,7 +363,7 @@ class SetClassifier(
         if self._is_multimodal:
             self.modalities_ = X.names
             self.feature_means_: dict[str, NDArray[np.float64]] | None = None
-        self._optimizer_state: tuple[str, Any] = (self.optimizer, None)
+        self._optimizer_state = (self.optimizer, None)
         self.n_iter_ = 0
         self.loss_curve_: list[float] = []
         self.validation_scores_: list[float] | None = None
@@ -685,11 +693,11 @@ class SetClassifier(
         if hasattr(self, "network_"):
             is_softmax = self._coding.kind == "multiclass"
             self._architecture = Architecture.from_dict(
-                self._architecture, self._integration, is_softmax
+                state["_architecture"], self._integration, is_softmax
             )
             self._missing = state.get("_missing", MissingModality())
             self.network_ = self._architecture.build(
-                self.dropout, self._dtype, to_torch_state(self.network_), self.device
+                self.dropout, self._dtype, to_torch_state(state["network_"]), self.device
             )
 
 

@@ -191,7 +191,7 @@ class TemporalInceptionClassifier(BaseIntegrationClassifier):
 
     n_steps: int = integer(
         default=25,
-        doc="The number of local features to which every item is resampled, as in `FlattenClassifier`.",
+        doc="The number of local features per item after resampling, as in `FlattenClassifier`.",
     )
     hidden_size: int = integer(default=1024, doc="Units of the last hidden layer.")
     learning_rate: float = 0.003

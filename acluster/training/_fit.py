@@ -216,9 +216,9 @@ class Fit:
 
     def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return what the next epochs depend on: a JSON description, and nested numpy arrays."""
-        name, key, *numbers = self.batches.random_state.get_state()
+        name, key, *numbers = self.batches.random_state.get_state(legacy=True)
         description = {
-            "random_state": [name, key.tolist(), *numbers],
+            "random_state": [name, np.asarray(key).tolist(), *numbers],
             "loss_curve": self.loss_curve,
             "validation_scores": self.validation_scores,
             "patience": [self.patience.best_score, self.patience.n_waited],
