@@ -655,13 +655,13 @@ CASES = [
         "es few",
         lambda: A(early_stopping=True).fit(X[:3], [0, 1, 1]),
         ValueError,
-        "early_stopping=True cannot set aside validation_fraction=0.1 of 3 items: The least populated classes in y have only 1 member, which is too few. The minimum number of groups for any class cannot be less than 2. Classes with too few members are: [0]. Pass X_val and y_val, change validation_fraction, or set early_stopping=False.",
+        "early_stopping=True cannot hold out validation_fraction=0.1 of 3 items: The least populated classes in y have only 1 member, which is too few. The minimum number of groups for any class cannot be less than 2. Classes with too few members are: [0]. Pass X_val and y_val, change validation_fraction, or set early_stopping=False.",
     ),
     Case(
         "es tiny",
         lambda: A(early_stopping=True, validation_fraction=0.01).fit(X, y),
         ValueError,
-        "early_stopping=True cannot set aside validation_fraction=0.01 of 60 items: The test_size = 1 should be greater or equal to the number of classes = 2. Pass X_val and y_val, change validation_fraction, or set early_stopping=False.",
+        "early_stopping=True cannot hold out validation_fraction=0.01 of 60 items: The test_size = 1 should be greater or equal to the number of classes = 2. Pass X_val and y_val, change validation_fraction, or set early_stopping=False.",
     ),
     Case(
         "unfit predict",

@@ -521,7 +521,7 @@ class TestState:
         [
             ({}, {"y": np.zeros(59)}, "inconsistent numbers"),
             ({}, {"X": np.zeros((60, 2, 5)), "y": np.zeros(60)}, "expecting 4|only one class"),
-            ({"early_stopping": True}, {"y": np.arange(60) == 0}, "cannot set aside|not know"),
+            ({"early_stopping": True}, {"y": np.arange(60) == 0}, "cannot hold out|not know"),
             ({"learning_rate": 1e37, "max_grad_norm": None, "shifting": False}, {}, "diverged"),
         ],
     )
@@ -538,7 +538,7 @@ class TestState:
     def test_a_failed_first_fit_leaves_nothing(self, sets_and_labels):
         X, _ = sets_and_labels
         clf = quick(early_stopping=True)
-        with pytest.raises(ValueError, match="cannot set aside"):
+        with pytest.raises(ValueError, match="cannot hold out"):
             clf.fit(X, np.arange(60) == 0)
         with pytest.raises(NotFittedError):
             clf.predict(X)
@@ -645,5 +645,5 @@ class TestOwnWeighting:
                 self.norm = torch.nn.LayerNorm(self.points.shape[1])
 
         X, y = make_sets()
-        with pytest.raises(ValueError, match=r"leaves 'integrations.0.weighting.norm.weight' as"):
+        with pytest.raises(ValueError, match=r"does not set 'integrations.0.weighting.norm.weight'"):
             AttentionClusterClassifier(weighting=Forgetful).fit(X, y)

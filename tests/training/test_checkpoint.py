@@ -221,7 +221,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
         with pytest.raises(ModelFileError, match=r"fit.checkpoint is a damaged checkpoint"):
             clf.fit(X, y, checkpoint_dir=tmp_path)
     clf.save(tmp_path / "fit.checkpoint")
-    with pytest.raises(ModelFileError, match=r"is a model file and no checkpoint"):
+    with pytest.raises(ModelFileError, match=r"is a model file, not a checkpoint"):
         clf.fit(X, y, checkpoint_dir=tmp_path)
 
 
