@@ -1,4 +1,4 @@
-"""``python -m acluster`` is the command ``acluster``."""
+"""Run the ``acluster`` command as ``python -m acluster``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The command ``acluster``."""
+"""The ``acluster`` command."""
 
 from acluster.command_line._main import main
 
