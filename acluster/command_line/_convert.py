@@ -1,4 +1,4 @@
-"""From arrays in files, or from another store, to a store: item by item, going on after a stop."""
+"""Convert arrays in files, or another store, to a store, item by item."""
 
 from __future__ import annotations
 
@@ -19,11 +19,23 @@ __all__ = ["convert"]
 
 
 class Source(NamedTuple):
-    """Items that can be read one by one."""
+    """Items that can be read one by one.
 
-    names: list[str]  # for the table of labels
-    read: Callable[[int], Any]  # the features of an item
-    columns: dict[str, Any]  # what is known of each: ids, labels and the like
+    Attributes
+    ----------
+    names : list of str
+        The key of each item in the table of labels.
+
+    read : callable
+        ``read(i)`` returns the features of item i: an array, or a dict by modality.
+
+    columns : dict of str to sequence
+        The columns that are known without a table, such as the ids.
+    """
+
+    names: list[str]
+    read: Callable[[int], Any]
+    columns: dict[str, Any]
 
 
 def convert(
@@ -33,7 +45,7 @@ def convert(
     table: str | None = None,
     dtype: str | None = None,
 ) -> int:
-    """Write the items of `source` to the store at `path`, which may hold the first of them already.
+    """Write the items of `source` to the store at `path`, or resume doing so.
 
     Parameters
     ----------
@@ -41,118 +53,119 @@ def convert(
         A folder of .npy files, a folder of such folders, an .npz file or a store.
 
     path : str
-        The store to be written.
+        The store to write. It may already contain the first items of `source`.
 
     table : str, optional
-        A CSV file with the columns id, and label, group or weight.
+        A CSV file with the column id and any of the columns label, group and weight.
 
     dtype : {"float16", "float32"}, optional
-        Of the stored features.
+        The dtype of the stored features.
 
     Returns
     -------
     int
-        How many items the store has.
+        The number of items in the store.
 
     Raises
     ------
     ValueError
-        If the files, the table or what is at `path` do not fit each other.
+        If a file or the table is not valid, or the store at `path` has other items or columns.
     """
-    names, read, columns = _source(source)
+    names, read, columns = _open_source(source)
     if table is not None:
         columns = columns | _read_table(table, names)
     with FeatureSetsWriter(path, resume=True, dtype=dtype) as writer:
-        _check_begun(writer, path, source, columns)
+        _check_resumable(writer, path, source, columns)
         missing = range(len(writer), len(names))
-        for number in progress(missing, f"{path}: items", len(missing)):
-            own = {column: values[number] for column, values in columns.items()}
-            writer.append(read(number), **own)
+        for i in progress(missing, f"{path}: items", len(missing)):
+            writer.append(read(i), **{column: values[i] for column, values in columns.items()})
     return len(names)
 
 
-def _check_begun(
+def _check_resumable(
     writer: FeatureSetsWriter, path: str, source: Path, columns: dict[str, Any]
 ) -> None:
-    """What is there has to be the first of the same items, with the same columns."""
+    """Check that the items already written are the first ones of `source`, by their columns."""
     n_done = len(writer)
     if not n_done:
         return
-    begun = set(info(path).columns)
-    if begun != set(columns) or "id" not in columns:
+    written = set(info(path).columns)
+    if written != set(columns) or "id" not in columns:
         raise ValueError(
-            f"{path} was begun with the columns {sorted(begun)}, not {sorted(columns)}, or without "
-            "ids. Choose another path, or remove it."
+            f"{path} cannot be resumed: it has the columns {sorted(written)}, the conversion "
+            f"writes {sorted(columns)}, and both need the column id. Choose another path, or "
+            "remove it."
         )
     for name, values in columns.items():
         if not np.array_equal(writer.column(name), np.asarray(values[:n_done])):
             raise ValueError(
-                f"{path} holds another {name} for some of the items of {source}. Choose another "
-                "path, or remove it."
+                f"{path} cannot be resumed: its column {name} differs from that of {source}. "
+                "Choose another path, or remove it."
             )
 
 
-def _source(path: Path) -> Source:
+def _open_source(path: Path) -> Source:
     if path.suffix == ".npz" and path.exists():
-        return _archive(path)
+        return _open_archive(path)
     if path.is_file():
-        raise ValueError(f"{path} is a file; give a folder of .npy files, an .npz file or a store.")
+        raise ValueError(f"{path} is a file; pass a folder of .npy files, an .npz file or a store.")
     if any(path.glob("*.npy")):
-        names = _stems([path])
-        return Source(names, lambda number: _load(path / f"{names[number]}.npy"), {"id": names})
+        names = _item_names([path])
+        return Source(names, lambda i: _load_item(path / f"{names[i]}.npy"), {"id": names})
     folders = {sub.name: sub for sub in sorted(path.iterdir()) if any(sub.glob("*.npy"))}
     if not folders:
-        return _store(path)
-    names = _stems(folders.values())
+        return _open_store(path)
+    names = _item_names(folders.values())
     return Source(
         names,
-        lambda number: {
-            modality: _load(folder / f"{names[number]}.npy")
+        lambda i: {
+            modality: _load_item(folder / f"{names[i]}.npy")
             for modality, folder in folders.items()
-            if (folder / f"{names[number]}.npy").exists()
+            if (folder / f"{names[i]}.npy").exists()
         },
         {"id": names},
     )
 
 
-def _stems(folders: Iterable[Path]) -> list[str]:
+def _item_names(folders: Iterable[Path]) -> list[str]:
     found = {path.stem for folder in folders for path in folder.glob("*.npy")}
     return sorted(found, key=natural_key)
 
 
-def _load(path: Path) -> NDArray[Any]:
+def _load_item(path: Path) -> NDArray[Any]:
     try:
         array = np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} is no array of numbers: {error}") from None
-    return _checked(array, path)
+        raise ValueError(f"{path} is not an array of numbers: {error}") from None
+    return _check_item(array, path)
 
 
-def _checked(array: NDArray[Any], name: Any) -> NDArray[Any]:
+def _check_item(array: NDArray[Any], name: Any) -> NDArray[Any]:
     if array.ndim != 2:
         raise ValueError(
-            f"{name} has shape {array.shape}; an item is of shape (local features, width)."
+            f"{name} has shape {array.shape}; an item needs two dimensions, (number of local "
+            "features, number of columns)."
         )
     return array
 
 
-def _archive(path: Path) -> Source:
+def _open_archive(path: Path) -> Source:
     if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is no .npz archive of arrays, as numpy.savez writes it.")
+        raise ValueError(f"{path} is not an .npz archive, as numpy.savez writes it.")
     arrays = np.load(path, allow_pickle=False)
     names = sorted(arrays.files, key=natural_key)
 
-    def read(number: int) -> Any:
+    def read(i: int) -> Any:
         try:
-            array = arrays[names[number]]
+            array = arrays[names[i]]
         except (zipfile.BadZipFile, zlib.error, ValueError, EOFError) as error:
-            raise ValueError(f"{path}: {names[number]} is no array of numbers: {error}") from None
-        return _checked(array, f"{path}: {names[number]}")
+            raise ValueError(f"{path}: {names[i]} is not an array of numbers: {error}") from None
+        return _check_item(array, f"{path}: {names[i]}")
 
     return Source(names, read, {"id": names})
 
 
-def _store(path: Path) -> Source:
+def _open_store(path: Path) -> Source:
     X = open_feature_sets(path)
     columns = {name: values for name in COLUMNS if (values := getattr(X, name)) is not None}
     ids = columns.get("id", range(len(X)))
@@ -160,17 +173,21 @@ def _store(path: Path) -> Source:
 
 
 def _read_table(path: str, names: list[str]) -> dict[str, list[Any]]:
-    """The columns of a table, in the order of the items."""
+    """Read the columns of a table, in the order of the items."""
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:  # as Excel writes it
+        # Excel starts its UTF-8 files with a byte order mark, which utf-8-sig skips.
+        with open(path, newline="", encoding="utf-8-sig") as file:
             given, rows = _rows_by_id(path, csv.DictReader(file))
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not in UTF-8; save it as that: {error}.") from None
+        raise ValueError(f"{path} is not encoded in UTF-8; save it as UTF-8: {error}.") from None
     except csv.Error as error:
-        raise ValueError(f"{path} is no table: {error}.") from None
+        raise ValueError(f"{path} is not a CSV table: {error}.") from None
     missing = [name for name in names if name not in rows]
     if missing:
-        raise ValueError(f"{path} has no row for {missing[0]!r} ({len(missing)} items have none).")
+        raise ValueError(
+            f"{path} has no row for the item {missing[0]!r}, and for {len(missing)} items in all. "
+            "Add a row for each."
+        )
     columns = [column for column in given if column != "id"]
     return {column: [rows[name][column] for name in names] for column in columns}
 
@@ -178,11 +195,12 @@ def _read_table(path: str, names: list[str]) -> dict[str, list[Any]]:
 def _rows_by_id(
     path: str, reader: csv.DictReader[str]
 ) -> tuple[Sequence[str], dict[str, dict[str, Any]]]:
-    """The names of the columns, and the rows."""
+    """Return the names of the columns, and the rows by their id."""
     given = reader.fieldnames or []
     if "id" not in given or not set(given) <= set(COLUMNS):
         raise ValueError(
-            f"{path} has the columns {given}; it needs id, and may have label, group and weight."
+            f"{path} has the columns {given}; it needs the column id, and may have label, group "
+            "and weight."
         )
     rows: dict[str, dict[str, Any]] = {}
     for row in reader:
@@ -194,11 +212,13 @@ def _rows_by_id(
 def _check_row(path: str, line: int, row: dict[Any, Any], rows: dict[str, Any]) -> None:
     where = f"{path}, line {line}"
     if None in row or None in row.values() or "" in row.values():
-        raise ValueError(f"{where} has not one entry for each column: {list(row.values())}.")
+        raise ValueError(
+            f"{where} has the entries {list(row.values())}; it needs exactly one per column."
+        )
     if row["id"] in rows:
-        raise ValueError(f"{where} is a second row for {row['id']!r}.")
+        raise ValueError(f"{where} is a second row for the item {row['id']!r}; remove one.")
     if "weight" in row:
         try:
             row["weight"] = float(row["weight"])
         except ValueError:
-            raise ValueError(f"{where}: the weight {row['weight']!r} is no number.") from None
+            raise ValueError(f"{where}: the weight {row['weight']!r} is not a number.") from None

@@ -1,9 +1,11 @@
-"""The command line: each command does what the calls that it stands for do."""
+"""The commands give the results of the Python calls they stand for."""
 
 import csv
 import io
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,26 +20,12 @@ from acluster.rivals import AverageClassifier
 from tests.conftest import make_sets
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A folder of arrays and a table of labels, in the present folder."""
-    monkeypatch.chdir(tmp_path)
-    X, y = make_sets(n=40, dtype=np.float32)
-    (tmp_path / "features").mkdir()
-    for number, rows in enumerate(X):
-        np.save(tmp_path / "features" / f"item{number}.npy", rows)
-    with open("labels.csv", "w", newline="") as file:
-        rows = [[f"item{i}", "one" if label else "none"] for i, label in enumerate(y)]
-        csv.writer(file).writerows([["id", "label"], *rows[::-1]])
-    return X, y
-
-
 def run(*arguments, fails=False):
     status = main([str(argument) for argument in arguments])
     assert status == int(fails)
 
 
-def table(text):
+def read_table(text):
     return list(csv.DictReader(io.StringIO(text)))
 
 
@@ -47,9 +35,42 @@ def convert_and_fit(*more):
         "learning_rate=0.03", "cluster_size=4", *more)  # fmt: skip
 
 
-def test_from_arrays_to_a_picture(here, capsys):
-    X, _ = here
-    convert_and_fit()
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder of arrays, labels.csv, sets.zarr, and a model with its checkpoint."""
+    folder = tmp_path_factory.mktemp("commands")
+    X, y = make_sets(n=40, dtype=np.float32)
+    (folder / "features").mkdir()
+    for number, rows in enumerate(X):
+        np.save(folder / "features" / f"item{number}.npy", rows)
+    with open(folder / "labels.csv", "w", newline="") as file:
+        rows = [[f"item{i}", "one" if label else "none"] for i, label in enumerate(y)]
+        csv.writer(file).writerows([["id", "label"], *rows[::-1]])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        convert_and_fit("--checkpoint", "run")
+    return folder
+
+
+@pytest.fixture
+def fitted(folder, tmp_path, monkeypatch):
+    """The items and labels; the current folder is a copy of `folder`."""
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return make_sets(n=40, dtype=np.float32)
+
+
+@pytest.fixture
+def data(fitted):
+    """The items and labels; the current folder has the arrays and labels.csv only."""
+    for name in ("sets.zarr", "run"):
+        shutil.rmtree(name)
+    Path("model").unlink()
+    return fitted
+
+
+def test_convert_fit_predict_transform_attention_match_python(fitted, capsys):
+    X, _ = fitted
     stored = acluster.open_feature_sets("sets.zarr")
     assert stored.id.tolist() == [f"item{i}" for i in range(40)]
     assert all(np.array_equal(a, b) for a, b in zip(stored, X, strict=True))
@@ -64,7 +85,7 @@ def test_from_arrays_to_a_picture(here, capsys):
     capsys.readouterr()
     run("predict", "model", "sets.zarr", "--proba")
     output = capsys.readouterr()
-    rows = table(output.out)
+    rows = read_table(output.out)
     assert [row["id"] for row in rows] == [f"item{i}" for i in range(40)]
     assert [row["prediction"] for row in rows] == clf.predict(X).tolist()
     proba = [float(row["probability of one"]) for row in rows]
@@ -76,7 +97,7 @@ def test_from_arrays_to_a_picture(here, capsys):
 
     capsys.readouterr()
     run("attention", "model", "sets.zarr", "item7")
-    rows = table(capsys.readouterr().out)
+    rows = read_table(capsys.readouterr().out)
     a = [[float(row[f"unit {unit}"]) for unit in range(4)] for row in rows]
     np.testing.assert_allclose(a, clf.attention_weights(X)[7], rtol=1e-5, atol=1e-6)
     for picture in ("seven.png", "seven"):
@@ -84,26 +105,26 @@ def test_from_arrays_to_a_picture(here, capsys):
         assert Path(picture).read_bytes()[:4] == b"\x89PNG"
 
 
-def test_predictions_go_to_a_file_and_over_many_parts(here, monkeypatch):
-    X, _ = here
-    convert_and_fit()
-    monkeypatch.setattr("acluster.command_line._main._ITEMS_PER_STEP", 7)
+def test_predict_writes_several_batches_to_a_file(fitted, monkeypatch):
+    X, _ = fitted
+    monkeypatch.setattr("acluster.command_line._commands._ITEMS_PER_BATCH", 7)
     run("predict", "model", "sets.zarr", "--out", "predictions.csv")
     with open("predictions.csv", newline="") as file:
-        rows = table(file.read())
+        rows = read_table(file.read())
     assert [row["prediction"] for row in rows] == acluster.load("model").predict(X).tolist()
 
 
-def test_items_held_out_are_not_trained_on(here, capsys):
+def test_fit_hold_out_is_not_trained_on(data, capsys):
     convert_and_fit("--hold-out", "0.25")
     output = capsys.readouterr().out
     assert "model: 30 items, 30 epochs" in output
-    shown = float(output.rsplit("held out: ", 1)[1])
+    assert "accuracy on the 10 held-out items: " in output
+    shown = float(output.rsplit("held-out items: ", 1)[1])
     assert shown * 10 == pytest.approx(round(shown * 10))
 
 
-def test_several_modalities_of_which_some_are_missing(here, capsys):
-    X, _ = here
+def test_convert_and_fit_multimodal_with_missing_modality(data, capsys):
+    X, _ = data
     run("convert", "features", "frames.zarr")
     for folder in ("both/frames", "both/sounds"):
         (path := Path(folder)).mkdir(parents=True)
@@ -122,9 +143,7 @@ def test_several_modalities_of_which_some_are_missing(here, capsys):
     run("attention", "model", "both.zarr", "item0", "--png", "none.png")
 
 
-def test_info_and_validate(here, capsys):
-    run("convert", "features", "sets.zarr", "--labels", "labels.csv")
-    capsys.readouterr()
+def test_info_and_validate_print_the_same(fitted, capsys):
     run("info", "sets.zarr")
     shown = capsys.readouterr().out
     assert shown.startswith("40 items, complete\n  features: ")
@@ -133,8 +152,8 @@ def test_info_and_validate(here, capsys):
     assert capsys.readouterr().out == shown + "valid\n"
 
 
-def test_other_sources(here):
-    X, _ = here
+def test_convert_from_npz_and_from_store(data):
+    X, _ = data
     np.savez("items.npz", **{f"item{i}": rows for i, rows in enumerate(X)})
     run("convert", "items.npz", "npz.zarr", "--labels", "labels.csv")
     stored = acluster.open_feature_sets("npz.zarr")
@@ -146,7 +165,7 @@ def test_other_sources(here):
     assert all(np.array_equal(a, b.astype(np.float16)) for a, b in zip(half, X, strict=True))
 
 
-def test_a_stopped_conversion_goes_on(here, monkeypatch, capsys):
+def test_convert_resumes_after_interrupt(data, monkeypatch, capsys):
     append, n_done = acluster.FeatureSetsWriter.append, []
 
     def interrupted(self, *args, **columns):
@@ -166,11 +185,10 @@ def test_a_stopped_conversion_goes_on(here, monkeypatch, capsys):
     run("convert", "features", "sets.zarr")  # nothing is left to do
     np.savez("others.npz", other=np.ones((2, 4)))
     run("convert", "others.npz", "sets.zarr", fails=True)
-    assert "holds another id for some of the items of others.npz" in capsys.readouterr().err
+    assert "its column id differs from that of others.npz" in capsys.readouterr().err
 
 
-def test_a_killed_fit_goes_on(here, capsys):
-    convert_and_fit("--checkpoint", "run")
+def test_fit_checkpoint_resumes(fitted, capsys):
     whole = acluster.load("model").loss_curve_
     convert_and_fit("--checkpoint", "run")
     assert acluster.load("model").loss_curve_ == whole
@@ -184,31 +202,45 @@ def test_a_killed_fit_goes_on(here, capsys):
         (["fit", "sets.zarr", "--out", "m", "--set", "cluster_size"], "takes NAME=VALUE"),
         (["fit", "sets.zarr", "--out", "m", "--set", "n_units=3"], "Invalid parameter 'n_units'"),
         (["fit", "sets.zarr", "--out", "m", "--set", "dropout=2"], "'dropout' parameter"),
-        (["predict", "labels.csv", "sets.zarr"], "labels.csv is no model file"),
-        (["attention", "model", "sets.zarr", "item99"], "no item 'item99'.*by id, as 'item0'"),
+        (["predict", "labels.csv", "sets.zarr"], "labels.csv is not a model file"),
+        (
+            ["attention", "model", "sets.zarr", "item99"],
+            "no item 'item99'.*or an id, such as 'item0'",
+        ),
         (["convert", "features", "new.zarr", "--labels", "wrong.csv"], r"has the columns \['a'\]"),
         (
             ["convert", "features", "new.zarr", "--labels", "few.csv"],
-            "no row for 'item1' .39",
+            "no row for the item 'item1', and for 39",
         ),
         (["convert", "empty", "new.zarr"], "acluster convert: "),
-        (["convert", "labels.csv", "new.zarr"], "labels.csv is a file; give a folder of .npy"),
-        (["convert", "damaged.npz", "new.zarr"], "damaged.npz: item3 is no array of numbers"),
+        (["convert", "labels.csv", "new.zarr"], "labels.csv is a file; pass a folder of .npy"),
+        (["convert", "damaged.npz", "new.zarr"], "damaged.npz: item3 is not an array of numbers"),
         (["convert", "flat.npz", "new.zarr"], r"flat.npz: item0 has shape \(4,\)"),
         (["convert", "gone.npz", "new.zarr"], "acluster convert: .*gone.npz"),
-        (["convert", "features", "new.zarr", "--labels", "long.csv"], "long.csv is no table: fie"),
-        (["convert", "features", "new.zarr", "--labels", "latin.csv"], "latin.csv is not in UTF-8"),
-        (["fit", "sets.zarr", "--out", "m", "--hold-out", "1"], "--hold-out is a share between"),
+        (
+            ["convert", "features", "new.zarr", "--labels", "long.csv"],
+            "long.csv is not a CSV table",
+        ),
+        (
+            ["convert", "features", "new.zarr", "--labels", "latin.csv"],
+            "latin.csv is not encoded in",
+        ),
+        (["fit", "sets.zarr", "--out", "m", "--hold-out", "1"], "--hold-out must be a fraction"),
         (["attention", "model", "sets.zarr", "²"], "no item '²'"),
-        (["attention", "model", "sets.zarr", "7", "--png", "a.pdf"], "writes a PNG file.*a.png"),
-        (["attention", "model", "sets.zarr", "7", "--png", "nowhere/a.png"], "there is no folder"),
+        (
+            ["attention", "model", "sets.zarr", "7", "--png", "a.pdf"],
+            "writes PNG files only.*a.png",
+        ),
+        (
+            ["attention", "model", "sets.zarr", "7", "--png", "nowhere/a.png"],
+            "nowhere' does not exist",
+        ),
         (["predict", "run/fit.checkpoint", "sets.zarr"], "is the checkpoint of a fit and no model"),
     ],
 )
-def test_errors_are_a_line(here, capsys, command, message):
-    convert_and_fit("--checkpoint", "run")
+def test_error_is_one_line(fitted, capsys, command, message):
     run("convert", "features", "plain.zarr")
-    X, _ = here
+    X, _ = fitted
     np.savez("damaged.npz", **{f"item{i}": rows for i, rows in enumerate(X)})
     raw = bytearray(Path("damaged.npz").read_bytes())
     raw[raw.index(X[3].tobytes())] ^= 1
@@ -228,8 +260,7 @@ def test_errors_are_a_line(here, capsys, command, message):
 
 
 @pytest.mark.filterwarnings("default")
-def test_warnings_are_a_line(here, capsys):
-    convert_and_fit()
+def test_warning_is_one_line(fitted, capsys):
     run("fit", "sets.zarr", "--out", "model", "--set", "max_iter=2")
     error = capsys.readouterr().err
     assert "warning: Maximum iterations (2) reached" in error
@@ -245,7 +276,7 @@ def shown_by(capsys, *arguments):
     return capsys.readouterr().out
 
 
-def test_help_teaches(capsys):
+def test_help_lists_commands_and_parameters(capsys):
     shown = shown_by(capsys, "--help")
     assert "acluster fit videos.zarr --out videos.model" in shown
     assert all(re.search(rf"\n    {name}\s", shown) for name in COMMANDS)
@@ -258,7 +289,7 @@ def test_help_teaches(capsys):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_has_an_example_and_explains_what_is_given(capsys, name):
+def test_help_has_an_example_and_describes_arguments(capsys, name):
     shown = shown_by(capsys, name, "--help")
     assert f"\n  acluster {name} " in shown
     explained = shown.split("positional arguments:\n")[1]
@@ -267,24 +298,24 @@ def test_help_has_an_example_and_explains_what_is_given(capsys, name):
         assert re.search(rf"^  {place}\s+\w", explained, flags=re.MULTILINE), place
 
 
-def test_version():
+def test_version_of_module_and_command():
     command = [sys.executable, "-m", "acluster", "--version"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert shown == f"acluster {acluster.__version__}\n"
 
 
-def test_a_damaged_compressed_archive_is_an_error_of_a_line(here, capsys):
-    X, _ = here
+def test_convert_rejects_damaged_compressed_npz(data, capsys):
+    X, _ = data
     np.savez_compressed("items.npz", **{f"item{i}": rows for i, rows in enumerate(X)})
     raw = bytearray(Path("items.npz").read_bytes())
     place = raw.index(b"item3.npy") + 40
     raw[place : place + 60] = bytes(60)
     Path("items.npz").write_bytes(raw)
     run("convert", "items.npz", "new.zarr", fails=True)
-    assert "items.npz: item3 is no array of numbers" in capsys.readouterr().err
+    assert "items.npz: item3 is not an array of numbers" in capsys.readouterr().err
 
 
-def test_items_of_one_name_stay_apart(here):
+def test_convert_keeps_items_with_equal_ids_apart(data):
     items = [np.full((2, 4), float(i)) for i in range(4)]
     acluster.save_feature_sets("twice.zarr", items, id=[7, 7, 7, 8], label=[0, 1, 0, 1])
     run("convert", "twice.zarr", "half.zarr", "--dtype", "float16")
@@ -294,8 +325,8 @@ def test_items_of_one_name_stay_apart(here):
     assert half.id.tolist() == [7, 7, 7, 8]
 
 
-def test_labels_of_several_kinds_and_weights_and_groups(here, capsys):
-    X, y = here
+def test_fit_uses_indicator_labels_weights_and_groups(data, capsys):
+    X, y = data
     labels = np.stack([y, 1 - y], axis=1)
     acluster.save_feature_sets("indicator.zarr", X, label=labels, weight=np.linspace(0.1, 1, 40))
     run("fit", "indicator.zarr", "--out", "model", "--set", "max_iter=3", "tol=null")
@@ -305,7 +336,7 @@ def test_labels_of_several_kinds_and_weights_and_groups(here, capsys):
     assert acluster.load("model").loss_curve_ == expected.loss_curve_
     capsys.readouterr()
     run("predict", "model", "indicator.zarr")
-    assert table(capsys.readouterr().out)[0]["prediction"] in ("", "0", "1", "0 1")
+    assert read_table(capsys.readouterr().out)[0]["prediction"] in ("", "0", "1", "0 1")
     acluster.save_feature_sets("groups.zarr", X, label=y, group=np.arange(40) // 10)
     run("fit", "groups.zarr", "--out", "other", "--hold-out", "0.5", "--set", "max_iter=2",
         "tol=null")  # fmt: skip
@@ -313,7 +344,7 @@ def test_labels_of_several_kinds_and_weights_and_groups(here, capsys):
     run("predict", "other", "indicator.zarr")
 
 
-def test_a_table_of_excel(here):
+def test_convert_reads_labels_saved_by_excel(data):
     Path("labels.csv").write_text(Path("labels.csv").read_text(), encoding="utf-8-sig")
     run("convert", "features", "sets.zarr", "--labels", "labels.csv")
 
@@ -321,20 +352,20 @@ def test_a_table_of_excel(here):
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("id,label\nitem0,one,more\n", "line 2 has not one entry"),
-        ("id,weight\nitem0,\n", "line 2 has not one entry"),
-        ("id,weight\nitem0,heavy\n", "line 2: the weight 'heavy' is no number"),
-        ("id,label\nitem0,a\nitem0,b\n", "line 3 is a second row for 'item0'"),
+        ("id,label\nitem0,one,more\n", "line 2 has the entries"),
+        ("id,weight\nitem0,\n", "line 2 has the entries"),
+        ("id,weight\nitem0,heavy\n", "line 2: the weight 'heavy' is not a number"),
+        ("id,label\nitem0,a\nitem0,b\n", "line 3 is a second row for the item 'item0'"),
     ],
 )
-def test_tables_that_are_wrong(here, capsys, table, message):
+def test_convert_rejects_table(data, capsys, table, message):
     Path("wrong.csv").write_text(table)
     run("convert", "features", "new.zarr", "--labels", "wrong.csv", fails=True)
     assert f"wrong.csv, {message}" in capsys.readouterr().err
 
 
-def test_arrays_that_are_wrong(here, capsys):
-    for content, message in ((b"", "is no array"), (b"text", "is no array")):
+def test_convert_rejects_array_or_archive(data, capsys):
+    for content, message in ((b"", "is not an array"), (b"text", "is not an array")):
         Path("features/item3.npy").write_bytes(content)
         run("convert", "features", "new.zarr", fails=True)
         assert f"item3.npy {message}" in capsys.readouterr().err
@@ -344,46 +375,48 @@ def test_arrays_that_are_wrong(here, capsys):
     for content in (b"text", b"PK\x03\x04 no archive"):
         Path("broken.npz").write_bytes(content)
         run("convert", "broken.npz", "other.zarr", fails=True)
-        assert "broken.npz is no .npz archive" in capsys.readouterr().err
+        assert "broken.npz is not an .npz archive" in capsys.readouterr().err
 
 
-def test_a_store_that_was_begun_otherwise_is_left_alone(here, capsys):
-    X, _ = here
+def test_convert_rejects_store_with_other_content(data, capsys):
+    X, _ = data
     acluster.save_feature_sets("nameless.zarr", X)
     run("convert", "features", "nameless.zarr", fails=True)
-    assert "without ids" in capsys.readouterr().err
+    assert "cannot be resumed" in capsys.readouterr().err
     run("convert", "features", "sets.zarr")
     run("convert", "features", "sets.zarr", "--labels", "labels.csv", fails=True)
-    assert "begun with the columns ['id'], not ['id', 'label']" in capsys.readouterr().err
-    run("convert", "features", "labelled.zarr", "--labels", "labels.csv")
+    assert (
+        "it has the columns ['id'], the conversion writes ['id', 'label']"
+        in capsys.readouterr().err
+    )
+    run("convert", "features", "labeled.zarr", "--labels", "labels.csv")
     text = Path("labels.csv").read_text()
     Path("labels.csv").write_text(text.replace("item3,one", "item3,none"))
-    run("convert", "features", "labelled.zarr", "--labels", "labels.csv", fails=True)
-    assert "holds another label for some of the items" in capsys.readouterr().err
+    run("convert", "features", "labeled.zarr", "--labels", "labels.csv", fails=True)
+    assert "its column label differs from that of features" in capsys.readouterr().err
 
 
-def test_folders_are_looked_for_before_the_work(here, capsys, monkeypatch):
-    convert_and_fit()
+def test_output_folder_is_checked_before_fit_and_predict(fitted, capsys, monkeypatch):
     monkeypatch.setattr(
         acluster.AttentionClusterClassifier, "fit", lambda *_, **__: pytest.fail("trains")
     )
     run("fit", "sets.zarr", "--out", "nowhere/model", fails=True)
-    assert "there is no folder" in capsys.readouterr().err
+    assert "nowhere' does not exist" in capsys.readouterr().err
     run("predict", "model", "sets.zarr", "--out", "nowhere/predictions.csv", fails=True)
 
 
-def test_a_model_without_attention(here, capsys):
-    X, y = here
-    run("convert", "features", "sets.zarr")
+def test_attention_rejects_model_without_attention(fitted, capsys):
+    X, y = fitted
     AverageClassifier(max_iter=1, tol=None).fit(X, y).save("average")
     run("attention", "average", "sets.zarr", "item0", fails=True)
-    assert "holds a AverageClassifier, without attention" in capsys.readouterr().err
+    message = "average holds a model of class AverageClassifier, which has no attention weights"
+    assert message in capsys.readouterr().err
 
 
-def test_a_reader_may_stop_reading(here):
-    convert_and_fit()
-    command = f"{sys.executable} -m acluster predict model sets.zarr | head -n 1"
-    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
-    assert done.stdout == "id,prediction\n"
-    assert "Traceback" not in done.stderr
-    assert "Broken" not in done.stderr
+def test_info_into_a_closed_pipe(fitted):
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    command = [sys.executable, "-m", "acluster", "info", "sets.zarr"]
+    done = subprocess.run(command, stdout=write_end, stderr=subprocess.PIPE, text=True)
+    os.close(write_end)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,257 @@
+"""The commands: each makes one or two calls of the Python package."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+import textwrap
+from collections.abc import Iterable
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import acluster
+from acluster._utils._progress import progress
+from acluster.command_line._convert import convert as convert_source
+from acluster.sets import info as store_info
+from acluster.sets import validate as validate_store
+
+__all__ = [
+    "attention",
+    "convert",
+    "describe_parameters",
+    "fit",
+    "info",
+    "predict",
+    "transform",
+    "validate",
+]
+
+_ITEMS_PER_BATCH = 256
+# Defaults of the command that differ from those of the classifiers.
+_DEFAULTS = {"standardize": True, "random_state": 0}
+
+
+def describe_parameters() -> str:
+    """List the parameters that --set takes, with their defaults."""
+    one = acluster.AttentionClusterClassifier().get_params()
+    several = acluster.MultimodalAttentionClusterClassifier().get_params()
+    more = {name: value for name, value in several.items() if name not in one}
+    return (
+        f"parameters for --set and their defaults:\n{_list_parameters({**one, **_DEFAULTS})}\n\n"
+        f"for stores with several modalities also:\n{_list_parameters(more)}"
+    )
+
+
+def _list_parameters(parameters: dict[str, Any]) -> str:
+    shown = " ".join(
+        f"{name}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in parameters.items()
+        if name != "verbose"  # set by whether stdout is a terminal
+    )
+    return textwrap.fill(shown, 76, initial_indent="  ", subsequent_indent="  ")
+
+
+def info(options: argparse.Namespace) -> None:
+    """Print what the metadata of a store say."""
+    _print_info(store_info(options.store))
+
+
+def validate(options: argparse.Namespace) -> None:
+    """Check a store and print its metadata."""
+    _print_info(validate_store(options.store))
+    print("valid")
+
+
+def _print_info(found: Any) -> None:
+    print(f"{found.n_items} items, {'complete' if found.complete else 'NOT COMPLETE'}")
+    for name, modality in found.modalities.items():
+        print(
+            f"  {name}: {modality['n_local_features']} local features, {modality['n_features']} "
+            f"columns, {modality['dtype']}, {modality['bytes'] / 1e6:.1f} MB"
+        )
+    print(f"columns: {', '.join(found.columns) or 'none'}")
+    for name, value in found.attributes.items():
+        print(f"{name}: {json.dumps(value)}")
+
+
+def convert(options: argparse.Namespace) -> None:
+    """Write or resume a store."""
+    n_items = convert_source(
+        options.source, options.store, table=options.labels, dtype=options.dtype
+    )
+    print(f"{options.store}: {n_items} items")
+
+
+def fit(options: argparse.Namespace) -> None:
+    """Train a classifier, save it and print its held-out accuracy."""
+    _check_output(options.out)
+    if options.hold_out is not None and not 0 < options.hold_out < 1:
+        raise ValueError(
+            f"--hold-out must be a fraction between 0 and 1, such as 0.2; got {options.hold_out}."
+        )
+    X, y = _open_labeled(options.store)
+    classifier_class = (
+        acluster.MultimodalAttentionClusterClassifier
+        if isinstance(X, acluster.MultimodalFeatureSets)
+        else acluster.AttentionClusterClassifier
+    )
+    defaults: dict[str, Any] = {**_DEFAULTS, "verbose": sys.stdout.isatty()}
+    parameters = dict(map(_parse_parameter, options.set))
+    classifier = classifier_class(**defaults).set_params(**parameters)
+    train, test = _split(X, y, options.hold_out)
+    weight = None if X.weight is None else X.weight[train]
+    classifier.fit(X[train], y[train], weight, checkpoint_dir=options.checkpoint)
+    # Whether this command runs on a terminal says nothing about where the model is used.
+    classifier.set_params(verbose=False).save(options.out)
+    print(f"{options.out}: {len(train)} items, {classifier.n_iter_} epochs")
+    if len(test):
+        accuracy = classifier.score(X[test], y[test])
+        print(f"accuracy on the {len(test)} held-out items: {accuracy:.4f}")
+
+
+def _split(X: Any, y: Any, test_size: float | None) -> tuple[Any, Any]:
+    """Return the indices of the training and the held-out items.
+
+    Whole groups are held out if the store has groups; otherwise the split is stratified by class.
+    """
+    from sklearn.model_selection import GroupShuffleSplit, train_test_split
+
+    items = np.arange(len(y))
+    if test_size is None:
+        return items, items[:0]
+    if X.group is not None:
+        splitter = GroupShuffleSplit(1, test_size=test_size, random_state=0)
+        return next(splitter.split(items, groups=X.group))
+    stratify = y if y.ndim == 1 else None
+    train, test = train_test_split(items, test_size=test_size, stratify=stratify, random_state=0)
+    # In their own order, rows of a store are read in longer runs.
+    return np.sort(train), np.sort(test)
+
+
+def _check_output(path: str | None) -> None:
+    """Check that a file can be written to `path`, before hours are spent on its content."""
+    if path is None:
+        return
+    folder = Path(path).resolve().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"the folder {str(folder)!r} does not exist; create it first")
+    if Path(path).is_dir():
+        raise IsADirectoryError(f"{path} is a folder; pass the name of a file")
+
+
+def _open_labeled(store: str) -> tuple[Any, Any]:
+    X = acluster.open_feature_sets(store)
+    if X.label is None:
+        raise ValueError(
+            f"{store} has no labels. Add them from a table: acluster convert {store} "
+            "labeled.zarr --labels labels.csv"
+        )
+    return X, X.label
+
+
+def _parse_parameter(text: str) -> tuple[str, Any]:
+    name, equals_sign, value = text.partition("=")
+    if not equals_sign:
+        raise ValueError(f"--set takes NAME=VALUE, such as cluster_size=16; got {text!r}.")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, {"None": None, "True": True, "False": False}.get(value, value)
+
+
+def predict(options: argparse.Namespace) -> None:
+    """Print or write the predicted labels, and print their accuracy if the store has labels."""
+    _check_output(options.out)
+    classifier, X = acluster.load(options.model), acluster.open_feature_sets(options.store)
+    # The progress line counts the batches of this loop, so predict needs none of its own.
+    classifier.set_params(verbose=False)
+    batches = [X[i : i + _ITEMS_PER_BATCH] for i in range(0, len(X), _ITEMS_PER_BATCH)]
+    header = ["id", "prediction"]
+    if options.proba:
+        header += [f"probability of {label}" for label in classifier.classes_]
+    rows: list[list[Any]] = []
+    correct = []
+    for batch in progress(batches, f"batches of {_ITEMS_PER_BATCH} items", len(batches)):
+        labels = classifier.predict(batch)
+        proba = classifier.predict_proba(batch) if options.proba else [()] * len(batch)
+        ids = range(len(rows), len(rows) + len(batch)) if batch.id is None else batch.id
+        rows += [
+            [item, _format_label(label), *map("{:.6g}".format, probabilities)]
+            for item, label, probabilities in zip(ids, labels, proba, strict=True)
+        ]
+        if batch.label is not None and _are_comparable(batch.label, labels):
+            correct.append(np.asarray(batch.label == labels).reshape(len(batch), -1).all(axis=1))
+    _write_table(options.out, header, rows)
+    if correct:
+        print(f"accuracy: {np.concatenate(correct).mean():.4f}", file=sys.stderr)
+
+
+def _are_comparable(labels: Any, predicted: Any) -> bool:
+    """Whether both are text or both numbers, of the same shape."""
+    are_text = [array.dtype.kind in "UO" for array in (labels, predicted)]
+    return are_text[0] == are_text[1] and labels.shape == predicted.shape
+
+
+def _format_label(label: Any) -> Any:
+    """Return a label as it is, or the labels of a multilabel item separated by spaces."""
+    return " ".join(map(str, np.flatnonzero(label))) if np.ndim(label) else label
+
+
+def _write_table(path: str | None, header: list[str], rows: Iterable[Any]) -> None:
+    if path is None:
+        csv.writer(sys.stdout, lineterminator="\n").writerows(chain([header], rows))
+        return
+    with open(path, "w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(chain([header], rows))
+
+
+def transform(options: argparse.Namespace) -> None:
+    """Write the global features and print their shape."""
+    features = acluster.load(options.model).transform(options.store, out=options.out)
+    print(f"{options.out}: {features.shape[0]} items, {features.shape[1]} columns")
+
+
+def attention(options: argparse.Namespace) -> None:
+    """Print the attention weights of an item as tables, or draw them."""
+    _check_output(options.png)
+    if options.png and Path(options.png).suffix not in ("", ".png"):
+        raise ValueError(
+            f"--png writes PNG files only, got {options.png!r}; name the file "
+            f"{Path(options.png).stem}.png."
+        )
+    classifier, X = acluster.load(options.model), acluster.open_feature_sets(options.store)
+    index = _find_item(X, options.item)
+    if not hasattr(classifier, "attention_weights"):
+        raise TypeError(
+            f"{options.model} holds a model of class {type(classifier).__name__}, which has no "
+            "attention weights."
+        )
+    if options.png:
+        from acluster.inspection import AttentionDisplay
+
+        display = AttentionDisplay.from_estimator(classifier, X[index])
+        display.figure_.savefig(options.png, dpi=150, format="png")
+        print(options.png)
+        return
+    weights = classifier.attention_weights(X[index : index + 1])[0]
+    for modality, a in (weights if isinstance(weights, dict) else {"": weights}).items():
+        header = [f"{modality} local feature".strip()]
+        header += [f"unit {unit}" for unit in range(a.shape[1])]
+        _write_table(None, header, ([i, *map("{:.6g}".format, row)] for i, row in enumerate(a)))
+
+
+def _find_item(X: Any, item: str) -> int:
+    ids = [] if X.id is None else [str(name) for name in X.id]
+    if item in ids:
+        return ids.index(item)
+    if item.isdecimal() and int(item) < len(X):
+        return int(item)
+    raise LookupError(
+        f"there is no item {item!r}; the store has {len(X)} items. Pass a position, 0 to "
+        f"{len(X) - 1}" + (f", or an id, such as {ids[0]!r}." if ids else ".")
+    )
