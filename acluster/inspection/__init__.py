@@ -1,4 +1,4 @@
-"""What the attention units of a fitted classifier look at."""
+"""Inspect a fitted classifier: attention, unit diversity, modalities and learning curve."""
 
 from acluster.inspection._attention_display import AttentionDisplay
 from acluster.inspection._diversity import unit_entropy, unit_similarity

@@ -1,4 +1,4 @@
-"""The attention of one item, as a picture (figure 5 of the paper)."""
+"""A display of the attention weights of one item, as in figure 5 of the paper."""
 
 from __future__ import annotations
 
@@ -12,39 +12,40 @@ from acluster.inspection._axes import as_axes, check_attends
 
 __all__ = ["AttentionDisplay"]
 
-_BAR = 0.9  # the height of the largest weight, of a row's
+_BAR_HEIGHT = 0.9  # of the largest weight, as a fraction of the height of a row
 
 
 class AttentionDisplay:
-    """What the attention units look at in one item: a row per unit, a column per local feature.
+    """Attention weights of one item: one row per unit, one column per local feature.
 
-    With thumbnails the weights are a map under them, as in figure 5 of the paper; without, bars.
-    Make one by `from_estimator` or `from_attention`, which also draw it.
+    With thumbnails, the weights are a heat map below them, as in figure 5 of the paper. Without
+    thumbnails, they are bars. Create a display with `from_estimator` or `from_attention`, which
+    also plot it.
 
     Parameters
     ----------
-    attention : ndarray of shape (L, N), or dict of str to such
-        The weights on one item's local features, of one modality or by modality.
+    attention : ndarray of shape (L, N), or dict of str to ndarray
+        The weights of the N units on the L local features of the item, or a dict by modality.
 
-    thumbnails : sequence of L images, or dict of str to such, optional
-        What stands for each local feature: arrays of shape (height, width), in any unit, or of
-        shape (height, width, 3 or 4), colours as integers from 0 to 255 or as floats from 0 to 1.
+    thumbnails : sequence of L images, or dict of str to sequence, optional
+        An image of each local feature: an array of shape (height, width) in any unit, or of shape
+        (height, width, 3 or 4) with integers from 0 to 255 or floats from 0 to 1.
 
-    times : array-like of shape (L,), or dict of str to such, optional
-        Where the bars of each local feature stand, in any unit; by default at 0 to L - 1. A map
-        has them side by side.
+    times : array-like of shape (L,), or dict of str to array-like, optional
+        The position of each local feature on the horizontal axis, in any unit. By default these
+        are 0 to L - 1. Heat maps ignore them.
 
     Attributes
     ----------
     axes_ : ndarray of matplotlib Axes, shape (n_modalities,)
-        Where it is drawn.
+        The Axes, one per modality.
 
     figure_ : matplotlib Figure
-        The figure of these.
+        The figure that contains them.
 
     See Also
     --------
-    UnitDiversityDisplay : How alike the units attend over many items.
+    UnitDiversityDisplay : Similarity of the units over many items.
 
     Examples
     --------
@@ -62,21 +63,21 @@ class AttentionDisplay:
         for name, a in self.attention.items():
             if a.ndim != 2:
                 raise ValueError(
-                    f"attention{_of(name)} has shape {a.shape}; that of one item is (L, N). "
-                    "Pass one item of what attention_weights(X) gives: attention_weights(X)[0]."
+                    f"attention{_index(name)} has shape {a.shape}; expected (L, N), the weights of "
+                    "one item. Pass one item of the result: attention_weights(X)[0]."
                 )
-        self.thumbnails = _for_each(names, thumbnails, "thumbnails")
-        self.times = _for_each(names, times, "times")
+        self.thumbnails = _match_modalities(names, thumbnails, "thumbnails")
+        self.times = _match_modalities(names, times, "times")
         for kind, given in (("thumbnails", self.thumbnails), ("times", self.times)):
-            for name, of_modality in given.items():
-                n_wanted = len(self.attention[name])
-                if of_modality is not None and len(of_modality) != n_wanted:
+            for name, values in given.items():
+                n_expected = len(self.attention[name])
+                if values is not None and len(values) != n_expected:
                     raise ValueError(
-                        f"{kind}{_of(name)} are {len(of_modality)}, and the item has {n_wanted} "
-                        "local features; pass one for each, in their order."
+                        f"{kind}{_index(name)} has {len(values)} entries, but the item has "
+                        f"{n_expected} local features. Pass one per local feature, in their order."
                     )
-        for of_modality in self.thumbnails.values():
-            for image in [] if of_modality is None else of_modality:
+        for images in self.thumbnails.values():
+            for image in [] if images is None else images:
                 _check_image(np.asarray(image))
 
     @classmethod
@@ -91,30 +92,30 @@ class AttentionDisplay:
         ax: Any = None,
         cmap: str = "gray",
     ) -> Self:
-        """Draw what the units of a fitted classifier look at in an item.
+        """Plot the attention weights of a fitted classifier on an item.
 
         Parameters
         ----------
-        estimator : classifier with ``attention_weights``
-            Fitted.
+        estimator : fitted classifier with ``attention_weights``
+            The classifier to inspect.
 
-        item : array-like of shape (L, M), or dict of str to such
-            The local features of one item, as ``X[i]`` gives them.
+        item : array-like of shape (L, M), or dict of str to array-like
+            The local features of one item, such as ``X[i]``.
 
-        thumbnails : sequence of L images, or dict of str to such, optional
-            What stands for each local feature.
+        thumbnails : sequence of L images, or dict of str to sequence, optional
+            An image of each local feature; see the class.
 
-        times : array-like of shape (L,), or dict of str to such, optional
-            Where the bars of each local feature stand.
+        times : array-like of shape (L,), or dict of str to array-like, optional
+            The position of the bars of each local feature.
 
         units : sequence of int, optional
-            The units to draw, in this order; by default all.
+            The units to draw, in this order. By default all units are drawn.
 
-        ax : Axes, or a sequence with one for each modality, optional
-            Where to draw; by default in a new figure.
+        ax : Axes, or sequence of one per modality, optional
+            Axes to draw in. By default a new figure is created.
 
         cmap : str or Colormap, default="gray"
-            The colours of a map.
+            Colormap of the weights if there are thumbnails.
 
         Returns
         -------
@@ -126,7 +127,7 @@ class AttentionDisplay:
             If the estimator has no attention units.
 
         sklearn.exceptions.NotFittedError
-            Before `fit`.
+            If the estimator is not fitted.
         """
         check_attends(estimator)
         attention = estimator.attention_weights([item])[0]
@@ -144,12 +145,12 @@ class AttentionDisplay:
         ax: Any = None,
         cmap: str = "gray",
     ) -> Self:
-        """Draw attention weights of an item.
+        """Plot given attention weights of an item.
 
         Parameters
         ----------
-        attention : ndarray of shape (L, N), or dict of str to such
-            One item of what ``attention_weights`` gives.
+        attention : ndarray of shape (L, N), or dict of str to ndarray
+            One item of the result of ``attention_weights``.
 
         thumbnails, times, units, ax, cmap : optional
             As in `from_estimator`.
@@ -163,53 +164,55 @@ class AttentionDisplay:
     def plot(
         self, ax: Any = None, *, units: Sequence[int] | None = None, cmap: str = "gray"
     ) -> Self:
-        """Draw it.
+        """Draw the attention weights.
 
         Parameters
         ----------
-        ax : Axes, or a sequence with one for each modality, optional
-            Where to draw; by default in a new figure.
+        ax : Axes, or sequence of one per modality, optional
+            Axes to draw in. By default a new figure is created.
 
         units : sequence of int, optional
-            The units to draw, in this order; by default all.
+            The units to draw, in this order. By default all units are drawn.
 
         cmap : str or Colormap, default="gray"
-            The colours of a map.
+            Colormap of the weights if there are thumbnails.
 
         Returns
         -------
         AttentionDisplay
-            Itself, with `axes_` and `figure_`.
+            The display, with `axes_` and `figure_` set.
         """
-        chosen = {name: _chosen(a.shape[1], units, _of(name)) for name, a in self.attention.items()}
+        chosen = {name: _check_units(units, a.shape[1], name) for name, a in self.attention.items()}
         longest = max(len(a) for a in self.attention.values())
-        n_rows = max(len(of_modality) for of_modality in chosen.values())
+        n_rows = max(len(rows) for rows in chosen.values())
         size = min(2 + 0.35 * longest, 16), min(1.2 + 0.35 * n_rows, 12) * len(chosen)
         self.axes_ = as_axes(ax, len(chosen), size)
         self.figure_ = self.axes_[0].figure
         for axes, (name, a) in zip(self.axes_, self.attention.items(), strict=True):
-            own = a[:, chosen[name]]
+            drawn = a[:, chosen[name]]
+            rows = np.arange(drawn.shape[1], dtype=float)
             if self.thumbnails[name] is not None:
-                _draw_map(axes, own, self.thumbnails[name], cmap)
-                rows = np.arange(own.shape[1], dtype=float)
+                _draw_map(axes, drawn, self.thumbnails[name], cmap)
             else:
-                _draw_bars(axes, own, self.times[name])
-                rows = np.arange(own.shape[1], dtype=float)[::-1] + _BAR / 2
+                _draw_bars(axes, drawn, self.times[name])
+                rows = rows[::-1] + _BAR_HEIGHT / 2
             axes.set_yticks(rows, [f"unit {unit}" for unit in chosen[name]], fontsize="small")
             if name is not None:
                 axes.set_title(name if len(a) else f"{name}: missing", loc="left")
         return self
 
 
-def _chosen(n_units: int, units: Sequence[int] | None, of: str) -> NDArray[np.int64]:
+def _check_units(
+    units: Sequence[int] | None, n_units: int, modality: str | None
+) -> NDArray[np.int64]:
     if units is None:
         return np.arange(n_units)
     chosen = np.asarray(units)
     is_list = chosen.ndim == 1 and chosen.dtype.kind in "iu" and len(chosen)
     if not is_list or chosen.min() < 0 or chosen.max() >= n_units:
         raise ValueError(
-            f"units={units!r} is no list of some of the {n_units} units{of}, from 0 to "
-            f"{n_units - 1}."
+            f"units={units!r} must be a list of ints from 0 to {n_units - 1}, the units of "
+            f"attention{_index(modality)}."
         )
     return chosen
 
@@ -219,39 +222,40 @@ def _check_image(image: NDArray[Any]) -> None:
     if not is_image or not image.size or image.dtype.kind not in "biuf":
         remedy = ""
         if image.ndim == 3 and image.shape[0] in (3, 4):
-            remedy = " Colours come last: np.moveaxis(image, 0, -1)."
+            remedy = " Move the channels last: np.moveaxis(image, 0, -1)."
         raise ValueError(
-            "A thumbnail is an array of numbers of shape (height, width) or (height, width, 3 or "
-            f"4); there is one of {image.dtype} and shape {image.shape}.{remedy}"
+            "A thumbnail must be an array of numbers of shape (height, width) or (height, width, 3 "
+            f"or 4); got {image.dtype} of shape {image.shape}.{remedy}"
         )
     if image.ndim == 3:
         highest = 1 if image.dtype.kind == "f" else 255
         if np.nanmin(image) < 0 or np.nanmax(image) > highest * (1 + 1e-3):
             raise ValueError(
-                f"A thumbnail has colours from {np.nanmin(image):g} to {np.nanmax(image):g}; as "
-                "integers they go from 0 to 255, as floats from 0 to 1."
+                f"A color thumbnail has values from {np.nanmin(image):g} to {np.nanmax(image):g}; "
+                f"they must be from 0 to {highest} for {image.dtype}. Rescale or convert it."
             )
 
 
 def _draw_map(axes: Any, a: NDArray[Any], thumbnails: Sequence[ArrayLike], cmap: str) -> None:
-    """Weights as squares, a row per unit, and the thumbnails above, as wide as these."""
+    """Draw the weights as squares, with the thumbnails above them in the same width."""
     n_features, n_units = a.shape
     if a.size:
         axes.imshow(a.T, cmap=cmap, vmin=0, aspect="equal")
     images, top = [np.asarray(image) for image in thumbnails], 0.0
-    shades = _shades([image for image in images if image.ndim == 2])  # colours have their own
+    limits = _gray_limits([image for image in images if image.ndim == 2])
     for i, image in enumerate(images):
         height = image.shape[0] / image.shape[1]
-        place = (i - 0.5, i + 0.5, -0.6, -0.6 - height)
-        axes.imshow(image, extent=place, cmap="gray", aspect="equal", **shades)
+        extent = (i - 0.5, i + 0.5, -0.6, -0.6 - height)
+        axes.imshow(image, extent=extent, cmap="gray", aspect="equal", **limits)
         top = max(top, height)
+    # imshow has set the limits to those of the last image.
     axes.set_xlim(-0.5, max(n_features, 1) - 0.5)
     axes.set_ylim(n_units - 0.5, -0.6 - top)
     axes.set_xticks([])
 
 
-def _shades(images: list[NDArray[Any]]) -> dict[str, float]:
-    """Black and white, the same for all of them."""
+def _gray_limits(images: list[NDArray[Any]]) -> dict[str, float]:
+    """Return the values drawn as black and white, common to all images."""
     if not images:
         return {}
     return {
@@ -261,16 +265,16 @@ def _shades(images: list[NDArray[Any]]) -> dict[str, float]:
 
 
 def _draw_bars(axes: Any, a: NDArray[Any], times: ArrayLike | None) -> None:
-    """Weights as bars, a row per unit; the largest of all fills its row."""
+    """Draw the weights as bars, one row per unit, scaled by the largest weight of all."""
     n_features, n_units = a.shape
-    at = np.arange(n_features) if times is None else np.asarray(times, dtype=float)
-    steps = np.diff(np.unique(at))
-    width = _BAR * steps.min() if len(steps) else _BAR
+    x = np.arange(n_features) if times is None else np.asarray(times, dtype=float)
+    gaps = np.diff(np.unique(x))
+    width = _BAR_HEIGHT * (gaps.min() if len(gaps) else 1)  # narrow enough not to overlap
     for unit in range(n_units):
         axes.axhline(n_units - 1 - unit, color="0.8", linewidth=0.8)
         if n_features:
-            heights = a[:, unit] * (_BAR / max(a.max(), np.finfo(float).tiny))
-            axes.bar(at, heights, width=width, bottom=n_units - 1 - unit)
+            heights = a[:, unit] * (_BAR_HEIGHT / max(a.max(), np.finfo(float).tiny))
+            axes.bar(x, heights, width=width, bottom=n_units - 1 - unit)
     axes.set_ylim(0, n_units)
     axes.set_xlabel("local feature" if times is None else "time")
     axes.tick_params(axis="y", length=0)
@@ -282,12 +286,12 @@ def _by_modality(attention: Any) -> dict[str | None, NDArray[Any]]:
     if not isinstance(attention, Mapping):
         return {None: np.asarray(attention)}
     if not attention:
-        raise ValueError("attention is an empty dict; pass the weights of one modality at least.")
-    return {name: np.asarray(of_modality) for name, of_modality in attention.items()}
+        raise ValueError("attention is an empty dict; pass the weights of at least one modality.")
+    return {name: np.asarray(a) for name, a in attention.items()}
 
 
-def _for_each(names: list[str | None], given: Any, what: str) -> dict[str | None, Any]:
-    """What was given by modality; for those that are left out, None."""
+def _match_modalities(names: list[str | None], given: Any, parameter: str) -> dict[str | None, Any]:
+    """Return what was given for each modality, None where there is nothing."""
     if names == [None] or given is None:
         return dict.fromkeys(names, given)
     if len(names) == 1 and not isinstance(given, Mapping):
@@ -295,11 +299,11 @@ def _for_each(names: list[str | None], given: Any, what: str) -> dict[str | None
     if not isinstance(given, Mapping) or not set(given) <= set(names):
         shown = [*given] if isinstance(given, Mapping) else type(given).__name__
         raise ValueError(
-            f"{what} are of {shown}; the item has the modalities {names}: pass a dict from these "
-            "to their own."
+            f"{parameter} is given for {shown}, but the item has the modalities {names}. Pass a "
+            "dict by modality."
         )
     return {name: given.get(name) for name in names}
 
 
-def _of(name: str | None) -> str:
+def _index(name: str | None) -> str:
     return "" if name is None else f"[{name!r}]"

@@ -1,4 +1,4 @@
-"""What displays have in common: where to draw, and of whom."""
+"""Helpers shared by the displays."""
 
 from __future__ import annotations
 
@@ -11,35 +11,48 @@ __all__ = ["as_axes", "check_attends"]
 
 
 def as_axes(given: Any, n: int, size: tuple[float, float]) -> NDArray[Any]:
-    """N axes below each other: those given, or of a new figure of this size in inches.
+    """Return `n` Axes: the given ones, or those of a new figure, one below the other.
+
+    Parameters
+    ----------
+    given : Axes, sequence of Axes or None
+        None makes a new figure.
+
+    n : int
+        Number of Axes needed.
+
+    size : tuple of float
+        Width and height of a new figure in inches.
 
     Raises
     ------
     ValueError
-        If so many were not given.
+        If `given` has another number of Axes.
 
     ImportError
-        Without matplotlib.
+        If matplotlib is not installed.
     """
     try:
         import matplotlib.pyplot as plt
     except ImportError:
-        raise ImportError("Displays need matplotlib: install the extra 'plot'.") from None
+        raise ImportError(
+            "Displays need matplotlib; install acluster with its extra 'plot'."
+        ) from None
     if given is None:
         _, axes = plt.subplots(n, figsize=size, layout="constrained", squeeze=False)
         return axes[:, 0]
     axes = np.atleast_1d(np.asarray(given, dtype=object)).ravel()
     if len(axes) != n:
-        raise ValueError(f"ax holds {len(axes)} Axes, and {n} are needed, one for each modality.")
+        raise ValueError(f"ax has {len(axes)} Axes, but {n} are needed, one per modality.")
     return axes
 
 
 def check_attends(estimator: Any) -> None:
-    """Raise a TypeError for an estimator without attention units."""
+    """Raise a TypeError if the estimator has no attention units."""
     if not hasattr(estimator, "attention_weights"):
         raise TypeError(
             f"{type(estimator).__name__} has no attention_weights. Pass a classifier with "
-            "attention units; of a search its best_estimator_; of a pipeline its last step, and "
-            "the items as the steps before leave them: from_estimator(pipe[-1], "
+            "attention units. For a search, pass best_estimator_. For a pipeline, pass the last "
+            "step and items transformed by the other steps: from_estimator(pipe[-1], "
             "pipe[:-1].transform([x])[0])."
         )

@@ -1,4 +1,4 @@
-"""How much the attention units differ from each other: figures out of their weights."""
+"""Measures of how much the attention units differ from each other."""
 
 from __future__ import annotations
 
@@ -9,33 +9,37 @@ from acluster import FeatureSets, MultimodalFeatureSets
 
 __all__ = ["unit_entropy", "unit_similarity"]
 
-_TOLERANCE = 0.01  # of a sum of weights: half precision rounds each to a thousandth
+# Weights in half precision are rounded to about three digits, so their sum may be off by 1 %.
+_TOLERANCE = 0.01
 
 
 def unit_similarity(attention: FeatureSets) -> NDArray[np.float64]:
-    """How alike the units attend: the cosine of their weights on a set, mean over the sets.
+    """Return the cosine similarity of the units' attention weights, averaged over the sets.
 
     Parameters
     ----------
     attention : FeatureSets
-        What ``attention_weights`` of a classifier gives: arrays of shape (L_i, N). With
-        several modalities, that of one. Items without local features count for nothing.
+        The attention weights of one modality, arrays of shape (L_i, N), as returned by
+        ``attention_weights`` of a classifier. Empty sets are ignored.
 
     Returns
     -------
     ndarray of shape (N, N)
-        Between 0, where two units never weigh the same local feature, and 1, where they
-        always weigh alike, as on the diagonal.
+        The similarity of each pair of units: 0 if they never attend to the same local feature, 1
+        if their weights are always the same, as on the diagonal.
 
     Raises
     ------
-    ValueError, TypeError
-        If `attention` has no local features, a unit's weights on a set do not sum to 1, or it is
-        not a sequence of two-dimensional arrays of equal width.
+    TypeError
+        If `attention` has several modalities.
+
+    ValueError
+        If `attention` has no local features, is not a sequence of 2-D arrays with the same number
+        of columns, or the weights of a unit on a set do not sum to 1.
 
     Notes
     -----
-    Sets of one local feature leave no choice; there any two units are alike.
+    On a set of one local feature all units have the weight 1, so their similarity is 1.
 
     Examples
     --------
@@ -49,31 +53,34 @@ def unit_similarity(attention: FeatureSets) -> NDArray[np.float64]:
     weights, offsets = _packed(attention)
     norms = np.sqrt(np.add.reduceat(weights**2, offsets[:-1]))
     unit_vectors = weights / np.repeat(norms, np.diff(offsets), axis=0)
-    # ⟨a, b⟩ summed over rows of all sets is the sum over the sets of their products.
+    # One product over the rows of all sets gives the sum of the cosines of the single sets.
     return unit_vectors.T @ unit_vectors / (len(offsets) - 1)
 
 
 def unit_entropy(attention: FeatureSets) -> NDArray[np.float64]:
-    """How widely every unit spreads its weights: their entropy, mean over the sets.
+    """Return the normalized entropy of each unit's attention weights, averaged over the sets.
 
     Parameters
     ----------
     attention : FeatureSets
-        What ``attention_weights`` of a classifier gives: arrays of shape (L_i, N). With
-        several modalities, that of one. Sets of fewer than two local features leave no
-        choice and are left out.
+        The attention weights of one modality, arrays of shape (L_i, N), as returned by
+        ``attention_weights`` of a classifier. Sets with fewer than two local features are
+        ignored.
 
     Returns
     -------
     ndarray of shape (N,)
-        ``-Σ a log a / log L``: 0 where all weight lies on one local feature, 1 where all
-        L local features weigh the same, as under Average.
+        The mean of ``-Σ a log a / log L``: 0 if all weight is on one local feature, 1 if all L
+        local features have the same weight, as with ``weighting="average"``.
 
     Raises
     ------
-    ValueError, TypeError
-        If no set has two local features, a unit's weights on a set do not sum to 1, or
-        `attention` is not a sequence of two-dimensional arrays of equal width.
+    TypeError
+        If `attention` has several modalities.
+
+    ValueError
+        If no set has two local features, `attention` is not a sequence of 2-D arrays with the
+        same number of columns, or the weights of a unit on a set do not sum to 1.
 
     Examples
     --------
@@ -83,20 +90,21 @@ def unit_entropy(attention: FeatureSets) -> NDArray[np.float64]:
     array([0., 1.])
     """
     weights, offsets = _packed(attention, at_least=2)
+    # The limit of a log a for a -> 0 is 0, where the logarithm alone would be infinite.
     information = -weights * np.log(np.where(weights > 0, weights, 1.0))
     entropy = np.add.reduceat(information, offsets[:-1])
     share = entropy / np.log(np.diff(offsets))[:, None]
-    return share.mean(axis=0) + 0.0  # not -0.0
+    return share.mean(axis=0) + 0.0  # turns -0.0 into 0.0
 
 
 def _packed(
     attention: FeatureSets, at_least: int = 1
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """The weights of all sets that are large enough, end to end, and what cuts them."""
+    """Return the packed weights and the offsets of the sets with enough local features."""
     if isinstance(attention, MultimodalFeatureSets):
         raise TypeError(
-            f"attention is of several modalities, {', '.join(attention.names)}, and units of "
-            "different modalities do not compare. Pass that of one: attention[name]."
+            f"attention has several modalities, {', '.join(attention.names)}, whose units cannot "
+            "be compared. Pass one of them: attention[name]."
         )
     if not isinstance(attention, FeatureSets):
         attention = FeatureSets.from_arrays(attention)
@@ -104,17 +112,17 @@ def _packed(
     attention = attention[items]
     if len(attention) == 0:
         raise ValueError(
-            f"attention has no set of {at_least} or more local features, so that there is nothing "
-            "to tell the units by. Pass the attention weights of larger sets."
+            f"attention has no set of {at_least} or more local features. Pass the attention "
+            "weights of larger sets."
         )
     weights, offsets = attention.packed()
     weights = weights.astype(np.float64)
     sums = np.add.reduceat(weights, offsets[:-1])
     wrong = np.argwhere(~np.isclose(sums, 1, atol=_TOLERANCE))
     if len(wrong):
-        place, unit = wrong[0]
+        i, unit = wrong[0]
         raise ValueError(
-            f"attention[{items[place]}] is no attention: the weights of unit {unit} sum to "
-            f"{sums[place, unit]:.4g}, not 1. Pass what attention_weights(X) of a classifier gives."
+            f"attention[{items[i]}] does not hold attention weights: those of unit {unit} sum to "
+            f"{sums[i, unit]:.4g}, not 1. Pass the result of attention_weights(X) of a classifier."
         )
     return weights, offsets

@@ -1,4 +1,4 @@
-"""Which units agree, which look everywhere: a picture of a cluster."""
+"""A display of the similarity and the entropy of the attention units."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.cluster.hierarchy import leaves_list, linkage
-from scipy.spatial.distance import squareform
 
 from acluster import MultimodalFeatureSets
 from acluster.inspection._axes import as_axes, check_attends
@@ -15,38 +13,38 @@ from acluster.inspection._diversity import unit_entropy, unit_similarity
 
 __all__ = ["UnitDiversityDisplay"]
 
-_DEAD = 0.99  # of the largest entropy
+_DEAD_ENTROPY = 0.99  # of the largest possible
 
 
 class UnitDiversityDisplay:
-    """How alike the units attend, as a map, and beside it how widely each spreads its weights.
+    """Similarity of the attention units as a heat map, with their entropies as bars.
 
-    Units that agree stand together. Make one by `from_estimator` or `from_attention`, which also
-    draw it.
+    Similar units are drawn next to each other. Create a display with `from_estimator` or
+    `from_attention`, which also plot it.
 
     Parameters
     ----------
     similarity : array-like of shape (N, N)
-        What :func:`unit_similarity` gives.
+        The result of :func:`unit_similarity`.
 
     entropy : array-like of shape (N,)
-        What :func:`unit_entropy` gives.
+        The result of :func:`unit_entropy`.
 
     Attributes
     ----------
     dead_units : ndarray of int
-        Units that weigh all local features alike, as Average does: with an entropy of 0.99 or more
-        of the largest, on average. Units that see a part of a set only, by `n_attended` or
-        `pyramid_levels`, are not found by this.
+        Units that give all local features nearly the same weight, like a plain average: their
+        normalized entropy is 0.99 or more. Units that see only a part of each set, because of
+        `n_attended` or `pyramid_levels`, are not detected.
 
     order : ndarray of int, shape (N,)
-        The units as they are drawn: by average linkage of their similarity.
+        The order in which the units are drawn: that of the leaves of average-linkage clustering.
 
     ax_, entropy_ax_ : matplotlib Axes
-        Of the map, and of the bars at its right.
+        The Axes of the heat map, and of the bars to its right.
 
     figure_ : matplotlib Figure
-        The figure of these.
+        The figure that contains them.
 
     Examples
     --------
@@ -62,31 +60,31 @@ class UnitDiversityDisplay:
         n_units = len(self.entropy)
         if self.similarity.shape != (n_units, n_units):
             raise ValueError(
-                f"similarity has shape {self.similarity.shape}, and entropy is of {n_units} units; "
-                "pass what unit_similarity and unit_entropy give of the same attention."
+                f"similarity has shape {self.similarity.shape}, but entropy has {n_units} units. "
+                "Pass the results of unit_similarity and unit_entropy for the same attention."
             )
-        self.dead_units: NDArray[np.int64] = np.flatnonzero(self.entropy >= _DEAD)
-        self.order = _together(self.similarity)
+        self.dead_units: NDArray[np.int64] = np.flatnonzero(self.entropy >= _DEAD_ENTROPY)
+        self.order = _order_by_similarity(self.similarity)
 
     @classmethod
     def from_estimator(
         cls, estimator: Any, X: Any, *, modality: str | None = None, ax: Any = None
     ) -> Self:
-        """Draw the units of a fitted classifier, by what they look at in X.
+        """Plot the units of a fitted classifier by their attention weights on X.
 
         Parameters
         ----------
-        estimator : classifier with ``attention_weights``
-            Fitted.
+        estimator : fitted classifier with ``attention_weights``
+            Its units are compared.
 
-        X : sets in any form that the estimator takes
-            The items to look at.
+        X : sets in any form that the estimator accepts
+            The items on which to compare the units.
 
         modality : str, optional
-            Which one, where there are several.
+            The modality whose units to plot; required if there are several.
 
         ax : Axes, optional
-            Where to draw; by default in a new figure.
+            Axes to draw in. By default a new figure is created.
 
         Returns
         -------
@@ -98,7 +96,7 @@ class UnitDiversityDisplay:
             If the estimator has no attention units.
 
         ValueError
-            If there are several modalities and none was named.
+            If there are several modalities and `modality` is not one of them.
         """
         check_attends(estimator)
         attention = estimator.attention_weights(X)
@@ -107,27 +105,28 @@ class UnitDiversityDisplay:
                 (modality,) = attention.names
             if modality not in attention.names:
                 raise ValueError(
-                    f"modality={modality!r} is not one of {attention.names}; units of different "
-                    "modalities do not compare, so name one."
+                    f"modality={modality!r} is not one of {attention.names}. Units of different "
+                    "modalities cannot be compared; pass the name of one."
                 )
             attention = attention[modality]
         elif modality is not None:
             raise ValueError(
-                f"modality={modality!r} was given, but {type(estimator).__name__} has only one."
+                f"modality={modality!r} was passed, but {type(estimator).__name__} has only one "
+                "modality. Leave it out."
             )
         return cls.from_attention(attention, ax=ax)
 
     @classmethod
     def from_attention(cls, attention: Any, *, ax: Any = None) -> Self:
-        """Draw the units by their weights on many items.
+        """Plot the units by given attention weights.
 
         Parameters
         ----------
         attention : FeatureSets, or sequence of arrays of shape (L_i, N)
-            What ``attention_weights`` gives, of one modality.
+            The attention weights of one modality, as returned by ``attention_weights``.
 
         ax : Axes, optional
-            Where to draw; by default in a new figure.
+            Axes to draw in. By default a new figure is created.
 
         Returns
         -------
@@ -136,21 +135,22 @@ class UnitDiversityDisplay:
         return cls(unit_similarity(attention), unit_entropy(attention)).plot(ax)
 
     def plot(self, ax: Any = None) -> Self:
-        """Draw it.
+        """Draw the heat map and the bars.
 
         Parameters
         ----------
         ax : Axes, optional
-            Where to draw; by default in a new figure. The bars take a part of it.
+            Axes to draw in, of which the bars take a part. By default a new figure is created.
 
         Returns
         -------
         UnitDiversityDisplay
-            Itself, with `ax_`, `entropy_ax_` and `figure_`.
+            The display, with `ax_`, `entropy_ax_` and `figure_` set.
         """
         side = float(np.clip(1.5 + 0.22 * len(self.order), 3, 10))
         (self.ax_,) = as_axes(ax, 1, (1.4 * side, side))
-        from mpl_toolkits.axes_grid1 import make_axes_locatable  # there once matplotlib is
+        # mpl_toolkits is a part of matplotlib, whose absence as_axes has reported.
+        from mpl_toolkits.axes_grid1 import make_axes_locatable
 
         self.figure_ = self.ax_.figure
         rows = np.arange(len(self.order))
@@ -171,10 +171,14 @@ class UnitDiversityDisplay:
         return self
 
 
-def _together(similarity: NDArray[Any]) -> NDArray[np.int64]:
-    """The units in an order in which those that agree are neighbours."""
+def _order_by_similarity(similarity: NDArray[Any]) -> NDArray[np.int64]:
+    """Order the units such that similar units are neighbors."""
+    from scipy.cluster.hierarchy import leaves_list, linkage
+    from scipy.spatial.distance import squareform
+
     if len(similarity) < 3:
         return np.arange(len(similarity))
+    # squareform insists on an exactly symmetric matrix with zeros on the diagonal.
     distances = np.clip(1 - (similarity + similarity.T) / 2, 0, None)
     np.fill_diagonal(distances, 0)
     return leaves_list(linkage(squareform(distances), "average", optimal_ordering=True))

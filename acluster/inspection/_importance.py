@@ -1,4 +1,4 @@
-"""How much a classifier owes to each modality."""
+"""Permutation importance of modalities."""
 
 from __future__ import annotations
 
@@ -24,38 +24,39 @@ def modality_importance(
     n_repeats: int = 5,
     random_state: int | np.random.RandomState | None = None,
 ) -> Bunch:
-    """How much the score falls when a modality's sets are shuffled among the items.
+    """Return the decrease of the score when the sets of one modality are shuffled among items.
 
     Parameters
     ----------
-    estimator : classifier of several modalities
-        Fitted.
+    estimator : fitted classifier of several modalities
+        The classifier to inspect.
 
     X : MultimodalFeatureSets
-        Items; of a test set, for what a modality is worth on new data.
+        The items to score. Use held-out items to estimate the importance on new data.
 
     y : array-like
-        Their labels.
+        The labels of the items.
 
     scoring : str or callable, optional
-        As in :func:`sklearn.metrics.check_scoring`; by default the `score` of the estimator.
+        As in :func:`sklearn.metrics.check_scoring`; by default the method `score` of the
+        estimator.
 
     n_repeats : int, default=5
-        How often each modality is shuffled, once at least.
+        Number of times to shuffle each modality.
 
     random_state : int, RandomState instance or None, default=None
-        Draws the orders.
+        Controls the shuffling.
 
     Returns
     -------
     sklearn.utils.Bunch
-        By modality: ``importances``, the falls of the score, arrays of shape (n_repeats,);
-        ``importances_mean`` and ``importances_std``, floats.
+        Dicts by modality: ``importances``, the decrease in each repetition, arrays of shape
+        (n_repeats,), and their ``importances_mean`` and ``importances_std``.
 
     Raises
     ------
     TypeError
-        If X is not `MultimodalFeatureSets`.
+        If X is not a `MultimodalFeatureSets`.
 
     ValueError
         If X has fewer than two modalities, or `n_repeats` is less than 1.
@@ -66,8 +67,8 @@ def modality_importance(
 
     Notes
     -----
-    A set moves as a whole, among the items that have the modality. Where modalities say the same,
-    each may seem to be worth little, as the others stand in for it.
+    Whole sets are exchanged, and only among the items that have the modality. If modalities are
+    redundant, each may appear unimportant, because the others replace it.
 
     Examples
     --------
@@ -92,29 +93,28 @@ def modality_importance(
     check_is_fitted(estimator)
     if not isinstance(X, MultimodalFeatureSets):
         raise TypeError(
-            f"X is a {type(X).__name__}, and modalities are shuffled in a MultimodalFeatureSets: "
-            "make one of FeatureSets by name, by from_items of one dict per item, or by "
-            "open_feature_sets."
+            f"X is a {type(X).__name__}; expected MultimodalFeatureSets. Create one from a dict of "
+            "FeatureSets, with from_items from one dict per item, or with open_feature_sets."
         )
     if len(X.names) < 2:
         raise ValueError(
-            f"X has the modality {X.names[0]!r} only, so that there is none to compare it with."
+            f"X has only the modality {X.names[0]!r}; importances need two or more to compare."
         )
     if not isinstance(n_repeats, Integral) or n_repeats < 1:
-        raise ValueError(f"n_repeats={n_repeats!r} is no number of repetitions, 1 or more.")
+        raise ValueError(f"n_repeats={n_repeats!r} must be an int of 1 or more.")
     score = check_scoring(estimator, scoring)
     rng = check_random_state(random_state)
-    whole = score(estimator, X, y)
+    baseline = score(estimator, X, y)
     importances = {
         name: np.array(
-            [whole - score(estimator, _shuffled(X, name, rng), y) for _ in range(n_repeats)]
+            [baseline - score(estimator, _shuffled(X, name, rng), y) for _ in range(n_repeats)]
         )
         for name in X.names
     }
     return Bunch(
         importances=importances,
-        importances_mean={name: float(falls.mean()) for name, falls in importances.items()},
-        importances_std={name: float(falls.std()) for name, falls in importances.items()},
+        importances_mean={name: float(drops.mean()) for name, drops in importances.items()},
+        importances_std={name: float(drops.std()) for name, drops in importances.items()},
     )
 
 

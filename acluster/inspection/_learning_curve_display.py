@@ -1,4 +1,4 @@
-"""How a classifier learnt, epoch by epoch."""
+"""A display of the learning curve of a classifier."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ __all__ = ["LearningCurveDisplay"]
 
 
 class LearningCurveDisplay:
-    """The training loss of every epoch, and the accuracy on the validation set where there is one.
+    """Training loss and, if there is a validation set, validation accuracy of each epoch.
 
-    Make one by `from_estimator`, which also draws it.
+    Create a display with `from_estimator`, which also plots it.
 
     Parameters
     ----------
     loss : sequence of float
-        The loss of every epoch, in nats.
+        The training loss of each epoch, in nats.
 
     validation_scores : sequence of float, optional
-        The validation accuracy of every epoch.
+        The validation accuracy of each epoch.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
-        Of the loss.
+        The Axes of the loss.
 
     score_ax_ : matplotlib Axes or None
-        Of the accuracy, with its scale on the right.
+        The Axes of the accuracy, with its scale on the right.
 
     figure_ : matplotlib Figure
-        The figure of these.
+        The figure that contains them.
 
     Examples
     --------
@@ -53,23 +53,22 @@ class LearningCurveDisplay:
     ) -> None:
         if validation_scores is not None and len(validation_scores) != len(loss):
             raise ValueError(
-                f"There are {len(validation_scores)} validation scores and {len(loss)} losses; "
-                "pass one of each per epoch."
+                f"validation_scores has {len(validation_scores)} epochs, but loss has {len(loss)}. "
+                "Pass one value of each per epoch."
             )
         self.loss, self.validation_scores = loss, validation_scores
 
     @classmethod
     def from_estimator(cls, estimator: Any, *, ax: Any = None) -> Self:
-        """Draw the curve of a fitted classifier.
+        """Plot the learning curve of a fitted classifier.
 
         Parameters
         ----------
-        estimator : set classifier
-            Fitted: it has `loss_curve_` and, where there was a validation set,
-            `validation_scores_`.
+        estimator : fitted set classifier
+            Its `loss_curve_` and `validation_scores_` are drawn.
 
         ax : Axes, optional
-            Where to draw; by default in a new figure.
+            Axes to draw in. By default a new figure is created.
 
         Returns
         -------
@@ -78,32 +77,32 @@ class LearningCurveDisplay:
         Raises
         ------
         sklearn.exceptions.NotFittedError
-            Before `fit`.
+            If the estimator is not fitted.
 
         TypeError
-            If the estimator keeps no learning curve.
+            If the estimator has no learning curve.
         """
         check_is_fitted(estimator)
         if not hasattr(estimator, "loss_curve_"):
             raise TypeError(
-                f"{type(estimator).__name__} has no loss_curve_. Pass a classifier that learns by "
-                "epochs: of a search its best_estimator_, of a pipeline its last step."
+                f"{type(estimator).__name__} has no loss_curve_. Pass a classifier that is trained "
+                "in epochs. For a search, pass best_estimator_; for a pipeline, its last step."
             )
         scores = estimator.validation_scores_
         return cls(estimator.loss_curve_, validation_scores=scores).plot(ax)
 
     def plot(self, ax: Any = None) -> Self:
-        """Draw it.
+        """Draw the learning curve.
 
         Parameters
         ----------
         ax : Axes, optional
-            Where to draw; by default in a new figure.
+            Axes to draw in. By default a new figure is created.
 
         Returns
         -------
         LearningCurveDisplay
-            Itself, with `ax_`, `score_ax_` and `figure_`.
+            The display, with `ax_`, `score_ax_` and `figure_` set.
         """
         (self.ax_,) = as_axes(ax, 1, (6, 4))
         self.figure_, self.score_ax_ = self.ax_.figure, None

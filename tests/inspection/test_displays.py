@@ -1,4 +1,4 @@
-"""The pictures: what is drawn is what the classifier attends to."""
+"""The displays draw the attention weights, similarities and losses of the classifier."""
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -41,7 +41,7 @@ def fitted():
 
 
 @pytest.fixture(scope="module")
-def fitted_to_two():
+def fitted_multimodal():
     frames, y = make_sets(n=30)
     sounds = [np.ones((2, 3)) * i if i else np.empty((0, 3)) for i in range(30)]
     sounds = FeatureSets(np.concatenate(sounds), np.cumsum([0, *map(len, sounds)]))
@@ -51,11 +51,11 @@ def fitted_to_two():
 
 
 def bars(axes):
-    """Their places, heights and feet, each a column."""
+    """The left edges, heights and bottoms of the bars, each a column."""
     return np.array([[bar.get_x(), bar.get_height(), bar.get_y()] for bar in axes.patches])
 
 
-def test_bars_are_the_weights(fitted):
+def test_attention_display_draws_weights_as_bars(fitted):
     clf, X = fitted
     item = int(np.argmax(X.lengths))
     display = AttentionDisplay.from_estimator(clf, X[item])
@@ -69,7 +69,7 @@ def test_bars_are_the_weights(fitted):
     display.figure_.canvas.draw()
 
 
-def test_chosen_units_in_their_order(fitted):
+def test_attention_display_draws_units_in_given_order(fitted):
     clf, X = fitted
     display = AttentionDisplay.from_estimator(clf, X[0], units=[2, 0])
     labels = [label.get_text() for label in display.axes_[0].get_yticklabels()]
@@ -79,7 +79,7 @@ def test_chosen_units_in_their_order(fitted):
     np.testing.assert_allclose(drawn[:, 1] / drawn[:, 1].max(), a.T.ravel() / a.max(), rtol=1e-6)
 
 
-def test_bars_stand_at_their_times():
+def test_attention_display_places_bars_at_times():
     attention = np.full((3, 1), 1 / 3)
     display = AttentionDisplay.from_attention(attention, times=[0.0, 0.5, 4.0])
     drawn = bars(display.axes_[0])
@@ -90,7 +90,7 @@ def test_bars_stand_at_their_times():
 
 
 @pytest.mark.parametrize("shape", [(28, 28), (20, 40, 3)])
-def test_thumbnails_stand_over_a_map(fitted, shape):
+def test_attention_display_draws_thumbnails_above_a_map(fitted, shape):
     clf, X = fitted
     item = int(np.argmax(X.lengths))
     images = np.random.default_rng(0).random((X.lengths[item], *shape))
@@ -107,8 +107,8 @@ def test_thumbnails_stand_over_a_map(fitted, shape):
     display.figure_.canvas.draw()
 
 
-def test_several_modalities_of_which_one_is_missing(fitted_to_two):
-    clf, X, _ = fitted_to_two
+def test_attention_display_with_missing_modality(fitted_multimodal):
+    clf, X, _ = fitted_multimodal
     display = AttentionDisplay.from_estimator(clf, X[1], times={"sounds": [0, 2]})
     assert [axes.get_title(loc="left") for axes in display.axes_] == ["frames", "sounds"]
     display = AttentionDisplay.from_estimator(clf, X[0])
@@ -117,7 +117,7 @@ def test_several_modalities_of_which_one_is_missing(fitted_to_two):
     display.figure_.canvas.draw()
 
 
-def test_axes_are_taken_and_nothing_is_shown(fitted, fitted_to_two, monkeypatch):
+def test_displays_use_given_axes_and_do_not_show(fitted, fitted_multimodal, monkeypatch):
     monkeypatch.setattr(plt, "show", lambda *args, **kwargs: pytest.fail("shown"))
     figure, (left, right) = plt.subplots(1, 2)
     clf, X = fitted
@@ -125,14 +125,14 @@ def test_axes_are_taken_and_nothing_is_shown(fitted, fitted_to_two, monkeypatch)
     assert display.axes_[0] is left
     assert display.figure_ is figure
     assert LearningCurveDisplay.from_estimator(clf, ax=right).ax_ is right
-    clf, X, _ = fitted_to_two
+    clf, X, _ = fitted_multimodal
     assert list(AttentionDisplay.from_estimator(clf, X[1], ax=[left, right]).axes_) == [left, right]
-    with pytest.raises(ValueError, match=r"ax holds 1 Axes, and 2 are needed"):
+    with pytest.raises(ValueError, match=r"ax has 1 Axes, but 2 are needed"):
         AttentionDisplay.from_estimator(clf, X[1], ax=left)
     assert plt.get_fignums() == [figure.number]
 
 
-def test_rivals_with_units_are_drawn_too():
+def test_displays_accept_rivals_with_units_only():
     X, y = make_sets(n=30)
     clf = AttentionMILClassifier(max_iter=2, tol=None).fit(X, y)
     assert AttentionDisplay.from_estimator(clf, X[0]).axes_[0].get_title(loc="left") == "features"
@@ -141,7 +141,7 @@ def test_rivals_with_units_are_drawn_too():
         AttentionDisplay.from_estimator(AverageClassifier(max_iter=1, tol=None).fit(X, y), X[0])
 
 
-def test_of_a_pipeline_the_last_step_is_drawn():
+def test_attention_display_rejects_pipeline_with_remedy():
     X, y = make_sets(n=30)
     clf = AttentionClusterClassifier(cluster_size=2, max_iter=2, tol=None)
     pipe = make_pipeline(LocalFeatureTransformer(StandardScaler()), clf).fit(X, y)
@@ -150,13 +150,13 @@ def test_of_a_pipeline_the_last_step_is_drawn():
     AttentionDisplay.from_estimator(pipe[-1], pipe[:-1].transform(X[:1])[0])
 
 
-def test_of_a_search_the_best_estimator_is_drawn():
+def test_displays_reject_search_with_remedy():
     X, y = make_sets(n=30)
     clf = AttentionClusterClassifier(max_iter=2, tol=None)
     search = GridSearchCV(clf, {"cluster_size": [2]}, cv=2).fit(X, y)
-    with pytest.raises(TypeError, match="of a search its best_estimator_"):
+    with pytest.raises(TypeError, match="For a search, pass best_estimator_"):
         AttentionDisplay.from_estimator(search, X[0])
-    with pytest.raises(TypeError, match=r"has no loss_curve_.*of a search its best_estimator_"):
+    with pytest.raises(TypeError, match=r"has no loss_curve_.*For a search, pass best_estimator_"):
         LearningCurveDisplay.from_estimator(search)
     LearningCurveDisplay.from_estimator(search.best_estimator_)
 
@@ -164,22 +164,30 @@ def test_of_a_search_the_best_estimator_is_drawn():
 @pytest.mark.parametrize(
     ("attention", "given", "message"),
     [
-        (np.ones(3), {}, r"has shape \(3,\); that of one item is \(L, N\)"),
+        (np.ones(3), {}, r"has shape \(3,\); expected \(L, N\)"),
         (np.ones((2, 3, 1)), {}, r"has shape \(2, 3, 1\)"),
         ({}, {}, r"empty dict"),
-        (np.ones((3, 1)), {"thumbnails": np.ones((2, 4, 4))}, r"thumbnails are 2, and .* 3 local"),
-        (np.ones((3, 1)), {"times": [0, 1]}, r"times are 2, and the item has 3"),
-        ({"a": np.ones((3, 1)), "b": np.ones((2, 1))}, {"times": [0, 1]}, r"times are of list"),
-        ({"a": np.ones((3, 1))}, {"times": {"c": [0]}}, r"times are of \['c'\]"),
+        (
+            np.ones((3, 1)),
+            {"thumbnails": np.ones((2, 4, 4))},
+            r"thumbnails has 2 entries, but .* 3 local",
+        ),
+        (np.ones((3, 1)), {"times": [0, 1]}, r"times has 2 entries, but the item has 3"),
+        (
+            {"a": np.ones((3, 1)), "b": np.ones((2, 1))},
+            {"times": [0, 1]},
+            r"times is given for list",
+        ),
+        ({"a": np.ones((3, 1))}, {"times": {"c": [0]}}, r"times is given for \['c'\]"),
     ],
 )
-def test_what_does_not_fit_is_said(attention, given, message):
+def test_attention_display_rejects(attention, given, message):
     with pytest.raises(ValueError, match=message):
         AttentionDisplay.from_attention(attention, **given)
     assert not plt.get_fignums()
 
 
-def test_the_learning_curve_is_that_of_training():
+def test_learning_curve_display_draws_losses_and_scores():
     X, y = make_sets(n=40)
     clf = AttentionClusterClassifier(max_iter=4, tol=None, random_state=0)
     with pytest.raises(NotFittedError):
@@ -198,11 +206,11 @@ def test_the_learning_curve_is_that_of_training():
     clf.fit(X, y)
     assert np.isnan(clf.validation_scores_[8:]).all()
     assert LearningCurveDisplay.from_estimator(clf).score_ax_.lines[0].get_ydata()[7] == scores[7]
-    with pytest.raises(ValueError, match=r"2 validation scores and 1 losses"):
+    with pytest.raises(ValueError, match=r"validation_scores has 2 epochs, but loss has 1"):
         LearningCurveDisplay([0.1], validation_scores=[1, 2])
 
 
-def test_units_that_agree_are_neighbours():
+def test_unit_diversity_display_groups_similar_units():
     rng = np.random.default_rng(0)
     one, other = (rng.dirichlet(np.full(9, 0.1), size=20) for _ in range(2))
     attention = [np.stack([a, b, a, b, a], axis=1) for a, b in zip(one, other, strict=True)]
@@ -214,7 +222,7 @@ def test_units_that_agree_are_neighbours():
     display.figure_.canvas.draw()
 
 
-def test_units_that_look_everywhere_are_dead():
+def test_unit_diversity_display_marks_dead_units():
     rng = np.random.default_rng(0)
     attention = [
         np.column_stack([rng.dirichlet(np.full(9, 0.1)), np.full(9, 1 / 9)]) for _ in range(20)
@@ -226,8 +234,8 @@ def test_units_that_look_everywhere_are_dead():
     np.testing.assert_allclose(widths, display.entropy[display.order])
 
 
-def test_units_of_a_modality(fitted_to_two, fitted):
-    clf, X, _ = fitted_to_two
+def test_unit_diversity_display_needs_one_modality(fitted_multimodal, fitted):
+    clf, X, _ = fitted_multimodal
     display = UnitDiversityDisplay.from_estimator(clf, X, modality="frames")
     assert display.similarity.shape == (2, 2)
     with pytest.raises(ValueError, match=r"modality=None is not one of \['frames', 'sounds'\]"):
@@ -235,46 +243,46 @@ def test_units_of_a_modality(fitted_to_two, fitted):
     clf, X = fitted
     with pytest.raises(ValueError, match=r"has only one"):
         UnitDiversityDisplay.from_estimator(clf, X, modality="frames")
-    with pytest.raises(ValueError, match=r"shape \(2, 2\), and entropy is of 3 units"):
+    with pytest.raises(ValueError, match=r"shape \(2, 2\), but entropy has 3 units"):
         UnitDiversityDisplay(np.eye(2), np.ones(3))
 
 
-def test_importance_is_what_shuffling_costs(fitted_to_two):
-    clf, X, y = fitted_to_two
+def test_modality_importance_is_the_drop_after_shuffling(fitted_multimodal):
+    clf, X, y = fitted_multimodal
     found = modality_importance(clf, X, y, n_repeats=3, random_state=0)
     again = modality_importance(clf, X, y, n_repeats=3, random_state=0)
     rng = np.random.RandomState(0)
     for name in X.names:
         np.testing.assert_array_equal(found.importances[name], again.importances[name])
         assert found.importances_mean[name] == pytest.approx(found.importances[name].mean())
-        for fall in found.importances[name]:
+        for drop in found.importances[name]:
             sets = {other: X[other] for other in X.names}
             order, present = np.arange(len(X)), np.flatnonzero(~X.missing[name])
             order[present] = rng.permutation(present)
             sets[name] = sets[name][order]
             score = clf.score(MultimodalFeatureSets(sets), y)
-            assert fall == pytest.approx(clf.score(X, y) - score)
+            assert drop == pytest.approx(clf.score(X, y) - score)
     log = modality_importance(clf, X, y, scoring="neg_log_loss", n_repeats=1, random_state=0)
     assert log.importances["frames"] != found.importances["frames"][0]
 
 
-def test_importance_needs_modalities(fitted, fitted_to_two):
-    clf, X, y = fitted_to_two
+def test_modality_importance_rejects(fitted, fitted_multimodal):
+    clf, X, y = fitted_multimodal
     with pytest.raises(TypeError, match=r"X is a dict.*from_items"):
         modality_importance(clf, {"frames": list(X["frames"])}, y)
-    with pytest.raises(ValueError, match=r"'frames' only"):
+    with pytest.raises(ValueError, match=r"only the modality 'frames'"):
         modality_importance(clf, X[["frames"]], y)
-    with pytest.raises(ValueError, match=r"n_repeats=0 is no number"):
+    with pytest.raises(ValueError, match=r"n_repeats=0 must be an int"):
         modality_importance(clf, X, y, n_repeats=0)
 
 
-def test_matplotlib_is_not_needed_to_import(monkeypatch):
+def test_displays_name_the_extra_without_matplotlib(monkeypatch):
     monkeypatch.setitem(matplotlib.sys.modules, "matplotlib.pyplot", None)
-    with pytest.raises(ImportError, match=r"the extra 'plot'"):
+    with pytest.raises(ImportError, match=r"its extra 'plot'"):
         AttentionDisplay.from_attention(np.ones((1, 1)))
 
 
-def test_importance_where_items_lack_different_modalities():
+def test_modality_importance_with_missing_modalities():
     rng = np.random.default_rng(0)
     items = [
         {"a": rng.normal(size=(2, 3)) if i % 3 else None, "b": rng.normal(size=(2, 3))}
@@ -287,7 +295,7 @@ def test_importance_where_items_lack_different_modalities():
     assert set(modality_importance(clf, X, y).importances) == {"a", "b"}
 
 
-def test_thumbnails_have_one_scale():
+def test_attention_display_thumbnails_share_limits_and_are_checked():
     attention = np.full((2, 1), 0.5)
     images = np.stack([np.full((4, 4), 255), np.full((4, 4), 100)])
     for dtype in (np.uint8, float):
@@ -295,27 +303,27 @@ def test_thumbnails_have_one_scale():
         display = AttentionDisplay.from_attention(attention, thumbnails=images.astype(dtype))
         drawn = [artist for artist in display.axes_[0].images if artist.get_array().shape == (4, 4)]
         assert [artist.get_clim() for artist in drawn] == [limits, limits]
-    with pytest.raises(ValueError, match=r"and shape \(4,\)\.$"):
+    with pytest.raises(ValueError, match=r"of shape \(4,\)\.$"):
         AttentionDisplay.from_attention(attention, thumbnails=np.ones((2, 4)))
     for wrong in (np.ones((2, 0, 4)), np.full((2, 4, 4, 3), -1), np.full((2, 4, 4), "a")):
-        with pytest.raises(ValueError, match="A thumbnail"):
+        with pytest.raises(ValueError, match="A (color )?thumbnail"):
             AttentionDisplay.from_attention(attention, thumbnails=wrong)
     before = plt.get_fignums()
-    with pytest.raises(ValueError, match=r"shape \(3, 8, 9\). Colours come last"):
+    with pytest.raises(ValueError, match=r"shape \(3, 8, 9\). Move the channels last"):
         AttentionDisplay.from_attention(attention, thumbnails=np.ones((2, 3, 8, 9)))
-    with pytest.raises(ValueError, match=r"colours from 255 to 255; .* as floats from 0 to 1"):
+    with pytest.raises(ValueError, match=r"values from 255 to 255; .* from 0 to 1 for float64"):
         AttentionDisplay.from_attention(attention, thumbnails=np.full((2, 8, 9, 3), 255.0))
     assert plt.get_fignums() == before
 
 
 @pytest.mark.parametrize("units", [[], [3], [-1], 1, [True, False], [0.5]])
-def test_units_that_are_not_there(fitted, units):
+def test_attention_display_rejects_units(fitted, units):
     clf, X = fitted
-    with pytest.raises(ValueError, match=r"no list of some of the 3 units, from 0 to 2"):
+    with pytest.raises(ValueError, match=r"must be a list of ints from 0 to 2"):
         AttentionDisplay.from_estimator(clf, X[0], units=units)
 
 
-def test_diversity_needs_units():
+def test_unit_diversity_display_rejects_classifier_without_units():
     X, y = make_sets(n=30)
     clf = AverageClassifier(max_iter=1, tol=None).fit(X, y)
     with pytest.raises(TypeError, match=r"has no attention_weights"):

@@ -1,4 +1,4 @@
-"""Figures of unit diversity, against their definitions set by set."""
+"""Unit similarity and entropy equal their definitions, computed set by set."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from acluster.inspection import unit_entropy, unit_similarity
 
 
 def weights(rng, lengths, n_units=3):
-    """Weights as attention has them: columns of every set sum to 1."""
+    """Random attention weights: the columns of every set sum to 1."""
     return [rng.dirichlet(np.ones(length), size=n_units).T for length in lengths]
 
 
@@ -19,14 +19,14 @@ lengths = st.lists(st.integers(1, 9), min_size=1, max_size=6)
 
 
 @given(lengths, st.integers(0, 2**31))
-def test_similarity_is_the_mean_cosine(lengths, seed):
+def test_unit_similarity_is_the_mean_cosine(lengths, seed):
     attention = weights(np.random.default_rng(seed), lengths)
     expected = np.mean([cosine_similarity(a.T) for a in attention], axis=0)
     np.testing.assert_allclose(unit_similarity(attention), expected, rtol=1e-10)
 
 
 @given(lengths.filter(lambda lengths: max(lengths) > 1), st.integers(0, 2**31))
-def test_entropy_is_the_mean_share_of_the_largest(lengths, seed):
+def test_unit_entropy_is_the_mean_normalized_entropy(lengths, seed):
     attention = weights(np.random.default_rng(seed), lengths)
     expected = np.mean(
         [-(a * np.log(a)).sum(axis=0) / np.log(len(a)) for a in attention if len(a) > 1], axis=0
@@ -34,7 +34,7 @@ def test_entropy_is_the_mean_share_of_the_largest(lengths, seed):
     np.testing.assert_allclose(unit_entropy(attention), expected, rtol=1e-10)
 
 
-def test_average_is_all_alike_and_as_wide_as_can_be():
+def test_average_weighting_has_similarity_and_entropy_one():
     rng = np.random.default_rng(0)
     X = [rng.normal(size=(length, 2)) for length in (1, 4, 7, 3)]
     clf = AttentionClusterClassifier(weighting="average", cluster_size=2, max_iter=1, tol=None)
@@ -43,31 +43,31 @@ def test_average_is_all_alike_and_as_wide_as_can_be():
     np.testing.assert_allclose(unit_entropy(attention), 1, rtol=1e-6)
 
 
-def test_weights_of_zero_add_no_entropy():
+def test_unit_entropy_of_zero_weights_is_zero():
     a = np.array([[1.0, 0.5], [0.0, 0.5], [0.0, 0.0]])
     np.testing.assert_allclose(unit_entropy([a]), [0, np.log(2) / np.log(3)])
 
 
-def test_items_that_lack_the_modality_count_for_nothing():
+def test_unit_similarity_and_entropy_ignore_empty_sets():
     a = np.array([[0.5, 0.0], [0.5, 1.0]], dtype=np.float32)
     with_an_empty_set = FeatureSets(np.vstack([a, a]), [0, 2, 2, 4])
     np.testing.assert_allclose(unit_similarity(with_an_empty_set), unit_similarity([a]))
     np.testing.assert_allclose(unit_entropy(with_an_empty_set), unit_entropy([a]))
 
 
-@pytest.mark.parametrize("figure", [unit_similarity, unit_entropy])
-def test_errors_say_what_to_pass(figure):
+@pytest.mark.parametrize("measure", [unit_similarity, unit_entropy])
+def test_unit_similarity_and_entropy_reject(measure):
     one = FeatureSets.from_arrays([np.ones((2, 1))])
     several = MultimodalFeatureSets({"rgb": one, "audio": one})
-    with pytest.raises(TypeError, match=r"rgb, audio, .* Pass that of one: attention\[name\]"):
-        figure(several)
+    with pytest.raises(TypeError, match=r"rgb, audio, .* Pass one of them: attention\[name\]"):
+        measure(several)
     features = np.array([[0.0, 2.0], [1.0, 1.5]])
     with pytest.raises(ValueError, match=r"attention\[1\].*unit 1 sum to 3.5, not 1"):
-        figure([np.full((2, 2), 0.5), features])
+        measure([np.full((2, 2), 0.5), features])
     with pytest.raises(ValueError, match=r"no set of \d or more local features"):
-        figure(FeatureSets(np.ones((0, 2)), [0, 0]))
+        measure(FeatureSets(np.ones((0, 2)), [0, 0]))
 
 
-def test_sets_of_one_have_no_entropy():
+def test_unit_entropy_rejects_sets_of_one():
     with pytest.raises(ValueError, match="no set of 2 or more local features"):
         unit_entropy([np.ones((1, 2))])
