@@ -1,4 +1,4 @@
-"""Transformers between tables and sets: of local features, and of row numbers."""
+"""Transformers that return sets: of every local feature, or looked up by row number."""
 
 from __future__ import annotations
 
@@ -24,18 +24,17 @@ __all__ = ["LocalFeatureTransformer", "SetLookup"]
 
 
 class _SetsOut(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[call-arg]
-    """A transformer that gives sets, which no data frame holds."""
+    """A transformer whose output is sets, which do not fit into a data frame."""
 
     def set_output(self, *, transform: str | None = None) -> Self:
-        """Accept a pipeline's choice of output container and change nothing.
+        """Accept the output container of a pipeline, and ignore it.
 
-        Sets stay sets: no data frame holds them. The choice takes effect in the steps
-        after this one.
+        The output of this step is always sets. The steps after it use the container.
 
         Parameters
         ----------
         transform : {"default", "pandas", "polars"} or None
-            Not used.
+            Ignored.
 
         Returns
         -------
@@ -45,30 +44,31 @@ class _SetsOut(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # 
 
 
 class LocalFeatureTransformer(_SetsOut):
-    """Fit a scikit-learn transformer on all local features, and apply it to each.
+    """Apply a scikit-learn transformer to every local feature.
 
     Parameters
     ----------
     transformer : transformer, or dict of str to transformer
-        For example a ``StandardScaler()`` or a ``PCA(50)``; cloned in `fit`. It must
-        give one row per row. With several modalities, each has a clone of its own; a dict
-        says which, and "passthrough" leaves a modality as it is.
+        For example ``StandardScaler()`` or ``PCA(50)``. It must keep the number of rows, and is
+        cloned in `fit`. With several modalities, each gets its own clone; pass a dict to give each
+        modality its own transformer, or "passthrough" to leave a modality unchanged.
 
     Attributes
     ----------
     transformer_ : transformer, or dict of str to transformer
-        The fitted clone, or those of the modalities.
+        The fitted clone, or one per modality.
 
     n_features_in_ : int
-        The width M of a local feature; the sum over modalities.
+        Number M of columns of a local feature, summed over the modalities.
 
     Notes
     -----
-    Every local feature counts once, so large sets weigh more in the fit than small ones.
-    Missing values go through to the transformer, which may be an imputer. Items may lack
-    modalities, and lack them afterwards.
+    Every local feature is one sample of the fit, so large sets have more influence than small
+    ones. Missing values are passed to the transformer, which may be an imputer. A modality that
+    is missing from an item stays missing.
 
-    The result is in memory, and so are the features of a store while they are transformed.
+    The whole output is held in memory, and so are all features of a store during `fit` and
+    `transform`.
 
     Examples
     --------
@@ -95,7 +95,7 @@ class LocalFeatureTransformer(_SetsOut):
             The items, in any form that the classifiers take.
 
         y : array-like of shape (n,), optional
-            A label per item, given to the transformer once for each local feature.
+            The label of each item, repeated for each of its local features.
 
         Returns
         -------
@@ -104,7 +104,7 @@ class LocalFeatureTransformer(_SetsOut):
         Raises
         ------
         ValueError, TypeError
-            If X is not usable; the message names the item, the value and the remedy.
+            If X is not valid.
         """
         sets = self._check(X, reset=True)
         if y is not None:
@@ -118,8 +118,8 @@ class LocalFeatureTransformer(_SetsOut):
             transformers = dict.fromkeys(sets.names, self.transformer)
         if set(transformers) != set(sets.names):
             raise ValueError(
-                f"transformer names the modalities {[*transformers]}, but X has {sets.names}. Give "
-                "each of these a transformer or 'passthrough', or one transformer for all."
+                f"transformer has the modalities {[*transformers]}, but X has {sets.names}. Pass a "
+                "transformer or 'passthrough' for each, or one transformer for all."
             )
         self.transformer_ = {
             name: _fitted(transformers[name], sets[name], y) for name in sets.names
@@ -138,12 +138,12 @@ class LocalFeatureTransformer(_SetsOut):
         Returns
         -------
         FeatureSets or MultimodalFeatureSets
-            The same items with sets of the same sizes.
+            The same items, with the same number of local features each.
 
         Raises
         ------
         ValueError
-            If the width of X is not that of `fit`, or the transformer drops rows.
+            If X has another number of columns than in `fit`, or the transformer drops rows.
         """
         check_is_fitted(self, "transformer_")
         sets = self._check(X, reset=False)
@@ -154,19 +154,19 @@ class LocalFeatureTransformer(_SetsOut):
         )
 
     def _check(self, X: Any, reset: bool) -> FeatureSets | MultimodalFeatureSets:
-        # Missing values are the transformer's to judge: it may be an imputer.
+        # NaN is left to the transformer, which may be an imputer.
         X, seen = opened(X), None if reset else self._widths
         if seen is not None or (reset and is_multimodal(X)):
             return check_multimodal_sets(X, estimator=self, seen=seen, ensure_all_finite=False)
         return check_sets(X, estimator=self, reset=reset, ensure_all_finite=False)
 
     def get_feature_names_out(self, input_features: ArrayLike | None = None) -> NDArray[np.object_]:
-        """The transformer's own names of a local feature's columns, modality after modality.
+        """Return the names of the output columns, modality after modality.
 
         Parameters
         ----------
         input_features : array-like of str, optional
-            The names of the columns that go in.
+            The names of the input columns.
 
         Returns
         -------
@@ -197,7 +197,8 @@ def _transformed(transformer: Any, sets: FeatureSets) -> FeatureSets:
     if isinstance(transformer, str):
         return sets
     values, offsets = sets.packed()
-    # A modality that all items lack has a width all the same: that of one row's result.
+    # If no item has this modality, transforming one row of zeros still gives the output's width
+    # and dtype.
     given = values if len(values) else np.zeros((1, sets.n_features), values.dtype)
     with sklearn.config_context(transform_output="default"):
         transformed = transformer.transform(given)
@@ -205,8 +206,8 @@ def _transformed(transformer: Any, sets: FeatureSets) -> FeatureSets:
         transformed = transformed.toarray()
     if len(transformed) != len(given):
         raise ValueError(
-            f"{type(transformer).__name__} gave {len(transformed)} rows for "
-            f"{len(given)} local features; a transformer of local features keeps every row."
+            f"{type(transformer).__name__} returned {len(transformed)} rows for {len(given)} local "
+            "features. Use a transformer that keeps the number of rows."
         )
     return FeatureSets(transformed[: len(values)], offsets)
 
@@ -216,29 +217,30 @@ def _names_out(transformer: Any, names: NDArray[np.object_]) -> NDArray[np.objec
 
 
 class SetLookup(_SetsOut):
-    """Turn a column of row numbers into the sets in those rows.
+    """Replace a column of row numbers by the sets in those rows.
 
-    Scikit-learn's tools that insist on a table (``ColumnTransformer``,
-    ``BaggingClassifier``, ``permutation_importance``, ``SelfTrainingClassifier``) take the row
-    numbers as their X; a pipeline of this transformer and a classifier sees the sets.
+    Some scikit-learn tools accept only tables as X: ``ColumnTransformer``,
+    ``BaggingClassifier``, ``permutation_importance`` and ``SelfTrainingClassifier``. Pass them
+    row numbers instead of sets, and put this transformer in a pipeline before the classifier.
 
     Parameters
     ----------
     sets : FeatureSets, MultimodalFeatureSets, or path of a store
-        Where row i is item i. Not copied by ``clone``.
+        Row number i stands for item i. ``clone`` does not copy the sets.
 
     Attributes
     ----------
     n_features_in_ : int
-        1.
+        Always 1.
 
     Notes
     -----
-    `fit` learns nothing. With the sets in a store, a fitted pipeline pickles its path.
+    `fit` only checks its input. If the sets are in a store, a pickled pipeline contains the path
+    of the store, not the features.
 
     Examples
     --------
-    A classifier of videos beside columns of a table:
+    Combine a classifier of videos with the columns of a table:
 
     >>> import numpy as np
     >>> from sklearn.compose import ColumnTransformer
@@ -262,7 +264,7 @@ class SetLookup(_SetsOut):
         self.sets = sets
 
     def fit(self, X: ArrayLike, y: Any = None) -> Self:
-        """Check the row numbers; nothing is learnt.
+        """Check the row numbers.
 
         Parameters
         ----------
@@ -270,7 +272,7 @@ class SetLookup(_SetsOut):
             Row numbers.
 
         y : None
-            Not used.
+            Ignored.
 
         Returns
         -------
@@ -279,28 +281,28 @@ class SetLookup(_SetsOut):
         Raises
         ------
         ValueError
-            If X is not one column of whole numbers that are rows of the sets.
+            If X is not one column of integers from 0 to n_items - 1.
         """
         self._look_up(X, reset=True)
         return self
 
     def transform(self, X: ArrayLike) -> FeatureSets | MultimodalFeatureSets:
-        """The sets in these rows.
+        """Return the sets in the given rows.
 
         Parameters
         ----------
         X : array-like of shape (n, 1)
-            Row numbers, in any order, with repetitions.
+            Row numbers, in any order. They may repeat.
 
         Returns
         -------
         FeatureSets or MultimodalFeatureSets
-            A view of n items.
+            The n items, as a view.
 
         Raises
         ------
         ValueError
-            As `fit`.
+            If X is not one column of integers from 0 to n_items - 1.
         """
         check_is_fitted(self, "n_features_in_")
         return self._look_up(X, reset=False)
@@ -310,30 +312,30 @@ class SetLookup(_SetsOut):
         if not isinstance(sets, FeatureSets | MultimodalFeatureSets):
             raise TypeError(
                 f"sets is a {type(sets).__name__}; expected FeatureSets, MultimodalFeatureSets or "
-                "the path of a store."
+                "the path of a store. Convert arrays with FeatureSets.from_arrays."
             )
         column = validate_data(self, X, reset=reset)
         if column.shape[1] != 1:
             raise ValueError(
-                f"X has {column.shape[1]} columns; SetLookup takes one, of row numbers. Choose it "
-                "with a ColumnTransformer."
+                f"X has {column.shape[1]} columns; SetLookup expects one column of row numbers. "
+                "Select it with a ColumnTransformer."
             )
         rows = column[:, 0].astype(np.int64)
         wrong = np.flatnonzero((rows != column[:, 0]) | (rows < 0) | (rows >= len(sets)))
         if len(wrong):
             raise ValueError(
-                f"X[{wrong[0]}] is {column[wrong[0], 0]}, which is no row number of {len(sets)} "
-                f"items; row numbers are 0 to {len(sets) - 1}."
+                f"X[{wrong[0]}] is {column[wrong[0], 0]}, which is not a row number; sets has "
+                f"{len(sets)} items, with row numbers from 0 to {len(sets) - 1}."
             )
         return sets[rows]
 
     def get_feature_names_out(self, input_features: ArrayLike | None = None) -> NDArray[np.object_]:
-        """Names of a local feature's columns: x0 and so on, modality after modality.
+        """Return the names of the columns of the sets: x0, x1, ..., modality after modality.
 
         Parameters
         ----------
         input_features : array-like of str, optional
-            Not used; there because scikit-learn passes it.
+            Ignored.
 
         Returns
         -------

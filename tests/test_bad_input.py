@@ -967,7 +967,7 @@ CASES = [
         "lft rows",
         lambda: LocalFeatureTransformer(FunctionTransformer(lambda v: v[:3])).fit_transform(X),
         ValueError,
-        "FunctionTransformer gave 3 rows for 308 local features; a transformer of local features keeps every row.",
+        "FunctionTransformer returned 3 rows for 308 local features. Use a transformer that keeps the number of rows.",
     ),
     Case(
         "lft width",
@@ -1266,7 +1266,7 @@ CASES = [
         "transformer of unknown",
         lambda: LocalFeatureTransformer({"rgb": "passthrough"}).fit(BOTH),
         ValueError,
-        "transformer names the modalities ['rgb'], but X has ['rgb', 'audio']. Give each of these a transformer or 'passthrough', or one transformer for all.",
+        "transformer has the modalities ['rgb'], but X has ['rgb', 'audio']. Pass a transformer or 'passthrough' for each, or one transformer for all.",
     ),
     Case(
         "transformer then other",

@@ -1,4 +1,4 @@
-"""LocalFeatureTransformer treats every local feature as one sample."""
+"""LocalFeatureTransformer treats each local feature as one sample."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from acluster.preprocessing import LocalFeatureTransformer
 from tests.conftest import make_sets
 
 
-def test_is_the_transformer_on_the_packed_rows():
+def test_fit_transform_equals_transformer_on_packed_rows():
     X, _ = make_sets()
     lifted = LocalFeatureTransformer(PCA(2, random_state=0))
     values, offsets = X.packed()
@@ -25,20 +25,20 @@ def test_is_the_transformer_on_the_packed_rows():
     assert lifted.get_feature_names_out().tolist() == ["pca0", "pca1"]
 
 
-def test_every_local_feature_takes_the_label_of_its_item():
+def test_fit_repeats_labels_for_each_local_feature():
     X, y = make_sets()
     lifted = LocalFeatureTransformer(LinearDiscriminantAnalysis()).fit(X, y)
     expected = LinearDiscriminantAnalysis().fit(X.packed()[0], np.repeat(y, X.lengths))
     np.testing.assert_allclose(lifted.transformer_.coef_, expected.coef_)
 
 
-def test_leaves_the_given_transformer_unfitted():
+def test_fit_does_not_fit_the_given_transformer():
     scaler = StandardScaler()
     LocalFeatureTransformer(scaler).fit(make_sets()[0])
     assert not hasattr(scaler, "mean_")
 
 
-def test_new_items_are_transformed_by_what_was_learnt():
+def test_transform_uses_the_statistics_of_fit():
     X, _ = make_sets()
     lifted = LocalFeatureTransformer(StandardScaler()).fit(X[:40])
     values = X[:40].packed()[0]
@@ -47,7 +47,7 @@ def test_new_items_are_transformed_by_what_was_learnt():
     )
 
 
-def test_parameters_of_the_transformer_can_be_searched():
+def test_set_params_reaches_the_transformer():
     lifted = LocalFeatureTransformer(PCA(2)).set_params(transformer__n_components=3)
     assert clone(lifted).fit_transform(make_sets()[0]).n_features == 3
 
@@ -61,18 +61,18 @@ class DropsRows(TransformerMixin, BaseEstimator):
         return X[::2]
 
 
-def test_a_transformer_that_drops_rows_is_refused():
-    with pytest.raises(ValueError, match="a transformer of local features keeps every row"):
+def test_transform_rejects_transformer_that_drops_rows():
+    with pytest.raises(ValueError, match="Use a transformer that keeps the number of rows"):
         LocalFeatureTransformer(DropsRows()).fit_transform(make_sets()[0])
 
 
-def test_missing_values_reach_an_imputer():
+def test_fit_passes_missing_values_to_an_imputer():
     X = [np.array([[1.0, np.nan], [3.0, 4.0]]), np.array([[5.0, 6.0]])]
     imputed = LocalFeatureTransformer(SimpleImputer()).fit_transform(X)
     np.testing.assert_array_equal(imputed[0], [[1, 5], [3, 4]])
 
 
-def test_a_fit_that_fails_leaves_the_fitted_transformer():
+def test_failed_fit_keeps_the_fitted_transformer():
     two = {"rgb": np.ones((3, 2, 2)), "audio": np.zeros((3, 1, 1))}
     lifted = LocalFeatureTransformer(StandardScaler()).fit(two)
     with pytest.raises(ValueError, match="minimum of 1 is required"):

@@ -269,10 +269,10 @@ class TestSetLookup:
     @pytest.mark.parametrize(
         ("rows", "message"),
         [
-            ([[60]], r"X\[0\] is 60, which is no row number of 60 items"),
+            ([[60]], r"X\[0\] is 60, which is not a row number; sets has 60 items"),
             ([[0], [-1]], r"X\[1\] is -1"),
             ([[0.5]], r"X\[0\] is 0.5"),
-            ([[0, 1]], "X has 2 columns; SetLookup takes one"),
+            ([[0, 1]], "X has 2 columns; SetLookup expects one"),
         ],
     )
     def test_refuses_what_is_no_row(self, rows, message):
