@@ -426,7 +426,7 @@ HOSTILE = {
     # The description.
     "no metadata": lambda path: save_file(read(path)[1], path),
     "metadata of another": lambda path: save_file(read(path)[1], path, metadata={"format": "pt"}),
-    "description is no JSON": lambda path: write(path, "{", read(path)[1]),
+    "description is not JSON": lambda path: write(path, "{", read(path)[1]),
     "description is a list": lambda path: write(path, "[1]", read(path)[1]),
     "description is deep": lambda path: write(path, "[" * 10**5, read(path)[1]),
     "a huge number": lambda path: write(path, "1" * 10**5, read(path)[1]),
@@ -537,7 +537,7 @@ def test_hostile_files_are_refused(good, tmp_path, monkeypatch, kind, name):
 def test_messages_say_what_to_do(good, tmp_path):
     path = tmp_path / "model"
     for change, message in (
-        (with_bytes(pickle.dumps(1)), "is a pickle.*could run any program.*joblib.load"),
+        (with_bytes(pickle.dumps(1)), "is a pickle.*can execute any code.*joblib.load"),
         (changed(format_version=2), "format version 2.*up to 1.*Upgrade"),
         (
             changed(**{"class": "New"}),
@@ -566,9 +566,9 @@ def test_checkpoints_are_told_from_models(tmp_path):
 
 def test_where_a_model_cannot_be_written_is_named(tmp_path):
     *_, clf = fitted()
-    with pytest.raises(FileNotFoundError, match=r"no folder '.*nowhere' to write model to"):
+    with pytest.raises(FileNotFoundError, match=r"model cannot be written: the folder '.*nowhere'"):
         clf.save(tmp_path / "nowhere" / "model")
-    with pytest.raises(IsADirectoryError, match="is a folder; give the name of a file"):
+    with pytest.raises(IsADirectoryError, match="is a folder; pass the name of a file"):
         clf.save(tmp_path)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OSError, match="is a device or a pipe"):

@@ -1,7 +1,7 @@
-"""One file with a model: tensors and a description, in the safetensors format.
+"""Read and write model files: named tensors and a description in the safetensors format.
 
-Nothing in such a file is a program: the tensors are bytes with a shape, the description is JSON,
-in the metadata of the file under "acluster".
+The description is JSON text in the metadata of the file, under the key "acluster". Reading such a
+file never executes code from it, unlike unpickling.
 """
 
 from __future__ import annotations
@@ -26,21 +26,32 @@ _DTYPES = {"F32": "float32", "F64": "float64", "I64": "int64"}
 
 
 class ModelFileError(ValueError):
-    """A file is no model, or a damaged one, or one of a later version."""
+    """Raised for a file that is not a model, is damaged or has a newer format version."""
 
 
 def write_model(
     path: str | os.PathLike[str], description: dict[str, Any], tensors: dict[str, NDArray[Any]]
 ) -> None:
-    """Write the file; what was there before is replaced once the new one is whole."""
+    """Write a model file, and replace an existing file only once the new one is complete.
+
+    Raises
+    ------
+    OSError
+        If `path` is a folder or not a regular file, or its folder does not exist.
+    """
     path = Path(os.path.realpath(path))
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"There is no folder {str(path.parent)!r} to write {path.name} to.")
+        raise FileNotFoundError(
+            f"{path.name} cannot be written: the folder {str(path.parent)!r} does not exist. "
+            "Create it first."
+        )
     if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; give the name of a file.")
+        raise IsADirectoryError(f"{path} is a folder; pass the name of a file.")
     if path.exists() and not path.is_file():
-        raise OSError(f"{path} is a device or a pipe, which a model file would replace.")
+        # os.replace below would replace /dev/null itself.
+        raise OSError(f"{path} is a device or a pipe; pass the name of a regular file.")
     text = json.dumps({"format_version": FORMAT_VERSION, **description})
+    # A temporary file in the same folder: os.replace is atomic only within one file system.
     unfinished = path.with_name(f".{path.name[:50]}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         unfinished.write_bytes(save(tensors, metadata={"acluster": text}))
@@ -50,7 +61,7 @@ def write_model(
 
 
 class Tensors(Mapping[str, Any]):
-    """The tensors of an open file, by name; each is read when it is asked for."""
+    """The tensors of an open model file by name, each read on access."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
@@ -66,38 +77,38 @@ class Tensors(Mapping[str, Any]):
         self.spec(name)
         tensor: NDArray[Any] = self._file.get_tensor(name)
         if not np.isfinite(tensor).all():
-            raise ModelFileError(f"tensor {name!r:.100} is not finite")
+            raise ModelFileError(f"the tensor {name!r:.100} has NaN or infinite values")
         return tensor
 
     def spec(self, name: str) -> tuple[tuple[int, ...], str]:
-        """The shape and the dtype of a tensor, without reading it."""
+        """Return the shape and the dtype of a tensor without reading its values."""
         if name not in self._names:
-            raise ModelFileError(f"it lacks the tensor {name!r:.100}")
+            raise ModelFileError(f"the tensor {name!r:.100} is missing")
         part = self._file.get_slice(name)
         dtype = part.get_dtype()
         if dtype not in _DTYPES:
             raise ModelFileError(
-                f"tensor {name!r:.100} is of type {dtype}; a model has {', '.join(_DTYPES)}"
+                f"the tensor {name!r:.100} has the dtype {dtype}; expected {', '.join(_DTYPES)}"
             )
         return tuple(part.get_shape()), _DTYPES[dtype]
 
 
 @contextmanager
 def open_model(path: str | os.PathLike[str]) -> Iterator[tuple[dict[str, Any], Tensors]]:
-    """The description and the tensors of a file.
+    """Open a model file as a context manager that returns its description and its tensors.
 
     Raises
     ------
     ModelFileError
-        If the file is no model, is damaged, or has a later format.
+        If the file is not a model, is damaged or has a newer format version.
 
     OSError
-        If it cannot be read.
+        If the file cannot be read.
     """
     path = Path(path)
     if path.is_dir():
         raise ModelFileError(
-            f"{path} is a folder, and a model is one file. A store of feature sets is opened by "
+            f"{path} is a folder; a model is a single file. Open a store of feature sets with "
             "acluster.open_feature_sets."
         )
     try:
@@ -105,38 +116,39 @@ def open_model(path: str | os.PathLike[str]) -> Iterator[tuple[dict[str, Any], T
             description = _parse(path, (file.metadata() or {}).get("acluster"))
             yield description, Tensors(file)
     except SafetensorError as error:
-        raise ModelFileError(f"{_kind(path)}: {error}") from None
+        raise ModelFileError(f"{_describe_other_file(path)}: {error}") from None
 
 
-def _kind(path: Path) -> str:
-    """What a file seems to be that is no safetensors file."""
+def _describe_other_file(path: Path) -> str:
+    """Describe a file that is not in the safetensors format."""
     with path.open("rb") as file:
         start = file.read(2)
+    # A zip archive, as torch.save writes it, or a pickle of protocol 1 to 5.
     if start == b"PK" or (start[:1] == b"\x80" and start[1:] <= b"\x05"):
         return (
-            f"{path} is a pickle, or an archive of one, which could run any program when loaded; "
-            "if you know who wrote it, use joblib.load, or torch.load. Model files are what "
-            "save(path) of a classifier writes"
+            f"{path} is a pickle, or an archive with one, which can execute any code when loaded. "
+            "If you trust its author, use joblib.load or torch.load; acluster.load reads files "
+            "written by the method save of a classifier"
         )
-    return f"{path} is no model file, or is damaged or cut short"
+    return f"{path} is not a model file, or is damaged or truncated"
 
 
 def _parse(path: Path, text: str | None) -> dict[str, Any]:
     if text is None:
         raise ModelFileError(
-            f"{path} is a safetensors file of something else: it has no 'acluster' in its "
-            "metadata. save(path) of a classifier writes model files."
+            f"{path} is a safetensors file without a model of acluster: its metadata has no key "
+            "'acluster'. Pass a file written by the method save of a classifier."
         )
     try:
         description = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"{path} is damaged: its description is no JSON: {error}") from None
+        raise ModelFileError(f"{path} is damaged: its description is not JSON: {error}") from None
     version = description.get("format_version") if isinstance(description, dict) else None
     if type(version) is not int or version < 1:
         raise ModelFileError(f"{path} is damaged: its format version is {version!r:.50}.")
     if version > FORMAT_VERSION:
         raise ModelFileError(
-            f"{path} has the format version {version}, and this acluster reads versions up to "
-            f"{FORMAT_VERSION}. Upgrade acluster, or save the model with an older one."
+            f"{path} has format version {version}; this version of acluster reads versions up to "
+            f"{FORMAT_VERSION}. Upgrade acluster, or save the model with an older version."
         )
     return description

@@ -1,4 +1,4 @@
-"""How far long work is: a line on a terminal, gone at the end; nothing elsewhere."""
+"""A progress line on the terminal."""
 
 from __future__ import annotations
 
@@ -12,31 +12,35 @@ _T = TypeVar("_T")
 
 
 def progress(
-    things: Iterable[_T], what: str, n_things: int | None = None
+    items: Iterable[_T], label: str, n_items: int | None = None
 ) -> Generator[_T, None, None]:
-    """The same things, one by one; a terminal is told how many are done.
+    """Yield the items and count on the terminal those that the caller has processed.
+
+    The line is erased at the end. Nothing is printed if stderr is not a terminal.
 
     Parameters
     ----------
-    things : iterable
-        The work.
+    items : iterable
+        The items to yield.
 
-    what : str
-        Their name, in the plural.
+    label : str
+        What is counted, in the plural.
 
-    n_things : int, optional
-        How many there will be, where that is known.
+    n_items : int, optional
+        The total, if known.
     """
     terminal = sys.stderr
-    if terminal is None or not terminal.isatty():  # None: a program without a console
-        yield from things
+    # Windows programs without a console, such as pythonw, have None as stderr.
+    if terminal is None or not terminal.isatty():
+        yield from items
         return
-    of_all = "" if n_things is None else f" of {n_things}"
+    total = "" if n_items is None else f" of {n_items}"
     line = ""
     try:
-        for number, thing in enumerate(things, 1):
-            yield thing
-            line = f"{what}: {number}{of_all}"
+        for number, item in enumerate(items, 1):
+            yield item
+            line = f"{label}: {number}{total}"
             print(f"\r{line}", end="", file=terminal, flush=True)
     finally:
+        # An exception or an abandoned generator must not leave its line under a traceback.
         print(f"\r{' ' * len(line)}\r", end="", file=terminal, flush=True)

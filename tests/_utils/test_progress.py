@@ -1,4 +1,4 @@
-"""How far long work is: told to a terminal, to nobody else."""
+"""Progress lines appear on a terminal only and are erased at the end."""
 
 import io
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from acluster._utils._progress import progress
 def terminal(monkeypatch):
     terminal = io.StringIO()
     terminal.isatty = lambda: True
-    # pytest puts a stderr of its own in the place of any that is set here.
+    # Replacing sys.stderr itself has no effect: pytest replaces it again.
     monkeypatch.setattr(acluster._utils._progress, "sys", SimpleNamespace(stderr=terminal))
     return terminal
 
@@ -24,14 +24,14 @@ def sets(n_items=10):
     return [np.full((2, 3), i, dtype=float) for i in range(n_items)]
 
 
-def test_things_pass_and_the_line_is_gone_at_the_end(terminal):
+def test_progress_yields_items_and_erases_the_line(terminal):
     assert list(progress("abc", "letters", 3)) == ["a", "b", "c"]
     shown = terminal.getvalue().split("\r")
     assert shown[1:4] == ["letters: 1 of 3", "letters: 2 of 3", "letters: 3 of 3"]
     assert shown[4:] == [" " * len("letters: 3 of 3"), ""]
 
 
-def test_the_line_is_gone_after_an_error(terminal):
+def test_progress_erases_the_line_after_an_error(terminal):
     def stop():
         yield 1
         raise RuntimeError("stop")
@@ -41,13 +41,13 @@ def test_the_line_is_gone_after_an_error(terminal):
     assert terminal.getvalue() == "\rsteps: 1\r        \r"
 
 
-def test_nothing_is_written_elsewhere(capsys):
+def test_progress_prints_nothing_without_a_terminal(capsys):
     assert list(progress(range(3), "numbers", 3)) == [0, 1, 2]
     assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("verbose", [False, True])
-def test_predictions_and_stores(terminal, tmp_path, verbose):
+def test_verbose_predict_and_save_feature_sets_show_progress(terminal, tmp_path, verbose):
     clf = AttentionClusterClassifier(cluster_size=2, max_iter=1, tol=None, batch_size=4)
     clf.fit(sets(), [0, 1] * 5).set_params(verbose=verbose)
     clf.predict(sets())
@@ -57,7 +57,7 @@ def test_predictions_and_stores(terminal, tmp_path, verbose):
 
 
 @pytest.mark.parametrize("method", ["predict_proba", "transform", "attention_weights"])
-def test_progress_changes_no_result(terminal, method):
+def test_verbose_does_not_change_results(terminal, method):
     clf = AttentionClusterClassifier(cluster_size=2, max_iter=1, tol=None, batch_size=4)
     clf.fit(sets(), [0, 1] * 5)
     quiet = getattr(clf, method)(sets())
@@ -65,7 +65,7 @@ def test_progress_changes_no_result(terminal, method):
     np.testing.assert_array_equal(np.vstack([*quiet]), np.vstack([*verbose]))
 
 
-def test_the_line_is_gone_before_an_item_is_refused(terminal, tmp_path):
+def test_save_feature_sets_erases_the_line_before_an_error(terminal, tmp_path):
     items = [np.ones((2, 3)), np.ones((2, 3)), np.ones((2, 4))]
     with pytest.raises(ValueError, match="4") as raised:
         save_feature_sets(tmp_path / "a.zarr", items, verbose=True)
@@ -74,6 +74,6 @@ def test_the_line_is_gone_before_an_item_is_refused(terminal, tmp_path):
     assert terminal.getvalue().endswith(" \r")
 
 
-def test_a_program_without_a_console(monkeypatch):
+def test_progress_without_stderr(monkeypatch):
     monkeypatch.setattr(acluster._utils._progress, "sys", SimpleNamespace(stderr=None))
     assert list(progress("ab", "letters")) == ["a", "b"]

@@ -213,7 +213,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
     clf = make(2).fit(X, y, checkpoint_dir=tmp_path)
     whole = (tmp_path / "fit.checkpoint").read_bytes()
     (tmp_path / "fit.checkpoint").write_bytes(whole[:-10])
-    with pytest.raises(ModelFileError, match=r"fit.checkpoint is no model file, or is damaged"):
+    with pytest.raises(ModelFileError, match=r"fit.checkpoint is not a model file, or is damaged"):
         clf.fit(X, y, checkpoint_dir=tmp_path)
     for broken in (b"patience", b"trainer.network.linear/bias", b"trainer.generator"):
         assert broken in whole
