@@ -1,4 +1,4 @@
-"""Data sets of the paper, loaders for local copies of others, and a feature extractor."""
+"""Flash-MNIST, its feature extractor, and loaders of other data sets."""
 
 from acluster.datasets._benchmarks import load_benchmark
 from acluster.datasets._data_home import get_data_home

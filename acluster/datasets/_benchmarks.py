@@ -1,4 +1,4 @@
-"""Published sets of local features, read from local copies."""
+"""Loader of published benchmarks, from local copies."""
 
 from __future__ import annotations
 
@@ -17,43 +17,44 @@ from acluster.datasets._data_home import get_data_home
 
 __all__ = ["load_benchmark", "read_arrays"]
 
-# The file of each benchmark in the data home, and what it is.
+# The file of each benchmark in the data home, and its description.
 _BENCHMARKS = {
     "musk1": (
         "mil/musk1.npz",
-        "Musk 1: molecules (items) as sets of conformations; is the molecule musky? "
+        "Musk 1: molecules (items) as sets of conformations; the class tells whether it is a musk. "
         "Dietterich, Lathrop and Lozano-Perez, 1997; UCI machine learning repository "
         "(CC BY 4.0).",
     ),
     "elephant": (
         "mil/elephant.npz",
-        "Elephant: images (items) as sets of segments; does it show an elephant? "
-        "Andrews, Tsochantaridis and Hofmann, 2003.",
+        "Elephant: images (items) as sets of segments; the class tells whether it shows an "
+        "elephant. Andrews, Tsochantaridis and Hofmann, 2003.",
     ),
     "birds_winter_wren": (
         "mil/birds_winter_wren.npz",
-        "Birds, winter wren: recordings (items) as sets of segments of the spectrogram; is a "
-        "winter wren heard? Briggs et al., 2012.",
+        "Birds, winter wren: recordings (items) as sets of segments of the spectrogram; the class "
+        "tells whether a winter wren sings. Briggs et al., 2012.",
     ),
     "japanese_vowels": (
         "japanese_vowels/japanese_vowels.npz",
-        "Japanese vowels: utterances (items) as sets of frames of cepstrum coefficients; which "
-        "of nine men speaks? Kudo, Toyama and Shimbo, 1999; UCI machine learning repository "
-        "(CC BY 4.0).",
+        "Japanese vowels: utterances (items) as sets of frames of cepstrum coefficients; the "
+        "class is the speaker, one of nine men. Kudo, Toyama and Shimbo, 1999; UCI machine "
+        "learning repository (CC BY 4.0).",
     ),
 }
 
 
 def load_benchmark(name: str, *, data_home: str | os.PathLike[str] | None = None) -> Bunch:
-    """One of the published sets of local features, with its splits.
+    """Load a published benchmark with its splits.
 
     Parameters
     ----------
     name : {"musk1", "elephant", "birds_winter_wren", "japanese_vowels"}
-        Read from ``mil/<name>.npz``, or ``japanese_vowels/japanese_vowels.npz``, in the data
-        home. The file holds the arrays ``X`` (all local features, end to end), ``lengths``
-        (of the sets), ``y``, and the splits: ``train_folds``, bits that
-        :func:`numpy.packbits` has packed along the items, or the booleans ``is_train``.
+        The benchmark. It is read from ``mil/<name>.npz``, or from
+        ``japanese_vowels/japanese_vowels.npz``, in the data home. The file contains the arrays
+        ``X`` (the local features of all items), ``lengths`` (their number per item) and ``y``.
+        The splits are in ``train_folds``, packed with :func:`numpy.packbits` along the items, or
+        in the booleans ``is_train``.
 
     data_home : str or path-like, default=None
         See :func:`get_data_home`.
@@ -64,27 +65,26 @@ def load_benchmark(name: str, *, data_home: str | os.PathLike[str] | None = None
         With the fields
 
         data : FeatureSets
-            The sets, n_items of them.
+            The n_items sets.
         target : ndarray, shape (n_items,)
-            The class of each.
+            The class of each item.
         DESCR : str
-            What the data are, and where they come from.
+            Description and source of the data.
         folds : list of list of tuple (train indices, test indices)
-            ``folds[repetition][fold]``; only where the benchmark has repeated
-            cross-validation.
+            ``folds[repetition][fold]``, if the benchmark uses repeated cross-validation.
         train_indices, test_indices : ndarray of int
-            Only where the benchmark has a fixed test set.
+            The training and test items, if the benchmark has a fixed test set.
 
     Raises
     ------
     ValueError
-        If there is no such benchmark, or its file lacks an array.
+        If `name` is unknown, or the file is not valid.
     FileNotFoundError
         If the file is not in the data home.
 
     Notes
     -----
-    The items are stored class by class: shuffle them before splitting in another way.
+    The items are sorted by class. Shuffle them before you split them in another way.
 
     Examples
     --------
@@ -94,7 +94,7 @@ def load_benchmark(name: str, *, data_home: str | os.PathLike[str] | None = None
     FeatureSets(n_items=270, n_features=12, lengths=7..26, dtype=float32)
     """
     if name not in _BENCHMARKS:
-        raise ValueError(f"There is no benchmark {name!r}; choose one of {', '.join(_BENCHMARKS)}.")
+        raise ValueError(f"name={name!r} is unknown; choose one of {', '.join(_BENCHMARKS)}.")
     relative_path, description = _BENCHMARKS[name]
     path = get_data_home(data_home) / relative_path
     arrays = read_arrays(path, ["X", "lengths", "y"])
@@ -108,31 +108,31 @@ def load_benchmark(name: str, *, data_home: str | os.PathLike[str] | None = None
 
 
 def read_arrays(path: Path, required: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """All arrays of an npz file, which has those that are required.
+    """Read all arrays of an npz file and check that the required ones exist.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     ValueError
-        If it cannot be read, or lacks an array.
+        If the file cannot be read or an array is missing.
     """
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} is not there. Put the file there, or set ACLUSTER_DATA or data_home to the "
-            f"folder that has {path.parent.name}/{path.name}."
+            f"{path} does not exist. Put the file there, or set ACLUSTER_DATA or data_home to the "
+            f"folder that contains {path.parent.name}/{path.name}."
         )
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = dict(archive)
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(
-            f"{path} cannot be read: {error}. Replace it by the original file."
+            f"{path} cannot be read: {error}. Replace it with the original file."
         ) from error
     missing = [name for name in required if name not in arrays]
     if missing:
         raise ValueError(
-            f"{path} has the arrays {sorted(arrays)}, but lacks {missing}. Replace it by the "
+            f"{path} has the arrays {sorted(arrays)}, but not {missing}. Replace it with the "
             "original file."
         )
     return arrays

@@ -1,4 +1,4 @@
-"""Where the loaders look for data."""
+"""The folder that the loaders read from."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ __all__ = ["get_data_home"]
 
 
 def get_data_home(data_home: str | os.PathLike[str] | None = None) -> Path:
-    """The folder the loaders read from.
+    """Return the folder that the loaders read from.
 
-    The argument if there is one, else the environment variable ``ACLUSTER_DATA``, else
-    ``acluster_data`` in the user's home. The folder is not created.
+    It is the argument, else the environment variable ``ACLUSTER_DATA``, else the folder
+    ``acluster_data`` in the home directory. The folder is not created.
 
     Parameters
     ----------
     data_home : str or path-like, default=None
-        The folder; a leading ``~`` stands for the user's home.
+        The folder; a leading ``~`` stands for the home directory.
 
     Returns
     -------
     data_home : pathlib.Path
-        The folder, which need not exist.
+        The folder, which may not exist.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Flash-MNIST: noisy videos in which handwritten digits briefly flash up."""
+"""Generator of Flash-MNIST, noisy videos in which handwritten digits flash up briefly."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from sklearn.utils import Bunch, check_random_state
 __all__ = [
     "check_digit_images",
     "make_flash_mnist",
-    "make_generator",
+    "make_rng",
     "noise_levels",
     "sample_noise",
 ]
 
 _N_DIGITS = 10
 _N_SUBSETS = 2**_N_DIGITS
-_MAX_FLASHES = 2  # of one digit in one video
+_MAX_FLASHES = 2  # of a digit in a video
 
-# Pixels and frames treated at a time: small enough that a block stays in the cache.
+# Number of pixels and frames per block, small enough for a block to stay in the cache.
 _PIXELS_PER_BLOCK = 2**16
 _FLASHES_PER_BLOCK = 2**10
 
@@ -34,13 +34,12 @@ def make_flash_mnist(
     n_frames: int = 25,
     random_state: int | np.random.RandomState | None = None,
 ) -> Bunch:
-    """Noisy videos in which digits flash up; the class is the set of digits shown.
+    """Generate noisy videos in which digits flash up; the class is the set of these digits.
 
-    Every pixel of every frame is noise, drawn independently from the grey levels of all
-    pixels of `images`. Each digit of a video's set flashes once or twice, with equal
-    probability, each time as another random image of that digit and in a frame of its
-    own, where the brighter of image and noise is kept. The frames are in random order.
-    All 1,024 sets of digits, the empty one included, are equally frequent.
+    Every pixel is noise, drawn independently from the gray levels of all pixels of `images`. Each
+    digit of the set flashes once or twice, with equal probability. Each flash overlays a random
+    image of the digit on a frame of its own, by the maximum of image and noise. The frames are in
+    random order. All 1,024 sets of digits, including the empty set, are equally frequent.
 
     Parameters
     ----------
@@ -48,19 +47,19 @@ def make_flash_mnist(
         Images of digits on a black (0) background.
 
     labels : array-like of int, shape (n_images,)
-        The digit on each image, 0 to 9. Each digit needs an image at least.
+        The digit on each image, 0 to 9. Every digit needs at least one image.
 
     n_videos : int, default=102_400
-        The paper has 102,400 videos for training and 10,240 for testing, which is 100 and
-        10 of each class. Where 1,024 does not divide `n_videos`, the remaining videos get
-        different classes, chosen at random. A video of 25 frames of 28 x 28 pixels takes
-        19,600 bytes, and 102,400 of them 2 GB.
+        Number of videos. The paper uses 102,400 for training and 10,240 for testing, 100 and 10
+        of each class. If `n_videos` is not a multiple of 1,024, the remaining videos have
+        different, randomly chosen classes. A video of 25 frames of 28 x 28 pixels takes 19,600
+        bytes, so 102,400 videos take 2 GB.
 
     n_frames : int, default=25
-        Frames of a video, at least 20: ten digits can flash twice each.
+        Number of frames per video, at least 20, as each of ten digits can flash twice.
 
     random_state : int, RandomState instance or None, default=None
-        An int makes the videos reproducible.
+        Pass an int for reproducible videos.
 
     Returns
     -------
@@ -72,26 +71,26 @@ def make_flash_mnist(
         target : ndarray of int64, shape (n_videos,)
             The class, 0 to 1023: bit d is set if digit d is in the video.
         digits : ndarray of int64, shape (n_videos, 10)
-            The same as an indicator matrix: 1 if the digit is in the video.
+            The class as an indicator matrix: 1 if the digit is in the video.
         frame_digits : ndarray of int8, shape (n_videos, n_frames)
-            The digit on each frame; -1 where there is only noise.
+            The digit on each frame, or -1 for noise alone.
 
     Raises
     ------
     ValueError
-        If `images` or `labels` are not as described, a digit has no image, or `n_videos`
-        or `n_frames` is too small.
+        If `images` or `labels` are not valid, a digit has no image, or `n_videos` or `n_frames`
+        is too small.
 
     Notes
     -----
-    The noise has the frequencies of the grey levels to within 1/65,536.
+    The frequencies of the gray levels in the noise are exact to within 1/65,536.
 
     References
     ----------
     Xiang Long, Chuang Gan, Gerard de Melo, Jiajun Wu, Xiao Liu, Shilei Wen. "Attention
     Clusters: Purely Attention Based Local Feature Integration for Video Classification",
-    CVPR 2018, section 4.1. What the paper leaves open (the noise, the overlay, how often a
-    digit flashes) is as in the authors' published code.
+    CVPR 2018, section 4.1. The details that the paper omits (the noise, the overlay, the number
+    of flashes) follow the authors' published code.
 
     Examples
     --------
@@ -108,7 +107,7 @@ def make_flash_mnist(
     images, labels = check_digit_images(images, labels)
     _check_every_digit(labels)
     _check_sizes(n_videos, n_frames)
-    generator = make_generator(random_state)
+    generator = make_rng(random_state)
     target = _draw_subsets(n_videos, generator)
     digits = (target[:, None] >> np.arange(_N_DIGITS)) & 1
     frame_digits = _draw_flashes(digits, n_frames, generator)
@@ -120,40 +119,40 @@ def make_flash_mnist(
 def check_digit_images(
     images: ArrayLike, labels: ArrayLike
 ) -> tuple[NDArray[np.uint8], NDArray[Any]]:
-    """The images and labels as arrays, once they are known to be digit images."""
+    """Check images of digits and their labels, and return them as arrays."""
     images, labels = np.asarray(images), np.asarray(labels)
     if images.ndim != 3 or images.dtype != np.uint8:
         raise ValueError(
             f"images must be an array of uint8 of shape (n_images, height, width), got "
-            f"{images.dtype} of shape {images.shape}. Bring pixels to 0..255 with "
-            "astype('uint8'), and a single image to images[np.newaxis]."
+            f"{images.dtype} of shape {images.shape}. Scale pixels to 0 to 255 and convert them "
+            "with astype('uint8'); pass a single image as image[np.newaxis]."
         )
     if len(images) == 0:
         raise ValueError("images holds 0 images; at least one is required.")
     if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
             f"labels must be one int for each of the {len(images)} images, got {labels.dtype} "
-            f"of shape {labels.shape}. Convert text with astype(int)."
+            f"of shape {labels.shape}. Convert strings with astype(int)."
         )
     is_digit = (labels >= 0) & (labels < _N_DIGITS)
     if not is_digit.all():
         wrong = np.flatnonzero(~is_digit)[0]
         raise ValueError(
             f"labels[{wrong}] is {labels[wrong]}; labels must be digits, 0 to 9. "
-            "Remove the images of anything else."
+            "Remove all other images."
         )
     return images, labels
 
 
-def make_generator(random_state: Any) -> np.random.Generator:
-    """A private generator, seeded from what scikit-learn takes as `random_state`."""
+def make_rng(random_state: Any) -> np.random.Generator:
+    """Return a private generator, seeded from a `random_state` of scikit-learn."""
     seed = check_random_state(random_state).randint(2**32, size=4, dtype=np.uint32)
     return np.random.default_rng(seed)
 
 
 def noise_levels(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The grey level at each of 65,536 equal steps of the images' distribution of levels."""
-    # bincount copies its argument to int64, so one image after the other.
+    """Return 65,536 equally spaced quantiles of the gray levels of the images."""
+    # bincount converts its argument to int64; one image at a time bounds the memory for that.
     counts = sum(np.bincount(image.ravel(), minlength=256) for image in images)
     cumulative = np.cumsum(counts) / images.size
     steps = (np.arange(2**16) + 0.5) / 2**16
@@ -163,14 +162,14 @@ def noise_levels(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def sample_noise(
     levels: NDArray[np.uint8], shape: tuple[int, ...], generator: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """Pixels drawn independently from `levels`, the table of :func:`noise_levels`."""
+    """Draw independent pixels from `levels`, the quantiles returned by :func:`noise_levels`."""
     noise = np.empty(shape, dtype=np.uint8)
     pixels = noise.reshape(-1)
     for start in range(0, len(pixels), _PIXELS_PER_BLOCK):
         block = pixels[start : start + _PIXELS_PER_BLOCK]
-        # Four 16-bit steps of each random word: drawing those one by one takes twice as long.
+        # Each random word gives four 16-bit indices; drawing these one by one takes twice as long.
         words = generator.integers(2**64, size=-(-len(block) // 4), dtype=np.uint64)
-        # 16 bits cannot pass the table's end; mode="wrap" spares the check.
+        # A 16-bit index is always within the table; mode="wrap" skips the bounds check.
         np.take(levels, words.view(np.uint16)[: len(block)], out=block, mode="wrap")
     return noise
 
@@ -179,21 +178,21 @@ def _check_every_digit(labels: NDArray[Any]) -> None:
     absent = sorted(set(range(_N_DIGITS)) - set(labels.tolist()))
     if absent:
         raise ValueError(
-            f"labels have no image of the digits {absent}; every digit 0 to 9 needs one at "
-            "least. Pass images of all ten digits."
+            f"labels lack the digits {absent}; every digit from 0 to 9 needs at least one image. "
+            "Pass images of all ten digits."
         )
 
 
 def _check_sizes(n_videos: int, n_frames: int) -> None:
     if not isinstance(n_videos, Integral) or n_videos < 1:
         raise ValueError(
-            f"n_videos={n_videos} must be an int of 1 or more. Multiples of 1024 balance the "
+            f"n_videos={n_videos} must be an int of 1 or more; a multiple of 1024 balances the "
             "classes."
         )
     if not isinstance(n_frames, Integral) or n_frames < _N_DIGITS * _MAX_FLASHES:
         raise ValueError(
-            f"n_frames={n_frames} must be an int of {_N_DIGITS * _MAX_FLASHES} or more, since "
-            "ten digits can flash twice each, in a frame of their own. The paper has n_frames=25."
+            f"n_frames={n_frames} must be an int of {_N_DIGITS * _MAX_FLASHES} or more, because "
+            "each of ten digits can flash in two frames. The paper uses n_frames=25."
         )
 
 
@@ -212,12 +211,12 @@ def _draw_subsets(n_videos: int, generator: np.random.Generator) -> NDArray[np.i
 def _draw_flashes(
     digits: NDArray[np.int64], n_frames: int, generator: np.random.Generator
 ) -> NDArray[np.int8]:
-    """The digit on each frame of each video, -1 for none."""
+    """Draw the digit on each frame of each video, -1 for noise alone."""
     n_flashes = digits * generator.integers(1, _MAX_FLASHES, size=digits.shape, endpoint=True)
     frame_digits = np.full((len(digits), n_frames), -1, dtype=np.int8)
     for flash in range(_MAX_FLASHES):
-        own_frames = slice(flash * _N_DIGITS, (flash + 1) * _N_DIGITS)
-        frame_digits[:, own_frames] = np.where(n_flashes > flash, np.arange(_N_DIGITS), -1)
+        frames = slice(flash * _N_DIGITS, (flash + 1) * _N_DIGITS)
+        frame_digits[:, frames] = np.where(n_flashes > flash, np.arange(_N_DIGITS), -1)
     return generator.permuted(frame_digits, axis=1)
 
 
@@ -228,7 +227,7 @@ def _overlay_flashes(
     labels: NDArray[Any],
     generator: np.random.Generator,
 ) -> None:
-    """Overlay, in place, each flash with a random image of its digit."""
+    """Overlay each flash with a random image of its digit, in place."""
     frames = videos.reshape(-1, *images.shape[1:])
     for digit in range(_N_DIGITS):
         members = np.flatnonzero(labels == digit)

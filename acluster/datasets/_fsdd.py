@@ -1,4 +1,4 @@
-"""Free Spoken Digit Dataset: recordings as sets of patches of their log-mel spectrogram."""
+"""Loader of the Free Spoken Digit Dataset, as sets of log-mel patches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from scipy.io import wavfile
 from sklearn.utils import Bunch
 
 from acluster import FeatureSets
@@ -20,11 +19,11 @@ __all__ = ["load_fsdd", "log_mel_spectrogram"]
 
 _RATE = 8000  # samples per second
 _WINDOW, _HOP, _N_FFT = 200, 80, 256  # 25 ms, every 10 ms
-_MOST_MELS = 80
+_MAX_MELS = 80  # more bands than that would have some without a frequency
 _N_TEST_INDICES = 5
 _NAME = re.compile(r"(?P<digit>\d)_(?P<speaker>[a-z]+)_(?P<index>\d+)\.wav")
 _DESCRIPTION = (
-    "Free Spoken Digit Dataset: recordings (items) of 6 speakers, each of a digit; which one? "
+    "Free Spoken Digit Dataset: recordings (items) by 6 speakers; the class is the spoken digit. "
     "Jackson et al. (CC BY-SA 4.0)."
 )
 
@@ -36,21 +35,23 @@ def load_fsdd(
     patch_hop: int = 5,
     data_home: str | os.PathLike[str] | None = None,
 ) -> Bunch:
-    """The recordings of the Free Spoken Digit Dataset as sets of log-mel patches.
+    """Load the recordings of the Free Spoken Digit Dataset as sets of log-mel patches.
 
     Parameters
     ----------
     n_mels : int, default=40
-        Mel bands of the spectrogram, 80 at most: more would have bands without a frequency.
+        Number of mel bands of the spectrogram, at most 80.
 
     patch_frames : int, default=10
-        Frames, 10 ms apart, in a patch. A shorter recording is repeated at its last frame.
+        Number of frames per patch, 10 ms apart. Shorter recordings are padded with copies of
+        their last frame.
 
     patch_hop : int, default=5
-        Frames from one patch to the next. Last frames that fill no patch are left out.
+        Number of frames from one patch to the next. Remaining frames that do not fill a patch are
+        dropped.
 
     data_home : str or path-like, default=None
-        See :func:`get_data_home`. Read from ``fsdd/recordings/``, with files named
+        See :func:`get_data_home`. The recordings are in ``fsdd/recordings/``, in files named
         ``{digit}_{speaker}_{index}.wav``, mono at 8 kHz.
 
     Returns
@@ -59,22 +60,23 @@ def load_fsdd(
         With the fields
 
         data : FeatureSets
-            The n_items recordings, digit by digit, with the patches in their order in time:
-            frame by frame, ``patch_frames * n_mels`` columns, float32. Natural logarithm of
-            energy.
+            The n_items recordings, sorted by digit. The local features are the patches in
+            temporal order, with ``patch_frames * n_mels`` columns: the natural logarithm of the
+            energy, frame after frame, in float32.
         target : ndarray of int, shape (n_items,)
-            The digit.
+            The spoken digit.
         speaker : ndarray of str, shape (n_items,)
-            Who speaks.
+            The name of the speaker.
         train_indices, test_indices : ndarray of int
-            Recordings with an index of 5 or more, and those with 0 to 4, as the authors split.
+            The split of the authors: recordings with an index of 5 or more are for training,
+            those with 0 to 4 for testing.
         DESCR : str
-            What the data are, and where they come from.
+            Description and source of the data.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such recording in the data home.
+        If there are no recordings in the data home.
     ValueError
         If a file cannot be read or is not mono at 8 kHz, or a parameter is out of range.
 
@@ -87,17 +89,17 @@ def load_fsdd(
     """
     sizes = {"n_mels": n_mels, "patch_frames": patch_frames, "patch_hop": patch_hop}
     for name, size in sizes.items():
-        most = _MOST_MELS if name == "n_mels" else np.inf
-        if not isinstance(size, Integral) or not 1 <= size <= most:
-            upper = f" and at most {most}" if name == "n_mels" else ""
-            raise ValueError(f"{name}={size!r} must be an integer, at least 1{upper}.")
+        largest = _MAX_MELS if name == "n_mels" else np.inf
+        if not isinstance(size, Integral) or not 1 <= size <= largest:
+            upper = f" and at most {largest}" if name == "n_mels" else ""
+            raise ValueError(f"{name}={size!r} must be an int of at least 1{upper}.")
     folder = get_data_home(data_home) / "fsdd" / "recordings"
     found = {path: match for path in sorted(folder.glob("*.wav"))
              if (match := _NAME.fullmatch(path.name))}  # fmt: skip
     if not found:
         raise FileNotFoundError(
             f"{folder} has no recordings such as 7_jackson_32.wav. Put them there, or set "
-            "ACLUSTER_DATA or data_home to the folder that has fsdd/recordings."
+            "ACLUSTER_DATA or data_home to the folder that contains fsdd/recordings."
         )
     patches = [
         _patches(log_mel_spectrogram(_read(path), n_mels), patch_frames, patch_hop)
@@ -115,35 +117,39 @@ def load_fsdd(
 
 
 def _read(path: Path) -> NDArray[np.float64]:
-    """Samples from -1 to 1."""
+    """Read the samples of a recording, scaled to -1 to 1."""
+    from scipy.io import wavfile
+
     try:
         rate, samples = wavfile.read(path)
     except (ValueError, EOFError) as error:
         raise ValueError(
-            f"{path} cannot be read: {error}. Replace it by the original file."
+            f"{path} cannot be read: {error}. Replace it with the original file."
         ) from error
     if rate != _RATE or samples.ndim != 1 or samples.dtype != np.int16:
         raise ValueError(
-            f"{path} has {rate} samples of {samples.dtype} a second and shape {samples.shape}; "
-            f"expected {_RATE} of int16, mono. Replace it by the original file."
+            f"{path} has a sample rate of {rate} Hz, dtype {samples.dtype} and shape "
+            f"{samples.shape}; expected {_RATE} Hz, int16 and one channel. Replace it with the "
+            "original file."
         )
     return samples / 2**15
 
 
 def log_mel_spectrogram(samples: NDArray[np.float64], n_mels: int) -> NDArray[np.float32]:
-    """Natural logarithm of the energy in mel bands, (frames, n_mels), of samples at 8 kHz.
+    """Compute the log-mel spectrogram (frames, n_mels) of samples at 8 kHz.
 
-    Windows of 25 ms under a Hann window, every 10 ms; a recording shorter than one is padded
+    Frames are Hann windows of 25 ms, 10 ms apart. A recording shorter than one window is padded
     with silence.
     """
     samples = np.pad(samples, (0, max(0, _WINDOW - len(samples))))
     windows = sliding_window_view(samples, _WINDOW)[::_HOP] * np.hanning(_WINDOW)
     power = np.abs(np.fft.rfft(windows, _N_FFT)) ** 2
+    # Digital silence has no energy; the constant keeps its logarithm finite.
     return np.log(power @ _mel_filters(n_mels) + 1e-6).astype(np.float32)
 
 
 def _mel_filters(n_mels: int) -> NDArray[np.float64]:
-    """Triangles of even width on the mel scale, ``2595 log10(1 + f / 700)``, (bins, n_mels)."""
+    """Return triangular filters (bins, n_mels), equally wide on the scale 2595 log10(1 + f/700)."""
     top = 2595 * np.log10(1 + _RATE / 2 / 700)
     edges = 700 * (10 ** (np.linspace(0, top, n_mels + 2) / 2595) - 1)
     bins = np.arange(_N_FFT // 2 + 1)[:, None] * _RATE / _N_FFT

@@ -1,4 +1,4 @@
-"""Images of handwritten digits: MNIST, and a small stand-in that needs no download."""
+"""Loaders of images of handwritten digits: MNIST, and a small bundled substitute."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 from sklearn.datasets import fetch_openml, load_digits
 from sklearn.utils import Bunch
 
@@ -21,7 +20,7 @@ __all__ = ["fetch_mnist", "load_digits_28"]
 
 _N_TRAIN, _N_TEST = 60_000, 10_000
 
-# The file of each field, and the shape of what it holds.
+# The file of each field, and the shape of its array.
 _IDX_FILES = {
     "train_images": ("train-images-idx3-ubyte", (_N_TRAIN, 28, 28)),
     "train_labels": ("train-labels-idx1-ubyte", (_N_TRAIN,)),
@@ -32,27 +31,27 @@ _IDX_FILES = {
 _MNIST_DESCR = """\
 MNIST, handwritten digits
 
-60,000 training and 10,000 test images of 28 x 28 grey pixels (0 is background, 255 ink),
-with the digit each shows. LeCun, Cortes and Burges; licensed CC BY-SA 3.0.
+60,000 training and 10,000 test images of 28 x 28 gray pixels (0 is background, 255 ink),
+labeled with their digit. LeCun, Cortes and Burges; licensed CC BY-SA 3.0.
 """
 
 _DIGITS_DESCR = """\
-Scikit-learn's digits, brought to the size of MNIST
+Scikit-learn's digits in the size of MNIST
 
-1,797 images of 8 x 8 pixels and 17 grey levels, enlarged by a cubic spline to 20 x 20
-pixels of 0 to 255 and centred on 28 x 28, with the digit each shows. The last quarter of
-each digit's images is the test set: the images are stored writer by writer, so that most
-test writers are not in the training set. Alpaydin and Kaynak, UCI machine learning
+1,797 images of 8 x 8 pixels and 17 gray levels, enlarged by a cubic spline to 20 x 20
+pixels from 0 to 255, centered on 28 x 28 pixels and labeled with their digit. The last
+quarter of each digit's images is the test set. As the images are sorted by writer, most
+writers of the test set are not in the training set. Alpaydin and Kaynak, UCI machine learning
 repository, optical recognition of handwritten digits.
 """
 
 
 def fetch_mnist(*, data_home: str | os.PathLike[str] | None = None) -> Bunch:
-    """The MNIST images of handwritten digits, from local files or else from OpenML.
+    """Load the MNIST images of handwritten digits from local files or OpenML.
 
-    The four IDX files, compressed (``.gz``) or plain, are looked for in the folder
-    ``mnist`` of the data home. When none of them is there, the same images are downloaded
-    from OpenML into the data home, and found there the next time.
+    The four IDX files are read from the folder ``mnist`` of the data home, plain or compressed
+    (``.gz``). If none of them exists, the images are downloaded from OpenML and cached in the
+    data home.
 
     Parameters
     ----------
@@ -69,22 +68,22 @@ def fetch_mnist(*, data_home: str | os.PathLike[str] | None = None) -> Bunch:
         train_labels : ndarray of int64, shape (60000,)
             The digit, 0 to 9.
         test_images : ndarray of uint8, shape (10000, 28, 28)
-            As the training images.
+            Like the training images.
         test_labels : ndarray of int64, shape (10000,)
-            As the training labels.
+            Like the training labels.
         DESCR : str
-            What the data are, and where they come from.
+            Description and source of the data.
 
     Raises
     ------
     FileNotFoundError
-        If only some of the four files are there, or none is and OpenML cannot be read.
+        If only some of the four files exist, or none of them and OpenML cannot be read.
     ValueError
-        If a file is damaged or is not the one its name says.
+        If a file is damaged or is not a file of MNIST.
 
     See Also
     --------
-    load_digits_28 : A small stand-in that is always there.
+    load_digits_28 : A small substitute that needs no files.
 
     Examples
     --------
@@ -100,9 +99,9 @@ def fetch_mnist(*, data_home: str | os.PathLike[str] | None = None) -> Bunch:
 
 
 def load_digits_28() -> Bunch:
-    """Scikit-learn's bundled digits at the size of MNIST: 28 x 28 pixels, 0 to 255.
+    """Load scikit-learn's bundled digits in the size of MNIST: 28 x 28 pixels from 0 to 255.
 
-    Like the digits of MNIST, they fill 20 x 20 pixels in the middle of the image.
+    As in MNIST, the digits fill 20 x 20 pixels in the center of the image.
 
     Returns
     -------
@@ -112,7 +111,7 @@ def load_digits_28() -> Bunch:
 
     See Also
     --------
-    fetch_mnist : The images that the paper's experiments use.
+    fetch_mnist : The images used in the experiments of the paper.
 
     Examples
     --------
@@ -121,8 +120,10 @@ def load_digits_28() -> Bunch:
     >>> digits.train_images.shape, digits.test_images.shape
     ((1352, 28, 28), (445, 28, 28))
     """
+    from scipy import ndimage
+
     digits = load_digits()
-    # A cubic spline keeps the full black and white of pen strokes; linear blurs them away.
+    # A cubic spline keeps pen strokes fully white, while linear interpolation blurs them.
     enlarged = ndimage.zoom(
         digits.images * (255 / 16), (1, 2.5, 2.5), order=3, grid_mode=True, mode="grid-constant"
     )
@@ -148,7 +149,7 @@ def _last_quarter_of_each(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 
 def _find_idx_files(folder: Path) -> dict[str, Path] | None:
-    """The path of each field's file; None when no file is there at all."""
+    """Return the path of each field's file, or None if none of them exists."""
     paths, missing = {}, []
     for field, (name, _) in _IDX_FILES.items():
         candidates = [path for path in (folder / f"{name}.gz", folder / name) if path.is_file()]
@@ -156,10 +157,10 @@ def _find_idx_files(folder: Path) -> dict[str, Path] | None:
             paths[field] = candidates[0]
         else:
             missing.append(name)
-    # A download beside half a local copy would mix two sources without a word.
+    # Completing a partial copy with a download would silently mix two sources.
     if paths and missing:
         raise FileNotFoundError(
-            f"{folder} has {len(paths)} of the 4 MNIST files; missing: {', '.join(missing)} "
+            f"{folder} has {len(paths)} of the 4 files of MNIST, but not {', '.join(missing)} "
             "(plain or .gz). Add them, or remove the others to download MNIST from OpenML."
         )
     return paths or None
@@ -172,34 +173,36 @@ def _read_idx_files(paths: dict[str, Path]) -> dict[str, NDArray[Any]]:
         array = _read_idx(path, n_dimensions=len(expected))
         if array.shape != expected:
             raise ValueError(
-                f"{path} holds an array of shape {array.shape}, but MNIST's {field} have shape "
+                f"{path} has an array of shape {array.shape}, but {field} of MNIST have shape "
                 f"{expected}. {_REPLACE}"
             )
         fields[field] = array.astype(np.int64) if array.ndim == 1 else array
     return fields
 
 
-_REPLACE = "Replace it by the original file."
+_REPLACE = "Replace it with the original file."
 
 
 def _read_idx(path: Path, *, n_dimensions: int) -> NDArray[np.uint8]:
-    """An IDX file of bytes: 0, 0, type 8, dimensions; each extent in 4 bytes; the bytes."""
+    """Read the array of bytes in an IDX file."""
     content = _read_bytes(path)
+    # The header is two zeros, the type (8 is uint8), the number of dimensions, and their extents
+    # as big-endian integers of 4 bytes.
     header_size = 4 + 4 * n_dimensions
     magic = bytes([0, 0, 8, n_dimensions])
     if content[:4] != magic:
         raise ValueError(
-            f"{path} begins with bytes {content[:4].hex(' ') or '(none)'}, but an IDX file of "
-            f"{n_dimensions}-dimensional bytes begins with {magic.hex(' ')}. {_REPLACE}"
+            f"{path} starts with the bytes {content[:4].hex(' ') or '(none)'}, but an IDX file of "
+            f"{n_dimensions}-dimensional bytes starts with {magic.hex(' ')}. {_REPLACE}"
         )
     if len(content) < header_size:
-        raise ValueError(f"{path} ends inside its header, at byte {len(content)}. {_REPLACE}")
+        raise ValueError(f"{path} is truncated in its header, at byte {len(content)}. {_REPLACE}")
     shape = tuple(np.frombuffer(content[4:header_size], dtype=">u4").tolist())
     n_bytes = len(content) - header_size
     if n_bytes != math.prod(shape):
         raise ValueError(
-            f"{path} announces an array of shape {shape}, which is {math.prod(shape)} bytes, but "
-            f"holds {n_bytes}. {_REPLACE}"
+            f"{path} has {n_bytes} bytes of data, but an array of shape {shape} has "
+            f"{math.prod(shape)}. {_REPLACE}"
         )
     return np.frombuffer(content, dtype=np.uint8, offset=header_size).reshape(shape).copy()
 
@@ -218,12 +221,12 @@ def _fetch_from_openml(home: Path) -> dict[str, NDArray[Any]]:
         mnist = fetch_openml(
             "mnist_784", version=1, as_frame=False, data_home=str(home), parser="auto"
         )
-    except (OSError, ValueError) as error:  # OpenML's own errors are ValueErrors
+    except (OSError, ValueError) as error:  # scikit-learn's OpenMLError is a ValueError
         names = ", ".join(name for name, _ in _IDX_FILES.values())
         raise FileNotFoundError(
-            f"MNIST is not in {home / 'mnist'} (looked for {names}, plain or .gz), and OpenML "
-            f"could not be read: {error}. Put the four files there, set ACLUSTER_DATA or "
-            "data_home to the folder above theirs, or use load_digits_28()."
+            f"{home / 'mnist'} has none of the files {names} (plain or .gz), and MNIST could not "
+            f"be downloaded from OpenML: {error}. Put the four files there, set ACLUSTER_DATA or "
+            "data_home to the folder that contains mnist, or use load_digits_28()."
         ) from error
     images = np.asarray(mnist.data).reshape(-1, 28, 28).astype(np.uint8)
     labels = np.asarray(mnist.target).astype(np.int64)

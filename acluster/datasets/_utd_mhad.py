@@ -1,4 +1,4 @@
-"""UTD-MHAD: actions seen by a skeleton tracker, a worn inertial sensor and a depth camera."""
+"""Loader of UTD-MHAD, actions recorded by three sensors."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ _DEPTH_FILE = "utd_mhad/utd_mhad_depth.npz"
 _TRAINING_SUBJECTS = (1, 3, 5, 7)
 _DESCRIPTION = (
     "UTD-MHAD: clips (items) of 27 actions by 8 subjects, each with the joints of the body, the "
-    "motion of a wrist or thigh, and a depth video; which action is it? Chen, Jafari and "
+    "motion of a wrist or thigh, and a depth video; the class is the action. Chen, Jafari and "
     "Kehtarnavaz, 2015."
 )
 
 
 def load_utd_mhad(*, data_home: str | os.PathLike[str] | None = None) -> Bunch:
-    """The action clips of UTD-MHAD in three modalities, with the cross-subject split.
+    """Load the action clips of UTD-MHAD in three modalities, with the cross-subject split.
 
     Parameters
     ----------
     data_home : str or path-like, default=None
-        See :func:`get_data_home`. Read from ``utd_mhad/utd_mhad.npz``, with the arrays
-        ``skeleton`` and ``inertial`` (the local features of all clips, end to end),
-        ``skeleton_lengths`` and ``inertial_lengths`` (of the sets), ``y`` and ``subject``;
-        and from ``utd_mhad/utd_mhad_depth.npz``, with ``depth`` (the frames of all clips,
-        end to end) and ``lengths``.
+        See :func:`get_data_home`. The file ``utd_mhad/utd_mhad.npz`` contains the arrays
+        ``skeleton`` and ``inertial`` (the local features of all clips), ``skeleton_lengths`` and
+        ``inertial_lengths`` (their number per clip), ``y`` and ``subject``. The file
+        ``utd_mhad/utd_mhad_depth.npz`` contains ``depth`` (the frames of all clips) and
+        ``lengths``.
 
     Returns
     -------
@@ -41,35 +41,35 @@ def load_utd_mhad(*, data_home: str | os.PathLike[str] | None = None) -> Bunch:
         With the fields
 
         data : MultimodalFeatureSets
-            The n_items clips in every modality, with the local features in their order in
-            time. The three sensors have rates of their own.
+            The n_items clips, with the local features in temporal order. The three sensors
+            differ in their sampling rates.
 
-            - ``"skeleton"``: x, y and z of 20 joints in metres, joint by joint, 60 columns;
+            - ``"skeleton"``: x, y and z of 20 joints in meters, joint after joint, 60 columns;
             - ``"inertial"``: acceleration in g and angular velocity in degrees per second
               along three axes, 6 columns;
-            - ``"depth"``: frames of 60 x 80 grey levels, row by row, 4,800 columns of uint8.
-              The background is 0; on the body, a higher level is further away.
+            - ``"depth"``: frames of 60 x 80 gray levels, row after row, 4,800 columns of uint8.
+              The background is 0; on the body, higher levels are farther away.
         target : ndarray of int, shape (n_items,)
             The action of each clip, 0 to 26.
         subject : ndarray of int, shape (n_items,)
-            Who performs it, 1 to 8.
+            The subject who performs it, 1 to 8.
         train_indices, test_indices : ndarray of int
-            The clips of subjects 1, 3, 5 and 7, and those of the others.
+            The clips of subjects 1, 3, 5 and 7, and those of the other subjects.
         DESCR : str
-            What the data are, and where they come from.
+            Description and source of the data.
 
     Raises
     ------
     ValueError
-        If a file lacks an array or cannot be read, or the two files differ in their number
+        If a file cannot be read, an array is missing, or the two files differ in their number
         of clips.
     FileNotFoundError
         If a file is not in the data home.
 
     Notes
     -----
-    Choose hyper-parameters on the training clips, one subject left out at a time: clips of one
-    person are more alike than those of two.
+    Select hyperparameters on the training clips with leave-one-subject-out cross-validation:
+    clips of the same person are more similar than those of different people.
 
     Examples
     --------
@@ -86,7 +86,7 @@ def load_utd_mhad(*, data_home: str | os.PathLike[str] | None = None) -> Bunch:
     if n_items != n_videos:
         raise ValueError(
             f"{home / _SENSORS_FILE} has {n_items} clips, but {home / _DEPTH_FILE} has {n_videos}. "
-            "Replace both by the original files."
+            "Replace both with the original files."
         )
     is_train = np.isin(arrays["subject"], _TRAINING_SUBJECTS)
     frames = depth["depth"].reshape(len(depth["depth"]), -1)

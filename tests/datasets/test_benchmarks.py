@@ -13,7 +13,7 @@ PATHS = {
 
 
 def make_arrays():
-    """Eleven items of 1 to 5 local features, so that the packed bits have a rest."""
+    """Eleven items of 1 to 5 local features: not a multiple of 8, as packed bits would be."""
     generator = np.random.default_rng(0)
     lengths = generator.integers(1, 6, 11).astype(np.int32)
     return {
@@ -31,7 +31,7 @@ def write(home, name, arrays):
 
 
 @pytest.mark.parametrize("name", PATHS)
-def test_sets_and_targets(tmp_path, name):
+def test_load_benchmark_returns_sets_and_targets(tmp_path, name):
     arrays = make_arrays()
     write(tmp_path, name, arrays)
     benchmark = load_benchmark(name, data_home=tmp_path)
@@ -45,7 +45,7 @@ def test_sets_and_targets(tmp_path, name):
     assert benchmark.DESCR.lower().startswith(name.partition("_")[0].rstrip("1"))
 
 
-def test_folds(tmp_path):
+def test_load_benchmark_unpacks_folds(tmp_path):
     is_train = np.random.default_rng(1).random((5, 10, 11)) < 0.9
     write(tmp_path, "musk1", {**make_arrays(), "train_folds": np.packbits(is_train, axis=-1)})
     folds = load_benchmark("musk1", data_home=tmp_path).folds
@@ -56,7 +56,7 @@ def test_folds(tmp_path):
             np.testing.assert_array_equal(test, np.flatnonzero(~is_train_item))
 
 
-def test_fixed_test_set(tmp_path):
+def test_load_benchmark_returns_fixed_split(tmp_path):
     is_train = np.arange(11) % 2 == 0
     write(tmp_path, "japanese_vowels", {**make_arrays(), "is_train": is_train})
     vowels = load_benchmark("japanese_vowels", data_home=tmp_path)
@@ -64,57 +64,57 @@ def test_fixed_test_set(tmp_path):
     np.testing.assert_array_equal(vowels.test_indices, [1, 3, 5, 7, 9])
 
 
-def test_unknown_name(tmp_path):
+def test_load_benchmark_rejects_unknown_name(tmp_path):
     with pytest.raises(ValueError) as caught:
         load_benchmark("musk2", data_home=tmp_path)
     assert str(caught.value) == (
-        "There is no benchmark 'musk2'; choose one of musk1, elephant, birds_winter_wren, "
+        "name='musk2' is unknown; choose one of musk1, elephant, birds_winter_wren, "
         "japanese_vowels."
     )
 
 
-def test_missing_file(tmp_path):
+def test_load_benchmark_names_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
         load_benchmark("musk1", data_home=tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path / 'mil' / 'musk1.npz'} is not there. Put the file there, or set ACLUSTER_DATA "
-        "or data_home to the folder that has mil/musk1.npz."
+        f"{tmp_path / 'mil' / 'musk1.npz'} does not exist. Put the file there, or set "
+        "ACLUSTER_DATA or data_home to the folder that contains mil/musk1.npz."
     )
 
 
-def test_missing_arrays(tmp_path):
+def test_load_benchmark_names_missing_arrays(tmp_path):
     path = write(tmp_path, "musk1", {"X": np.zeros((2, 2)), "labels": np.zeros(2)})
     with pytest.raises(ValueError) as caught:
         load_benchmark("musk1", data_home=tmp_path)
     assert str(caught.value) == (
-        f"{path} has the arrays ['X', 'labels'], but lacks ['lengths', 'y']. Replace it by the "
+        f"{path} has the arrays ['X', 'labels'], but not ['lengths', 'y']. Replace it with the "
         "original file."
     )
 
 
-def test_pickled_objects_are_refused(tmp_path):
+def test_load_benchmark_rejects_pickled_objects(tmp_path):
     path = write(tmp_path, "musk1", {**make_arrays(), "y": np.array([print] * 11, dtype=object)})
     with pytest.raises(ValueError) as caught:
         load_benchmark("musk1", data_home=tmp_path)
     assert str(caught.value) == (
         f"{path} cannot be read: Object arrays cannot be loaded when allow_pickle=False. Replace "
-        "it by the original file."
+        "it with the original file."
     )
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", b"something else"])
-def test_damaged_file(tmp_path, content):
+def test_load_benchmark_rejects_damaged_file(tmp_path, content):
     path = write(tmp_path, "musk1", {})
     path.write_bytes(content)
     with pytest.raises(ValueError) as caught:
         load_benchmark("musk1", data_home=tmp_path)
     message = str(caught.value)
     assert message.startswith(f"{path} cannot be read: ")
-    assert message.endswith(". Replace it by the original file.")
+    assert message.endswith(". Replace it with the original file.")
 
 
 @pytest.mark.parametrize("name", PATHS)
-def test_local_benchmarks(data_home, name):
+def test_load_benchmark_of_the_real_files(data_home, name):
     if not (data_home / PATHS[name]).is_file():
         pytest.skip(f"{PATHS[name]} is not in {data_home}")
     benchmark = load_benchmark(name)

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from acluster import FeatureSets
 from acluster.datasets import FrameExtractor, _extractor, load_digits_28, make_flash_mnist
-from acluster.datasets._extractor import _convolve_and_pool
+from acluster.datasets._frame_network import _convolve_and_pool
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def flash(digits):
 
 
 def quick(**parameters):
-    """An extractor that has no time to learn."""
+    """An extractor with too few training frames to learn anything."""
     return FrameExtractor(
         **{"n_noisy_copies": 1, "n_noise_images": 20, "random_state": 0, **parameters}
     )
@@ -48,7 +48,7 @@ def small_images(n_images=100, *, height=16, width=17):
 
 
 class Recorder:
-    """A callback that writes down where each task ends, and may stop the fit there."""
+    """A callback that records the tasks, and may stop the fit at the end of one."""
 
     def __init__(self, stop_at=None):
         self.stop_at = stop_at
@@ -69,7 +69,7 @@ class Recorder:
 
 
 def reference_features(weights, frames, *, log_softmax):
-    """The network by the book, in double precision."""
+    """The network of the paper, written with torch's own layers in double precision."""
     w = {name: torch.tensor(weight, dtype=torch.float64) for name, weight in weights.items()}
     x = (torch.tensor(frames[:, None], dtype=torch.float64) / 255 - 0.1307) / 0.3081
     x = functional.relu(
@@ -82,7 +82,7 @@ def reference_features(weights, frames, *, log_softmax):
     return (functional.log_softmax(x, dim=1) if log_softmax else x).numpy()
 
 
-def test_learns_to_tell_the_digits_and_noise(extractor, flash):
+def test_fit_learns_digits_and_noise(extractor, flash):
     frames, frame_digits = flash.videos.reshape(-1, 28, 28), flash.frame_digits.ravel()
     shows_digit = frame_digits >= 0
     # Chance is 0.1.
@@ -92,7 +92,7 @@ def test_learns_to_tell_the_digits_and_noise(extractor, flash):
     assert extractor.loss_curve_[1] < 0.7 * extractor.loss_curve_[0]
 
 
-def test_score_is_the_fraction_predicted(extractor, flash):
+def test_score_is_the_accuracy_of_predict(extractor, flash):
     frames = flash.videos[:3].reshape(-1, 28, 28)
     predicted = extractor.predict(frames)
     assert predicted.dtype == np.int64
@@ -102,7 +102,7 @@ def test_score_is_the_fraction_predicted(extractor, flash):
     assert extractor.score(frames, wrong) == 11 / len(frames)
 
 
-def test_features_are_those_of_the_network_by_the_book(extractor, flash):
+def test_transform_equals_reference_network(extractor, flash):
     features = extractor.transform(flash.videos)
     assert isinstance(features, FeatureSets)
     assert features.dtype == np.float32
@@ -113,7 +113,7 @@ def test_features_are_those_of_the_network_by_the_book(extractor, flash):
         np.testing.assert_allclose(features[i], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_features_without_log_softmax(digits):
+def test_transform_without_log_softmax_equals_reference(digits):
     extractor = quick(log_softmax=False, n_features=7)
     extractor.fit(digits.train_images[:200], digits.train_labels[:200])
     videos = digits.test_images[:6].reshape(2, 3, 28, 28)
@@ -124,19 +124,19 @@ def test_features_without_log_softmax(digits):
         assert features[i].min() >= 0
 
 
-def test_log_softmax_features_are_log_probabilities(extractor, flash):
+def test_transform_returns_log_probabilities(extractor, flash):
     for features in extractor.transform(flash.videos[:5]):
         np.testing.assert_allclose(np.exp(features).sum(axis=1), 1, rtol=1e-5)
 
 
-def test_a_video_has_the_same_features_alone(extractor, flash):
+def test_transform_of_one_video_equals_that_of_many(extractor, flash):
     together = extractor.transform(flash.videos)  # more than one block of frames
     for i in (0, 46, 59):
         alone = extractor.transform(flash.videos[i : i + 1])
         np.testing.assert_allclose(alone[0], together[i], rtol=1e-5, atol=1e-5)
 
 
-def test_folded_pooling_has_the_value_and_gradient_of_the_two_operations():
+def test_convolve_and_pool_equals_separate_operations():
     generator = torch.Generator().manual_seed(0)
     for height, width in ((12, 12), (13, 16)):
         arguments = [
@@ -153,7 +153,7 @@ def test_folded_pooling_has_the_value_and_gradient_of_the_two_operations():
         )
 
 
-def test_same_int_gives_the_same_bits():
+def test_fit_is_reproducible_with_int_random_state():
     images, labels = small_images()
     weights = [quick().fit(images, labels).weights_ for _ in range(2)]
     for name, weight in weights[0].items():
@@ -162,7 +162,7 @@ def test_same_int_gives_the_same_bits():
     assert (weights[0]["hidden"] != other["hidden"]).any()
 
 
-def test_every_epoch_has_its_own_noise_on_the_same_images(monkeypatch):
+def test_fit_draws_new_noise_each_epoch(monkeypatch):
     seen = []
     make = _extractor._make_training_frames
 
@@ -181,7 +181,7 @@ def test_every_epoch_has_its_own_noise_on_the_same_images(monkeypatch):
 
 
 @pytest.mark.parametrize("schedule", ["constant", "one-cycle"])
-def test_step_size_follows_the_schedule(monkeypatch, schedule):
+def test_learning_rate_follows_the_schedule(monkeypatch, schedule):
     seen = []
 
     class Adam(torch.optim.Adam):
@@ -199,14 +199,14 @@ def test_step_size_follows_the_schedule(monkeypatch, schedule):
         return
     largest = np.argmax(seen)
     assert seen[largest] == pytest.approx(0.01)
-    assert largest == 11  # three tenths of the way
+    assert largest == 11  # after three tenths of the steps
     assert seen[0] == pytest.approx(0.01 / 25)
     assert seen[-1] < 1e-5
     assert (np.diff(seen[: largest + 1]) > 0).all()
     assert (np.diff(seen[largest:]) < 0).all()
 
 
-def test_global_states_are_untouched():
+def test_fit_leaves_global_random_states_untouched():
     images, labels = small_images()
     numpy_before, torch_before = np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     quick().fit(images, labels).transform(images.reshape(10, 10, 16, 17))
@@ -216,7 +216,7 @@ def test_global_states_are_untouched():
     assert torch.equal(torch_before, torch.get_rng_state())
 
 
-def test_fit_does_not_depend_on_the_caller_tracking_gradients():
+def test_fit_under_no_grad_gives_the_same_weights():
     images, labels = small_images()
     with torch.no_grad():
         without = quick().fit(images, labels)
@@ -225,13 +225,13 @@ def test_fit_does_not_depend_on_the_caller_tracking_gradients():
     )
 
 
-def test_read_only_arrays_are_accepted():
+def test_fit_and_predict_accept_read_only_arrays():
     images, labels = small_images()
     images.flags.writeable = labels.flags.writeable = False
     quick().fit(images, labels).predict(images)
 
 
-def test_pickle_holds_no_torch(extractor, flash):
+def test_pickle_contains_no_torch(extractor, flash):
     content = pickle.dumps(extractor)
     assert b"torch" not in content
     copy = pickle.loads(content)
@@ -240,7 +240,7 @@ def test_pickle_holds_no_torch(extractor, flash):
     )
 
 
-def test_clone_is_unfitted_with_the_same_parameters(extractor):
+def test_clone_keeps_parameters_and_is_not_fitted(extractor):
     copy = clone(extractor)
     assert copy.get_params() == extractor.get_params()
     with pytest.raises(NotFittedError):
@@ -249,7 +249,7 @@ def test_clone_is_unfitted_with_the_same_parameters(extractor):
         copy.predict(np.zeros((1, 28, 28), dtype=np.uint8))
 
 
-def test_frames_of_another_size_have_a_network_of_their_own():
+def test_fit_adapts_to_the_frame_size():
     images, labels = small_images(height=20, width=33)
     extractor = quick(n_features=3).fit(images, labels)
     assert extractor.frame_shape_ == (20, 33)
@@ -258,14 +258,14 @@ def test_frames_of_another_size_have_a_network_of_their_own():
     np.testing.assert_allclose(features[0], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_no_videos_give_no_sets(extractor):
+def test_transform_of_no_videos(extractor):
     features = extractor.transform(np.zeros((0, 25, 28, 28), dtype=np.uint8))
     assert len(features) == 0
     assert features.n_features == 50
 
 
 @pytest.mark.parametrize(("n_noise_images", "n_steps"), [(20, 15), (300, 50), (301, 26)])
-def test_callbacks_see_at_most_fifty_steps_of_each_epoch(n_noise_images, n_steps):
+def test_callbacks_are_called_at_most_fifty_times_per_epoch(n_noise_images, n_steps):
     recorder = Recorder()
     extractor = quick(n_epochs=2, batch_size=8, n_noise_images=n_noise_images)
     extractor.set_callbacks(recorder).fit(*small_images(100))
@@ -274,7 +274,7 @@ def test_callbacks_see_at_most_fifty_steps_of_each_epoch(n_noise_images, n_steps
     assert recorder.begun == ["fit", *2 * ["epoch", *["batches"] * n_steps]]
 
 
-def test_a_callback_can_stop_the_epoch_or_the_fit():
+def test_callback_stops_the_epoch_or_the_fit():
     images, labels = small_images()
     extractor = quick(n_epochs=3, batch_size=8)
     recorder = Recorder(stop_at="epoch")
@@ -286,7 +286,7 @@ def test_a_callback_can_stop_the_epoch_or_the_fit():
     assert recorder.ended == ["batches", "epoch"] * 3 + ["fit"]
 
 
-def test_scikit_learns_callbacks_run(capsys):
+def test_callbacks_of_sklearn_run(capsys):
     pytest.importorskip("rich")
     images, labels = small_images()
     monitor = ScoringMonitor(scoring="accuracy")
@@ -312,35 +312,35 @@ def test_scikit_learns_callbacks_run(capsys):
         ("random_state", "seed"),
     ],
 )
-def test_wrong_parameters(parameter, value):
+def test_fit_rejects_invalid_parameters(parameter, value):
     with pytest.raises(InvalidParameterError, match=f"The '{parameter}' parameter of FrameExtract"):
         FrameExtractor(**{parameter: value}).fit(*small_images())
 
 
-def test_labels_are_checked():
+def test_fit_rejects_labels_beyond_nine():
     images, labels = small_images()
     with pytest.raises(ValueError) as caught:
         quick().fit(images, labels + 1)
     assert str(caught.value) == (
-        "labels[9] is 10; labels must be digits, 0 to 9. Remove the images of anything else."
+        "labels[9] is 10; labels must be digits, 0 to 9. Remove all other images."
     )
 
 
-def test_images_too_small_for_the_network():
+def test_fit_rejects_images_too_small_for_the_network():
     with pytest.raises(ValueError) as caught:
         quick().fit(*small_images(height=15, width=28))
     assert str(caught.value) == (
-        "images of 15 x 28 pixels are too small for two 5 x 5 convolutions with pooling; 16 x 16 "
-        "is the least. Enlarge or pad them."
+        "images of 15 x 28 pixels are too small for two 5 x 5 convolutions with pooling; they "
+        "need 16 x 16 pixels or more. Enlarge or pad them."
     )
 
 
-def test_videos_of_another_shape(extractor, flash):
+def test_transform_rejects_a_single_video(extractor, flash):
     with pytest.raises(ValueError) as caught:
         extractor.transform(flash.videos[0])
     assert str(caught.value) == (
-        "videos must have shape (n_videos, n_frames, height, width), got (22, 28, 28). Bring a "
-        "single video to videos[np.newaxis]."
+        "videos must have shape (n_videos, n_frames, height, width), got (22, 28, 28). Pass a "
+        "single video as video[np.newaxis]."
     )
 
 
@@ -352,26 +352,26 @@ def test_videos_of_another_shape(extractor, flash):
         (np.zeros((28, 28), dtype=np.uint8), "uint8 in an array of shape (28, 28)"),
     ],
 )
-def test_frames_of_another_kind(extractor, frames, described):
+def test_predict_rejects_frames_of_another_kind(extractor, frames, described):
     with pytest.raises(ValueError) as caught:
         extractor.predict(frames)
     assert str(caught.value) == (
-        "frames must be uint8 of 28 x 28 pixels, as the images that this FrameExtractor was "
-        f"fitted on, got {described}. Fit it on images of that kind, or convert the frames."
+        f"frames must be uint8 of 28 x 28 pixels, like the images in fit, got {described}. "
+        "Convert the frames, or fit the extractor on such images."
     )
 
 
-def test_frame_digits_of_another_number(extractor, flash):
+def test_score_rejects_frame_digits_of_another_shape(extractor, flash):
     with pytest.raises(ValueError) as caught:
         extractor.score(flash.videos[0], flash.frame_digits[:1])
     assert str(caught.value) == (
-        "frame_digits must be one digit (or -1) for each of the 22 frames, got an array of shape "
-        "(1, 22). Flatten both alike."
+        "frame_digits must have shape (22,), one digit or -1 per frame, got (1, 22). Flatten "
+        "frames and frame_digits alike."
     )
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
-def test_gpu_computes_the_same_features(extractor, flash):
+def test_transform_on_gpu_equals_cpu(extractor, flash):
     on_gpu = clone(extractor).set_params(device="cuda")
     on_gpu.weights_, on_gpu.frame_shape_ = extractor.weights_, extractor.frame_shape_
     np.testing.assert_allclose(

@@ -8,7 +8,7 @@ from acluster.datasets import make_flash_mnist
 
 
 def toy_digits(*, n_images=3, height=2, width=5):
-    """Some images per digit of any bytes, in mixed order."""
+    """Some random images per digit, in random order."""
     generator = np.random.default_rng(0)
     labels = generator.permutation(np.repeat(np.arange(10), n_images))
     images = generator.integers(0, 256, (len(labels), height, width), dtype=np.uint8)
@@ -17,7 +17,7 @@ def toy_digits(*, n_images=3, height=2, width=5):
 
 
 def one_pixel_digits():
-    """Ten images of 2 x 5 pixels: digit d lights pixel d."""
+    """Ten images of 2 x 5 pixels, where pixel d of digit d is white."""
     return (np.eye(10, dtype=np.uint8) * 255).reshape(10, 2, 5), np.arange(10)
 
 
@@ -48,7 +48,7 @@ def test_classes_are_equally_frequent(n_videos, n_frames, seed):
 
 @settings(deadline=None, max_examples=25)
 @given(**sizes)
-def test_digits_of_the_class_flash_once_or_twice_and_no_others(n_videos, n_frames, seed):
+def test_only_digits_of_the_class_flash_once_or_twice(n_videos, n_frames, seed):
     flash = make_flash_mnist(*toy_digits(), n_videos=n_videos, n_frames=n_frames, random_state=seed)
     n_flashes = np.stack([(flash.frame_digits == digit).sum(axis=1) for digit in range(10)], axis=1)
     assert flash.frame_digits.min() >= -1
@@ -76,7 +76,7 @@ def test_shapes_and_types(n_videos, n_frames, seed):
 
 @settings(deadline=None, max_examples=10)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_frames_are_nowhere_darker_than_an_image_of_their_digit(seed):
+def test_frames_are_at_least_as_bright_as_an_image_of_their_digit(seed):
     images, labels = toy_digits()
     flash = make_flash_mnist(images, labels, n_videos=100, random_state=seed)
     for digit in range(10):
@@ -85,17 +85,17 @@ def test_frames_are_nowhere_darker_than_an_image_of_their_digit(seed):
         assert covers.any(axis=1).all()
 
 
-def test_overlay_leaves_the_noise_around_the_digit():
+def test_overlay_keeps_the_noise_around_the_digit():
     flash = make_flash_mnist(*one_pixel_digits(), n_videos=2048, random_state=0)
     for digit in range(10):
         pixels = flash.videos[flash.frame_digits == digit].reshape(-1, 10)
         assert (pixels[:, digit] == 255).all()
-        # A tenth of the pixels of the images are lit, and so of the noise.
+        # A tenth of the pixels of the images is white, and therefore of the noise.
         around = np.delete(pixels, digit, axis=1) == 255
         assert around.mean() == pytest.approx(0.1, abs=0.01)
 
 
-def test_noise_has_the_grey_levels_of_the_images():
+def test_noise_has_the_gray_levels_of_the_images():
     generator = np.random.default_rng(1)
     images, labels = toy_digits(n_images=40, height=28, width=28)
     images[generator.random(images.shape) < 0.2] = 255
@@ -122,14 +122,14 @@ def test_one_and_two_flashes_are_equally_likely():
     assert abs(n_flashes / n_shown - 1.5) < 4 * 0.5 / np.sqrt(n_shown)
 
 
-def test_flashes_fall_on_all_frames_alike():
+def test_flashes_are_uniform_over_frames():
     flash = make_flash_mnist(*one_pixel_digits(), n_videos=4096, random_state=4)
     for digit in range(10):
         per_frame = (flash.frame_digits == digit).sum(axis=0)
         assert stats.chisquare(per_frame).pvalue > 0.0005
 
 
-def test_every_image_of_a_digit_flashes():
+def test_flashes_are_uniform_over_images_of_a_digit():
     # Image i of every digit has one pixel of level i + 1, on black.
     labels = np.repeat(np.arange(10), 20)
     images = np.zeros((200, 40, 40), dtype=np.uint8)
@@ -137,7 +137,7 @@ def test_every_image_of_a_digit_flashes():
     flash = make_flash_mnist(images, labels, n_videos=2048, random_state=5)
     for digit in range(10):
         pixels = flash.videos[flash.frame_digits == digit][:, 0, 0]
-        # The corner of a frame is noise, black here but for 1 in 1,600 pixels.
+        # The corner of a frame is noise, black except for 1 in 1,600 pixels.
         counts = np.bincount(pixels, minlength=21)[1:]
         assert stats.chisquare(counts, np.full(20, counts.mean())).pvalue > 0.0005
 
@@ -148,7 +148,7 @@ def test_videos_are_shuffled():
 
 
 @pytest.mark.parametrize("make_state", [lambda: 7, lambda: np.random.RandomState(7)])
-def test_same_state_gives_the_same_videos(make_state):
+def test_same_random_state_gives_the_same_videos(make_state):
     first, second = (
         make_flash_mnist(*toy_digits(), n_videos=50, random_state=make_state()) for _ in range(2)
     )
@@ -156,14 +156,14 @@ def test_same_state_gives_the_same_videos(make_state):
         np.testing.assert_array_equal(array, second[name])
 
 
-def test_another_state_gives_other_videos():
+def test_another_random_state_gives_other_videos():
     first, second = (
         make_flash_mnist(*toy_digits(), n_videos=50, random_state=seed).videos for seed in (7, 8)
     )
     assert (first != second).any()
 
 
-def test_global_state_is_untouched_and_unused():
+def test_global_random_state_is_untouched():
     before = np.random.get_state()  # noqa: NPY002
     make_flash_mnist(*toy_digits(), n_videos=5, random_state=0)
     after = np.random.get_state()  # noqa: NPY002
@@ -171,7 +171,7 @@ def test_global_state_is_untouched_and_unused():
     assert before[2:] == after[2:]
 
 
-def test_images_are_left_as_they_were():
+def test_read_only_images_are_accepted():
     images, labels = toy_digits()
     images.flags.writeable = labels.flags.writeable = False
     make_flash_mnist(images, labels, n_videos=5, random_state=0)
@@ -185,10 +185,11 @@ def test_images_are_left_as_they_were():
         (np.zeros((30, 1, 2, 5), dtype=np.uint8), "uint8 of shape (30, 1, 2, 5)"),
     ],
 )
-def test_images_of_another_kind(images, described):
+def test_rejects_images_of_another_kind(images, described):
     assert error(images=images) == (
         f"images must be an array of uint8 of shape (n_images, height, width), got {described}. "
-        "Bring pixels to 0..255 with astype('uint8'), and a single image to images[np.newaxis]."
+        "Scale pixels to 0 to 255 and convert them with astype('uint8'); pass a single image as "
+        "image[np.newaxis]."
     )
 
 
@@ -200,46 +201,46 @@ def test_images_of_another_kind(images, described):
         (np.array(["1"] * 30), "<U1 of shape (30,)"),
     ],
 )
-def test_labels_of_another_kind(labels, described):
+def test_rejects_labels_of_another_kind(labels, described):
     assert error(labels=labels) == (
-        f"labels must be one int for each of the 30 images, got {described}. Convert text with "
+        f"labels must be one int for each of the 30 images, got {described}. Convert strings with "
         "astype(int)."
     )
 
 
 @pytest.mark.parametrize("wrong", [-1, 10])
-def test_labels_that_are_no_digits(wrong):
+def test_rejects_labels_that_are_not_digits(wrong):
     labels = toy_digits()[1]
     labels[4] = wrong
     assert error(labels=labels) == (
-        f"labels[4] is {wrong}; labels must be digits, 0 to 9. Remove the images of anything else."
+        f"labels[4] is {wrong}; labels must be digits, 0 to 9. Remove all other images."
     )
 
 
-def test_a_digit_without_images():
+def test_rejects_labels_without_some_digits():
     labels = toy_digits()[1]
     labels[(labels == 3) | (labels == 8)] = 0
     assert error(labels=labels) == (
-        "labels have no image of the digits [3, 8]; every digit 0 to 9 needs one at least. Pass "
+        "labels lack the digits [3, 8]; every digit from 0 to 9 needs at least one image. Pass "
         "images of all ten digits."
     )
 
 
-def test_too_few_frames():
+def test_rejects_too_few_frames():
     assert error(n_frames=19) == (
-        "n_frames=19 must be an int of 20 or more, since ten digits can flash twice each, in a "
-        "frame of their own. The paper has n_frames=25."
+        "n_frames=19 must be an int of 20 or more, because each of ten digits can flash in two "
+        "frames. The paper uses n_frames=25."
     )
 
 
-def test_too_few_videos():
+def test_rejects_zero_videos():
     assert error(n_videos=0) == (
-        "n_videos=0 must be an int of 1 or more. Multiples of 1024 balance the classes."
+        "n_videos=0 must be an int of 1 or more; a multiple of 1024 balances the classes."
     )
 
 
-def test_which_digits_flash_does_not_depend_on_the_images():
-    # examples/flash_mnist_beyond.py counts on it.
+def test_frame_digits_do_not_depend_on_the_images():
+    # examples/flash_mnist_beyond.py relies on this.
     images, labels = toy_digits()
     made = [
         make_flash_mnist(part, of_part, n_videos=50, random_state=3)

@@ -24,13 +24,13 @@ FIELDS = {
 
 
 def idx(array):
-    """The bytes of an IDX file, written out independently of the reader."""
+    """Encode an array as an IDX file, independently of the reader."""
     extents = b"".join(struct.pack(">I", extent) for extent in array.shape)
     return bytes([0, 0, 8, array.ndim]) + extents + array.astype(np.uint8).tobytes()
 
 
 def fake_mnist():
-    """Arrays of the shapes of MNIST, with pixels and labels that tell their place."""
+    """Arrays of the shapes of MNIST, with pixels and labels that depend on their position."""
     images = {}
     for prefix, n_items in (("train", 60_000), ("test", 10_000)):
         pixels = np.zeros((n_items, 28, 28), dtype=np.uint8)
@@ -60,13 +60,13 @@ def read_error(home):
 @pytest.fixture
 def no_network(monkeypatch):
     def refuse(*args, **kwargs):
-        raise AssertionError("OpenML was asked")
+        raise AssertionError("OpenML is called")
 
     monkeypatch.setattr(_mnist, "fetch_openml", refuse)
 
 
 @pytest.mark.usefixtures("no_network")
-def test_idx_files_are_read_plain_and_compressed(tmp_path):
+def test_fetch_mnist_reads_plain_and_compressed_files(tmp_path):
     arrays = fake_mnist()
     contents = dict(zip(NAMES, map(idx, arrays.values()), strict=True))
     write_files(tmp_path, contents, compress=(NAMES[1], NAMES[2]))
@@ -76,16 +76,16 @@ def test_idx_files_are_read_plain_and_compressed(tmp_path):
         assert mnist[field].dtype == dtype
         np.testing.assert_array_equal(mnist[field], arrays[field])
     assert mnist.DESCR.startswith("MNIST, handwritten digits")
-    mnist.train_images[0, 0, 0] = 1  # an array of one's own, not a read-only view of the file
+    mnist.train_images[0, 0, 0] = 1  # writable, not a view of the bytes of the file
 
 
 @pytest.mark.usefixtures("no_network")
-def test_a_missing_file_is_not_replaced_by_a_download(tmp_path):
+def test_fetch_mnist_does_not_complete_partial_files(tmp_path):
     folder = write_files(tmp_path, {NAMES[0]: b"", NAMES[3]: b""})
     with pytest.raises(FileNotFoundError) as caught:
         fetch_mnist(data_home=tmp_path)
     assert str(caught.value) == (
-        f"{folder} has 2 of the 4 MNIST files; missing: {NAMES[1]}, {NAMES[2]} (plain or .gz). "
+        f"{folder} has 2 of the 4 files of MNIST, but not {NAMES[1]}, {NAMES[2]} (plain or .gz). "
         "Add them, or remove the others to download MNIST from OpenML."
     )
 
@@ -94,39 +94,40 @@ def test_a_missing_file_is_not_replaced_by_a_download(tmp_path):
     ("content", "beginning"),
     [(b"", "(none)"), (idx(np.zeros(5)), "00 00 08 01"), (b"<html>", "3c 68 74 6d")],
 )
-def test_a_file_of_another_kind_is_named(tmp_path, content, beginning):
+def test_fetch_mnist_rejects_file_of_another_kind(tmp_path, content, beginning):
     folder = write_files(tmp_path, dict.fromkeys(NAMES, content))
     assert read_error(tmp_path) == (
-        f"{folder / NAMES[0]} begins with bytes {beginning}, but an IDX file of 3-dimensional "
-        "bytes begins with 00 00 08 03. Replace it by the original file."
+        f"{folder / NAMES[0]} starts with the bytes {beginning}, but an IDX file of "
+        "3-dimensional bytes starts with 00 00 08 03. Replace it with the original file."
     )
 
 
-def test_a_file_cut_in_its_header_is_named(tmp_path):
+def test_fetch_mnist_rejects_truncated_header(tmp_path):
     folder = write_files(tmp_path, dict.fromkeys(NAMES, idx(np.zeros((5, 28, 28)))[:10]))
     assert read_error(tmp_path) == (
-        f"{folder / NAMES[0]} ends inside its header, at byte 10. Replace it by the original file."
+        f"{folder / NAMES[0]} is truncated in its header, at byte 10. Replace it with the original "
+        "file."
     )
 
 
-def test_a_truncated_file_is_named(tmp_path):
+def test_fetch_mnist_rejects_truncated_file(tmp_path):
     folder = write_files(tmp_path, dict.fromkeys(NAMES, idx(np.zeros((5, 28, 28)))[:-1]))
     assert read_error(tmp_path) == (
-        f"{folder / NAMES[0]} announces an array of shape (5, 28, 28), which is 3920 bytes, but "
-        "holds 3919. Replace it by the original file."
+        f"{folder / NAMES[0]} has 3919 bytes of data, but an array of shape (5, 28, 28) has 3920. "
+        "Replace it with the original file."
     )
 
 
-def test_a_file_with_another_number_of_images_is_named(tmp_path):
+def test_fetch_mnist_rejects_another_number_of_images(tmp_path):
     folder = write_files(tmp_path, dict.fromkeys(NAMES, idx(np.zeros((5, 28, 28)))))
     assert read_error(tmp_path) == (
-        f"{folder / NAMES[0]} holds an array of shape (5, 28, 28), but MNIST's train_images have "
-        "shape (60000, 28, 28). Replace it by the original file."
+        f"{folder / NAMES[0]} has an array of shape (5, 28, 28), but train_images of MNIST "
+        "have shape (60000, 28, 28). Replace it with the original file."
     )
 
 
 @pytest.mark.parametrize("damage", ["cut", "not gzip", "flipped"])
-def test_a_damaged_gz_file_is_named(tmp_path, damage):
+def test_fetch_mnist_rejects_damaged_gz_file(tmp_path, damage):
     compressed = gzip.compress(np.random.default_rng(0).bytes(1000))
     content = {
         "cut": compressed[:-20],
@@ -139,10 +140,10 @@ def test_a_damaged_gz_file_is_named(tmp_path, damage):
         (folder / f"{name}.gz").write_bytes(content)
     message = read_error(tmp_path)
     assert message.startswith(f"{folder / NAMES[0]}.gz cannot be decompressed: ")
-    assert message.endswith(". Replace it by the original file.")
+    assert message.endswith(". Replace it with the original file.")
 
 
-def test_openml_is_asked_when_no_file_is_there(tmp_path, monkeypatch):
+def test_fetch_mnist_downloads_from_openml_without_files(tmp_path, monkeypatch):
     arrays = fake_mnist()
     asked = []
 
@@ -164,7 +165,7 @@ def test_openml_is_asked_when_no_file_is_there(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("failure", [URLError("no route"), ValueError("no route")])
-def test_neither_files_nor_openml(tmp_path, monkeypatch, failure):
+def test_fetch_mnist_without_files_and_openml(tmp_path, monkeypatch, failure):
     def fail(*args, **kwargs):
         raise failure
 
@@ -172,20 +173,20 @@ def test_neither_files_nor_openml(tmp_path, monkeypatch, failure):
     with pytest.raises(FileNotFoundError) as caught:
         fetch_mnist(data_home=tmp_path)
     assert str(caught.value) == (
-        f"MNIST is not in {tmp_path / 'mnist'} (looked for {', '.join(NAMES)}, plain or .gz), and "
-        f"OpenML could not be read: {failure}. Put the four files there, set ACLUSTER_DATA or "
-        "data_home to the folder above theirs, or use load_digits_28()."
+        f"{tmp_path / 'mnist'} has none of the files {', '.join(NAMES)} (plain or .gz), and MNIST "
+        f"could not be downloaded from OpenML: {failure}. Put the four files there, set "
+        "ACLUSTER_DATA or data_home to the folder that contains mnist, or use load_digits_28()."
     )
 
 
 @pytest.mark.usefixtures("no_network")
-def test_local_mnist(data_home):
+def test_fetch_mnist_of_the_real_files(data_home):
     if not (data_home / "mnist").is_dir():
         pytest.skip(f"mnist is not in {data_home}")
     mnist = fetch_mnist()
     assert {field: (mnist[field].shape, mnist[field].dtype) for field in FIELDS} == FIELDS
     assert set(mnist.train_labels) == set(mnist.test_labels) == set(range(10))
-    # The extractor normalises by these published figures.
+    # FrameExtractor normalizes the pixels by these published figures.
     pixels = mnist.train_images / np.float32(255)
     assert pixels.mean() == pytest.approx(0.1307, abs=1e-4)
     assert pixels.std() == pytest.approx(0.3081, abs=1e-4)
@@ -206,7 +207,7 @@ def test_digits_28_has_the_fields_of_mnist(digits):
     assert digits.DESCR.startswith("Scikit-learn's digits")
 
 
-def test_digits_28_lie_where_mnist_has_its_digits(digits):
+def test_digits_28_fill_the_same_pixels_as_mnist(digits):
     images = np.concatenate([digits.train_images, digits.test_images])
     border = images.copy()
     border[:, 4:24, 4:24] = 0
@@ -220,7 +221,7 @@ def test_digits_28_are_split_within_each_digit(digits):
     np.testing.assert_array_equal(np.bincount(digits.train_labels), counts - counts // 4)
 
 
-def test_digits_28_keep_their_order_and_look(digits):
+def test_digits_28_keep_their_order_and_shape(digits):
     original = load_digits()
     # The first images are all training images.
     np.testing.assert_array_equal(digits.train_labels[:500], original.target[:500])

@@ -28,7 +28,7 @@ def write(home, sensors, depth):
     np.savez(home / DEPTH, **depth)
 
 
-def test_sets_targets_and_split(tmp_path):
+def test_load_utd_mhad_returns_sets_targets_and_split(tmp_path):
     sensors, depth = make_arrays()
     write(tmp_path, sensors, depth)
     actions = load_utd_mhad(data_home=tmp_path)
@@ -53,18 +53,18 @@ def test_sets_targets_and_split(tmp_path):
 
 
 @pytest.mark.parametrize("name", [SENSORS, DEPTH])
-def test_missing_file(tmp_path, name):
+def test_load_utd_mhad_names_missing_file(tmp_path, name):
     write(tmp_path, *make_arrays())
     (tmp_path / name).unlink()
     with pytest.raises(FileNotFoundError) as caught:
         load_utd_mhad(data_home=tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path / name} is not there. Put the file there, or set ACLUSTER_DATA or data_home "
-        f"to the folder that has {name}."
+        f"{tmp_path / name} does not exist. Put the file there, or set ACLUSTER_DATA or "
+        f"data_home to the folder that contains {name}."
     )
 
 
-def test_missing_arrays(tmp_path):
+def test_load_utd_mhad_names_missing_arrays(tmp_path):
     sensors, depth = make_arrays()
     del sensors["subject"], sensors["y"]
     write(tmp_path, sensors, depth)
@@ -72,21 +72,21 @@ def test_missing_arrays(tmp_path):
         load_utd_mhad(data_home=tmp_path)
     assert str(caught.value) == (
         f"{tmp_path / SENSORS} has the arrays ['inertial', 'inertial_lengths', 'skeleton', "
-        "'skeleton_lengths'], but lacks ['y', 'subject']. Replace it by the original file."
+        "'skeleton_lengths'], but not ['y', 'subject']. Replace it with the original file."
     )
 
 
-def test_files_that_do_not_belong_together(tmp_path):
+def test_load_utd_mhad_rejects_files_of_different_clips(tmp_path):
     write(tmp_path, make_arrays(9)[0], make_arrays(8)[1])
     with pytest.raises(ValueError) as caught:
         load_utd_mhad(data_home=tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path / SENSORS} has 9 clips, but {tmp_path / DEPTH} has 8. Replace both by the "
+        f"{tmp_path / SENSORS} has 9 clips, but {tmp_path / DEPTH} has 8. Replace both with the "
         "original files."
     )
 
 
-def test_local_files(data_home):
+def test_load_utd_mhad_of_the_real_files(data_home):
     if not ((data_home / SENSORS).is_file() and (data_home / DEPTH).is_file()):
         pytest.skip(f"{SENSORS} or {DEPTH} is not in {data_home}")
     actions = load_utd_mhad(data_home=data_home)

@@ -306,7 +306,7 @@ def test_attention_display_thumbnails_share_limits_and_are_checked():
     with pytest.raises(ValueError, match=r"of shape \(4,\)\.$"):
         AttentionDisplay.from_attention(attention, thumbnails=np.ones((2, 4)))
     for wrong in (np.ones((2, 0, 4)), np.full((2, 4, 4, 3), -1), np.full((2, 4, 4), "a")):
-        with pytest.raises(ValueError, match="A (color )?thumbnail"):
+        with pytest.raises(ValueError, match=r"A (color )?thumbnail"):
             AttentionDisplay.from_attention(attention, thumbnails=wrong)
     before = plt.get_fignums()
     with pytest.raises(ValueError, match=r"shape \(3, 8, 9\). Move the channels last"):
