@@ -17,7 +17,7 @@ from acluster.sets import (
     check_multimodal_sets,
     check_sets,
     is_multimodal,
-    opened,
+    open_if_store,
 )
 
 __all__ = ["LocalFeatureTransformer", "SetLookup"]
@@ -155,7 +155,7 @@ class LocalFeatureTransformer(_SetsOut):
 
     def _check(self, X: Any, reset: bool) -> FeatureSets | MultimodalFeatureSets:
         # NaN is left to the transformer, which may be an imputer.
-        X, seen = opened(X), None if reset else self._widths
+        X, seen = open_if_store(X), None if reset else self._widths
         if seen is not None or (reset and is_multimodal(X)):
             return check_multimodal_sets(X, estimator=self, seen=seen, ensure_all_finite=False)
         return check_sets(X, estimator=self, reset=reset, ensure_all_finite=False)
@@ -308,7 +308,7 @@ class SetLookup(_SetsOut):
         return self._look_up(X, reset=False)
 
     def _look_up(self, X: ArrayLike, reset: bool) -> FeatureSets | MultimodalFeatureSets:
-        sets = opened(self.sets)
+        sets = open_if_store(self.sets)
         if not isinstance(sets, FeatureSets | MultimodalFeatureSets):
             raise TypeError(
                 f"sets is a {type(sets).__name__}; expected FeatureSets, MultimodalFeatureSets or "
@@ -342,7 +342,7 @@ class SetLookup(_SetsOut):
         ndarray of str
         """
         check_is_fitted(self, "n_features_in_")
-        sets = opened(self.sets)
+        sets = open_if_store(self.sets)
         if isinstance(sets, FeatureSets):
             return np.array([f"x{i}" for i in range(sets.n_features)], dtype=object)
         widths = sets.n_features.values()

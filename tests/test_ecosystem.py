@@ -301,5 +301,5 @@ assert torch.get_num_threads() == 2
 def test_wrappers_that_insist_on_one_array_name_the_remedy(wrapper, data):
     X, y = data
     y = y if wrapper is OneVsOneClassifier else np.c_[y == 0, y == 1].astype(int)
-    with pytest.raises(TypeError, match=r"^FeatureSets does not become one array"):
+    with pytest.raises(TypeError, match=r"^FeatureSets cannot be converted to one array"):
         wrapper(quick()).fit(X, y)

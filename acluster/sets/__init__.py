@@ -1,19 +1,26 @@
-"""Containers for sets of local features, their stores, and the checks of every accepted input."""
+"""Containers for sets of local features, their stores, and the checks of every accepted X."""
 
 from acluster.sets._checks import (
     check_multimodal_sets,
     check_sets,
     check_streamed,
     is_multimodal,
-    opened,
     warn_of_scale,
 )
 from acluster.sets._feature_sets import FeatureSets, rows_of_runs, to_numpy
 from acluster.sets._multimodal import MultimodalFeatureSets, check_modality_names
-from acluster.sets._store._reader import COLUMNS, info, open_feature_sets, validate
-from acluster.sets._store._rows import StoreError
-from acluster.sets._store._save import natural_key, save_feature_sets, save_rows
-from acluster.sets._store._writer import FeatureSetsWriter
+from acluster.sets._store import (
+    COLUMNS,
+    FeatureSetsWriter,
+    StoreError,
+    info,
+    natural_key,
+    open_feature_sets,
+    open_if_store,
+    save_feature_sets,
+    save_rows,
+    validate,
+)
 
 __all__ = [
     "COLUMNS",
@@ -29,7 +36,7 @@ __all__ = [
     "is_multimodal",
     "natural_key",
     "open_feature_sets",
-    "opened",
+    "open_if_store",
     "rows_of_runs",
     "save_feature_sets",
     "save_rows",

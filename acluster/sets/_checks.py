@@ -1,45 +1,48 @@
-"""Every accepted form of X becomes FeatureSets here; every error about X comes from here."""
+"""Convert every accepted form of X to checked feature sets; all errors about X are raised here."""
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.base import BaseEstimator
 from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
 from acluster.sets._feature_sets import FeatureSets, to_numpy
-from acluster.sets._multimodal import MultimodalFeatureSets, sets_or_none
-from acluster.sets._store._reader import UNNAMED, open_feature_sets
+from acluster.sets._multimodal import (
+    MultimodalFeatureSets,
+    name_modality_in_errors,
+    sets_with_missing,
+)
+from acluster.sets._store import UNNAMED, open_if_store
+
+if TYPE_CHECKING:
+    from sklearn.base import BaseEstimator
 
 __all__ = [
     "check_multimodal_sets",
     "check_sets",
     "check_streamed",
     "is_multimodal",
-    "opened",
     "warn_of_scale",
 ]
 
-_T = TypeVar("_T")
-
-# Finiteness is checked block by block: one pass, whatever the size of the sets.
+# Features are checked for NaN and infinity in blocks of about this many rows, so that the memory
+# for the check is bounded.
 _ROWS_PER_CHECK = 1 << 18
 
-# Spreads of local features that initial weights and step sizes suit, well or badly; and how many
-# items tell it.
-_SPREADS = (0.01, 20.0)
-_ITEMS_FOR_SPREAD = 64
+# Initial weights and learning rates suit a spread of about 1; outside of these bounds `fit` warns.
+_SPREAD_BOUNDS = (0.01, 20.0)
+_ITEMS_FOR_SPREAD = 64  # the spread is estimated from this many items
 
 
 def check_sets(
     X: Any, *, estimator: BaseEstimator, reset: bool, ensure_all_finite: bool = True
 ) -> FeatureSets:
-    """Turn X into checked FeatureSets and hold it against what `estimator` has seen.
+    """Convert X to FeatureSets, and check it against what `estimator` was fitted on.
 
     Parameters
     ----------
@@ -54,41 +57,36 @@ tensor, (n, M) array-like, path of a store, or zarr group
         True in `fit`: `estimator` learns the width of X. False: X must have that width.
 
     ensure_all_finite : bool, default=True
-        Whether NaN and infinity are errors.
+        Whether NaN and infinity raise an error.
 
     Returns
     -------
     FeatureSets
-        Every set non-empty.
+        Without empty sets.
 
     Raises
     ------
     ValueError, TypeError
-        Naming the item, the value seen and the remedy.
+        If X is invalid. The message names the item, the value and the remedy.
     """
-    X = opened(X)
+    X = open_if_store(X)
     if is_multimodal(X):
         raise TypeError(
             f"X is a {type(X).__name__} of several modalities; {type(estimator).__name__} takes "
             "one. Pass X[name], or use MultimodalAttentionClusterClassifier."
         )
-    if not _is_sequence(X):
-        raise TypeError(
-            f"X is a {type(X).__name__}; expected FeatureSets, a list of two-dimensional arrays, "
-            "a three-dimensional array, or the path of a store."
+    _check_is_sequence(X)
+    if _is_table(X):
+        X = to_numpy(X) if hasattr(X, "detach") else X
+        dtypes = [np.float64, np.float32, np.float16]
+        X = validate_data(
+            estimator, X, dtype=dtypes, reset=reset, ensure_all_finite=ensure_all_finite
         )
-    if not isinstance(X, FeatureSets):
-        if _is_two_dimensional(X):
-            return _single_features(
-                X, estimator=estimator, reset=reset, ensure_all_finite=ensure_all_finite
-            )
-        X = _from_arrays(X)
-    # Skips the array itself and checks only width and feature names against the estimator.
-    validate_data(estimator, np.empty((0, X.n_features)), skip_check_array=True, reset=reset)
-    _check_not_empty(X)
-    if ensure_all_finite:
-        _check_finite(X)
-    return X
+        return _one_row_per_set(X)
+    sets = _to_sets(X)
+    checked = MultimodalFeatureSets({UNNAMED: sets})
+    _check_features(checked, estimator, reset=reset, ensure_all_finite=ensure_all_finite)
+    return sets
 
 
 def check_multimodal_sets(
@@ -98,179 +96,79 @@ def check_multimodal_sets(
     seen: dict[str, int] | None,
     ensure_all_finite: bool = True,
 ) -> MultimodalFeatureSets:
-    """Turn X into checked MultimodalFeatureSets and hold it against what was seen in `fit`.
+    """Convert X to MultimodalFeatureSets, and check it against what was seen in `fit`.
 
     Parameters
     ----------
     X : MultimodalFeatureSets, dict of str to sets, list of dicts, or anything of `check_sets`
-        Sets without a name are the one modality "features".
+        Sets without a name become the only modality, "features".
 
     estimator : estimator instance
-        Named in messages; its `n_features_in_` is set or checked, the sum of all widths.
+        Named in messages; its `n_features_in_`, the sum of all widths, is set or checked.
 
     seen : dict of str to int, or None
         The modalities of `fit` and their widths; None in `fit`.
 
     ensure_all_finite : bool, default=True
-        Whether NaN and infinity are errors.
+        Whether NaN and infinity raise an error.
 
     Returns
     -------
     MultimodalFeatureSets
-        Every item with at least one modality; the modalities of `seen`, in its order. One
-        that X lacks is missing from every item.
+        The modalities of `seen`, in its order. A modality that X lacks is missing from every
+        item, but every item has at least one modality.
 
     Raises
     ------
     ValueError, TypeError
-        Naming the item, the modality, the value seen and the remedy.
+        If X is invalid. The message names the item, the modality, the value and the remedy.
     """
-    X = opened(X)
-    if is_multimodal(X) and isinstance(X, list | tuple | np.ndarray):
-        X = MultimodalFeatureSets.from_items(X)
+    X = open_if_store(X)
     if not is_multimodal(X):
         if seen is not None and list(seen) != [UNNAMED]:
             raise ValueError(
                 f"X is one modality without a name, but {type(estimator).__name__} was fitted on "
-                f"{[*seen]}. Pass a dict of sets by these names."
+                f"{[*seen]}. Pass a dict of sets with these names."
             )
-        checks = {"reset": seen is None, "ensure_all_finite": ensure_all_finite}
-        return MultimodalFeatureSets({UNNAMED: check_sets(X, estimator=estimator, **checks)})
-    sets = {name: _about_modality(name, _modality_sets, X[name]) for name in _names(X)}
+        sets = check_sets(
+            X, estimator=estimator, reset=seen is None, ensure_all_finite=ensure_all_finite
+        )
+        return MultimodalFeatureSets({UNNAMED: sets})
+    if isinstance(X, list | tuple | np.ndarray):
+        X = MultimodalFeatureSets.from_items(X)
+    modalities = {}
+    for name in X.names if isinstance(X, MultimodalFeatureSets) else X:
+        with name_modality_in_errors(name):
+            modalities[name] = _to_modality(X[name])
     if seen is not None:
-        sets = _like_seen(sets, seen, type(estimator).__name__)
-    checked = MultimodalFeatureSets(sets)
-    total = np.empty((0, sum(checked.n_features.values())))
-    validate_data(estimator, total, skip_check_array=True, reset=seen is None)
-    _check_some_modality(checked, of_all_items=seen is None)
-    for name in checked.names if ensure_all_finite else ():
-        _about_modality(name, _check_finite, checked[name])
+        modalities = _align_with_fit(modalities, seen, type(estimator).__name__)
+    checked = MultimodalFeatureSets(modalities)
+    _check_features(checked, estimator, reset=seen is None, ensure_all_finite=ensure_all_finite)
     return checked
-
-
-def opened(X: Any) -> Any:
-    """What a path or a zarr group holds; anything else as it is."""
-    is_group = hasattr(X, "store_path") and hasattr(X, "group_keys")
-    return open_feature_sets(X) if isinstance(X, str | os.PathLike) or is_group else X
 
 
 def is_multimodal(X: Any) -> bool:
     """Whether X has named modalities: the container, a mapping, or a list of mappings."""
     if isinstance(X, list | tuple) or (isinstance(X, np.ndarray) and X.dtype == object):
         return any(isinstance(item, Mapping) and not hasattr(item, "shape") for item in X)
-    # Some sparse matrices are mappings; scikit-learn has a message of its own for them.
+    # Some sparse matrices are mappings; scikit-learn has its own message for them.
     is_mapping = isinstance(X, Mapping) and not hasattr(X, "shape")
     return is_mapping or isinstance(X, MultimodalFeatureSets)
 
 
-def _names(X: Any) -> list[str]:
-    return X.names if isinstance(X, MultimodalFeatureSets) else list(X)
+def _to_modality(X: Any) -> FeatureSets:
+    """Convert one modality of a mapping; an item may lack it, as None or as an empty set."""
+    X = open_if_store(X)
+    _check_is_sequence(X)
+    if isinstance(X, list | tuple) and any(item is None for item in X):
+        return sets_with_missing(X)
+    return _one_row_per_set(to_numpy(X)) if _is_table(X) else _to_sets(X)
 
 
-def _about_modality(name: str, function: Callable[[Any], _T], argument: Any) -> _T:
-    """``function(argument)``; errors say which modality they are about."""
-    try:
-        return function(argument)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"In modality {name!r}: {error}") from None
-
-
-def _modality_sets(X: Any) -> FeatureSets:
-    """One modality of a mapping, in any form; empty sets and None are missing."""
-    X = opened(X)
+def _to_sets(X: Any) -> FeatureSets:
+    """Convert a list, an object array or a three-dimensional array."""
     if isinstance(X, FeatureSets):
         return X
-    if not _is_sequence(X):
-        raise TypeError(
-            f"X is a {type(X).__name__}; expected FeatureSets, a list of two-dimensional arrays, "
-            "a three-dimensional array, or the path of a store."
-        )
-    if isinstance(X, list | tuple) and any(item is None for item in X):
-        return sets_or_none(X)
-    if _is_two_dimensional(X):
-        return FeatureSets(to_numpy(X), np.arange(len(X) + 1))
-    return _from_arrays(X)
-
-
-def _like_seen(
-    sets: dict[str, FeatureSets], seen: dict[str, int], estimator_name: str
-) -> dict[str, FeatureSets]:
-    """The modalities of `fit`, in its order; those that are not there are empty."""
-    for name, modality in sets.items():
-        if name not in seen:
-            raise ValueError(
-                f"X has the modality {name!r}, which {estimator_name} has not seen in fit; it was "
-                f"fitted on {[*seen]}. Leave it out, or fit anew with it."
-            )
-        if modality.n_features != seen[name]:
-            raise ValueError(
-                f"X[{name!r}] has {modality.n_features} features, but {estimator_name} is "
-                f"expecting {seen[name]} features as input."
-            )
-    n_items = len(next(iter(sets.values()), ()))
-    return {
-        name: sets[name]
-        if name in sets
-        else FeatureSets(np.empty((0, width), np.float32), np.zeros(n_items + 1, int))
-        for name, width in seen.items()
-    }
-
-
-def _check_some_modality(X: MultimodalFeatureSets, of_all_items: bool) -> None:
-    """Every item has a modality; with `of_all_items`, every modality has an item."""
-    if len(X) == 0:
-        raise ValueError("X has 0 items; at least one is required.")
-    missing = X.missing
-    nothing = np.flatnonzero(np.all(list(missing.values()), axis=0))
-    if len(nothing):
-        others = f" (and {len(nothing) - 1} more)" if len(nothing) > 1 else ""
-        raise ValueError(
-            f"X[{nothing[0]}]{others} has no local features in any modality "
-            f"({', '.join(X.names)}); every item needs at least one. Drop it."
-        )
-    absent = [name for name in X.names if missing[name].all()]
-    if of_all_items and absent:
-        raise ValueError(
-            f"Modality {absent[0]!r} is missing from every item; the first items to be fitted need "
-            "some of it. Add items that have it, or leave the modality out for good."
-        )
-
-
-def _is_sequence(X: Any) -> bool:
-    if hasattr(X, "shape") or hasattr(X, "__array__"):
-        return True
-    return (
-        hasattr(X, "__len__") and hasattr(X, "__getitem__") and not isinstance(X, bytes | Mapping)
-    )
-
-
-def _is_two_dimensional(X: Any) -> bool:
-    """Whether X is for scikit-learn's own validation: anything but sets of (L_i, M)."""
-    shape = getattr(X, "shape", None)
-    if shape is not None and len(shape) != 1:
-        return len(shape) < 3
-    if shape is None and not hasattr(X, "__len__"):
-        return True
-    # A list of rows is a table; an object array of rows would not become one.
-    least_ndim = 1 if shape is not None and X.dtype == object else 2
-    return len(X) > 0 and not any(_ndim(item) >= least_ndim for item in X)
-
-
-def _ndim(item: Any) -> int:
-    try:
-        return np.ndim(item)
-    except ValueError:  # nested lists of differing length
-        return 2
-
-
-def _single_features(X: Any, *, estimator: BaseEstimator, **checks: bool) -> FeatureSets:
-    if hasattr(X, "detach"):
-        X = to_numpy(X)
-    X = validate_data(estimator, X, dtype=[np.float64, np.float32, np.float16], **checks)
-    return FeatureSets(X, np.arange(len(X) + 1))
-
-
-def _from_arrays(X: Any) -> FeatureSets:
     shape = getattr(X, "shape", (0,))
     if len(shape) == 1:
         return FeatureSets.from_arrays(X)
@@ -283,31 +181,113 @@ def _from_arrays(X: Any) -> FeatureSets:
     return FeatureSets.from_padded(X)
 
 
-def _check_not_empty(X: FeatureSets) -> None:
+def _one_row_per_set(X: Any) -> FeatureSets:
+    return FeatureSets(X, np.arange(len(X) + 1))
+
+
+def _align_with_fit(
+    modalities: dict[str, FeatureSets], seen: dict[str, int], estimator_name: str
+) -> dict[str, FeatureSets]:
+    """Put the modalities in the order of `fit`; one that X lacks gets empty sets."""
+    for name, sets in modalities.items():
+        if name not in seen:
+            raise ValueError(
+                f"X has the modality {name!r}, which {estimator_name} has not seen in fit; it was "
+                f"fitted on {[*seen]}. Leave it out, or fit again with it."
+            )
+        if sets.n_features != seen[name]:
+            raise ValueError(
+                f"X[{name!r}] has {sets.n_features} features, but {estimator_name} is "
+                f"expecting {seen[name]} features as input."
+            )
+    n_items = len(next(iter(modalities.values()), ()))
+    no_rows = np.zeros(n_items + 1, int)
+    return {
+        name: modalities[name]
+        if name in modalities
+        else FeatureSets(np.empty((0, width), np.float32), no_rows)
+        for name, width in seen.items()
+    }
+
+
+def _check_is_sequence(X: Any) -> None:
+    is_array = hasattr(X, "shape") or hasattr(X, "__array__")
+    is_list = hasattr(X, "__len__") and hasattr(X, "__getitem__")
+    if not is_array and (not is_list or isinstance(X, bytes | Mapping)):
+        raise TypeError(
+            f"X is a {type(X).__name__}; expected FeatureSets, a list of two-dimensional arrays, "
+            "a three-dimensional array, or the path of a store."
+        )
+
+
+def _is_table(X: Any) -> bool:
+    """Whether scikit-learn's own validation applies to X: anything but sets of shape (L_i, M)."""
+    if isinstance(X, FeatureSets):
+        return False
+    shape = getattr(X, "shape", None)
+    if shape is not None and len(shape) != 1:
+        return len(shape) < 3
+    if shape is None and not hasattr(X, "__len__"):
+        return True
+    # A list of rows is a table. numpy would not convert an object array of rows to one.
+    least_ndim = 1 if shape is not None and X.dtype == object else 2
+    return len(X) > 0 and not any(_ndim(item) >= least_ndim for item in X)
+
+
+def _ndim(item: Any) -> int:
+    try:
+        return np.ndim(item)
+    except ValueError:  # nested lists of different lengths
+        return 2
+
+
+def _check_features(
+    X: MultimodalFeatureSets, estimator: BaseEstimator, *, reset: bool, ensure_all_finite: bool
+) -> None:
+    """Check the widths, that no item is empty, and that the features in memory are finite."""
+    # With skip_check_array, only width and feature names are checked against the estimator.
+    no_rows = np.empty((0, sum(X.n_features.values())))
+    validate_data(estimator, no_rows, skip_check_array=True, reset=reset)
+    _check_not_empty(X, in_fit=reset)
+    for name in X.names if ensure_all_finite else ():
+        with nullcontext() if name == UNNAMED else name_modality_in_errors(name):
+            _check_finite(X[name])
+
+
+def _check_not_empty(X: MultimodalFeatureSets, in_fit: bool) -> None:
+    """Every item needs a modality; in `fit`, every modality needs an item."""
     if len(X) == 0:
         raise ValueError("X has 0 items; at least one is required.")
-    empty = np.flatnonzero(X.lengths == 0)
+    missing = X.missing
+    empty = np.flatnonzero(np.all(list(missing.values()), axis=0))
     if len(empty):
         others = f" (and {len(empty) - 1} more)" if len(empty) > 1 else ""
+        scope = "" if X.names == [UNNAMED] else f" in any modality ({', '.join(X.names)})"
         raise ValueError(
-            f"X[{empty[0]}]{others} has 0 local features; every set needs at least one. "
+            f"X[{empty[0]}]{others} has 0 local features{scope}; every item needs at least one. "
             "Drop it, or give it one (for example the mean local feature)."
+        )
+    absent = [name for name in X.names if missing[name].all()]
+    if in_fit and absent:
+        raise ValueError(
+            f"Modality {absent[0]!r} is missing from every item; the first fit needs some local "
+            "features of it. Add items that have the modality, or leave the modality out."
         )
 
 
 def _check_finite(X: FeatureSets) -> None:
-    """Features in memory only: what streams from a store is checked as it comes."""
+    """Check features in memory; features of a store are checked while they are read."""
     if X.dtype.kind == "f" and X.in_memory:
-        _refuse_not_finite(X, lambda i: f"X[{i}]")
+        _raise_if_not_finite(X, lambda i: f"X[{i}]")
 
 
 def check_streamed(X: FeatureSets, origin: FeatureSets | None = None) -> None:
-    """Refuse NaN and infinity in what was read from a store.
+    """Raise an error if features read from a store contain NaN or infinity.
 
     Parameters
     ----------
     X : FeatureSets
-        A view of a store, or what was read of it.
+        A view of a store, or the features read from one.
 
     origin : FeatureSets, optional
         The view of the store that X was read from, if X is in memory.
@@ -315,19 +295,20 @@ def check_streamed(X: FeatureSets, origin: FeatureSets | None = None) -> None:
     Raises
     ------
     ValueError
-        Naming the item, by its number in the store, and the local feature.
+        The message names the item, by its number in the store, and the local feature.
     """
     origin = X if origin is None else origin
-    _refuse_not_finite(X, lambda i: f"Item {origin.numbers[i]} of {origin.place}")
+    _raise_if_not_finite(X, lambda i: f"Item {origin.numbers[i]} of {origin.description}")
 
 
-def _refuse_not_finite(X: FeatureSets, name: Callable[[int], str]) -> None:
+def _raise_if_not_finite(X: FeatureSets, item_name: Callable[[int], str]) -> None:
     n_rows = max(1, int(X.lengths.sum()))
-    blocks = np.searchsorted(np.cumsum(X.lengths), np.arange(0, n_rows, _ROWS_PER_CHECK))
-    for start, stop in zip(blocks, [*blocks[1:], len(X)], strict=True):
+    starts = np.searchsorted(np.cumsum(X.lengths), np.arange(0, n_rows, _ROWS_PER_CHECK))
+    for start, stop in zip(starts, [*starts[1:], len(X)], strict=True):
         values, offsets = X[start:stop].packed()
         with np.errstate(over="ignore", invalid="ignore"):
-            if np.isfinite(values.sum()):  # sooner known; it may overflow
+            # A finite sum is a quick proof. A sum may also overflow, which proves nothing.
+            if np.isfinite(values.sum()):
                 continue
         finite = np.isfinite(values)
         if not finite.all():
@@ -335,36 +316,37 @@ def _refuse_not_finite(X: FeatureSets, name: Callable[[int], str]) -> None:
             item = np.searchsorted(offsets, row, side="right") - 1
             kind = "NaN" if np.isnan(values[row, column]) else "infinity"
             raise ValueError(
-                f"Input X contains {kind}.\n{name(start + item)} has {values[row, column]} in "
+                f"Input X contains {kind}.\n{item_name(start + item)} has {values[row, column]} in "
                 f"local feature {row - offsets[item]}, column {column}. Drop that local feature or "
-                "impute it (acluster.preprocessing.LocalFeatureTransformer lifts an imputer)."
+                "impute it (acluster.preprocessing.LocalFeatureTransformer can wrap an imputer)."
             )
 
 
 def warn_of_scale(X: FeatureSets, name: str) -> None:
-    """Warn of local features that a network learns badly from because of their scale.
+    """Warn if the scale of the local features makes a network learn badly.
 
     Parameters
     ----------
     X : FeatureSets
-        Those to be fitted; a few items, evenly apart, are looked at.
+        The sets to be fitted, of which a sample of evenly spaced items is read.
 
     name : str
-        What to call them.
+        The name of the sets in the message.
 
     Warns
     -----
     UserWarning
-        If their spread, the root mean square of their deviations from the mean local feature, is
-        beyond bounds that are far apart. Features that are all alike have none.
+        If the spread, the root mean square deviation from the mean local feature, is outside of
+        generous bounds. Features that are all equal raise no warning.
     """
-    some = X[np.linspace(0, len(X) - 1, min(len(X), _ITEMS_FOR_SPREAD)).astype(np.int64)]
-    values, _ = some.packed()
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is not for us to refuse
+    sample = X[np.linspace(0, len(X) - 1, min(len(X), _ITEMS_FOR_SPREAD)).astype(np.int64)]
+    values, _ = sample.packed()
+    with np.errstate(over="ignore", invalid="ignore"):  # NaN and infinity are reported elsewhere
         spread = np.sqrt(values.var(axis=0, dtype=np.float64).mean()) if len(values) else 0.0
-    if 0 < spread < _SPREADS[0] or _SPREADS[1] < spread < np.inf:
+    lowest, highest = _SPREAD_BOUNDS
+    if 0 < spread < lowest or highest < spread < np.inf:
         warnings.warn(
-            f"The local features of {name} have a spread of {spread:.2g}, and networks learn best "
-            "with one of about 1. Standardise them: standardize=True.",
-            stacklevel=6,  # where `fit` is called
+            f"The local features of {name} have a spread of {spread:.2g}, but networks learn best "
+            "with a spread of about 1. Set standardize=True to standardize them.",
+            stacklevel=6,  # the caller of `fit`
         )

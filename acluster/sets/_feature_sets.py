@@ -1,4 +1,4 @@
-"""The ragged container: many sets of local features, indexed like one array."""
+"""FeatureSets, the ragged container: many sets of local features, indexed like one array."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import deprecated
 
 from acluster.sets._sequence import ItemSequence, as_range
 
@@ -16,13 +17,14 @@ __all__ = [
     "RowsInMemory",
     "Source",
     "check_lengths",
+    "check_set",
     "rows_of_runs",
     "to_numpy",
 ]
 
 
 class Rows(Protocol):
-    """Local features end to end, (R, M), wherever they lie."""
+    """Local features of all items end to end, (R, M), in memory, on a device or in a store."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -30,15 +32,15 @@ class Rows(Protocol):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The type of the features."""
+        """The dtype of the features."""
 
     @property
     def is_fast(self) -> bool:
-        """Whether short runs in shuffled order are cheap."""
+        """Whether reading short runs in shuffled order is cheap."""
 
     @property
     def rows_per_block(self) -> int:
-        """The rows that are decoded together where they are not."""
+        """The number of rows that are decoded together, if the rows have to be decoded."""
 
     def gather(
         self,
@@ -46,14 +48,14 @@ class Rows(Protocol):
         lengths: NDArray[np.int64],
         out: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
-        """The runs of rows ``starts[i]`` to ``starts[i] + lengths[i]``, end to end.
+        """Return the runs of rows ``starts[i]`` to ``starts[i] + lengths[i]``, end to end.
 
-        `out`, of that shape and type, may be written to and returned.
+        `out`, of the shape and dtype of the result, may be used as its memory.
         """
 
 
 class Source(Protocol):
-    """The whole that `FeatureSets` show items of."""
+    """The unselected whole behind `FeatureSets`, which select items of it."""
 
     @property
     def rows(self) -> Rows:
@@ -61,22 +63,22 @@ class Source(Protocol):
 
     @property
     def offsets(self) -> NDArray[np.int64]:
-        """What cuts them, (n_items + 1,)."""
+        """The row at which each item starts, and the number of rows, (n_items + 1,)."""
 
     @property
     def in_memory(self) -> bool:
-        """Whether the rows are in memory, as their attribute ``values``."""
+        """Whether the rows are in memory, in their attribute ``values``."""
 
     @property
-    def place(self) -> str:
-        """How messages call it."""
+    def description(self) -> str:
+        """The name of the source in error messages."""
 
     def column(self, name: str) -> NDArray[Any] | None:
-        """What is stored beside the features, a row per item."""
+        """Return a column stored with the features, one row per item, or None."""
 
 
 class RowsInMemory:
-    """Local features that are one numpy array.
+    """Local features in one numpy array.
 
     Parameters
     ----------
@@ -98,17 +100,18 @@ class RowsInMemory:
         lengths: NDArray[np.int64],
         out: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
-        """The runs end to end: a view when they already lie so, else a copy."""
+        """Return the runs end to end: a view if they are adjacent in memory, else a copy."""
         rows = rows_of_runs(starts, lengths)
         if isinstance(rows, slice):
             return self.values[rows]
-        return self.values.take(rows, axis=0, out=out, mode="clip")  # else numpy buffers `out`
+        # With the default mode="raise", numpy would buffer `out`.
+        return self.values.take(rows, axis=0, out=out, mode="clip")
 
 
 def rows_of_runs(
     starts: NDArray[np.int64], lengths: NDArray[np.int64]
 ) -> NDArray[np.int64] | slice:
-    """The numbers of all rows of the runs, end to end; a slice when they follow each other."""
+    """Return the row numbers of all runs end to end, as a slice if the runs are adjacent."""
     ends = np.cumsum(lengths)
     n_rows = int(ends[-1]) if len(ends) else 0
     if np.array_equal(starts[1:], starts[:-1] + lengths[:-1]):
@@ -118,33 +121,33 @@ def rows_of_runs(
 
 
 class SetsInMemory:
-    """Rows in memory and the offsets that cut them; nothing beside them."""
+    """Rows in memory and the offsets of the items in them, without columns."""
 
     in_memory = True
-    place = "X"
+    description = "X"
 
     def __init__(self, values: NDArray[Any], offsets: NDArray[np.int64]) -> None:
         self.rows = RowsInMemory(values)
         self.offsets = offsets
 
     def column(self, name: str) -> None:
-        """None: in memory, labels and the like are arrays of the user's own."""
+        """Return None: in memory, users keep labels in arrays of their own."""
         return None
 
 
 class FeatureSets(ItemSequence):
     """A sequence of local feature sets, one set of shape (L_i, M) per item.
 
-    All local features lie end to end in one array, in memory or in a store, and `offsets`
-    cuts it into sets. A selection of items (a slice, an index array, a mask) is a view: it
-    holds item numbers and copies no features. Scikit-learn's splitters, searches and
-    pipelines index it as they index an array of shape (n_items,).
+    The local features of all items lie end to end in one array, in memory or in a store,
+    and `offsets` splits it into sets. Selecting items by a slice, an index array or a mask
+    gives a view, which holds item numbers and copies no features. The splitters, searches
+    and pipelines of scikit-learn index it like an array of shape (n_items,).
 
     Parameters
     ----------
     values : ndarray of shape (R, M)
         The local features of all sets, end to end; R is the sum of the set sizes.
-        Kept as it is, not copied.
+        The array is not copied.
 
     offsets : array-like of int, shape (n_items + 1,)
         Set i is ``values[offsets[i]:offsets[i + 1]]``.
@@ -158,33 +161,35 @@ class FeatureSets(ItemSequence):
         The width M of a local feature.
 
     dtype : numpy.dtype
-        The type of the features.
+        The dtype of the features.
 
     in_memory : bool
-        Whether the features are in memory; else they are read from a store when asked for.
+        Whether the features are in memory. If not, they are read from a store on access.
 
     shape : tuple
         ``(n_items,)``.
 
     label, id, group, weight : ndarray or None
-        What a store holds beside the features, for the selected items.
+        The columns of a store for the selected items; None without such a column.
 
     Raises
     ------
     ValueError
-        If `values` is not two-dimensional and numeric, or `offsets` do not cut it.
+        If `values` is not a two-dimensional array of real numbers, or `offsets` do not
+        split it into sets.
 
     See Also
     --------
-    FeatureSets.from_arrays : From one array per item.
-    FeatureSets.from_padded : From a three-dimensional array.
-    acluster.open_feature_sets : From a store that memory need not hold.
-    acluster.MultimodalFeatureSets : Several of them for the same items.
+    FeatureSets.from_arrays : Build the container from one array per item.
+    FeatureSets.from_padded : Build it from a three-dimensional array.
+    acluster.open_feature_sets : Open a store that may be larger than memory.
+    acluster.MultimodalFeatureSets : Several modalities of the same items.
 
     Notes
     -----
-    The sets are unordered to the classifiers, but for `pyramid_levels`; the container keeps
-    the order it was given. An item may be empty here; the estimators refuse it and name it.
+    Classifiers ignore the order of the local features within a set, unless they use
+    `pyramid_levels`; the container keeps it. An item may be empty here, but the estimators
+    raise an error that names it.
 
     Examples
     --------
@@ -201,13 +206,13 @@ class FeatureSets(ItemSequence):
     """
 
     def __init__(self, values: NDArray[Any], offsets: ArrayLike) -> None:
-        values = _check_values(values)
+        values = check_set(values, "The array of local features")
         self._source: Source = SetsInMemory(values, _check_offsets(offsets, len(values)))
         self._items = np.arange(len(self._source.offsets) - 1)
 
     @classmethod
     def from_source(cls, source: Source) -> FeatureSets:
-        """All items of a source that is already known to be sound; for stores."""
+        """Select all items of a source, such as a store, that has been checked already."""
         sets = object.__new__(cls)
         sets._source = source
         sets._items = np.arange(len(source.offsets) - 1)
@@ -215,23 +220,24 @@ class FeatureSets(ItemSequence):
 
     @classmethod
     def from_arrays(cls, arrays: Iterable[Any]) -> FeatureSets:
-        """Copy one two-dimensional array (or CPU or GPU tensor) per item.
+        """Build the container from one two-dimensional array or tensor per item.
 
         Parameters
         ----------
         arrays : iterable of array-likes, each of shape (L_i, M)
-            All of one width M and one dtype.
+            The sets, all of the same width M and the same dtype. They are copied; tensors
+            may be on any device.
 
         Returns
         -------
         FeatureSets
-            With one item per array.
+            One item per array.
 
         Raises
         ------
         ValueError
-            If an item is not a numeric two-dimensional array, or the items differ in
-            width or in dtype. The message names the item and the remedy.
+            If an item is not a two-dimensional array of real numbers, or the items differ
+            in width or dtype. The message names the item and the remedy.
 
         Examples
         --------
@@ -240,7 +246,11 @@ class FeatureSets(ItemSequence):
         >>> FeatureSets.from_arrays([np.ones((2, 3)), np.zeros((1, 3))]).lengths
         array([2, 1])
         """
-        sets = [_check_item(item, i) for i, item in enumerate(arrays)]
+        sets = []
+        for i, item in enumerate(arrays):
+            array = check_set(item, f"X[{i}]")
+            # Nested lists have no dtype of their own: [[1, 2]] and [[1.5, 2]] belong together.
+            sets.append(array if hasattr(item, "dtype") else array.astype(np.float64))
         if not sets:
             raise ValueError("X has 0 items; at least one is required.")
         _check_same_width(sets)
@@ -250,21 +260,21 @@ class FeatureSets(ItemSequence):
 
     @classmethod
     def from_padded(cls, array: Any, lengths: ArrayLike | None = None) -> FeatureSets:
-        """Take the sets out of one three-dimensional array.
+        """Build the container from one padded three-dimensional array.
 
         Parameters
         ----------
         array : array-like of shape (n_items, L, M)
-            One set per item; rows from ``lengths[i]`` on are padding and are left out.
+            One set per item. Rows from ``lengths[i]`` on are padding and are dropped.
 
         lengths : array-like of int, shape (n_items,), optional
-            The number of true local features of each item. By default all L, and
-            then nothing is copied.
+            The number of local features of each item, without the padding. By default
+            there is no padding, and nothing is copied.
 
         Returns
         -------
         FeatureSets
-            With n_items items.
+            One item per set.
 
         Raises
         ------
@@ -282,7 +292,7 @@ class FeatureSets(ItemSequence):
         array = to_numpy(array)
         if array.ndim != 3:
             raise ValueError(
-                "A padded array has three dimensions (items, local features, features); "
+                "A padded array must have three dimensions (items, local features, features); "
                 f"got shape {array.shape}."
             )
         n_items, longest, n_features = array.shape
@@ -306,45 +316,46 @@ class FeatureSets(ItemSequence):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The type of the features."""
+        """The dtype of the features."""
         return self._source.rows.dtype
 
     @property
     def in_memory(self) -> bool:
-        """Whether the features are in memory, not in a store."""
+        """Whether the features are in memory rather than in a store."""
         return self._source.in_memory
 
     @property
     def nbytes(self) -> int:
-        """The size of the selected items' features, as they are stored."""
+        """The size in bytes of the selected items' features, as they are stored."""
         return int(self.lengths.sum()) * self.n_features * self.dtype.itemsize
 
     @property
-    def place(self) -> str:
-        """Where the whole is, as messages call it."""
-        return self._source.place
+    def description(self) -> str:
+        """The name of the unselected whole in error messages."""
+        return self._source.description
 
     @property
     def blocks(self) -> NDArray[np.int64] | None:
-        """For every item, the block of the store it begins in, where reading in order pays.
+        """The block of the store in which each item begins, if reading in order is faster.
 
-        None where any order is as good: in memory, and in uncompressed local stores.
+        None if items can be read in any order: in memory, and from uncompressed local stores.
         """
         rows = self._source.rows
         return None if rows.is_fast else self._source.offsets[self._items] // rows.rows_per_block
 
     def packed(self, out: NDArray[Any] | None = None) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        """The selected sets end to end, in the order of the selection.
+        """Return the selected sets end to end, in the order of the selection.
 
         Parameters
         ----------
         out : ndarray of shape (R, M), optional
-            Memory for the result, of the sets' dtype; used where something must be copied.
+            Memory for the result, of the same dtype. It is used only if features have to be
+            copied or read.
 
         Returns
         -------
         values : ndarray of shape (R, M)
-            A view of the stored features when they already lie so, else a copy.
+            A view if the selected sets are adjacent in memory, else a copy.
 
         offsets : ndarray of int64, shape (n_items + 1,)
             Set i is ``values[offsets[i]:offsets[i + 1]]``.
@@ -361,24 +372,25 @@ class FeatureSets(ItemSequence):
         values = self._source.rows.gather(self._source.offsets[self._items], lengths, out)
         return values, np.concatenate([[0], np.cumsum(lengths)])
 
-    def located(self) -> tuple[Any, NDArray[np.int64] | slice] | None:
-        """Where the selected sets lie in memory, for one who copies them by other means.
+    def locate(self) -> tuple[Any, NDArray[np.int64] | slice] | None:
+        """Return where the selected sets are in memory, without copying them.
 
         Returns
         -------
         values : array of shape (R', M)
-            Features of all items, those that are not selected too. Not to be written to.
+            The features of all items, including those not selected. Do not write to it.
 
         rows : slice or ndarray of int64, shape (R,)
-            ``values[rows]`` are the selected sets, end to end. In the place of both, None
-            where features have to be read.
+            ``values[rows]`` are the selected sets, end to end.
+
+            If the features are in a store, None is returned instead of the two.
 
         Examples
         --------
         >>> import numpy as np
         >>> from acluster import FeatureSets
         >>> X = FeatureSets(np.array([[1.0], [2.0], [3.0]]), offsets=[0, 2, 3])
-        >>> X[[1, 0]].located()[1]
+        >>> X[[1, 0]].locate()[1]
         array([2, 0, 1])
         """
         if not self.in_memory:
@@ -386,13 +398,18 @@ class FeatureSets(ItemSequence):
         rows: Any = self._source.rows
         return rows.values, rows_of_runs(self._source.offsets[self._items], self.lengths)
 
+    @deprecated("Use FeatureSets.locate instead.")
+    def located(self) -> tuple[Any, NDArray[np.int64] | slice] | None:
+        """Call `locate`."""
+        return self.locate()
+
     def load(self) -> FeatureSets:
-        """The selected items with their features in memory.
+        """Return the selected items with their features in memory.
 
         Returns
         -------
         FeatureSets
-            These very sets, when they are in memory already.
+            The container itself if its features are in memory already.
         """
         return self if self.in_memory else FeatureSets(*self.packed())
 
@@ -404,9 +421,9 @@ class FeatureSets(ItemSequence):
         return self._source.column(name)
 
     def _select(self, items: NDArray[np.int64]) -> FeatureSets:
-        """``self[items]``, sharing the array `items` itself where all items are there.
+        """Return ``self[items]``, keeping the very array `items` if no item was left out before.
 
-        What shares an array is pickled once.
+        The modalities of `MultimodalFeatureSets` then share one array, which is pickled once.
         """
         is_whole = len(self) == len(self._source.offsets) - 1 and isinstance(
             as_range(self._items), range
@@ -414,7 +431,7 @@ class FeatureSets(ItemSequence):
         return self._view(items if is_whole else self._items[items])
 
     def __getstate__(self) -> dict[str, Any]:
-        # A selection travels to a worker with its own rows, or with the path of its store.
+        # A worker process gets the rows of the selected items only, or the path of the store.
         if self.in_memory:
             source = SetsInMemory(*self.packed())
             return {"_source": source, "_items": range(len(self))}
@@ -430,44 +447,77 @@ class FeatureSets(ItemSequence):
 
 
 def to_numpy(array: Any) -> NDArray[Any]:
-    """An array-like or a tensor on any device, as a numpy array.
+    """Convert an array-like, or a tensor on any device, to a numpy array.
 
-    Tensors are known by their methods, so that this package never imports torch.
+    Tensors are recognized by their methods, so that this package never imports torch.
     """
     if hasattr(array, "detach"):
         if array.is_nested or str(array.layout) != "torch.strided":
             raise TypeError(
-                "A nested or sparse tensor is not one array; pass its parts as a list "
-                "(tensor.unbind()), or tensor.to_dense()."
+                "A nested or sparse tensor cannot be converted to one array. Pass its parts as a "
+                "list (tensor.unbind()), or tensor.to_dense()."
             )
         array = array.detach().cpu()
         if str(array.dtype) == "torch.bfloat16":
-            array = array.float()  # numpy has no bfloat16; float32 holds it exactly
+            array = array.float()  # numpy has no bfloat16; float32 represents it exactly
         return np.asarray(array.resolve_conj().resolve_neg().numpy())
     return np.asarray(array)
 
 
-def _check_values(values: Any) -> NDArray[Any]:
-    values = to_numpy(values)
-    if values.ndim != 2:
-        raise ValueError(
-            "values must have two dimensions (local features of all sets, features); "
-            f"got shape {values.shape}."
+def check_set(item: Any, name: str) -> NDArray[Any]:
+    """Convert one set to a numpy array, and check that it holds local features.
+
+    Parameters
+    ----------
+    item : array-like of shape (L, M)
+        The set.
+
+    name : str
+        The name of the set in error messages, such as "X[3]".
+
+    Returns
+    -------
+    ndarray of shape (L, M)
+        Of a real dtype.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the set is not a dense two-dimensional array of real numbers with at least one column.
+    """
+    if hasattr(item, "toarray"):
+        raise TypeError(
+            f"{name} is sparse; local features must be dense. Convert it with .toarray()."
         )
-    if values.dtype.kind not in "fiub":
+    try:
+        array = to_numpy(item)
+    except ValueError:
         raise ValueError(
-            f"Local features must be real numbers; got dtype {values.dtype}. Convert them first."
+            f"{name} has rows of different lengths; all local features of a set need the same "
+            "width."
+        ) from None
+    if item is None:
+        raise ValueError(f"{name} is None; every item needs a set. Drop the item, also from y.")
+    if array.ndim != 2:
+        raise ValueError(
+            f"{name} has shape {array.shape}; expected a two-dimensional array (local features, "
+            "features). Reshape a single local feature to (1, n_features)."
         )
-    if values.shape[1] == 0:
-        raise ValueError("Local features need at least one column; got 0 features.")
-    return values
+    if array.dtype.kind not in "fiub":
+        raise ValueError(
+            f"{name} has dtype {array.dtype}; local features must be real numbers. Convert it to a "
+            "real dtype, such as float32."
+        )
+    if array.shape[1] == 0:
+        raise ValueError(f"{name} has 0 features; local features need at least one.")
+    return array
 
 
 def _check_offsets(offsets: ArrayLike, n_rows: int) -> NDArray[np.int64]:
     array = to_numpy(offsets)
     if array.ndim != 1 or len(array) == 0 or array.dtype.kind not in "iu":
         raise ValueError(
-            "offsets must be a one-dimensional array of integers, one more than there are items; "
+            "offsets must be a one-dimensional array of n_items + 1 integers; "
             f"got shape {array.shape}, dtype {array.dtype}."
         )
     array = array.astype(np.int64)
@@ -480,13 +530,13 @@ def _check_offsets(offsets: ArrayLike, n_rows: int) -> NDArray[np.int64]:
     if len(falls):
         i = falls[0]
         raise ValueError(
-            f"offsets must not fall: offsets[{i}] = {array[i]} is followed by {array[i + 1]}."
+            f"offsets must not decrease: offsets[{i}] = {array[i]} is followed by {array[i + 1]}."
         )
     return array
 
 
 def check_lengths(lengths: ArrayLike, n_items: int, longest: int) -> NDArray[np.int64]:
-    """The numbers of true local features of a padded array's items."""
+    """Check the number of local features of each item of a padded array."""
     array = to_numpy(lengths)
     if array.shape != (n_items,) or array.dtype.kind not in "iu":
         raise ValueError(
@@ -497,35 +547,10 @@ def check_lengths(lengths: ArrayLike, n_items: int, longest: int) -> NDArray[np.
     if len(wrong):
         i = wrong[0]
         raise ValueError(
-            f"lengths[{i}] is {array[i]}; the padded array holds 0 to {longest} "
+            f"lengths[{i}] is {array[i]}; the padded array has room for 0 to {longest} "
             "local features per item."
         )
     return array.astype(np.int64)
-
-
-def _check_item(item: Any, i: int) -> NDArray[Any]:
-    if hasattr(item, "toarray"):
-        raise TypeError(f"X[{i}] is sparse; local features are dense. Pass X[{i}].toarray().")
-    try:
-        array = to_numpy(item)
-    except ValueError:
-        raise ValueError(
-            f"X[{i}] has rows of differing length; every local feature of a set needs the "
-            "same width."
-        ) from None
-    if item is None:
-        raise ValueError(f"X[{i}] is None; every item needs a set. Drop it, also from y.")
-    if array.ndim != 2:
-        raise ValueError(
-            f"X[{i}] has shape {array.shape}; every set is a two-dimensional array "
-            "(local features, features). Reshape a single local feature to (1, n_features)."
-        )
-    if array.dtype.kind not in "fiub":
-        raise ValueError(
-            f"X[{i}] has dtype {array.dtype}; local features are real numbers. Convert them first."
-        )
-    # Nested lists have no dtype of their own: [[1, 2]] and [[1.5, 2]] belong together.
-    return array if hasattr(item, "dtype") else array.astype(np.float64)
 
 
 def _check_same_width(sets: Sequence[NDArray[Any]]) -> None:
@@ -535,12 +560,12 @@ def _check_same_width(sets: Sequence[NDArray[Any]]) -> None:
         return
     if len({len(item) for item in sets}) == 1:
         raise ValueError(
-            f"X looks transposed: every set has {len(sets[0])} rows, and their columns vary from "
-            f"{min(widths)} to {max(widths)}. Local features are rows: pass [x.T for x in X]."
+            f"X looks transposed: every set has {len(sets[0])} rows, and {min(widths)} to "
+            f"{max(widths)} columns. Local features are rows: pass [x.T for x in X]."
         )
     raise ValueError(
         f"X[{odd}] has {widths[odd]} features, but X[0] has {widths[0]}; all local features "
-        "need the same width. Extract them alike, or keep them as two modalities."
+        "need the same width. Use the same extractor for all items, or two modalities."
     )
 
 
@@ -548,6 +573,6 @@ def _check_same_dtype(sets: Sequence[NDArray[Any]]) -> None:
     odd = next((i for i, item in enumerate(sets) if item.dtype != sets[0].dtype), None)
     if odd is not None:
         raise ValueError(
-            f"X[{odd}] has dtype {sets[odd].dtype}, but X[0] has {sets[0].dtype}; convert all "
-            f"sets to one dtype, for example [x.astype(np.float32) for x in X]."
+            f"X[{odd}] has dtype {sets[odd].dtype}, but X[0] has {sets[0].dtype}. Convert all "
+            "sets to one dtype, for example [x.astype(np.float32) for x in X]."
         )

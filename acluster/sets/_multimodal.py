@@ -1,8 +1,9 @@
-"""Several modalities of the same items, indexed together."""
+"""MultimodalFeatureSets: several modalities of the same items, indexed together."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,20 +12,21 @@ from numpy.typing import NDArray
 from acluster.sets._feature_sets import FeatureSets, to_numpy
 from acluster.sets._sequence import ItemSequence
 
-__all__ = ["MultimodalFeatureSets", "check_modality_names"]
+__all__ = ["MultimodalFeatureSets", "check_modality_names", "name_modality_in_errors"]
 
 
 class MultimodalFeatureSets(ItemSequence):
-    """A sequence of items that have a local feature set in each of several modalities.
+    """A sequence of items with a local feature set in each of several modalities.
 
-    The modalities differ in width, in the number of local features and in rate. An item
-    that lacks a modality has 0 local features there. A selection of items (a slice, an
-    index array, a mask) is a view: it holds item numbers and copies no features.
+    Modalities may differ in width, and an item may have a different number of local
+    features in each. An item that lacks a modality has 0 local features there. Selecting
+    items by a slice, an index array or a mask gives a view, which holds item numbers and
+    copies no features.
 
     Parameters
     ----------
     modalities : mapping of str to FeatureSets
-        All of the same number of items, in the same order.
+        The sets of each modality, for the same items in the same order.
 
     Attributes
     ----------
@@ -32,10 +34,10 @@ class MultimodalFeatureSets(ItemSequence):
         The names of the modalities.
 
     lengths : dict of str to ndarray of int64, shape (n_items,)
-        The number of local features of each item, per modality; 0 where it is missing.
+        The number of local features of each item, per modality; 0 if the item lacks it.
 
     missing : dict of str to ndarray of bool, shape (n_items,)
-        Which items lack the modality.
+        Which items lack each modality.
 
     n_features : dict of str to int
         The width of a local feature, per modality.
@@ -44,20 +46,20 @@ class MultimodalFeatureSets(ItemSequence):
         ``(n_items,)``.
 
     label, id, group, weight : ndarray or None
-        What a store holds beside the features, for the selected items.
+        The columns of a store for the selected items; None without such a column.
 
     Raises
     ------
     ValueError
-        If there is no modality, a name is not usable, or the numbers of items differ.
+        If there is no modality, a name is invalid, or the numbers of items differ.
 
     TypeError
         If a modality is not `FeatureSets`.
 
     See Also
     --------
-    MultimodalFeatureSets.from_items : From one dict of arrays per item.
-    acluster.open_feature_sets : From a store that memory need not hold.
+    MultimodalFeatureSets.from_items : Build the container from one dict of arrays per item.
+    acluster.open_feature_sets : Open a store that may be larger than memory.
 
     Examples
     --------
@@ -85,22 +87,23 @@ class MultimodalFeatureSets(ItemSequence):
 
     @classmethod
     def from_items(cls, items: Iterable[Mapping[str, Any]]) -> MultimodalFeatureSets:
-        """Copy one mapping of modality names to two-dimensional arrays per item.
+        """Build the container from one mapping of modality names to arrays per item.
 
         Parameters
         ----------
         items : iterable of mappings of str to array-likes of shape (L, M)
-            A modality that an item lacks is left out of its mapping, or None there.
+            The sets of each item, which are copied. Leave out a modality that an item
+            lacks, or pass None for it.
 
         Returns
         -------
         MultimodalFeatureSets
-            With the modalities in the order in which they turn up.
+            With the modalities in the order of their first appearance.
 
         Raises
         ------
         ValueError
-            If no item has any modality, or an array does not fit the others of its modality.
+            If no item has any modality, or an array does not match the others of its modality.
 
         Examples
         --------
@@ -115,15 +118,13 @@ class MultimodalFeatureSets(ItemSequence):
             if not isinstance(item, Mapping):
                 raise ValueError(
                     f"X[{i}] is a {type(item).__name__}; expected a mapping of modality names to "
-                    "arrays, as the other items are."
+                    "arrays, like the other items."
                 )
         names = list(dict.fromkeys(name for item in items for name in item))
         modalities = {}
         for name in names:
-            try:
-                modalities[name] = sets_or_none([item.get(name) for item in items])
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"In modality {name!r}: {error}") from None
+            with name_modality_in_errors(name):
+                modalities[name] = sets_with_missing([item.get(name) for item in items])
         return cls(modalities)
 
     @property
@@ -138,7 +139,7 @@ class MultimodalFeatureSets(ItemSequence):
 
     @property
     def missing(self) -> dict[str, NDArray[np.bool_]]:
-        """Which items lack the modality, per modality."""
+        """Which items lack each modality."""
         return {name: lengths == 0 for name, lengths in self.lengths.items()}
 
     @property
@@ -152,25 +153,25 @@ class MultimodalFeatureSets(ItemSequence):
         return all(sets.in_memory for sets in self._modalities.values())
 
     def __getitem__(self, key: Any) -> Any:
-        """One modality, or several by a list of names; one item, or a view of several."""
+        """Return a modality (by name), several (by a list of names), an item, or a view."""
         if isinstance(key, list) and key and all(isinstance(name, str) for name in key):
             return MultimodalFeatureSets({name: self[name] for name in key})
         if not isinstance(key, str):
             return super().__getitem__(key)
         if key not in self._modalities:
-            raise KeyError(f"There is no modality {key!r}; there are {self.names}.")
+            raise KeyError(f"There is no modality {key!r}; the modalities are {self.names}.")
         return self._modalities[key]._select(self._items)
 
     def _item(self, number: int) -> dict[str, NDArray[Any]]:
         return {name: sets[number] for name, sets in self._modalities.items()}
 
     def _column(self, name: str) -> NDArray[Any] | None:
-        columns = (sets._selected_column(name) for sets in self._modalities.values())
+        columns = (getattr(sets, name) for sets in self._modalities.values())
         return next((column for column in columns if column is not None), None)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Modalities in memory give up the rows that are not selected; those in a store keep
-        # all their items, and share one array of selected numbers.
+        # In memory, each modality is cut down to the rows of the selected items. In a store, the
+        # modalities keep all items, and the array of selected numbers is pickled once for all.
         if not self.in_memory:
             return super().__getstate__()
         modalities = {name: self[name] for name in self._modalities}
@@ -185,18 +186,27 @@ class MultimodalFeatureSets(ItemSequence):
         return f"{type(self).__name__}(n_items={len(self)}, {', '.join(parts)})"
 
 
-def sets_or_none(arrays: Sequence[Any]) -> FeatureSets:
-    """One modality out of an array or None per item; None has no local features.
+@contextmanager
+def name_modality_in_errors(name: str) -> Iterator[None]:
+    """Prefix the messages of errors with the name of the modality that they are about."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"In modality {name!r}: {error}") from None
+
+
+def sets_with_missing(arrays: Sequence[Any]) -> FeatureSets:
+    """Build one modality from one array per item, or None for an item that lacks it.
 
     Raises
     ------
     ValueError
-        If all are None, or an array is not usable.
+        If all entries are None, or an array is invalid.
     """
     first = next((array for array in arrays if array is not None), None)
     if first is None:
         raise ValueError(
-            f"All {len(arrays)} items are None, so that their width is not known; leave the "
+            f"All {len(arrays)} items are None, so the width of the modality is unknown. Leave the "
             "modality out."
         )
     empty = _empty_like(first)
@@ -204,39 +214,40 @@ def sets_or_none(arrays: Sequence[Any]) -> FeatureSets:
 
 
 def _empty_like(array: Any) -> NDArray[Any]:
-    """An empty set that fits beside `array`; what is no set is left for others to refuse."""
+    """Return an empty set of the width and dtype of `array`, which may be invalid."""
     try:
         values = to_numpy(array)
-    except ValueError:
+    except ValueError:  # FeatureSets.from_arrays reports it with the number of the item
         return np.empty((0, 1))
     dtype = values.dtype if hasattr(array, "dtype") else np.float64
     return np.empty((0, values.shape[-1] if values.ndim else 1), dtype)
 
 
 def check_modality_names(names: Iterable[Any]) -> None:
-    """Raise a ValueError for what is no name of a modality."""
+    """Raise a ValueError if a name cannot be the name of a modality."""
     for name in names:
         if not isinstance(name, str) or not name or "/" in name:
             raise ValueError(
-                f"{name!r:.80} is not the name of a modality; use non-empty strings without '/'."
+                f"{name!r:.80} is not a valid name of a modality; use non-empty strings without "
+                "'/'."
             )
 
 
 def _check_modalities(modalities: dict[str, FeatureSets]) -> None:
     if not modalities:
-        raise ValueError("There is no modality; at least one is required.")
+        raise ValueError("X has 0 modalities; at least one is required.")
     check_modality_names(modalities)
     for name, sets in modalities.items():
         if not isinstance(sets, FeatureSets):
             raise TypeError(
                 f"Modality {name!r} is a {type(sets).__name__}; expected FeatureSets. "
-                "FeatureSets.from_arrays takes one array per item."
+                "Use FeatureSets.from_arrays to convert one array per item."
             )
     counts = {name: len(sets) for name, sets in modalities.items()}
     if len(set(counts.values())) > 1:
         raise ValueError(
-            f"The modalities have different numbers of items: {counts}. Give an item that lacks "
-            "a modality an empty set there."
+            f"The modalities have different numbers of items: {counts}. If an item lacks a "
+            "modality, give it an empty set there."
         )
 
 

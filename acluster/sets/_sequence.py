@@ -1,4 +1,4 @@
-"""What scikit-learn asks of a sequence of items: length, shape, and views by any index."""
+"""The base class of the containers: a sequence of items that scikit-learn can index."""
 
 from __future__ import annotations
 
@@ -14,92 +14,89 @@ from sklearn.utils._array_api import get_namespace
 __all__ = ["ItemSequence", "as_range"]
 
 
-class ItemSequence(ABC):
-    """A sequence of items of which any selection is a view of the same type.
+def _stored_column(name: str, doc: str) -> property:
+    """Return a property that selects the entries of the selected items from a stored column."""
 
-    A view holds item numbers, never features. Scikit-learn's splitters, searches and
-    pipelines index it as they index an array of shape (n_items,).
+    def entries(self: ItemSequence) -> NDArray[Any] | None:
+        column = self._column(name)
+        return None if column is None else column[self._items]
+
+    return property(entries, doc=doc)
+
+
+class ItemSequence(ABC):
+    """A sequence of items whose selections are views of the same type.
+
+    A view holds item numbers and copies no features. The splitters, searches and
+    pipelines of scikit-learn index it like an array of shape (n_items,).
     """
 
     _items: NDArray[np.int64]
-    _packed = "X.packed()"
+    _packed = "X.packed()"  # in an error message: how to get all local features as one array
+
+    label = _stored_column(
+        "label", "Labels of a store, (n_items,) or (n_items, n_labels); None without labels."
+    )
+    id = _stored_column("id", "Item names of a store, (n_items,); None without names.")
+    group = _stored_column(
+        "group", "Groups of a store for group-wise splitters, (n_items,); None without groups."
+    )
+    weight = _stored_column(
+        "weight", "Sample weights of a store, (n_items,); None without weights."
+    )
 
     @abstractmethod
     def _item(self, number: int) -> Any:
-        """The features of one item, by its number in the whole."""
+        """Return the features of one item, given its number in the unselected whole."""
 
     @abstractmethod
     def _column(self, name: str) -> NDArray[Any] | None:
-        """What is stored beside the whole's features under this name."""
+        """Return a stored column for all items of the unselected whole, if there is one."""
 
     @property
     def shape(self) -> tuple[int]:
-        """``(n_items,)``: without it scikit-learn would build a Python list."""
+        """``(n_items,)``. Without a shape, scikit-learn would build a Python list."""
         return (len(self._items),)
 
     @property
     def ndim(self) -> int:
-        """1: a sequence of items."""
+        """1, the dimension of the items."""
         return 1
 
     @property
     def device(self) -> str:
-        """Where the array API finds the container: always ``"cpu"``."""
+        """The device of the container in the array API, always ``"cpu"``."""
         return "cpu"
 
     @property
     def numbers(self) -> NDArray[np.int64]:
-        """The numbers of the selected items in the whole, (n_items,)."""
+        """The numbers of the selected items in the unselected whole, (n_items,)."""
         return self._items
 
-    @property
-    def label(self) -> NDArray[Any] | None:
-        """The labels of a store, (n_items,) or (n_items, n_labels); None where there are none."""
-        return self._selected_column("label")
-
-    @property
-    def id(self) -> NDArray[Any] | None:
-        """The names of a store's items, (n_items,); None where there are none."""
-        return self._selected_column("id")
-
-    @property
-    def group(self) -> NDArray[Any] | None:
-        """The groups of a store's items, (n_items,), for group-wise splitters; or None."""
-        return self._selected_column("group")
-
-    @property
-    def weight(self) -> NDArray[Any] | None:
-        """The sample weights of a store, (n_items,); None where there are none."""
-        return self._selected_column("weight")
-
-    def _selected_column(self, name: str) -> NDArray[Any] | None:
-        column = self._column(name)
-        return None if column is None else column[self._items]
-
     def take(self, indices: Any, axis: int = 0, out: None = None, mode: str = "raise") -> Self:
-        """``self[indices]``, under the name by which the array API asks for it.
+        """Select items, like ``self[indices]``. The array API uses this name.
 
         Parameters
         ----------
         indices : array-like of int or bool
-            The items, or a mask of them.
+            The item numbers, or a mask over the items.
 
         axis, out, mode : 0, None, "raise"
-            As numpy has them; nothing else is taken.
+            For compatibility with numpy; other values raise an error.
 
         Returns
         -------
         FeatureSets or MultimodalFeatureSets
-            A view of these items.
+            A view of the selected items.
 
         Raises
         ------
         ValueError
-            If `axis`, `out` or `mode` is something else.
+            If `axis`, `out` or `mode` has another value.
         """
         if axis != 0 or out is not None or mode != "raise":
             raise ValueError(
-                f"{type(self).__name__}.take selects items only: axis must be 0, out None and "
+                f"{type(self).__name__}.take only selects items: axis must be 0, out None and "
                 f"mode 'raise'; got axis={axis!r}, out={out!r}, mode={mode!r}."
             )
         return self[np.asarray(indices) if np.size(indices) else slice(0)]
@@ -118,7 +115,7 @@ class ItemSequence(ABC):
         if np.ndim(selected) != 1:
             raise IndexError(
                 f"{type(self).__name__} has one dimension, the items; an index of shape "
-                f"{np.shape(selected)} selects more. Index features after the item: X[i][:, j]."
+                f"{np.shape(selected)} has more. Index the features of an item instead: X[i][:, j]."
             )
         return self._view(selected)
 
@@ -128,7 +125,7 @@ class ItemSequence(ABC):
         return view
 
     def __copy__(self) -> Self:
-        # By way of pickling, which copy.copy would take, the features would be copied.
+        # By default copy.copy goes through __getstate__, which would copy the features.
         twin = object.__new__(type(self))
         twin.__dict__.update(self.__dict__)
         return twin
@@ -144,8 +141,9 @@ class ItemSequence(ABC):
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         raise TypeError(
-            f"{type(self).__name__} does not become one array: its sets differ in size. Use X[i] "
-            f"for one item, {self._packed} for all local features end to end, or list(X)."
+            f"{type(self).__name__} cannot be converted to one array, because its sets differ in "
+            f"size. Use X[i] for one item, {self._packed} for all local features end to end, or "
+            "list(X)."
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -159,8 +157,8 @@ class ItemSequence(ABC):
 
 
 def as_range(items: NDArray[np.int64]) -> NDArray[np.int64] | range:
-    """Consecutive numbers as a range, which pickles in a few bytes."""
+    """Return consecutive numbers as a range, which pickles in a few bytes."""
     if len(items) == 0:
         return range(0)
-    whole = range(int(items[0]), int(items[0]) + len(items))
-    return whole if (np.diff(items) == 1).all() else items
+    consecutive = range(int(items[0]), int(items[0]) + len(items))
+    return consecutive if (np.diff(items) == 1).all() else items

@@ -73,7 +73,7 @@ class SetsOnDevice:
     """Sets whose local features are one tensor on the device."""
 
     in_memory = True  # nothing has to be read from a store
-    place = "X"
+    description = "X"
 
     def __init__(self, sets: FeatureSets, like: Tensor) -> None:
         self.rows = RowsOnDevice(sets, like)

@@ -43,7 +43,7 @@ class Packer:
         self.like = like
         self.stand_in = None if stand_in is None else torch.from_numpy(stand_in).to(like)
         self.is_read = not sets.in_memory
-        located = sets[:0].located()
+        located = sets[:0].locate()
         is_resident = located is not None and isinstance(located[0], Tensor)
         self._is_copied = like.is_cuda and not is_resident
         self.reads_ahead = self.is_read or self._is_copied
@@ -87,7 +87,7 @@ class Packer:
 
     def _gathered(self, sets: FeatureSets, drawn: NDArray[np.int64] | None) -> Any:
         """Return the rows of the sets end to end, or the drawn ones among them."""
-        if (located := sets.located()) is not None:
+        if (located := sets.locate()) is not None:
             values, rows = located
             if drawn is not None:
                 rows = drawn + rows.start if isinstance(rows, slice) else rows[drawn]

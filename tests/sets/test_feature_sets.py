@@ -86,7 +86,7 @@ def test_packed_rows_are_the_items_end_to_end(case):
     assert offsets[-1] == len(values)
     assert_same_items(FeatureSets(values, offsets), list(view))
     np.testing.assert_array_equal(view.lengths, [len(item) for item in view])
-    everything, rows = view.located()
+    everything, rows = view.locate()
     np.testing.assert_array_equal(everything[rows], values)
 
 

@@ -1,4 +1,4 @@
-"""Rows of any array that zarr reads, decoded block by block."""
+"""Rows of any array that zarr can read, decoded block by block."""
 
 from __future__ import annotations
 
@@ -7,45 +7,49 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from acluster.sets._store._rows import Pieces, StoredRows, StoreError
+from acluster.sets._store._format import StoreError
+from acluster.sets._store._rows import Pieces, StoredRows
 
-__all__ = ["DecodedRows"]
-
-_CACHE_BYTES = 64 << 20  # of decoded blocks
-_BLOCK_BYTES = 1 << 20  # decoded together, at least
-_READ_BYTES = 8 << 20  # decoded in one call, at most
+_CACHE_BYTES = 64 << 20  # upper limit of all cached blocks
+_BLOCK_BYTES = 1 << 20  # lower limit of a block
+_READ_BYTES = 8 << 20  # upper limit of one call of zarr
 
 
 class DecodedRows(StoredRows):
-    """Rows of any array that zarr reads, decoded block by block; recent blocks are kept."""
+    """Rows of any array that zarr can read, decoded block by block.
+
+    The blocks used most recently are cached.
+    """
 
     is_fast = False
 
     def __init__(self, array: Any) -> None:
         row_bytes = max(1, array.shape[1] * array.dtype.itemsize)
         chunk_bytes = array.chunks[0] * row_bytes
+        # Small chunks are decoded together, because each call of zarr costs a constant time.
         rows_per_block = array.chunks[0] * -(-_BLOCK_BYTES // chunk_bytes)
         super().__init__(array, array.dtype.newbyteorder("="), rows_per_block)
         self._array = array
         self._max_blocks = max(1, _CACHE_BYTES // (rows_per_block * row_bytes))
         self._max_blocks_read = max(1, _READ_BYTES // (rows_per_block * row_bytes))
-        self._blocks: dict[int, NDArray[Any]] = {}  # the least recently used first
+        self._blocks: dict[int, NDArray[Any]] = {}  # ordered from least to most recently used
 
     def _read(self, pieces: Pieces, out: NDArray[Any]) -> None:
-        # Block by block: each is decoded once, even where the cache holds fewer.
+        # Pieces are read in the order of the blocks, so that each block is decoded once even if
+        # the cache cannot hold them all.
         order = np.argsort(pieces.block, kind="stable")
         wanted = set(pieces.block.tolist())
         for block, first, length, target in np.stack(pieces, axis=1)[order].tolist():
-            rows = self._block(block, wanted)
+            rows = self._cached_block(block, wanted)
             out[target : target + length] = rows[first : first + length]
 
-    def _block(self, number: int, wanted: set[int]) -> NDArray[Any]:
+    def _cached_block(self, number: int, wanted: set[int]) -> NDArray[Any]:
         if number not in self._blocks:
-            end = number + 1  # one call for neighbours: zarr decodes them side by side
+            end = number + 1  # one call for adjacent blocks: zarr decodes them concurrently
             while end in wanted - self._blocks.keys() and end - number < self._max_blocks_read:
                 end += 1
             self._decode(number, end)
-        block = self._blocks[number] = self._blocks.pop(number)
+        block = self._blocks[number] = self._blocks.pop(number)  # now the most recently used
         return block
 
     def _decode(self, first: int, end: int) -> None:
@@ -54,13 +58,13 @@ class DecodedRows(StoredRows):
             rows = np.asarray(self._array[row:stop])
         except Exception as error:  # of the codec, the store or the network
             raise StoreError(
-                f"{self._title}: rows {row} to {stop - 1} (blocks {first} to {end - 1} of "
+                f"{self._description}: rows {row} to {stop - 1} (blocks {first} to {end - 1} of "
                 f"{self.rows_per_block} rows) cannot be read: {str(error).rstrip('.')}. "
                 "Restore the files, or write the store again."
             ) from error
         for number in range(first, end):
-            at = (number - first) * self.rows_per_block
-            # A copy: a view would keep its neighbours in memory after they have left.
-            self._blocks[number] = rows[at : at + self.rows_per_block].copy()
+            start = (number - first) * self.rows_per_block
+            # A copy, because a view would keep all blocks of this call in memory.
+            self._blocks[number] = rows[start : start + self.rows_per_block].copy()
         while len(self._blocks) > self._max_blocks:
             del self._blocks[next(iter(self._blocks))]

@@ -1,4 +1,4 @@
-"""Rows of a stored array, gathered run by run: what every reader of them shares."""
+"""The base class of the readers that gather runs of rows from a stored array."""
 
 from __future__ import annotations
 
@@ -11,27 +11,20 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Integers", "Pieces", "StoreError", "StoredRows", "local_directory", "title"]
+from acluster.sets._store._format import StoreError
 
-Integers = NDArray[np.int64]
+Int64Array = NDArray[np.int64]
 
-
-# Those whose locks a forked process finds locked, perhaps, by a thread it does not have.
-_ALL: weakref.WeakSet[StoredRows] = weakref.WeakSet()
-
-
-class StoreError(ValueError):
-    """A store of feature sets that cannot be read as it stands.
-
-    The message names the array, the file and the place in it, and the remedy.
-    """
+# All readers of this process. A lock that another thread holds during a fork stays locked forever
+# in the child, which does not have that thread, so every reader gets a new lock there.
+_READERS: weakref.WeakSet[StoredRows] = weakref.WeakSet()
 
 
 class StoredRows(ABC):
-    """Rows of a stored array of shape (R, M), gathered run by run.
+    """Rows of a stored array of shape (R, M), from which runs of rows are gathered.
 
-    What was once read of the store is kept: do not write to it meanwhile. Threads take
-    turns; a forked or unpickled copy may be used beside the first.
+    Readers keep what they have learned about the files, so the store must not be written
+    to while they are in use. Threads take turns; forked and unpickled copies are independent.
 
     Attributes
     ----------
@@ -39,13 +32,13 @@ class StoredRows(ABC):
         ``(R, M)``.
 
     dtype : numpy.dtype
-        The type of the rows.
+        The dtype of the rows.
 
     rows_per_block : int
-        The rows that are stored, and where need be decoded, together.
+        The number of rows that are stored, and if necessary decoded, together.
 
     is_fast : bool
-        Whether short runs in shuffled order are cheap.
+        Whether reading short runs in shuffled order is cheap.
     """
 
     is_fast: ClassVar[bool]
@@ -54,14 +47,14 @@ class StoredRows(ABC):
         self.shape: tuple[int, int] = (int(array.shape[0]), int(array.shape[1]))
         self.dtype = dtype
         self.rows_per_block = rows_per_block
-        self._title = title(array)
+        self._description = describe_array(array)
         self._directory = local_directory(array)
         grid = (-(-n // m) for n, m in zip(self.shape, array.shards or array.chunks, strict=True))
+        self._keys = [array.metadata.encode_chunk_key(index) for index in np.ndindex(*grid)]
         self._renew_lock()
-        self._keys = [array.metadata.encode_chunk_key(place) for place in np.ndindex(*grid)]
 
     def gather(
-        self, starts: Integers, lengths: Integers, out: NDArray[Any] | None = None
+        self, starts: Int64Array, lengths: Int64Array, out: NDArray[Any] | None = None
     ) -> NDArray[Any]:
         """Read runs of rows, end to end.
 
@@ -69,41 +62,41 @@ class StoredRows(ABC):
         ----------
         starts, lengths : ndarray of int64, shape (n_runs,)
             Run i is rows ``starts[i]`` to ``starts[i] + lengths[i] - 1``. Runs may be
-            empty, repeat, overlap, and come in any order.
+            empty, may overlap, and may be in any order.
 
         out : ndarray of shape (n, M), optional
-            C-contiguous, of the dtype of the rows, with n at least ``lengths.sum()``:
-            its first rows are written.
+            Memory for the result: a C-contiguous array of the dtype of the rows, with n at
+            least ``lengths.sum()``. Its first rows are overwritten.
 
         Returns
         -------
         ndarray of shape (lengths.sum(), M)
-            A view of the first rows of `out` where that is given.
+            A view of the first rows of `out` if that is passed.
 
         Raises
         ------
         StoreError
-            If a run leaves the array, or the store is damaged where it is read.
+            If a run is outside of the array, or the store is damaged where it is read.
 
         ValueError
-            If `out` does not fit.
+            If `out` has the wrong shape, dtype or memory layout.
         """
         starts, lengths = np.asarray(starts, np.int64), np.asarray(lengths, np.int64)
         self._check_runs(starts, lengths)
         out = self._check_out(out, int(lengths.sum()))
         with self._lock:
-            self._read(_cut(starts, lengths, self.rows_per_block), out)
+            self._read(_split_runs(starts, lengths, self.rows_per_block), out)
         return out
 
     def check(self) -> list[str]:
-        """Hold the files against the array, without reading features.
+        """Check the files of the array, without reading features.
 
         Returns
         -------
         list of str
-            The keys of absent files. Their rows are the fill value, so that a lost
-            file looks like one never needed. Empty for a store that is not on a local
-            file system.
+            The keys of absent files. zarr reads their rows as the fill value, so a lost file
+            cannot be told from one that was never needed. The list is empty if the store is
+            not on a local file system.
 
         Raises
         ------
@@ -127,19 +120,20 @@ class StoredRows(ABC):
 
     def _renew_lock(self) -> None:
         self._lock = threading.Lock()
-        _ALL.add(self)
+        _READERS.add(self)
 
     @abstractmethod
     def _read(self, pieces: Pieces, out: NDArray[Any]) -> None:
-        """Write every piece to its rows of `out`."""
+        """Read every piece into its rows of `out`."""
 
-    def _check_runs(self, starts: Integers, lengths: Integers) -> None:
+    def _check_runs(self, starts: Int64Array, lengths: Int64Array) -> None:
         wrong = np.flatnonzero((starts < 0) | (lengths < 0) | (starts > self.shape[0] - lengths))
         if len(wrong):
             i = wrong[0]
             raise StoreError(
-                f"{self._title} has {self.shape[0]} rows, but run {i} is {lengths[i]} rows from "
-                f"row {starts[i]} on; the offsets do not fit the array. Write the store again."
+                f"{self._description} has {self.shape[0]} rows, but run {i} is {lengths[i]} rows "
+                f"from row {starts[i]} on; the offsets do not match the array. Write the store "
+                "again."
             )
 
     def _check_out(self, out: NDArray[Any] | None, n_rows: int) -> NDArray[Any]:
@@ -149,22 +143,22 @@ class StoredRows(ABC):
         fits = out.ndim == 2 and len(out) >= n_rows and out.shape[1] == width
         if not (fits and out.dtype == self.dtype and out.flags.carray):
             raise ValueError(
-                f"out must be a writeable C-contiguous array of {self.dtype}, at least {n_rows} "
-                f"rows of {width}; got shape {out.shape}, dtype {out.dtype}."
+                f"out must be a writeable C-contiguous array of {self.dtype}, with at least "
+                f"{n_rows} rows of {width}; got shape {out.shape}, dtype {out.dtype}."
             )
         return out[:n_rows]
 
 
 class Pieces(NamedTuple):
-    """Runs of rows cut at the edges of blocks, in the order of the output."""
+    """Runs of rows split where blocks end, in the order of the output; each of (n_pieces,)."""
 
-    block: Integers
-    first: Integers  # row within the block
-    length: Integers
-    target: Integers  # row of the output
+    block: Int64Array  # number of the block
+    first: Int64Array  # first row, counted within the block
+    length: Int64Array  # number of rows
+    target: Int64Array  # first row of the output
 
 
-def _cut(starts: Integers, lengths: Integers, rows_per_block: int) -> Pieces:
+def _split_runs(starts: Int64Array, lengths: Int64Array, rows_per_block: int) -> Pieces:
     first_block = starts // rows_per_block
     n_pieces = np.where(lengths > 0, (starts + lengths - 1) // rows_per_block - first_block + 1, 0)
     run = np.repeat(np.arange(len(starts)), n_pieces)
@@ -176,22 +170,24 @@ def _cut(starts: Integers, lengths: Integers, rows_per_block: int) -> Pieces:
 
 
 def local_directory(array: Any) -> str | None:
-    # Not isinstance: a store derived from LocalStore may hold other bytes than it gives.
+    """Return the directory that holds the files of an array, or None if there is none."""
+    # Not isinstance: a class derived from LocalStore may transform the bytes of its files.
     if type(array.store).__name__ != "LocalStore":
         return None
     return os.path.abspath(os.path.join(array.store.root, array.path))
 
 
-def title(array: Any) -> str:
+def describe_array(array: Any) -> str:
+    """Return the name of an array in error messages."""
     root, name = str(array.store), array.path
-    if not name:  # the array is the whole store; its folder is the one to name
+    if not name:  # the array is the root of the store, which has the name of its directory
         root, _, name = root.rpartition("/")
     return f"array {name!r} of {root.rpartition('/')[2]}"
 
 
 def _renew_locks() -> None:
-    for rows in list(_ALL):
-        rows._renew_lock()
+    for reader in list(_READERS):
+        reader._renew_lock()
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,4 +1,4 @@
-"""Saving what is already there, in memory or in other layouts, as a store."""
+"""Save sets that exist already, in memory or in other layouts, as a store."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ import shutil
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
 from numpy.typing import ArrayLike, NDArray
 
 from acluster._utils._progress import progress
 from acluster.sets._feature_sets import check_lengths, to_numpy
 from acluster.sets._sequence import ItemSequence
-from acluster.sets._store._reader import COLUMNS, open_feature_sets
+from acluster.sets._store._format import COLUMNS
+from acluster.sets._store._reader import is_zarr_group, open_if_store
 from acluster.sets._store._writer import FeatureSetsWriter
 
-__all__ = ["natural_key", "save_feature_sets", "save_rows"]
+if TYPE_CHECKING:
+    import zarr
 
 _CHUNK_BYTES = 1 << 22
 
@@ -38,44 +39,47 @@ def save_feature_sets(
     attributes: Mapping[str, Any] | None = None,
     verbose: bool = False,
 ) -> None:
-    """Write sets as a store, from memory or from other layouts, with bounded memory.
+    """Write sets to a new store, from memory or from another layout, with bounded memory.
 
     Parameters
     ----------
     path : str or path
-        A directory that is not there yet.
+        The directory of the store, which must not exist.
 
     X : FeatureSets, MultimodalFeatureSets, sequence, array or zarr.Group
-        - the containers, in memory or from another store, whose path will do;
-        - a sequence or an iterator of items: arrays (zarr arrays too) of shape (L_i, M), or
-          mappings of modality names to such;
-        - a mapping of modality names to any of the other forms; an item that is not in one of
-          several groups lacks that modality;
-        - an array, or zarr array, of shape (n, L, M); `lengths` cuts off its padding;
-        - a zarr group with one array of shape (L_i, M) per item. The items come in the
-          natural order of their names (item2 before item10), which become their `id`.
+        One of
+
+        - a container, in memory or opened from another store, or the path of a store;
+        - a sequence or an iterator of items, each an array (or zarr array) of shape (L_i, M),
+          or a mapping of modality names to such arrays;
+        - a mapping of modality names to any of the other forms. If zarr groups are mapped, an
+          item that one of them does not have lacks that modality;
+        - an array, or zarr array, of shape (n, L, M); pass `lengths` if it is padded;
+        - a zarr group with one array of shape (L_i, M) per item. The items are sorted by
+          their names in natural order (item2 before item10), which become their `id`.
 
     lengths : array-like of int, shape (n,), optional
-        The number of true local features of each item of a padded array.
+        The number of local features of each item of a padded array, without the padding.
 
     label : array-like of shape (n,) or (n, n_labels), optional
-        By default what a container has, if it comes from a store; so also the next three.
+        The labels. By default, the labels of X if it comes from a store. The same holds for
+        `id`, `group` and `weight`.
 
     id, group : array-like of str or int, shape (n,), optional
-        Names of the items, and groups that belong together.
+        The names of the items, and the groups that a group-wise splitter keeps together.
 
     weight : array-like of shape (n,), optional
-        Sample weights.
+        The sample weights.
 
     dtype : {"float16", "float32"}, default=None
-        The type of the stored features. By default float16 features stay as they are and
+        The dtype of the stored features. By default, float16 features stay float16 and
         all others become float32.
 
     attributes : dict, default=None
-        Anything JSON can hold about the features, such as their extractor.
+        Metadata about the features that JSON can represent, such as their extractor.
 
     verbose : bool, default=False
-        Whether a terminal is told how many items are written.
+        Whether to show the progress on a terminal.
 
     Raises
     ------
@@ -83,13 +87,13 @@ def save_feature_sets(
         If there is something at `path`.
 
     ValueError, TypeError
-        If an item is not usable or the numbers of items differ. The started store is
-        removed then, and the message names the item.
+        If an item is invalid or the numbers of items differ. The message names the item, and
+        the incomplete store is removed.
 
     See Also
     --------
-    acluster.FeatureSetsWriter : Write items as they are extracted.
-    acluster.open_feature_sets : Read them.
+    acluster.FeatureSetsWriter : Write items while they are extracted.
+    acluster.open_feature_sets : Open a store.
 
     Examples
     --------
@@ -103,7 +107,7 @@ def save_feature_sets(
     """
     given = {"label": label, "id": id, "group": group, "weight": weight}
     columns = {k: _checked_column(v, k) for k, v in given.items() if v is not None}
-    X = _opened(X)
+    X = _open_stores(X)
     if isinstance(X, ItemSequence):
         columns = {k: v for k in COLUMNS if (v := getattr(X, k)) is not None} | columns
     names = _item_names(X)
@@ -114,7 +118,7 @@ def save_feature_sets(
         items = progress(items, f"{path}: items")
     writer = FeatureSetsWriter(path, dtype=dtype, attributes=attributes)
     try:
-        with closing(items):  # an error is shown after the line of progress is gone
+        with closing(items):  # clears the progress line before an error is shown
             _append_all(writer, items, columns)
         writer.close()
     except BaseException:
@@ -122,20 +126,21 @@ def save_feature_sets(
         raise
 
 
-def _opened(X: Any) -> Any:
-    """The sets of a path or a zarr group that is a store; anything else as it is."""
+def _open_stores(X: Any) -> Any:
+    """Open X, or the values of a mapping, where they are stores; return the rest unchanged."""
     if isinstance(X, Mapping):
-        return {name: _opened(x) for name, x in X.items()}
-    is_group = isinstance(X, zarr.Group) and "acluster_format" in X.attrs
-    return open_feature_sets(X) if is_group or isinstance(X, str | os.PathLike) else X
+        return {name: _open_stores(x) for name, x in X.items()}
+    if is_zarr_group(X) and "acluster_format" not in X.attrs:
+        return X  # a group of one array per item
+    return open_if_store(X)
 
 
 def _checked_column(values: Any, name: str) -> NDArray[Any]:
     array = to_numpy(values)
-    if array.dtype == object:  # a column of a data frame
+    if array.dtype == object:  # strings from a data frame
         array = np.array(array.tolist())
     if array.ndim not in ((1, 2) if name == "label" else (1,)):
-        raise ValueError(f"{name} has shape {array.shape}; expected one entry per item.")
+        raise ValueError(f"{name} has shape {array.shape}; pass one entry per item.")
     return array
 
 
@@ -153,14 +158,17 @@ def _append_all(
     for name, values in columns.items():
         if len(values) != len(writer):
             raise ValueError(
-                f"{name} has {len(values)} entries for {len(writer)} items. Pass one per item."
+                f"{name} has {len(values)} entries for {len(writer)} items. Pass one entry per "
+                "item."
             )
 
 
 def _items(
     X: Any, names: Sequence[str] | None, lengths: ArrayLike | None
 ) -> Generator[Any, None, None]:
-    """The items of every form that `save_feature_sets` takes, one after the other."""
+    """Iterate over the items of X, in any form that `save_feature_sets` accepts."""
+    import zarr
+
     if lengths is not None or getattr(X, "ndim", None) == 3:
         yield from _padded_items(X, lengths)
     elif isinstance(X, Mapping):
@@ -173,23 +181,23 @@ def _items(
 
 
 def _item_names(X: Any) -> Sequence[str] | None:
-    """The names of the items in a zarr group of one array each, or in groups by modality."""
+    """Return the sorted names of the items, if X is a zarr group or a mapping to zarr groups."""
     groups = list(X.values()) if isinstance(X, Mapping) else [X]
-    if not groups or not all(isinstance(group, zarr.Group) for group in groups):
+    if not groups or not all(map(is_zarr_group, groups)):
         return None
     return sorted({name for group in groups for name in group.array_keys()}, key=natural_key)
 
 
 def natural_key(name: str) -> list[tuple[int, str]]:
-    """Sorts item2 before item10."""
+    """Return a sorting key that puts item2 before item10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _padded_items(X: Any, lengths: ArrayLike | None) -> Iterator[Any]:
     if getattr(X, "ndim", None) != 3:
         raise ValueError(
-            "lengths belong to a padded array (items, local features, features); X is "
-            f"a {type(X).__name__} of shape {getattr(X, 'shape', None)}."
+            "lengths can only be passed with a padded array (items, local features, features); X "
+            f"is a {type(X).__name__} of shape {getattr(X, 'shape', None)}. Leave lengths out."
         )
     n_items, longest = X.shape[:2]
     sizes = [longest] * n_items if lengths is None else check_lengths(lengths, n_items, longest)
@@ -205,52 +213,58 @@ def _multimodal_items(modalities: Mapping[str, Iterator[Any]]) -> Iterator[dict[
             return
         if any(x is ended for x in row):
             short = [name for name, x in zip(modalities, row, strict=True) if x is ended]
-            raise ValueError(f"Modality {short[0]!r} has fewer items than the others.")
+            raise ValueError(
+                f"Modality {short[0]!r} has fewer items than the others. Pass None for an item "
+                "that lacks it."
+            )
         yield dict(zip(modalities, row, strict=True))
 
 
 def save_rows(
     path: str | os.PathLike[str], blocks: Iterable[NDArray[Any]], n_rows: int
 ) -> zarr.Array:
-    """Write blocks of rows as one zarr array that appears at `path` when it is whole.
+    """Write blocks of rows as one zarr array, which appears at `path` when it is complete.
 
     Parameters
     ----------
     path : str or path
-        Where nothing is yet.
+        The directory of the array, which must not exist.
 
     blocks : iterable of ndarray of shape (k, width)
         The rows, block by block.
 
     n_rows : int
-        How many there will be.
+        The total number of rows.
 
     Returns
     -------
     zarr.Array of shape (n_rows, width)
-        Opened for reading.
+        The array, open for reading.
 
     Raises
     ------
     FileExistsError
         If there is something at `path`.
     """
+    import zarr
+
     target = Path(path)
     partial = target.with_name(f"{target.name}.partial")
     if target.exists():
         raise FileExistsError(
             f"There is already something at {str(target)!r}. Choose another path, or remove it."
         )
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was stopped
+    shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
     array, pending, written = None, [], 0
     for block in blocks:
         if array is None:
             array = _create_rows(partial, n_rows, block)
         pending.append(block)
-        whole = np.concatenate(pending)
-        n_ready = len(whole) // array.chunks[0] * array.chunks[0]
-        array[written : written + n_ready] = whole[:n_ready]
-        pending, written = [whole[n_ready:]], written + n_ready
+        rows = np.concatenate(pending)
+        # Only whole chunks are written: zarr would have to read a partly written chunk again.
+        n_ready = len(rows) // array.chunks[0] * array.chunks[0]
+        array[written : written + n_ready] = rows[:n_ready]
+        pending, written = [rows[n_ready:]], written + n_ready
     if array is not None:
         array[written:] = pending[0]
     partial.rename(target)
@@ -258,6 +272,8 @@ def save_rows(
 
 
 def _create_rows(path: Path, n_rows: int, like: NDArray[Any]) -> zarr.Array:
+    import zarr
+
     row_bytes = like.shape[1] * like.itemsize
     return zarr.create_array(
         str(path),

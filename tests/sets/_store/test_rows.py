@@ -23,7 +23,7 @@ from acluster.sets._store import _decoded_rows, _raw_rows
 from acluster.sets._store._decoded_rows import DecodedRows
 from acluster.sets._store._raw_rows import RawRows
 from acluster.sets._store._reader import open_rows
-from acluster.sets._store._rows import StoreError
+from acluster.sets import StoreError
 
 M = 3
 FILL = 7

@@ -23,7 +23,7 @@ from acluster import (
     save_feature_sets,
 )
 from acluster.sets import StoreError, info, validate
-from acluster.sets._store import _writer
+from acluster.sets._store import _format, _writer
 from tests.sets.test_multimodal import (
     all_lengths,
     assert_same_items,
@@ -39,10 +39,10 @@ ENDINGS = ("", "_row_size", "_offsets")
 
 def shrink(monkeypatch):
     """Sizes of a few rows, so that a small store has many shards and flushes."""
-    monkeypatch.setattr(_writer, "_CHUNK_BYTES", 48)
-    monkeypatch.setattr(_writer, "_SHARD_BYTES", 96)
+    monkeypatch.setattr(_format, "_CHUNK_BYTES", 48)
+    monkeypatch.setattr(_format, "_SHARD_BYTES", 96)
     monkeypatch.setattr(_writer, "_PENDING_BYTES", 300)
-    monkeypatch.setattr(_writer, "_ITEMS_PER_CHUNK", 4)
+    monkeypatch.setattr(_format, "_ITEMS_PER_CHUNK", 4)
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_round_trip(lengths, dtype, data):
             if isinstance(X, FeatureSets):
                 assert [x.tolist() for x in view] == [x.tolist() for x in expected]
                 values, offsets = view.packed()
-                assert view.located() is None
+                assert view.locate() is None
                 assert values.dtype == _stored(dtype)
                 assert FeatureSets(values, offsets).lengths.tolist() == [len(x) for x in expected]
             else:

@@ -1,0 +1,208 @@
+"""The format of a store: its attributes, its arrays, and what makes it sound.
+
+A store is a zarr group of format 3. For each modality m it has the arrays
+
+- ``{m}``: the local features of all items end to end, (R_m, M_m);
+- ``{m}_row_size``: the number of local features of each item, (n,), 0 if the item lacks m;
+- ``{m}_offsets``: the row at which each item starts, and R_m, (n + 1,);
+
+and optionally the columns ``label``, ``id``, ``group`` and ``weight``, with one row per item.
+Features are stored as they are in memory, in chunks of whole rows and many chunks to a file (a
+shard), so that runs of rows are read without decoding. The attribute ``complete`` is written last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import zarr
+
+FORMAT, VERSION = "ragged-sets", 1
+COLUMNS = ("label", "id", "group", "weight")
+UNNAMED = "features"  # the name of the modality of sets that have only one
+
+_CHUNK_BYTES = 1 << 19
+_SHARD_BYTES = 1 << 26
+_ITEMS_PER_CHUNK = 1 << 14
+
+
+class StoreError(ValueError):
+    """Raised if a store of feature sets cannot be read.
+
+    The message names the array, the file and the place in it, and the remedy.
+    """
+
+
+def new_attributes(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the attributes of a new store, with those of the user under "attributes"."""
+    return {
+        "acluster_format": FORMAT,
+        "version": VERSION,
+        "complete": False,
+        "multimodal": None,  # known from the first item on
+        # What a reader may rely on. A writer changes the arrays first and then this entry, so that
+        # rows beyond it belong to a write that was interrupted.
+        "committed": {"n_items": 0, "n_rows": {}, "columns": []},
+        "attributes": dict(attributes or {}),
+    }
+
+
+def read_attributes(group: zarr.Group) -> dict[str, Any]:
+    """Return the attributes of a store, and check its format and version."""
+    attributes = dict(group.attrs)
+    if attributes.get("acluster_format") != FORMAT:
+        raise StoreError(
+            f"{group.store_path} is a zarr group without the attribute acluster_format={FORMAT!r}. "
+            "Convert other layouts to a store with acluster.save_feature_sets."
+        )
+    if attributes.get("version") != VERSION:
+        raise StoreError(
+            f"{group.store_path} has version {attributes.get('version')!r} of the format, but this "
+            f"acluster reads version {VERSION}. Use the acluster that wrote the store, or write it "
+            "again."
+        )
+    return attributes
+
+
+def features_layout(name: str, values: NDArray[Any]) -> dict[str, Any]:
+    """Return the parameters of the zarr array of a modality's features.
+
+    Chunks are whole rows of about half a megabyte, and a shard has up to 64 MB of them. They are
+    not compressed: that would save little and make reading many times slower.
+    """
+    row_bytes = values.shape[1] * values.itemsize
+    rows_per_chunk = max(1, _CHUNK_BYTES // row_bytes)
+    chunks_per_shard = max(1, _SHARD_BYTES // (rows_per_chunk * row_bytes))
+    return {
+        "shape": (0, values.shape[1]),
+        "chunks": (rows_per_chunk, values.shape[1]),
+        "shards": (rows_per_chunk * chunks_per_shard, values.shape[1]),
+        "dtype": values.dtype,
+        "compressors": None,
+        # zarr reads a missing file as the fill value. NaN is never a feature, so a lost file
+        # cannot be mistaken for data.
+        "fill_value": float("nan"),
+        "dimension_names": (f"{name}_obs", f"{name}_feature"),
+    }
+
+
+def column_layout(name: str, values: NDArray[Any]) -> dict[str, Any]:
+    """Return the parameters of the zarr array of a column, of row sizes or of offsets."""
+    from zarr.codecs import Crc32cCodec
+
+    dimensions: tuple[str, ...] = ("item_edge" if name.endswith("_offsets") else "item",)
+    if values.ndim == 2:
+        dimensions = (*dimensions, f"{name}_column")
+    attributes = {}
+    if name.endswith("_row_size"):  # the contiguous ragged array of the CF conventions
+        attributes["sample_dimension"] = f"{name.removesuffix('_row_size')}_obs"
+    return {
+        "shape": (0, *values.shape[1:]),
+        "chunks": (_ITEMS_PER_CHUNK, *values.shape[1:]),
+        "dtype": str if values.dtype.kind == "U" else values.dtype,
+        "compressors": [Crc32cCodec()],  # no compression, but a checksum that reveals damage
+        "dimension_names": dimensions,
+        "attributes": attributes,
+    }
+
+
+def find_array(group: zarr.Group, name: str, store: str) -> zarr.Array | None:
+    """Return an array of the group, or None if there is no such array."""
+    try:
+        return group.get(name)
+    except Exception as error:  # damaged metadata raise errors of many types
+        raise StoreError(
+            f"Array {name!r} of {store} cannot be opened: {error}. Restore its zarr.json, or write "
+            "the store again."
+        ) from error
+
+
+def read_whole(array: zarr.Array, store: str) -> NDArray[Any]:
+    """Read a small array; its checksums reveal damage."""
+    check_chunks(array, store)
+    try:
+        return np.asarray(array[...])
+    except Exception as error:  # of the codec, the store or the network
+        raise StoreError(
+            f"Array {array.basename!r} of {store} cannot be read: {error}. Restore it, or write "
+            "the store again."
+        ) from error
+
+
+def check_chunks(array: zarr.Array, store: str) -> None:
+    """Check that no chunk is missing, which zarr would read as the fill value."""
+    if array.nchunks_initialized != array.nchunks:
+        raise StoreError(
+            f"Array {array.basename!r} of {store} has {array.nchunks_initialized} of its "
+            f"{array.nchunks} chunks. Restore the others, or write the store again."
+        )
+
+
+def check_structure(group: zarr.Group, store: str) -> None:
+    """Check all but the features: completeness, shapes, offsets and columns.
+
+    Parameters
+    ----------
+    group : zarr.Group
+        The store.
+
+    store : str
+        The name of the store in error messages.
+
+    Raises
+    ------
+    StoreError
+        The message names the array and the place.
+    """
+    attributes = read_attributes(group)
+    committed = attributes["committed"]
+    n_items = committed["n_items"]
+    if attributes.get("complete") is not True:
+        raise StoreError(
+            f"{store} is not complete: writing stopped after {n_items} items. Continue with "
+            "FeatureSetsWriter(path, resume=True); its close() completes the store."
+        )
+    for name, n_rows in committed["n_rows"].items():
+        _check_offsets(group, name, n_rows, n_items, store)
+    for name in committed["columns"]:
+        check_chunks(_array_of_length(group, name, n_items, store), store)
+
+
+def _array_of_length(group: zarr.Group, name: str, n_rows: int, store: str) -> zarr.Array:
+    array = find_array(group, name, store)
+    if array is None:
+        raise StoreError(
+            f"Array {name!r} of {store} is missing. Restore it, or write the store again."
+        )
+    if array.shape[:1] != (n_rows,):
+        raise StoreError(
+            f"Array {name!r} of {store} has {array.shape[0]} rows, but {n_rows} were written. "
+            "Restore it, or write the store again."
+        )
+    return array
+
+
+def _check_offsets(group: zarr.Group, name: str, n_rows: int, n_items: int, store: str) -> None:
+    """Check that row sizes, offsets and the number of rows of a modality agree."""
+    _array_of_length(group, name, n_rows, store)
+    row_size = read_whole(_array_of_length(group, f"{name}_row_size", n_items, store), store)
+    offsets = read_whole(_array_of_length(group, f"{name}_offsets", n_items + 1, store), store)
+    expected = np.concatenate([[0], np.cumsum(row_size)])
+    wrong = np.flatnonzero((offsets != expected) | (np.append(0, row_size) < 0))
+    if len(wrong):
+        i = wrong[0]
+        raise StoreError(
+            f"Array '{name}_offsets' of {store} holds {offsets[i]} at index {i}, but the entries "
+            f"of '{name}_row_size' before it add up to {expected[i]}. One of the two is damaged; "
+            "restore it, or write the store again."
+        )
+    if offsets[-1] != n_rows:
+        raise StoreError(
+            f"Array '{name}_offsets' of {store} ends at {offsets[-1]}, but {name!r} has "
+            f"{n_rows} rows. Restore it, or write the store again."
+        )
