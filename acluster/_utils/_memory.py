@@ -1,4 +1,4 @@
-"""Memory of large arrays that is used again."""
+"""A buffer pool that reuses the memory of large arrays."""
 
 from __future__ import annotations
 
@@ -17,74 +17,102 @@ from torch import Tensor
 
 __all__ = ["Pool", "empty"]
 
-# What is smaller, the allocators below torch keep for themselves when it is let go.
-_LEAST_BYTES = 1 << 25
+# The allocator below torch already keeps smaller blocks for reuse when they are freed.
+_MIN_POOLED_BYTES = 1 << 25
 
-# Fewer pages to find, for the system and the processor; None where they cannot be asked for.
-_IN_LARGE_PAGES: int | None = getattr(mmap, "MADV_HUGEPAGE", None)
+# Huge pages mean fewer page faults and fewer TLB misses. None on systems that lack the option.
+_MADV_HUGEPAGE: int | None = getattr(mmap, "MADV_HUGEPAGE", None)
 
-_of_thread = threading.local()
+# Each thread has its own active pool, so that a prefetching thread does not use the trainer's.
+_thread_local = threading.local()
 
 
 class Pool:
-    """Memory that arrays gave back, for arrays to come.
+    """Reuse the memory of arrays that are no longer referenced.
 
-    A system hands out fresh memory page by page, which takes longer than to write to it; and
-    arrays of ever different size, from two threads, would let a process grow. What a pool
-    has lent comes back when nothing refers to it any more, views and tensors included.
+    The operating system maps fresh memory one page at a time, which takes longer than writing
+    to it. In addition, a process that allocates arrays of varying size from two threads keeps
+    growing. A buffer becomes free once nothing refers to its array any more;
+    views and tensors count as references.
     """
 
     def __init__(self) -> None:
-        # Every stretch of memory, and the array that it was lent to; that may be gone.
-        self._stretches: list[tuple[mmap.mmap, weakref.ref[NDArray[np.uint8]]]] = []
+        # Every buffer with the array on it; a dead reference means that the buffer is free.
+        self._buffers: list[tuple[mmap.mmap, weakref.ref[NDArray[np.uint8]]]] = []
         self._lock = threading.Lock()
 
     def array(self, shape: Sequence[int], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """An array that is not filled."""
+        """Return an uninitialized array, on a free buffer if one has a suitable size."""
         n_bytes = math.prod(shape) * dtype.itemsize
         with self._lock:
-            pages = self._pages(max(1, n_bytes))
-            whole = np.frombuffer(pages, np.uint8)  # views refer to it, not to each other
-            self._stretches.append((pages, weakref.ref(whole)))
+            buffer = self._take_buffer(max(1, n_bytes))
+            # NumPy collapses chains of views: the base of any view of this array is the array
+            # itself. Its weak reference therefore dies only when the last view is gone.
+            whole = np.frombuffer(buffer, np.uint8)
+            self._buffers.append((buffer, weakref.ref(whole)))
         return whole[:n_bytes].view(dtype).reshape(shape)
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Within it, `empty` takes memory from here, in this thread."""
-        outer = getattr(_of_thread, "pool", None)
-        _of_thread.pool = self
+        """Let `empty` allocate from this pool, in the current thread and within the context."""
+        outer = getattr(_thread_local, "pool", None)
+        _thread_local.pool = self
         try:
             yield
         finally:
-            _of_thread.pool = outer
+            _thread_local.pool = outer
 
-    def _free(self) -> list[mmap.mmap]:
-        """What is lent to nobody."""
-        return [pages for pages, borrower in self._stretches if borrower() is None]
+    def _free_buffers(self) -> list[mmap.mmap]:
+        """Return the buffers whose arrays are gone."""
+        return [buffer for buffer, array in self._buffers if array() is None]
 
-    def _pages(self, n_bytes: int) -> mmap.mmap:
-        """The smallest that suffice; if none do, others of about that size make room for new."""
-        similar = [pages for pages in self._free() if n_bytes / 2 <= len(pages) <= 2 * n_bytes]
-        fits = [pages for pages in similar if len(pages) >= n_bytes]
-        chosen = min(fits, key=len, default=None)
-        gone = similar if chosen is None else [chosen]
-        self._stretches = [stretch for stretch in self._stretches if stretch[0] not in gone]
-        return _new_pages(n_bytes + n_bytes // 8) if chosen is None else chosen
+    def _take_buffer(self, n_bytes: int) -> mmap.mmap:
+        """Remove the smallest sufficient free buffer from the pool, or make a new one.
+
+        A new buffer replaces the free buffers of similar size, all of them too small. Without
+        this, a slowly growing request would leave one abandoned buffer behind per size.
+        """
+        similar = [b for b in self._free_buffers() if n_bytes / 2 <= len(b) <= 2 * n_bytes]
+        sufficient = [buffer for buffer in similar if len(buffer) >= n_bytes]
+        chosen = min(sufficient, key=len, default=None)
+        removed = similar if chosen is None else [chosen]
+        self._buffers = [entry for entry in self._buffers if entry[0] not in removed]
+        # Spare room of one eighth lets the buffer serve somewhat larger batches later.
+        return _new_buffer(n_bytes + n_bytes // 8) if chosen is None else chosen
 
 
-def _new_pages(n_bytes: int) -> mmap.mmap:
-    pages = mmap.mmap(-1, n_bytes, access=mmap.ACCESS_COPY)  # shared ones are never large
-    if _IN_LARGE_PAGES is not None:
-        with suppress(OSError):  # a system without them
-            pages.madvise(_IN_LARGE_PAGES)
-    return pages
+def _new_buffer(n_bytes: int) -> mmap.mmap:
+    # The default mapping is shared: Linux backs it with small pages only, and a forked child
+    # would write through to its parent. ACCESS_COPY makes it private.
+    buffer = mmap.mmap(-1, n_bytes, access=mmap.ACCESS_COPY)
+    if _MADV_HUGEPAGE is not None:
+        with suppress(OSError):  # kernels built without huge pages reject the advice
+            buffer.madvise(_MADV_HUGEPAGE)
+    return buffer
 
 
 def empty(shape: Sequence[int], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """A tensor that is not filled, on the device of another and by default of its type."""
+    """Return an uninitialized tensor, from the active pool if it is large and on the CPU.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        The shape of the tensor.
+
+    like : Tensor
+        The tensor whose device, and by default whose dtype, the result has.
+
+    dtype : torch.dtype, optional
+        The dtype of the tensor.
+
+    Returns
+    -------
+    Tensor
+    """
     dtype = dtype or like.dtype
     n_bytes = math.prod(shape) * dtype.itemsize
-    pool: Pool | None = getattr(_of_thread, "pool", None)
-    if pool is None or n_bytes < _LEAST_BYTES or like.device.type != "cpu":
+    pool: Pool | None = getattr(_thread_local, "pool", None)
+    if pool is None or n_bytes < _MIN_POOLED_BYTES or like.device.type != "cpu":
         return torch.empty(tuple(shape), dtype=dtype, device=like.device)
+    # NumPy has no bfloat16, so the buffer is passed to torch as bytes.
     return torch.from_numpy(pool.array((n_bytes,), np.dtype(np.uint8))).view(dtype).view(shape)

@@ -1,4 +1,4 @@
-"""Memory that is used again: never while somebody still has it."""
+"""The buffer pool: memory is reused, but never while an array still uses it."""
 
 import gc
 import os
@@ -27,7 +27,7 @@ def address(array):
     )
 )
 @settings(deadline=None)
-def test_what_is_still_referred_to_is_not_lent_again(requests):
+def test_array_never_reuses_referenced_memory(requests):
     pool, kept = Pool(), []
     for number, (size, fate) in enumerate(requests):
         array = pool.array((size, 2), np.dtype(np.float32))
@@ -44,34 +44,34 @@ def test_what_is_still_referred_to_is_not_lent_again(requests):
         assert (still == number).all()
 
 
-def test_memory_is_lent_again():
+def test_array_reuses_free_memory():
     pool = Pool()
     array = pool.array((1000,), np.dtype(np.float64))
     first = address(array)
     del array
-    for size in (1000, 600, 1100):  # with room to grow
+    for size in (1000, 600, 1100):  # a buffer has spare room
         tensor = torch.from_numpy(pool.array((size,), np.dtype(np.float64)))
         assert tensor.data_ptr() == first
         del tensor
-    assert address(pool.array((10,), np.dtype(np.float64))) != first, "far too large for it"
-    assert len(pool._free()) == 2
+    assert address(pool.array((10,), np.dtype(np.float64))) != first, "the buffer is far too large"
+    assert len(pool._free_buffers()) == 2
 
 
-def test_a_pool_does_not_hoard_what_became_too_small():
+def test_pool_discards_buffers_that_became_too_small():
     pool = Pool()
     for size in range(1000, 200_000, 1000):
         pool.array((size,), np.dtype(np.uint8))
-    assert sum(map(len, pool._free())) < 4 * 200_000
+    assert sum(map(len, pool._free_buffers())) < 4 * 200_000
 
 
-def test_arrays_of_nothing_are_not_hoarded():
+def test_empty_arrays_share_one_buffer():
     pool = Pool()
     for _ in range(100):
         assert pool.array((0, 3), np.dtype(np.float32)).shape == (0, 3)
-    assert len(pool._stretches) == 1
+    assert len(pool._buffers) == 1
 
 
-def test_what_a_fork_writes_stays_its_own():
+def test_forked_child_does_not_write_to_parent():
     pool = Pool()
     array = pool.array((10,), np.dtype(np.int64))
     array[:] = 1
@@ -82,12 +82,12 @@ def test_what_a_fork_writes_stays_its_own():
     assert (array == 1).all()
 
 
-def test_a_system_without_large_pages(monkeypatch):
-    monkeypatch.setattr(_memory, "_IN_LARGE_PAGES", 12345)
+def test_array_without_huge_pages(monkeypatch):
+    monkeypatch.setattr(_memory, "_MADV_HUGEPAGE", 12345)
     assert Pool().array((10,), np.dtype(np.int64)).shape == (10,)
 
 
-def test_arrays_outlive_their_pool():
+def test_array_outlives_pool():
     pool = Pool()
     array = pool.array((1000,), np.dtype(np.int64))
     del pool
@@ -98,10 +98,10 @@ def test_arrays_outlive_their_pool():
 
 class TestEmpty:
     @pytest.fixture(autouse=True)
-    def _large_from_here(self, monkeypatch):
-        monkeypatch.setattr(_memory, "_LEAST_BYTES", 64)
+    def _small_threshold(self, monkeypatch):
+        monkeypatch.setattr(_memory, "_MIN_POOLED_BYTES", 64)
 
-    def test_large_tensors_come_from_the_pool_of_this_thread(self):
+    def test_large_tensors_use_pool_of_this_thread(self):
         pool, like, found = Pool(), torch.zeros(1), []
         with pool.active():
             mine = empty((4, 8), like=like)
@@ -110,15 +110,15 @@ class TestEmpty:
             thread.join()
             empty((2,), like=like)
         after = empty((4, 8), like=like)
-        assert len(pool._free()) == 0
+        assert len(pool._free_buffers()) == 0
         found.clear()
         del after
-        assert len(pool._free()) == 0
+        assert len(pool._free_buffers()) == 0
         del mine
-        assert len(pool._free()) == 1
+        assert len(pool._free_buffers()) == 1
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64])
-    def test_type_and_shape(self, dtype):
+    def test_dtype_and_shape(self, dtype):
         with Pool().active():
             tensor = empty((3, 50), like=torch.zeros(1), dtype=dtype)
         assert tensor.dtype == dtype
@@ -132,6 +132,6 @@ class TestEmpty:
         with outer.active():
             with inner.active():
                 empty((40,), like=like)
-            assert (len(inner._free()), len(outer._free())) == (1, 0)
+            assert (len(inner._free_buffers()), len(outer._free_buffers())) == (1, 0)
             empty((40,), like=like)
-        assert (len(inner._free()), len(outer._free())) == (1, 1)
+        assert (len(inner._free_buffers()), len(outer._free_buffers())) == (1, 1)
