@@ -1,9 +1,10 @@
-"""The torch modules, over packed sets: usable alone, without scikit-learn or FeatureSets."""
+"""The torch modules, over packed sets. They need neither scikit-learn nor `FeatureSets`."""
 
+from acluster.nn import integrations
 from acluster.nn._attention_cluster import AttentionCluster, ShiftingOperation
 from acluster.nn._integration import Integration
 from acluster.nn._linear import DropoutLinear
-from acluster.nn._network import IntegrationNetwork
+from acluster.nn._network import IntegrationNetwork, ScoreFusionNetwork
 from acluster.nn._padded import PaddedNetwork
 from acluster.nn._score_fusion import ScoreFusionNetwork
 from acluster.nn._standardization import Standardization
@@ -32,4 +33,5 @@ __all__ = [
     "Weighting",
     "attend",
     "attention_weights",
+    "integrations",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from acluster.nn import _attended
+from acluster.nn import _masks
 from acluster.nn._integration import Integration
 from acluster.nn._weighting import WEIGHTINGS, Weighting
 from acluster.nn.pooling import attend, shifted
@@ -14,10 +14,10 @@ __all__ = ["AttentionCluster", "ShiftingOperation"]
 
 
 class ShiftingOperation(nn.Module):
-    """Shift every unit's output by a learnt scalar pair and normalise it (equation 7).
+    """Scale and shift each unit's output by learned scalars, then normalize it (equation 7).
 
-    ``v = (α·Xa + β) / (√N · ‖α·Xa + β‖₂)``, with one α and one β per unit. The factor
-    1/√N gives the concatenated global feature unit norm.
+    ``v = (α·Xa + β) / (√N · ‖α·Xa + β‖₂)``, with one α and one β per unit. The factor 1/√N gives
+    the concatenated global feature unit norm.
 
     Parameters
     ----------
@@ -26,9 +26,9 @@ class ShiftingOperation(nn.Module):
 
     Notes
     -----
-    α and β start from a normal distribution of standard deviation N^(-1/4), as in the
-    authors' published code: units that start alike would stay alike. The norm is bounded
-    below by 1e-12, so a zero vector stays zero.
+    α and β are initialized from a normal distribution with standard deviation N^(-1/4), as in the
+    authors' published code: units that start identical would stay identical. The norm is bounded
+    below by 1e-12, so that a zero vector stays zero.
 
     Examples
     --------
@@ -46,14 +46,20 @@ class ShiftingOperation(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw α and β from N(0, N^(-1/4))."""
+        """Initialize α and β from a normal distribution with standard deviation N^(-1/4).
+
+        Parameters
+        ----------
+        generator : torch.Generator, optional
+            Source of randomness; by default torch's global generator.
+        """
         std = len(self.alpha) ** -0.25
         with torch.no_grad():
             self.alpha.normal_(0, std, generator=generator)
             self.beta.normal_(0, std, generator=generator)
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """The outputs of the units, shifted and normalised (equation 7).
+        """Return the outputs of the units, shifted and normalized (equation 7).
 
         Parameters
         ----------
@@ -63,13 +69,13 @@ class ShiftingOperation(nn.Module):
         Returns
         -------
         Tensor of shape (n, N, M)
-            Each unit's of norm 1/√N.
+            The output of each unit has the norm 1/√N.
         """
         return shifted(pooled, self.alpha, self.beta)
 
 
 class AttentionCluster(Integration):
-    """N attention units over one set of local features, concatenated (equation 6).
+    """N attention units over a set of local features, concatenated (equation 6).
 
     Parameters
     ----------
@@ -80,30 +86,31 @@ class AttentionCluster(Integration):
         The number N of attention units.
 
     weighting : {"average", "fc1", "fc2"} or subclass of Weighting, default="fc1"
-        The weighting function (equations 3, 4 and 5, or one of your own).
+        The weighting function (equations 3, 4 and 5, or your own).
 
     hidden_size : int, default=10
-        The number H of hidden cells per unit of "fc2".
+        The hidden layer size H of each unit of "fc2". Other weighting functions of the paper
+        ignore it.
 
     shifting : bool, default=True
-        Whether each unit's output is shifted and normalised (equation 7).
+        Whether to apply the shifting operation to each unit's output (equation 7).
 
     n_attended : int, optional
-        Each unit attends to the so many local features of a set that have its highest logits, by a
-        softmax over these; logits that are equal to the lowest of them count too (with "average"
-        all are equal). None: to all.
+        Each unit attends only to its `n_attended` highest-scoring local features (ties included;
+        with "average", all are tied). By default, each unit attends to all local features.
 
     pyramid_levels : int, default=1
-        The levels of a temporal pyramid, for sets in an order that matters: level l = 0, 1, ...
-        cuts a set into 2^l parts, and each of all parts (with 3 levels 7) has its share of the
-        units, one at least, which attend to its local features only. A part of a short set has one
-        local feature at least. 1: all units attend to the whole set, whose order does not matter.
+        The number of levels of a temporal pyramid, for sets whose order matters. Level
+        l = 0, 1, ... divides a set into 2^l parts, and each unit attends only to the local
+        features of one part. The units are distributed evenly over the parts of all levels; 3
+        levels have 7 parts. In a short set, each part has at least one local feature. With 1, all
+        units attend to the whole set, and the order of local features does not matter.
 
     Raises
     ------
     ValueError
-        If `weighting` is neither one of the three nor a subclass of Weighting, or if there are
-        fewer units than parts.
+        If `weighting` is neither one of the three names nor a subclass of Weighting, or if the
+        pyramid has more parts than there are units.
 
     References
     ----------
@@ -132,34 +139,40 @@ class AttentionCluster(Integration):
         pyramid_levels: int = 1,
     ) -> None:
         super().__init__()
-        kind = WEIGHTINGS.get(weighting) if isinstance(weighting, str) else weighting
-        if not (isinstance(kind, type) and issubclass(kind, Weighting)):
+        weighting_class = WEIGHTINGS.get(weighting) if isinstance(weighting, str) else weighting
+        if not (isinstance(weighting_class, type) and issubclass(weighting_class, Weighting)):
             raise ValueError(
                 f"weighting={weighting!r} is not one of {sorted(WEIGHTINGS)}, nor a subclass of "
                 "acluster.nn.Weighting."
             )
-        most_levels = (int(cluster_size) + 1).bit_length() - 1
-        if pyramid_levels > most_levels:
+        max_levels = (int(cluster_size) + 1).bit_length() - 1
+        if pyramid_levels > max_levels:
             raise ValueError(
-                f"pyramid_levels={pyramid_levels} has 2^{pyramid_levels} - 1 parts, each of which "
-                f"needs a unit, and there are {cluster_size}. Raise cluster_size, or lower "
-                f"pyramid_levels to {most_levels}."
+                f"pyramid_levels={pyramid_levels} has 2^{pyramid_levels} - 1 parts, more than the "
+                f"cluster_size={cluster_size} units. Increase cluster_size, or reduce "
+                f"pyramid_levels to {max_levels}."
             )
         self.n_attended = None if n_attended is None else int(n_attended)
         self.pyramid_levels = int(pyramid_levels)
-        self.weighting = kind(n_features, cluster_size, hidden_size)
+        self.weighting = weighting_class(n_features, cluster_size, hidden_size)
         self.shifting = ShiftingOperation(cluster_size) if shifting else None
         self.cluster_size = cluster_size
         self.global_size = cluster_size * n_features
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw all parameters anew."""
+        """Initialize all parameters.
+
+        Parameters
+        ----------
+        generator : torch.Generator, optional
+            Source of randomness; by default torch's global generator.
+        """
         self.weighting.reset_parameters(generator)
         if self.shifting is not None:
             self.shifting.reset_parameters(generator)
 
     def forward(self, values: Tensor, offsets: Tensor) -> Tensor:
-        """The global feature g of every set.
+        """Return the global feature g of every set.
 
         Parameters
         ----------
@@ -172,21 +185,37 @@ class AttentionCluster(Integration):
         Returns
         -------
         Tensor of shape (n, N·M)
-            Unit by unit: the first M columns are the first unit's.
+            The outputs of the units, concatenated: the first M columns are the first unit's.
         """
         values = self.as_computed(values)
         shift = None if self.shifting is None else (self.shifting.alpha, self.shifting.beta)
         return attend(values, offsets, self.attention_logits(values, offsets), shift).flatten(1)
 
     def attention_logits(self, values: Tensor, offsets: Tensor) -> Tensor:
-        """The logits of the weighting function, (R, N), very low where a unit may not attend."""
+        """Return the logits of the weighting function, very low where a unit must not attend.
+
+        Parameters
+        ----------
+        values : Tensor of shape (R, M)
+            The local features of all sets, end to end.
+
+        offsets : Tensor of int64, shape (n + 1,)
+            Set i is ``values[offsets[i]:offsets[i + 1]]``.
+
+        Returns
+        -------
+        Tensor of shape (R, N)
+        """
         logits = self.weighting(values)
         if self.pyramid_levels > 1:
-            places, lengths = _attended.places_and_lengths(offsets.to(logits.device))
-            is_out = _attended.is_outside(places, lengths, self.cluster_size, self.pyramid_levels)
-            logits = _attended.masked(logits, is_out)
+            positions, lengths = _masks.positions_and_lengths(offsets.to(logits.device))
+            outside = _masks.outside_pyramid_part(
+                positions, lengths, self.cluster_size, self.pyramid_levels
+            )
+            logits = _masks.mask_logits(logits, outside)
         if self.n_attended is not None and len(logits):
-            n, sets = self.n_attended, logits.split(offsets.diff().tolist())
-            are_out = [_attended.is_below_highest(one, min(n, len(one))) for one in sets]
-            logits = _attended.masked(logits, torch.cat(are_out))
+            k, sets = self.n_attended, logits.split(offsets.diff().tolist())
+            # After the pyramid: a unit chooses its highest logits among those of its part.
+            below = [_masks.below_top_k(scores, min(k, len(scores))) for scores in sets]
+            logits = _masks.mask_logits(logits, torch.cat(below))
         return logits

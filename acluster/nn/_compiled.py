@@ -1,4 +1,4 @@
-"""Calls to the kernels that Numba compiles, where it is installed (the extra "fast")."""
+"""Calls to the kernels that Numba compiles, if it is installed (the extra "fast")."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from torch import Tensor
 
 __all__ = ["available_for", "run"]
 
+# `find_spec` locates Numba without importing it, so that `import acluster.nn` stays fast.
 _INSTALLED = importlib.util.find_spec("numba") is not None
-_lock = threading.Lock()  # one of Numba's ways to run threads allows one caller at a time
+# Numba's "workqueue" threading layer aborts the process if two threads launch kernels at once.
+_lock = threading.Lock()
 
 
 def available_for(*tensors: Tensor) -> bool:
-    """Whether kernels can take these: all float32 or all float64, on a CPU."""
+    """Return whether the kernels support these tensors: one dtype, float32 or 64, on the CPU."""
     dtype = tensors[0].dtype
     return (
         _INSTALLED
@@ -31,7 +33,7 @@ def available_for(*tensors: Tensor) -> bool:
 
 
 def run(kernel: str, *tensors: Tensor) -> None:
-    """Call a kernel of `_numba_kernels` with as many threads as torch has."""
+    """Call a kernel of `_compiled_kernels` by name, with as many threads as torch uses."""
     numba = importlib.import_module("numba")
     arrays = [tensor.detach().numpy() for tensor in tensors]
     with _lock:
@@ -45,26 +47,33 @@ def run(kernel: str, *tensors: Tensor) -> None:
 
 @cache
 def _kernels() -> dict[str, Any]:
-    """The kernels by name; none if Numba does not work here."""
+    """Import the kernels by name; return none, with a warning, if Numba does not work."""
     n_threads = torch.get_num_threads()
     try:
-        kernels = importlib.import_module("acluster.nn._numba_kernels")
-        importlib.import_module("numba").get_num_threads()  # starts its threads, if none are there
-    except Exception as error:  # it refuses versions of numpy that it does not know
+        kernels = importlib.import_module("acluster.nn._compiled_kernels")
+        # Numba starts its thread pool here, if it has none yet.
+        importlib.import_module("numba").get_num_threads()
+    except Exception as error:  # for example, Numba rejects NumPy versions newer than itself
         warnings.warn(
-            f"Numba is installed but does not work: {error}. Computing without it, more slowly.",
+            f"Numba is installed but does not work: {error}. Falling back to torch, which is "
+            "slower; install a compatible version of Numba, or uninstall it.",
             stacklevel=2,
         )
         return {}
-    torch.set_num_threads(n_threads)  # both use one OpenMP, which Numba sets to all processors
+    # torch and Numba may share one OpenMP runtime, in which Numba's start sets the number of
+    # threads to that of the processors. Restore torch's.
+    torch.set_num_threads(n_threads)
     return {name: getattr(kernels, name) for name in kernels.__all__}
 
 
-def _do_without() -> None:
-    """In the child of a fork, threads of Numba's would end the process."""
+def _disable_after_fork() -> None:
+    """Use torch in a forked child: GNU OpenMP ends a process that enters it after a fork.
+
+    The lock is replaced too, because another thread of the parent may have held it.
+    """
     global _INSTALLED, _lock
     _INSTALLED, _lock = False, threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_do_without)
+    os.register_at_fork(after_in_child=_disable_after_fork)

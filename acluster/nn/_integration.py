@@ -1,4 +1,4 @@
-"""What every way to integrate local features has in common."""
+"""The base class of all modules that integrate local features."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from acluster.nn._weighting import uniform_
-from acluster.nn.pooling import attention_weights, without_empty
+from acluster.nn.pooling import attention_weights, drop_empty_sets
 
 __all__ = ["Integration"]
 
 
 class Integration(nn.Module, ABC):
-    """From the local features of a set to one vector: the base of `AttentionCluster`.
+    """Integrate the local features of each set into one vector: the base class.
 
-    Another way to do it derives from this class. Its constructor takes ``n_features``, the width of
-    a local feature, and what else it needs, by keyword; it sets `global_size`.
+    To add an integration, derive from this class and define `forward`. The constructor takes
+    ``n_features``, the width of a local feature, followed by its own options, and sets
+    `global_size`.
 
     Attributes
     ----------
     global_size : int
-        The width of the vector.
+        The width of the resulting vector.
 
     module_counts : tuple of str
         Of the class: arguments of the constructor that say how many submodules it creates. A model
@@ -49,22 +50,24 @@ class Integration(nn.Module, ABC):
     module_counts: ClassVar[tuple[str, ...]] = ()
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw all parameters anew.
+        """Initialize all parameters.
 
-        Weights and biases of torch's layers in it are uniform within ±1/√(inputs of a cell), those
-        of a recurrent layer within ±1/√(its cells), as in torch; normalising layers start anew.
-        Parameters of its own, of two axes or more, are uniform within ±1/√(the second).
+        Linear and convolutional layers are drawn uniformly within ±1/√(fan-in), and recurrent
+        layers within ±1/√(hidden size), as in torch. Normalization layers are reset. Parameters
+        of the module itself, which must have at least two axes, are drawn uniformly within
+        ±1/√(size of the second axis).
 
         Parameters
         ----------
         generator : torch.Generator, optional
-            Draws them; by default torch's own.
+            Source of randomness; by default torch's global generator.
 
         Raises
         ------
         TypeError
-            If there is a layer of another kind: a class that has one defines this itself.
+            If there is a layer of another type. Override this method in that case.
         """
+        # torch's own `reset_parameters` takes no generator, and would draw from the global one.
         for parameter in self.parameters(recurse=False):
             uniform_(parameter, parameter.shape[1], generator)
         for layer in list(self.modules())[1:]:
@@ -78,22 +81,23 @@ class Integration(nn.Module, ABC):
                 layer.reset_parameters()
             elif next(layer.parameters(recurse=False), None) is not None:
                 raise TypeError(
-                    f"{type(self).__name__} has a {type(layer).__name__}, whose parameters it does "
-                    "not know how to draw; define reset_parameters(generator) in it."
+                    f"{type(self).__name__} has a {type(layer).__name__}, whose parameters cannot "
+                    "be initialized automatically. Override reset_parameters(generator)."
                 )
 
     def as_computed(self, values: Tensor) -> Tensor:
-        """The features in the dtype to compute in.
+        """Cast local features to the dtype of the computation.
 
         Parameters
         ----------
         values : Tensor
-            Local features, in any dtype.
+            Local features of any dtype.
 
         Returns
         -------
         Tensor
-            In the dtype of the parameters, or in that of torch's autocast.
+            The features in the dtype of torch's autocast if it is enabled, else in that of the
+            parameters.
         """
         device = values.device.type
         if torch.is_autocast_enabled(device):
@@ -102,7 +106,7 @@ class Integration(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, values: Tensor, offsets: Tensor) -> Tensor:
-        """The vector of every set.
+        """Return the vector of every set.
 
         Parameters
         ----------
@@ -118,7 +122,9 @@ class Integration(nn.Module, ABC):
         """
 
     def attention_logits(self, values: Tensor, offsets: Tensor) -> Tensor:
-        """What each unit thinks of each local feature; only a way with units defines it.
+        """Return the score of every local feature for every attention unit.
+
+        Integrations without attention units do not override this method.
 
         Parameters
         ----------
@@ -126,7 +132,8 @@ class Integration(nn.Module, ABC):
             The local features of all sets, end to end.
 
         offsets : Tensor of int64, shape (n + 1,), on the CPU
-            Set i is ``values[offsets[i]:offsets[i + 1]]``; no set is empty, and there may be none.
+            Set i is ``values[offsets[i]:offsets[i + 1]]``; no set is empty, but there may
+            be no sets.
 
         Returns
         -------
@@ -135,12 +142,12 @@ class Integration(nn.Module, ABC):
         Raises
         ------
         NotImplementedError
-            If there are no units.
+            If the integration has no attention units.
         """
         raise NotImplementedError(f"{type(self).__name__} has no attention units.")
 
     def attention_weights(self, values: Tensor, offsets: Tensor) -> Tensor:
-        """How much each unit attends to each local feature, where there are units.
+        """Return how much each unit attends to each local feature.
 
         Parameters
         ----------
@@ -154,7 +161,12 @@ class Integration(nn.Module, ABC):
         -------
         Tensor of shape (R, N)
             The weights a (equations 3 to 5): every column sums to 1 over each set.
+
+        Raises
+        ------
+        NotImplementedError
+            If the integration has no attention units.
         """
-        offsets = without_empty(offsets)
+        offsets = drop_empty_sets(offsets)
         logits = self.attention_logits(self.as_computed(values), offsets).to(values.dtype)
         return attention_weights(offsets, logits) if len(values) else logits

@@ -1,4 +1,10 @@
-"""The classifier on the global features: dropout and one linear layer."""
+"""The classifier on the global features: dropout and one linear layer.
+
+The weight has one row per component of the global feature, and is by far the largest parameter.
+This layer therefore takes care of three things that `torch.nn.Dropout` and `torch.nn.Linear` do
+not: cheap dropout masks, a gradient in two small factors instead of one large matrix, and no
+products of subnormal numbers.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +20,15 @@ from acluster.nn._weighting import uniform_
 
 __all__ = ["DropoutLinear"]
 
-# Numbers of (n, in_features) that are masked at a time, small enough for the cache.
-_NUMBERS_PER_CHUNK = 1 << 18
+# Elements of (n, in_features) to mask at a time: 1 MiB in float32, which fits the cache.
+_CHUNK_ELEMENTS = 1 << 18
 
-# The gradient of a smaller weight is sooner formed than done without.
-_LARGE = 1 << 17
+# The gradient of a smaller weight is formed faster than its factors are handled.
+_MIN_FACTORED_SIZE = 1 << 17
 
 
 class DropoutLinear(nn.Module):
-    """Dropout, then ``x W + b``; its large gradient can be had as two small factors.
+    """Apply dropout, then ``x W + b``, with an optional factored gradient of W.
 
     Parameters
     ----------
@@ -33,21 +39,22 @@ class DropoutLinear(nn.Module):
         The width of the output.
 
     dropout : float, default=0.0
-        The probability with which a component of the input is zeroed in training mode. What
-        is kept is scaled up, so that the mean stays.
+        The probability of zeroing a component of the input in training mode. The remaining
+        components are scaled up, so that the expected value of the output does not change.
 
     Attributes
     ----------
     weight : Parameter of shape (in_features, out_features)
-        W.
+        The weight W.
 
     bias : Parameter of shape (out_features,)
-        b.
+        The bias b.
 
     factored_gradient : bool, default=False
-        Whether a backward pass leaves ``weight.grad_factors = (D, G)``, with
-        ``gradient = Dᵀ G``, in the place of ``weight.grad``. For a batch of n they have n
-        rows; the gradient is as large as the weight.
+        Whether the backward pass sets ``weight.grad_factors = (D, G)``, with
+        ``gradient = Dᵀ G``, instead of ``weight.grad``. The factors have as many rows as the
+        batch, while the gradient is as large as the weight. Small weights always get their
+        gradient in ``weight.grad``.
 
     Examples
     --------
@@ -67,18 +74,24 @@ class DropoutLinear(nn.Module):
         self.reset_parameters()
 
     def train(self, mode: bool = True) -> DropoutLinear:
-        """Set the mode, as torch does; a converted weight is not kept beyond it."""
+        """Set training or evaluation mode, and drop the cached weight of another dtype."""
         self._narrowed = None
         super().train(mode)
         return self
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw W and b uniformly within ±1/√in_features."""
+        """Initialize W and b uniformly within ±1/√in_features.
+
+        Parameters
+        ----------
+        generator : torch.Generator, optional
+            Source of randomness; by default torch's global generator.
+        """
         uniform_(self.weight, len(self.weight), generator)
         uniform_(self.bias, len(self.weight), generator)
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """The linear map of inputs, some of which training drops.
+        """Return ``x W + b``, after dropout in training mode.
 
         Parameters
         ----------
@@ -86,7 +99,7 @@ class DropoutLinear(nn.Module):
             The inputs.
 
         generator : torch.Generator, optional
-            Draws the dropout; by default torch's own.
+            Source of randomness for dropout; by default torch's global generator.
 
         Returns
         -------
@@ -98,27 +111,34 @@ class DropoutLinear(nn.Module):
         dtype = self.weight.dtype
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
-        factored = self.factored_gradient and self.weight.numel() >= _LARGE
+        factored = self.factored_gradient and self.weight.numel() >= _MIN_FACTORED_SIZE
         product: Tensor = _MaskedProduct.apply(
             x.to(dtype), self.weight, self._weight_as(dtype), bits, kept_from, factored
         )
+        # Scaling the product, (n, out_features), takes less time than scaling the input.
         scale = 1 / (1 - self.dropout) if bits is not None else 1.0
         return torch.add(self.bias, product, alpha=scale)
 
     def _weight_as(self, dtype: torch.dtype) -> Tensor:
-        """The weight in another dtype; from one batch of a prediction to the next it is kept."""
+        """Return the weight in another dtype, cached between the batches of a prediction."""
         weight = self.weight.detach()
         if dtype == weight.dtype or self.training:
             return weight.to(dtype)
+        # In-place changes, such as an optimizer step, increment `_version`.
         key = (weight.data_ptr(), self.weight._version, dtype)
         if self._narrowed is None or self._narrowed[0] != key:
+            # A tensor made in inference mode could not be used in a later backward pass.
             with torch.inference_mode(False), torch.no_grad():
                 self._narrowed = key, weight.to(dtype)
         return self._narrowed[1]
 
 
 class _MaskedProduct(torch.autograd.Function):
-    """``(x ∘ kept) W``, in the dtype of x and of the narrowed weight."""
+    """``(x ∘ kept) W``, in the dtype of x and of `narrowed`, the weight cast to that dtype.
+
+    Autograd would store x, the mask and their product. This function stores the product and the
+    bytes of the mask only.
+    """
 
     @staticmethod
     def forward(
@@ -157,19 +177,21 @@ class _MaskedProduct(torch.autograd.Function):
 
 
 def _without_subnormal(gradient: Tensor) -> Tensor:
-    """Numbers so small that products would have less than full precision are 0.
+    """Zero the components so small that their products might be subnormal numbers.
 
-    A softmax that is sure of its class has many of them, and processors multiply them a hundred
-    times as slowly as others. Beside the ε of the optimisers they are nothing.
+    Softmax probabilities close to 0 make many such components. Processors take about a hundred
+    times as long to multiply subnormal numbers, and the components are negligible next to the ε
+    of the optimizers.
     """
-    if gradient.dtype == torch.float16:  # its range is too short to lose any of it
+    if gradient.dtype == torch.float16:  # its range is too narrow to give up any of it
         return gradient
     limits = torch.finfo(gradient.dtype)
     return nn.functional.hardshrink(gradient, limits.smallest_normal / limits.eps)
 
 
 def _add_factors(parameter: Any, D: Tensor, G: Tensor) -> None:
-    """Leave a gradient DᵀG, in addition to what another use of the parameter left."""
+    """Store the gradient DᵀG, added to that of an earlier use of the parameter, if any."""
+    # Factors add up by concatenation: [D₁; D₂]ᵀ [G₁; G₂] = D₁ᵀG₁ + D₂ᵀG₂.
     if (others := getattr(parameter, "grad_factors", None)) is not None:
         D, G = torch.cat([others[0], D]), torch.cat([others[1], G])
     parameter.grad_factors = D, G
@@ -178,12 +200,13 @@ def _add_factors(parameter: Any, D: Tensor, G: Tensor) -> None:
 def _drawn_dropout(
     x: Tensor, probability: float, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
-    """A random byte for every component, and from which byte on each item's are kept.
+    """Return a random byte per component, and per item the lowest byte that keeps a component.
 
-    A byte makes 256 probabilities. The one asked for lies between two of them, and every
-    item draws one of the two, so that each component is dropped with just this probability.
-    Bytes are drawn by eights, which is faster than one by one.
+    A threshold on a byte allows only multiples of 1/256 as dropout probabilities. Each item
+    therefore draws its threshold from the two multiples around the requested probability, so
+    that every component is dropped with exactly this probability.
     """
+    # One 64-bit number gives eight bytes, which is faster than drawing the bytes one by one.
     draws = empty((-(-x.numel() // 8),), like=x, dtype=torch.int64)
     draws.random_(-(2**63), None, generator=generator)
     between = torch.rand(len(x), 1, generator=generator, device=x.device)
@@ -192,15 +215,16 @@ def _drawn_dropout(
 
 
 def _mask(x: Tensor, bits: Tensor, kept_from: Tensor, out: Tensor) -> Tensor:
-    """0 where the byte is too small, else x; some items at a time, in the cache."""
+    """Write x to `out` where the byte reaches the threshold of the item, and 0 elsewhere."""
     if available_for(x, out) and x.is_contiguous():
         run("mask", x, bits, kept_from, out)
         return out
-    step = len(x) if x.is_cuda else max(1, _NUMBERS_PER_CHUNK // max(1, x[:1].numel()))
+    # In torch, this takes two operations. Chunks keep the data in the cache between them.
+    step = len(x) if x.is_cuda else max(1, _CHUNK_ELEMENTS // max(1, x[:1].numel()))
     kept = x.new_empty(x[:step].shape)
     for first in range(0, len(x), step):
         items = slice(first, first + step)
-        some = kept[: len(x[items])]
-        torch.ge(bits[items], kept_from[items], out=some)
-        torch.mul(x[items], some, out=out[items])
+        mask = kept[: len(x[items])]
+        torch.ge(bits[items], kept_from[items], out=mask)
+        torch.mul(x[items], mask, out=out[items])
     return out

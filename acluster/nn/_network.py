@@ -1,39 +1,41 @@
-"""The network: each modality integrated to a vector, concatenated, dropout, one linear layer."""
+"""The network: integrate each modality into a vector, concatenate, dropout, one linear layer."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from acluster.nn._integration import Integration
 from acluster.nn._linear import DropoutLinear
 from acluster.nn._standardization import Standardization
-from acluster.nn.pooling import without_empty
+from acluster.nn.pooling import drop_empty_sets
 
-__all__ = ["IntegrationNetwork"]
+__all__ = ["IntegrationNetwork", "ScoreFusionNetwork"]
 
 Packed = tuple[Tensor, Tensor]  # values (R, M) and offsets (n + 1,) of one modality
 
 
 class IntegrationNetwork(nn.Module):
-    """An attention cluster per modality and the classifier on top (section 3.5, figure 2).
+    """Integrate each modality into a vector and classify their concatenation (section 3.5).
 
     Parameters
     ----------
     integrations : sequence of Integration
-        One per modality: attention clusters, or another way from local features to a vector.
+        One per modality: attention clusters, or other ways to integrate local features.
 
     n_outputs : int
         The number of logits per item.
 
     dropout : float, default=0.0
-        The probability with which a global feature's component is zeroed in training.
+        The probability of zeroing a component of the global feature in training mode.
 
     widths : sequence of int, optional
-        The width of a local feature in each modality, if local features are to be standardised;
-        ``standardizations[i].learn`` takes their mean and spread.
+        The width of a local feature in each modality. If given, local features are standardized
+        first; set their mean and standard deviation with ``standardizations[i].learn``.
 
     Examples
     --------
@@ -62,7 +64,13 @@ class IntegrationNetwork(nn.Module):
         self.linear = DropoutLinear(global_size, n_outputs, dropout)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw all parameters anew from `generator`."""
+        """Initialize all parameters, and reset the standardization.
+
+        Parameters
+        ----------
+        generator : torch.Generator, optional
+            Source of randomness; by default torch's global generator.
+        """
         for standardization in self.standardizations or ():
             standardization.reset_parameters()
         for integration in self.integrations:
@@ -70,20 +78,33 @@ class IntegrationNetwork(nn.Module):
         self.linear.reset_parameters(generator)
 
     def standardized(self, modality: int, values: Tensor) -> Tensor:
-        """Local features of a modality, as its integration takes them."""
+        """Return the local features of a modality, standardized if the network does so.
+
+        Parameters
+        ----------
+        modality : int
+            The position of the modality.
+
+        values : Tensor of shape (..., M)
+            Local features of this modality.
+
+        Returns
+        -------
+        Tensor of the same shape
+        """
         return values if self.standardizations is None else self.standardizations[modality](values)
 
     def global_feature(self, sets: Sequence[Packed]) -> Tensor:
-        """The global features g of all modalities (equation 6), end to end, before dropout.
+        """Return the concatenated global features g of all modalities, before dropout.
 
-        The part of a modality that an item lacks (a set of size 0) is zero, and the rest of
-        its global feature is scaled by the number of modalities over those it has, as
-        dropout scales what it keeps.
+        If a modality of an item is missing (its set is empty), its part of the global feature is
+        zero. The other parts are scaled up by the number of modalities divided by the number
+        present, as dropout does.
 
         Parameters
         ----------
         sets : sequence of (values, offsets)
-            As in `forward`.
+            One pair per modality, as in `forward`.
 
         Returns
         -------
@@ -103,51 +124,131 @@ class IntegrationNetwork(nn.Module):
         return g * (len(parts) / n_present.clamp(min=1)).to(g)
 
     def attention_weights(self, sets: Sequence[Packed]) -> list[Tensor]:
-        """The attention weights a of every modality (equations 3 to 5).
+        """Return the attention weights a of every modality (equations 3 to 5).
 
         Parameters
         ----------
         sets : sequence of (values, offsets)
-            As in `forward`.
+            One pair per modality, as in `forward`.
 
         Returns
         -------
         list of Tensor of shape (R, N)
-            One for each modality, its sets end to end.
+            One per modality, with its sets end to end.
         """
         return [self.attention_weights_of(i, *packed) for i, packed in enumerate(sets)]
 
     def attention_weights_of(self, modality: int, values: Tensor, offsets: Tensor) -> Tensor:
-        """The attention weights a of one modality, (R, N), packed."""
+        """Return the attention weights a of one modality (equations 3 to 5).
+
+        Parameters
+        ----------
+        modality : int
+            The position of the modality.
+
+        values, offsets : Tensor
+            The packed local features of this modality, as in `forward`.
+
+        Returns
+        -------
+        Tensor of shape (R, N)
+        """
         values = self.standardized(modality, values)
         return self.integrations[modality].attention_weights(values, offsets)
 
     def forward(self, sets: Sequence[Packed], generator: torch.Generator | None = None) -> Tensor:
-        """Logits of every item.
+        """Return the logits of every item.
 
         Parameters
         ----------
         sets : sequence of (values, offsets)
-            One pair per modality: packed local features (R, M) and int64 offsets (n + 1,).
-            With several modalities, an item may lack some: its sets are empty there.
+            One pair per modality: packed local features (R, M) and int64 offsets (n + 1,). With
+            several modalities, an empty set means that the modality of the item is missing.
 
         generator : torch.Generator, optional
-            Draws the dropout in training mode, so that torch's own state is left alone.
+            Source of randomness for dropout in training mode; by default torch's global
+            generator.
 
         Returns
         -------
         Tensor of shape (n, n_outputs)
-            Logits.
         """
         return self.linear(self.global_feature(sets), generator)
 
 
+class ScoreFusionNetwork(IntegrationNetwork):
+    """Average the class probabilities of the modalities (late fusion).
+
+    Each modality has its own rows of the linear layer; the bias is shared. The network returns
+    the logits of the averaged probabilities and is trained as a whole.
+
+    Parameters
+    ----------
+    integrations : sequence of Integration
+        One per modality.
+
+    n_outputs : int
+        The number of logits per item.
+
+    dropout : float, default=0.0
+        The probability of zeroing a component of the global feature in training mode.
+
+    widths : sequence of int, optional
+        The width of a local feature in each modality. If given, local features are standardized
+        first.
+
+    is_softmax : bool
+        Whether probabilities are the softmax of the logits (one class per item), or their
+        sigmoid (binary and multilabel targets).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from acluster.nn import ScoreFusionNetwork
+    >>> from acluster.nn.integrations import Average
+    >>> network = ScoreFusionNetwork([Average(4), Average(2)], n_outputs=5, is_softmax=True)
+    >>> two_sets = torch.tensor([0, 2, 6])
+    >>> network([(torch.ones(6, 4), two_sets), (torch.ones(6, 2), two_sets)]).shape
+    torch.Size([2, 5])
+    """
+
+    def __init__(
+        self,
+        integrations: Sequence[Integration],
+        n_outputs: int,
+        dropout: float = 0.0,
+        widths: Sequence[int] | None = None,
+        *,
+        is_softmax: bool,
+    ) -> None:
+        super().__init__(integrations, n_outputs, dropout, widths)
+        self.is_softmax = is_softmax
+
+    def forward(self, sets: Sequence[Packed], generator: torch.Generator | None = None) -> Tensor:
+        """Return the logits of the averaged probabilities; see `IntegrationNetwork.forward`."""
+        sizes = [integration.global_size for integration in self.integrations]
+        of_modality = torch.eye(len(sizes)).repeat_interleave(torch.tensor(sizes), dim=1)
+        g = self.global_feature(sets)
+        # The linear layer sees one modality at a time, with zeros in place of the others.
+        alone = [g * own for own in of_modality.to(g)]
+        logits = torch.stack([self.linear(part, generator) for part in alone])
+        # Averages are taken of logarithms, since probabilities close to 0 underflow.
+        if self.is_softmax:
+            return _log_mean(functional.log_softmax(logits, dim=-1))
+        return _log_mean(functional.logsigmoid(logits)) - _log_mean(functional.logsigmoid(-logits))
+
+
+def _log_mean(logarithms: Tensor) -> Tensor:
+    """Return the logarithm of the mean over the first axis."""
+    return logarithms.logsumexp(dim=0) - math.log(len(logarithms))
+
+
 def _part(integration: Integration, values: Tensor, offsets: Tensor, present: Tensor) -> Tensor:
-    """A modality's part of the global features; zero where a set is not present."""
+    """Return the part of one modality in the global features; zero where the set is missing."""
     if bool(present.all()):
         return integration(values, offsets)
-    if len(values) == 0:
+    if len(values) == 0:  # the modality of every item is missing
         return values.new_zeros(len(present), integration.global_size)
-    g = integration(values, without_empty(offsets))
+    g = integration(values, drop_empty_sets(offsets))
     items = torch.nonzero(present).flatten().to(g.device)
     return g.new_zeros(len(present), integration.global_size).index_copy(0, items, g)

@@ -1,4 +1,4 @@
-"""The same network over padded sets, in operations that other runtimes know."""
+"""The network over padded sets, in operations that can be exported."""
 
 from __future__ import annotations
 
@@ -9,32 +9,33 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from acluster.nn._attended import is_below_highest, is_outside, masked
 from acluster.nn._attention_cluster import AttentionCluster
+from acluster.nn._masks import below_top_k, mask_logits, outside_pyramid_part
 from acluster.nn._network import IntegrationNetwork
 
 __all__ = ["PaddedNetwork"]
 
 
 class PaddedNetwork(nn.Module):
-    """A network of attention clusters that takes padded sets with their lengths.
+    """A network of attention clusters over padded sets and their lengths.
 
-    It shares the parameters of `network`; it has no kernels, no loops over sets and no dropout,
-    so that `torch.export` and `torch.onnx` can follow it. Padded sets cost what the longest costs.
+    It shares the parameters of `network`. It uses no compiled kernels, no loops over sets and no
+    dropout, so that `torch.export` and `torch.onnx` can trace it. Every set costs as much as the
+    longest one in the batch.
 
     Parameters
     ----------
     network : IntegrationNetwork
-        Its integrations are attention clusters.
+        The network to export. All its integrations must be attention clusters.
 
     stand_ins : sequence of (Tensor of shape (M,), or None)
-        For every modality, the local feature that stands for a missing set. None: nothing does,
-        and the other modalities count for more.
+        For each modality, the local feature to use in place of a missing set. With None, a
+        missing set contributes zeros, and the other modalities are scaled up.
 
     Raises
     ------
     TypeError
-        If a modality is integrated in another way than by an attention cluster.
+        If an integration of the network is not an attention cluster.
 
     Examples
     --------
@@ -51,21 +52,21 @@ class PaddedNetwork(nn.Module):
         for integration in network.integrations:
             if not isinstance(integration, AttentionCluster):
                 raise TypeError(
-                    f"{type(integration).__name__} is no attention cluster; only these can be had "
-                    "over padded sets."
+                    f"{type(integration).__name__} is not an attention cluster. PaddedNetwork "
+                    "supports no other integration."
                 )
         for i, stand_in in enumerate(stand_ins):
             self.register_buffer(f"stand_in_{i}", stand_in)
 
     def forward(self, *sets: Tensor) -> Tensor:
-        """Logits of every item.
+        """Return the logits of every item.
 
         Parameters
         ----------
         *sets : Tensors
-            For every modality, local features of shape (n, L, M) and int64 lengths (n,): item i
-            has the first ``lengths[i]`` of L rows, and the others do not matter. An item of length
-            0 lacks the modality. L is at least 1.
+            For each modality in turn, local features of shape (n, L, M) and int64 lengths of
+            shape (n,). The set of item i is the first ``lengths[i]`` of the L rows; the other
+            rows are ignored. The modality of an item with length 0 is missing. L is at least 1.
 
         Returns
         -------
@@ -76,8 +77,10 @@ class PaddedNetwork(nn.Module):
         for i, cluster in enumerate(self.network.integrations):
             values, lengths = sets[2 * i], sets[2 * i + 1]
             is_missing = lengths == 0
+            # A missing set becomes one row of zeros, since the softmax of no rows is NaN.
             lengths = lengths.clamp(min=1)
             is_padding = torch.arange(values.shape[1], device=values.device) >= lengths[:, None]
+            # Clear the padding, which may hold anything: 0 · NaN would be NaN in the product.
             values = values.masked_fill((is_padding | is_missing[:, None])[..., None], 0)
             stand_in = getattr(self, f"stand_in_{i}")
             if stand_in is not None:
@@ -94,7 +97,7 @@ class PaddedNetwork(nn.Module):
 
 
 def _global_feature(cluster: AttentionCluster, values: Tensor, is_padding: Tensor) -> Tensor:
-    """Equations 2 to 7 on (n, L, M), without the padding."""
+    """Compute equations 2 to 7 on (n, L, M), ignoring the padding."""
     logits = cluster.weighting(values.flatten(0, 1)).unflatten(0, values.shape[:2])
     logits = logits.masked_fill(is_padding[..., None], -torch.inf)
     a = _restricted(cluster, logits, (~is_padding).sum(dim=1)).softmax(dim=1)
@@ -103,14 +106,17 @@ def _global_feature(cluster: AttentionCluster, values: Tensor, is_padding: Tenso
 
 
 def _restricted(cluster: AttentionCluster, logits: Tensor, lengths: Tensor) -> Tensor:
-    """Logits (n, L, N), very low where a unit may not attend."""
+    """Return the logits (n, L, N), very low where a unit must not attend."""
     if cluster.pyramid_levels > 1:
-        places = torch.arange(logits.shape[1], device=logits.device)
-        is_out = is_outside(places, lengths[:, None], cluster.cluster_size, cluster.pyramid_levels)
-        logits = masked(logits, is_out)
+        positions = torch.arange(logits.shape[1], device=logits.device)
+        outside = outside_pyramid_part(
+            positions, lengths[:, None], cluster.cluster_size, cluster.pyramid_levels
+        )
+        logits = mask_logits(logits, outside)
     if cluster.n_attended is not None:
-        # So that there are enough, without asking for L, which is not known to an export.
-        more = functional.pad(logits, (0, 0, 0, cluster.n_attended), value=-torch.inf)
-        is_out = is_below_highest(more, cluster.n_attended)[:, : logits.shape[1]]
-        logits = masked(logits, is_out)
+        # L is symbolic during an export, and min(n_attended, L) cannot be computed. Padding
+        # makes sure that there are at least n_attended rows.
+        longer = functional.pad(logits, (0, 0, 0, cluster.n_attended), value=-torch.inf)
+        below = below_top_k(longer, cluster.n_attended)[:, : logits.shape[1]]
+        logits = mask_logits(logits, below)
     return logits

@@ -1,4 +1,4 @@
-"""Local features brought to a mean of 0 and a spread of 1, inside the network."""
+"""Standardization of local features, as a layer of the network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["Standardization"]
 
 
 class Standardization(nn.Module):
-    """Local features, centred and scaled feature by feature: ``(x - mean) / scale``.
+    """Center and scale each feature: ``(x - mean) / scale``.
 
     Parameters
     ----------
@@ -19,7 +19,7 @@ class Standardization(nn.Module):
     Attributes
     ----------
     mean, scale : Tensor of shape (M,)
-        Buffers, 0 and 1 until `learn`.
+        Buffers, initially 0 and 1.
 
     Examples
     --------
@@ -41,29 +41,33 @@ class Standardization(nn.Module):
         self.register_buffer("scale", torch.ones(n_features))
 
     def reset_parameters(self) -> None:
-        """Forget what was learnt."""
+        """Reset the mean to 0 and the scale to 1."""
         self.mean.zero_()
         self.scale.fill_(1)
 
     def learn(self, mean: Tensor, std: Tensor) -> None:
-        """Take what was found of the training set; a feature without spread keeps its scale.
+        """Set the mean and the scale, as computed on the training set.
+
+        Constant features are centered but not scaled.
 
         Parameters
         ----------
         mean, std : Tensor of shape (M,)
-            Of every feature, over all local features.
+            The mean and the standard deviation of each feature over all local features.
         """
         self.mean.copy_(mean)
         self.scale.copy_(std)
-        self.scale.masked_fill_(self.scale == 0, 1)  # also one too small for this dtype
+        self.scale.masked_fill_(
+            self.scale == 0, 1
+        )  # includes standard deviations that underflow in this dtype
 
     def forward(self, values: Tensor) -> Tensor:
-        """Local features, standardised.
+        """Return the standardized local features.
 
         Parameters
         ----------
         values : Tensor of shape (..., M)
-            As they come.
+            The local features.
 
         Returns
         -------

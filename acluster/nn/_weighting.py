@@ -1,7 +1,7 @@
-"""Weighting functions (equations 3-5): what each attention unit thinks of each local feature.
+"""Weighting functions (equations 3-5): the score of each local feature for each attention unit.
 
-A weighting function maps packed local features (R, M) to logits (R, N), one column per
-attention unit; a softmax over each set then makes the weights.
+A weighting function maps packed local features (R, M) to logits (R, N), one column per attention
+unit. A softmax over each set then turns the logits into attention weights.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ __all__ = ["WEIGHTINGS", "AverageWeighting", "FC1Weighting", "FC2Weighting", "We
 
 
 class Weighting(nn.Module, ABC):
-    """What each attention unit thinks of each local feature: the base of those of the paper.
+    """Score every local feature for every attention unit: the base class.
 
-    Another one derives from this class and is passed as `weighting`. The softmax over each set
-    cancels whatever a unit adds to all its logits alike, so that a last bias does nothing.
+    To use your own weighting function, derive from this class and pass the subclass as
+    `weighting`. A final bias has no effect, because the softmax over each set cancels whatever a
+    unit adds to all its logits.
 
     Parameters
     ----------
@@ -30,14 +31,14 @@ class Weighting(nn.Module, ABC):
         The number N of attention units.
 
     hidden_size : int
-        The number H of hidden cells of each unit, for those that have any.
+        The hidden layer size H of each unit, for weighting functions with a hidden layer.
 
     Examples
     --------
     >>> import torch
     >>> from acluster.nn import AttentionCluster, Weighting
     >>> class Distance(Weighting):
-    ...     '''A unit looks for what is near to a point of its own.'''
+    ...     '''Each unit attends to the local features near a learned point.'''
     ...
     ...     def __init__(self, n_features, cluster_size, hidden_size=10):
     ...         super().__init__()
@@ -57,19 +58,20 @@ class Weighting(nn.Module, ABC):
 
     @abstractmethod
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw all parameters anew, and set all buffers.
+        """Initialize all parameters and buffers.
 
-        What the constructor computes is not kept: it runs where tensors have no memory.
+        Values that the constructor assigns are lost: the estimators construct modules on torch's
+        "meta" device, where tensors have no memory, and call this method afterwards.
 
         Parameters
         ----------
         generator : torch.Generator, optional
-            Draws them; by default torch's own.
+            Source of randomness; by default torch's global generator.
         """
 
     @abstractmethod
     def forward(self, values: Tensor) -> Tensor:
-        """Logits of every local feature for every unit.
+        """Return the logits of every local feature for every unit.
 
         Parameters
         ----------
@@ -83,7 +85,7 @@ class Weighting(nn.Module, ABC):
 
 
 class AverageWeighting(Weighting):
-    """All local features weigh the same (equation 3): equal logits, no parameters.
+    """Weight all local features equally (equation 3), without parameters.
 
     Parameters
     ----------
@@ -91,10 +93,10 @@ class AverageWeighting(Weighting):
         The width M of a local feature.
 
     cluster_size : int
-        The number N of attention units; all of them give the same mean.
+        The number N of attention units, which all compute the same mean.
 
     hidden_size : int
-        Not used; every weighting function is built alike.
+        Ignored; it is there because all weighting functions share one signature.
 
     Examples
     --------
@@ -109,18 +111,18 @@ class AverageWeighting(Weighting):
         self.cluster_size = cluster_size
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Nothing to draw."""
+        """Do nothing; there are no parameters."""
 
     def forward(self, values: Tensor) -> Tensor:
-        """Equal logits, all zero (equation 3), of shape (R, N)."""
+        """Return logits of zero (equation 3), of shape (R, N)."""
         return values.new_zeros(1, 1).expand(values.shape[0], self.cluster_size)
 
 
 class FC1Weighting(Weighting):
     """One fully-connected layer per attention unit (equation 4).
 
-    The paper adds a bias of length L, which sets of varying size cannot have; a scalar
-    bias would be cancelled by the softmax. There is none.
+    There is no bias. The paper's bias has length L, which is impossible for sets of varying size,
+    and the softmax would cancel a scalar bias.
 
     Parameters
     ----------
@@ -131,7 +133,7 @@ class FC1Weighting(Weighting):
         The number N of attention units.
 
     hidden_size : int
-        Not used; every weighting function is built alike.
+        Ignored; it is there because all weighting functions share one signature.
 
     Examples
     --------
@@ -147,19 +149,19 @@ class FC1Weighting(Weighting):
         self.reset_parameters()
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw w uniformly within ±1/√M."""
+        """Initialize w uniformly within ±1/√M."""
         uniform_(self.weight, len(self.weight), generator)
 
     def forward(self, values: Tensor) -> Tensor:
-        """Logits wᵀx of every local feature for every unit (equation 4), (R, N)."""
+        """Return the logits wᵀx (equation 4), of shape (R, N)."""
         return values @ self.weight
 
 
 class FC2Weighting(Weighting):
-    """Two fully-connected layers per attention unit, with a tanh between (equation 5).
+    """Two fully-connected layers per attention unit, with tanh in between (equation 5).
 
-    Every unit has a hidden layer of its own. The last bias of the paper is left out, as
-    the softmax cancels it.
+    Each unit has its own hidden layer. The paper's second bias is left out, because the softmax
+    cancels it.
 
     Parameters
     ----------
@@ -170,7 +172,7 @@ class FC2Weighting(Weighting):
         The number N of attention units.
 
     hidden_size : int
-        The number H of hidden cells of each unit.
+        The hidden layer size H of each unit.
 
     Examples
     --------
@@ -188,14 +190,14 @@ class FC2Weighting(Weighting):
         self.reset_parameters()
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw W1 and b1 uniformly within ±1/√M, w2 within ±1/√H."""
+        """Initialize W1 and b1 uniformly within ±1/√M, and w2 within ±1/√H."""
         n_features, hidden_size = len(self.weight1), self.weight2.shape[1]
         uniform_(self.weight1, n_features, generator)
         uniform_(self.bias1, n_features, generator)
         uniform_(self.weight2, hidden_size, generator)
 
     def forward(self, values: Tensor) -> Tensor:
-        """Logits w2ᵀ tanh(W1ᵀx + b1) of local features for units (equation 5), (R, N)."""
+        """Return the logits w2ᵀ tanh(W1ᵀx + b1) (equation 5), of shape (R, N)."""
         hidden = torch.tanh(torch.addmm(self.bias1, values, self.weight1))
         return (hidden.unflatten(-1, self.weight2.shape) * self.weight2).sum(dim=-1)
 
@@ -208,7 +210,7 @@ WEIGHTINGS: dict[str, type[Weighting]] = {
 
 
 def uniform_(parameter: Tensor, fan_in: int, generator: torch.Generator | None) -> None:
-    """Fill with the uniform distribution within ±1/√fan_in, as torch's linear layer does."""
+    """Fill a parameter uniformly within ±1/√fan_in, as torch's linear layer does."""
     bound = 1 / math.sqrt(fan_in)
     with torch.no_grad():
         parameter.uniform_(-bound, bound, generator=generator)

@@ -40,7 +40,7 @@ def way(name):
     patches = {
         "plain": [
             patch("acluster.nn._attention_cluster.attend", attend_plainly),
-            patch.object(_linear, "_LARGE", float("inf")),
+            patch.object(_linear, "_MIN_FACTORED_SIZE", float("inf")),
             patch.object(_compiled, "_INSTALLED", False),
         ],
         "torch": [patch.object(_compiled, "_INSTALLED", False)],

@@ -141,7 +141,7 @@ def test_torch_exports_it_too():
 def test_only_attention_clusters_can_be_had_over_padded_sets():
     X, y = make_sets(n=20)
     clf = AverageClassifier(max_iter=1, tol=None).fit(X, y)
-    with pytest.raises(TypeError, match=r"Average is no attention cluster"):
+    with pytest.raises(TypeError, match=r"Average is not an attention cluster"):
         PaddedNetwork(clf.network_, [None])
 
 

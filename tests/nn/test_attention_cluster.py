@@ -1,4 +1,4 @@
-"""The packed torch modules against the slow transcription of the equations."""
+"""The torch modules against a slow transcription of the paper's equations."""
 
 from itertools import pairwise
 
@@ -57,7 +57,9 @@ def numpy_parameters(module):
 
 @given(**cases)
 @settings(max_examples=80, deadline=None)
-def test_cluster_is_the_reference(lengths, n_features, cluster_size, weighting, shifting, seed):
+def test_attention_cluster_matches_reference(
+    lengths, n_features, cluster_size, weighting, shifting, seed
+):
     cluster = make_cluster(n_features, cluster_size, weighting, shifting, seed)
     values, offsets = make_packed(lengths, n_features, seed)
     expected = reference_global_features(
@@ -74,7 +76,7 @@ def test_cluster_is_the_reference(lengths, n_features, cluster_size, weighting, 
 @pytest.mark.parametrize("weighting", sorted(WEIGHTINGS))
 @pytest.mark.parametrize("shifting", [True, False])
 @pytest.mark.parametrize("lengths", [[4, 4, 4], [1, 5, 2, 5, 1]])
-def test_gradients_are_those_of_the_reference(weighting, shifting, lengths):
+def test_attention_cluster_gradients_match_finite_differences(weighting, shifting, lengths):
     n_features, cluster_size = 3, 4
     cluster = make_cluster(n_features, cluster_size, weighting, shifting, seed=3)
     values, offsets = make_packed(lengths, n_features, seed=4)
@@ -106,7 +108,7 @@ def test_gradients_are_those_of_the_reference(weighting, shifting, lengths):
 
 @given(**cases)
 @settings(max_examples=50, deadline=None)
-def test_order_of_local_features_does_not_matter(
+def test_attention_cluster_ignores_order(
     lengths, n_features, cluster_size, weighting, shifting, seed
 ):
     cluster = make_cluster(n_features, cluster_size, weighting, shifting, seed)
@@ -120,7 +122,7 @@ def test_order_of_local_features_does_not_matter(
 
 @given(**cases, repeats=st.integers(2, 4))
 @settings(max_examples=50, deadline=None)
-def test_repeating_every_local_feature_changes_nothing(
+def test_attention_cluster_is_invariant_to_repetition(
     lengths, n_features, cluster_size, weighting, shifting, seed, repeats
 ):
     cluster = make_cluster(n_features, cluster_size, weighting, shifting, seed)
@@ -131,7 +133,9 @@ def test_repeating_every_local_feature_changes_nothing(
 
 @given(**cases)
 @settings(max_examples=50, deadline=None)
-def test_sets_do_not_see_each_other(lengths, n_features, cluster_size, weighting, shifting, seed):
+def test_attention_cluster_treats_sets_independently(
+    lengths, n_features, cluster_size, weighting, shifting, seed
+):
     cluster = make_cluster(n_features, cluster_size, weighting, shifting, seed)
     values, offsets = make_packed(lengths, n_features, seed)
     alone = [cluster(values[i:j], torch.tensor([0, j - i])) for i, j in pairwise(offsets.tolist())]
@@ -140,7 +144,7 @@ def test_sets_do_not_see_each_other(lengths, n_features, cluster_size, weighting
 
 @given(**{name: cases[name] for name in ("lengths", "n_features", "cluster_size", "seed")})
 @settings(max_examples=50, deadline=None)
-def test_shifting_gives_unit_norm(lengths, n_features, cluster_size, seed):
+def test_shifting_operation_gives_unit_norm(lengths, n_features, cluster_size, seed):
     cluster = make_cluster(n_features, cluster_size, "fc1", True, seed)
     values, offsets = make_packed(lengths, n_features, seed)
     norms = cluster(values, offsets).norm(dim=1)
@@ -149,7 +153,7 @@ def test_shifting_gives_unit_norm(lengths, n_features, cluster_size, seed):
 
 @given(lengths=lengths_of_sets, cluster_size=st.integers(1, 5), seed=st.integers(0, 10**6))
 @settings(max_examples=50, deadline=None)
-def test_attention_weights_are_distributions(lengths, cluster_size, seed):
+def test_attention_weights_sum_to_one(lengths, cluster_size, seed):
     logits, offsets = make_packed(lengths, cluster_size, seed, scale=30.0)
     weights = attention_weights(offsets, logits)
     assert (weights >= 0).all()
@@ -160,14 +164,14 @@ def test_attention_weights_are_distributions(lengths, cluster_size, seed):
 
 
 @pytest.mark.parametrize("offset", [1e4, -1e4])
-def test_softmax_is_exact_for_far_off_sets(offset):
+def test_attention_weights_subtract_the_maximum_of_each_set(offset):
     # One maximum over all sets would underflow here.
     logits = torch.tensor([[0.0], [1.0], [offset], [offset + 1]])
     weights = attention_weights(torch.tensor([0, 2, 4]), logits)
     torch.testing.assert_close(weights[:2], weights[2:])
 
 
-def test_shifting_keeps_a_zero_vector_and_its_gradient_finite():
+def test_shifting_operation_is_finite_at_zero():
     shifting = ShiftingOperation(2)
     with torch.no_grad():
         shifting.beta.zero_()
@@ -175,7 +179,7 @@ def test_shifting_keeps_a_zero_vector_and_its_gradient_finite():
     assert torch.isfinite(shifting.alpha.grad).all()
 
 
-def test_shifting_depends_on_sign_of_alpha_and_ratio_only():
+def test_shifting_operation_depends_only_on_sign_of_alpha_and_ratio():
     shifting, pooled = ShiftingOperation(3), torch.randn(2, 3, 4)
     before = shifting(pooled)
     with torch.no_grad():
@@ -185,19 +189,19 @@ def test_shifting_depends_on_sign_of_alpha_and_ratio_only():
 
 
 @pytest.mark.parametrize("cluster_size", [1, 16, 256])
-def test_shift_starts_with_the_stated_spread(cluster_size):
+def test_shifting_operation_initial_standard_deviation(cluster_size):
     drawn = torch.cat([ShiftingOperation(cluster_size).alpha.detach() for _ in range(4000)])
     assert drawn.std().item() == pytest.approx(cluster_size**-0.25, rel=0.05)
 
 
-def test_average_ignores_the_values():
+def test_average_weighting_ignores_values():
     values, offsets = make_packed([3, 2], 4, seed=1)
     g = AttentionCluster(4, 2, "average", shifting=False)(values, offsets)
     means = torch.stack([values[:3].mean(0), values[3:].mean(0)])
     torch.testing.assert_close(g, means.repeat(1, 2))
 
 
-def test_network_concatenates_modalities_of_their_own_sizes():
+def test_integration_network_concatenates_modalities():
     clusters = [make_cluster(4, 3, "fc1", True, 0), make_cluster(2, 5, "fc2", False, 1)]
     network = IntegrationNetwork(clusters, n_outputs=7, dropout=0.9).double().eval()
     rgb, audio = make_packed([2, 3], 4, seed=2), make_packed([6, 1], 2, seed=3)

@@ -1,4 +1,4 @@
-"""Dropout and the linear layer, its gradient whole and in factors."""
+"""`DropoutLinear`: dropout, the linear layer, and its gradient, whole and in factors."""
 
 import pytest
 import torch
@@ -17,8 +17,8 @@ from acluster.nn._linear import _drawn_dropout, _mask
     ],
     autouse=True,
 )
-def way(request, monkeypatch):
-    """Whether Numba masks, or torch."""
+def mask_implementation(request, monkeypatch):
+    """Run every test with the mask computed by Numba and by torch."""
     if request.param == "torch":
         monkeypatch.setattr(_compiled, "_INSTALLED", False)
 
@@ -35,7 +35,7 @@ def drawn_layer(dropout=0.0, dtype=torch.float64):
     return layer, x.requires_grad_()
 
 
-def test_without_dropout_it_is_torchs_linear_layer():
+def test_forward_matches_torch_linear_without_dropout():
     layer, x = drawn_layer()
     linear = nn.Linear(40, 3).double()
     linear.load_state_dict({"weight": layer.weight.T, "bias": layer.bias})
@@ -49,8 +49,8 @@ def test_without_dropout_it_is_torchs_linear_layer():
 
 
 @pytest.mark.parametrize("chunk", [1, 100, 1 << 18])
-def test_gradcheck_under_dropout(chunk, monkeypatch):
-    monkeypatch.setattr(_linear, "_NUMBERS_PER_CHUNK", chunk)
+def test_gradcheck_with_dropout(chunk, monkeypatch):
+    monkeypatch.setattr(_linear, "_CHUNK_ELEMENTS", chunk)
     layer, x = drawn_layer(dropout=0.3)
 
     def output(x, weight, bias):
@@ -60,8 +60,8 @@ def test_gradcheck_under_dropout(chunk, monkeypatch):
     assert torch.autograd.gradcheck(output, (x, layer.weight, layer.bias))
 
 
-def test_the_factors_are_the_gradient(monkeypatch):
-    monkeypatch.setattr(_linear, "_LARGE", 1)
+def test_grad_factors_multiply_to_gradient(monkeypatch):
+    monkeypatch.setattr(_linear, "_MIN_FACTORED_SIZE", 1)
     layer, x = drawn_layer(dropout=0.3)
     whole, in_factors = [], []
     for layer.factored_gradient, found in ((False, whole), (True, in_factors)):
@@ -78,8 +78,8 @@ def test_the_factors_are_the_gradient(monkeypatch):
     torch.testing.assert_close(D.T @ G, layer.weight.grad)
 
 
-def test_a_frozen_weight_is_left_no_factors(monkeypatch):
-    monkeypatch.setattr(_linear, "_LARGE", 1)
+def test_grad_factors_absent_for_frozen_weight(monkeypatch):
+    monkeypatch.setattr(_linear, "_MIN_FACTORED_SIZE", 1)
     layer, x = drawn_layer()
     layer.factored_gradient = True
     layer.weight.requires_grad_(False)
@@ -87,8 +87,8 @@ def test_a_frozen_weight_is_left_no_factors(monkeypatch):
     assert not hasattr(layer.weight, "grad_factors")
 
 
-def test_the_factors_of_two_uses_add_up(monkeypatch):
-    monkeypatch.setattr(_linear, "_LARGE", 1)
+def test_grad_factors_accumulate(monkeypatch):
+    monkeypatch.setattr(_linear, "_MIN_FACTORED_SIZE", 1)
     layer, x = drawn_layer()
     (layer(x).square().sum() + layer(2 * x).sum()).backward()
     layer.factored_gradient = True
@@ -97,7 +97,7 @@ def test_the_factors_of_two_uses_add_up(monkeypatch):
     torch.testing.assert_close(D.T @ G, layer.weight.grad)
 
 
-def test_small_weights_have_their_gradient_whole():
+def test_small_weight_has_whole_gradient():
     layer, x = drawn_layer()
     layer.factored_gradient = True
     layer(x).sum().backward()
@@ -105,30 +105,30 @@ def test_small_weights_have_their_gradient_whole():
 
 
 @pytest.mark.parametrize("probability", [1e-7, 0.01, 0.5, 0.9, 0.999])
-def test_dropout_has_the_stated_probability(probability):
+def test_dropout_has_requested_probability(probability):
     n_items, size = 400, 1000
     mask = mask_of(torch.ones(n_items, size), probability)
     assert set(mask.unique().tolist()) <= {0.0, 1.0}
-    # An item drops at one of two shares, 1/256 apart, drawn for it.
+    # Each item draws one of two dropout probabilities, 1/256 apart.
     variance = probability * (1 - probability) / (n_items * size) + (1 / 512) ** 2 / n_items
     assert (mask == 0).float().mean().item() == pytest.approx(probability, abs=5 * variance**0.5)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (5, 80_001)])
-def test_dropout_of_any_shape(shape):
+def test_mask_handles_any_shape(shape):
     x = torch.randn(shape)
     dropped = mask_of(x, 0.5)
     assert torch.equal(dropped[dropped != 0], x[dropped != 0])
 
 
-def test_dropout_of_neighbours_is_independent():
+def test_dropout_of_neighbors_is_independent():
     mask = mask_of(torch.ones(1, 400_000), 0.5)[0]
     for distance in (1, 2, 3, 4, 7, 8, 16):
         together = (mask[:-distance] * mask[distance:]).mean().item()
         assert together == pytest.approx(0.25, abs=0.005)
 
 
-def test_the_output_keeps_its_mean():
+def test_dropout_preserves_expected_output():
     layer = DropoutLinear(200, 1, dropout=0.9).train()
     nn.init.ones_(layer.weight)
     nn.init.zeros_(layer.bias)
@@ -136,7 +136,7 @@ def test_the_output_keeps_its_mean():
     assert outputs.mean().item() == pytest.approx(200, abs=5)
 
 
-def test_dropout_leaves_the_global_state_and_prediction_alone():
+def test_dropout_uses_generator_and_only_training_mode():
     layer, x = drawn_layer(dropout=0.5)
     state = torch.get_rng_state()
     layer(x, torch.Generator())
@@ -144,7 +144,7 @@ def test_dropout_leaves_the_global_state_and_prediction_alone():
     torch.testing.assert_close(layer.eval()(x), x @ layer.weight + layer.bias)
 
 
-def test_under_autocast_the_products_are_in_half_precision():
+def test_forward_uses_autocast_dtype():
     layer, x = drawn_layer(dtype=torch.float32)
     layer.eval()
     with torch.autocast("cpu", torch.bfloat16):
@@ -154,17 +154,17 @@ def test_under_autocast_the_products_are_in_half_precision():
     assert not torch.equal(narrow, layer(x))
     assert layer.weight.grad.dtype == torch.float32
     with torch.no_grad():
-        layer.weight.mul_(2)  # what was kept of the weight is old now
+        layer.weight.mul_(2)  # invalidates the cached weight
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(layer(x), layer.float()(x), rtol=0.02, atol=0.04)
 
 
 @pytest.mark.parametrize("factored", [False, True])
-def test_no_products_of_subnormal_numbers(factored, monkeypatch):
-    monkeypatch.setattr(_linear, "_LARGE", 1)
+def test_backward_avoids_subnormal_numbers(factored, monkeypatch):
+    monkeypatch.setattr(_linear, "_MIN_FACTORED_SIZE", 1)
     layer, x = drawn_layer(dtype=torch.float32)
     layer.factored_gradient = factored
-    direction = torch.tensor([1.0, 1e-38, 1e-42]).expand(7, 3)  # the last two are lost with x
+    direction = torch.tensor([1.0, 1e-38, 1e-42]).expand(7, 3)  # the last two underflow
     x.grad = None
     layer(x).backward(direction)
     D, G = layer.weight.grad_factors if factored else (x.detach(), None)
@@ -175,7 +175,7 @@ def test_no_products_of_subnormal_numbers(factored, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_small_gradients_stay(dtype):
+def test_backward_keeps_small_gradients(dtype):
     layer, x = drawn_layer(dtype=dtype)
     x.grad = None
     layer(x).backward(torch.full((7, 3), 1e-3, dtype=dtype))
@@ -183,7 +183,7 @@ def test_small_gradients_stay(dtype):
     torch.testing.assert_close(x.grad, expected, rtol=2e-2, atol=1e-5)
 
 
-def test_a_gradient_that_is_not_finite_stays_so():
+def test_backward_propagates_nan():
     layer, x = drawn_layer()
     layer(x).backward(torch.full((7, 3), torch.nan, dtype=torch.float64))
     assert layer.weight.grad.isnan().all()

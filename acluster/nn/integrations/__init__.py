@@ -1,7 +1,11 @@
-"""Ways to integrate the local features of a set into one vector, one file each.
+"""Integrations of local feature sets other than the attention cluster, one per file.
 
-Every module takes packed sets, as `acluster.nn.AttentionCluster` does. Those that depend on the
-order read the local features in the order in which they lie in the set.
+Each module maps packed sets, i.e. local features (R, M) and int64 offsets (n + 1,) on the CPU, to
+one vector per set, (n, global_size), as `acluster.nn.AttentionCluster` does. Use them in an
+`acluster.nn.IntegrationNetwork`, or in a network of your own.
+
+The result does not depend on the order of the local features, except with `Flatten`, `BiLSTM`,
+`TSLSTM` and `TemporalInception`.
 """
 
 from acluster.nn.integrations._attention_mil import AttentionMIL, GatedAttentionMIL

@@ -9,11 +9,27 @@ __all__ = ["BatchNorm"]
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """torch's; a single row, which has no spread, is normalised as in evaluation."""
+    """Batch normalization that uses the running statistics for a batch of a single row.
+
+    The variance of one row is 0, and torch raises an error in training mode.
+
+    Parameters
+    ----------
+    num_features : int
+        The number of columns.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from acluster.nn.integrations._batch_norm import BatchNorm
+    >>> BatchNorm(3)(torch.ones(1, 3)).shape
+    torch.Size([1, 3])
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         if len(x) > 1:
             return super().forward(x)
+        # For the type checker: torch allows normalization without running statistics.
         assert self.running_mean is not None
         assert self.running_var is not None
         return functional.batch_norm(

@@ -1,4 +1,4 @@
-"""Efficient probing: learned queries without keys, each with a slice of the values."""
+"""Efficient probing: learned queries, each of which pools its own slice of the values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,38 @@ __all__ = ["EfficientProbing"]
 
 
 class EfficientProbing(Integration):
-    """Queries without keys, each of which averages a slice of the values; batch norm."""
+    """Pool slices of projected local features with learned queries, then normalize the batch.
+
+    The attention of the efficient probe has no key projection: each query scores the local
+    features directly. The weights of a query apply to its own slice of the value projection, of
+    width ``max(1, M // n_queries)``.
+
+    Parameters
+    ----------
+    n_features : int
+        The width M of a local feature.
+
+    n_queries : int
+        The number of queries.
+
+    Attributes
+    ----------
+    global_size : int
+        ``n_queries * max(1, M // n_queries)``.
+
+    References
+    ----------
+    "Attention, Please! Revisiting Attentive Probing Through the Lens of Efficiency", ICLR 2026,
+    arXiv 2506.10178.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from acluster.nn.integrations import EfficientProbing
+    >>> probe = EfficientProbing(n_features=4, n_queries=2)
+    >>> probe(torch.randn(6, 4), torch.tensor([0, 2, 6])).shape
+    torch.Size([2, 4])
+    """
 
     def __init__(self, n_features: int, n_queries: int) -> None:
         super().__init__()
@@ -26,7 +57,8 @@ class EfficientProbing(Integration):
     def forward(self, values: Tensor, offsets: Tensor) -> Tensor:
         values = self.as_computed(values)
         pooled = attend(values, offsets, self.attention_logits(values, offsets))
-        # The projection of an average is the average of projections, and there is one per unit.
+        # The projection of an average is the average of the projections. Projecting the averages
+        # takes one product per set and query, instead of one per local feature and query.
         return self.norm(torch.einsum("nqm,qmd->nqd", pooled, self.values).flatten(1))
 
     def attention_logits(self, values: Tensor, offsets: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Packed sets as sequences: padded, resampled to a fixed length, or cut into segments."""
+"""Packed sets as sequences: padded, resampled to a fixed length, or divided into segments."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["padded", "resampled", "segment"]
 
 
 def padded(values: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
-    """Sets as (n, L, M), 0 beyond the last local feature of each, and (n, L): True up to it."""
+    """Return sets padded with zeros, (n, L, M), and a mask (n, L) that is False in the padding."""
     lengths = offsets.diff()
     places = torch.arange(int(lengths.max()))
     inside = (places < lengths[:, None]).to(values.device)
@@ -19,20 +19,20 @@ def padded(values: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def resampled(values: Tensor, offsets: Tensor, n_steps: int) -> Tensor:
-    """Of each set as many local features, at even distances, (n, n_steps, M).
+    """Return `n_steps` local features of each set, taken at even distances, (n, n_steps, M).
 
-    Step k of K is the local feature at ``floor((k + ½) L / K)``: some are taken more than once
-    where there are fewer than K.
+    Step k of K is the local feature at position ``floor((k + ½) L / K)``. In sets of fewer than K,
+    some are repeated.
     """
     places = (2 * torch.arange(n_steps) + 1) * offsets.diff()[:, None] // (2 * n_steps)
     return values[(offsets[:-1, None] + places).to(values.device)]
 
 
 def segment(offsets: Tensor, number: int, n_segments: int) -> tuple[Tensor, Tensor]:
-    """The rows of one of several contiguous segments of every set, and their offsets.
+    """Return the rows of one contiguous segment of every set, and the offsets of these rows.
 
-    Segment s of S runs from ``floor(s L / S)`` to ``floor((s + 1) L / S)``, and has one local
-    feature at least.
+    Segment s of S runs from ``floor(s L / S)`` to ``floor((s + 1) L / S)``, and has at least one
+    local feature.
     """
     lengths = offsets.diff()
     starts = number * lengths // n_segments

@@ -17,7 +17,44 @@ __all__ = ["TemporalInception"]
 
 
 class TemporalInception(Integration):
-    """Four modules of two temporal convolutions each, alike for every feature; then a layer."""
+    """Apply temporal convolutions of two widths to each feature, then a linear layer.
+
+    The set is resampled to `n_steps` local features, as in `Flatten`. Each of four modules applies
+    two convolutions over time, of widths 5 and 7, side by side, and halves the number of steps by
+    max pooling. The number of input channels is 1, 2, 4 and 8; the weights are shared by all
+    features. The remaining steps are max-pooled, convolutions of width 1 reduce the 16 channels to
+    4, 2 and 1, and a linear layer with a rectifier follows. Batch normalization precedes every
+    rectifier.
+
+    Parameters
+    ----------
+    n_features : int
+        The width M of a local feature.
+
+    n_steps : int
+        The number of local features that a set is resampled to.
+
+    hidden_size : int
+        The size of the linear layer.
+
+    Attributes
+    ----------
+    global_size : int
+        ``hidden_size``.
+
+    References
+    ----------
+    Ma et al., "TS-LSTM and Temporal-Inception: Exploiting Spatiotemporal Dynamics for Activity
+    Recognition", arXiv 1703.10667, 2017.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from acluster.nn.integrations import TemporalInception
+    >>> inception = TemporalInception(n_features=4, n_steps=8, hidden_size=16)
+    >>> inception(torch.randn(6, 4), torch.tensor([0, 2, 6])).shape
+    torch.Size([2, 16])
+    """
 
     WIDTHS = (5, 7)
     CHANNELS = (1, 2, 4, 8)

@@ -1,8 +1,8 @@
 """Attention over packed sets: softmax of the logits within each set, then weighted averages.
 
-Here is what `attend` computes, in plain torch. Three faster ways to the same numbers lie
-beside it: `_analytic` (torch, any device), `_numba` (processors) and
-`_triton` (CUDA).
+`attend_plainly` is the definition, in a few lines of torch. `attend` computes the same faster,
+with one of three implementations that agree with the definition to rounding: `_analytic` (torch,
+any device), `_numba` (CPU) and `_triton` (CUDA).
 """
 
 from __future__ import annotations
@@ -21,71 +21,13 @@ from acluster.nn.pooling._numba import attend_numba
 __all__ = ["attend", "attention_weights", "shifted"]
 
 
-def attend(
-    values: Tensor,
-    offsets: Tensor,
-    logits: Tensor,
-    shift: tuple[Tensor, Tensor] | None = None,
-) -> Tensor:
-    """Weighted averages of every set, one per attention unit (equation 2), and their shift.
-
-    Parameters
-    ----------
-    values : Tensor of shape (R, M)
-        The local features of all sets, end to end.
-
-    offsets : Tensor of int64, shape (n + 1,)
-        Set i is ``values[offsets[i]:offsets[i + 1]]``; no set is empty.
-
-    logits : Tensor of shape (R, N)
-        What each unit thinks of each local feature.
-
-    shift : pair of Tensors of shape (N, 1), optional
-        α and β of the shifting operation (equation 7), which is then done too.
-
-    Returns
-    -------
-    Tensor of shape (n, N, M)
-        ``v = X a`` with ``a = softmax(logits)`` over each set; with `shift`,
-        ``(α·v + β) / (√N · ‖α·v + β‖₂)``. Of the dtype of `values`; differentiable once in
-        all but `offsets`.
-
-    Raises
-    ------
-    ValueError
-        If `offsets`, being on the CPU, do not cut all the rows into sets that are not empty.
-
-    Notes
-    -----
-    Features that need no gradient, the usual case, take a faster way: kernels of Triton on a
-    GPU and of Numba on a processor, where these are installed, else, and for features that need
-    a gradient, torch with the derivatives written out. Results agree to rounding.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from acluster.nn import attend
-    >>> values, offsets = torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([0, 2, 3])
-    >>> attend(values, offsets, torch.zeros(3, 1)).flatten()
-    tensor([2., 5.])
-    """
-    _check_offsets(offsets, len(values))
-    if values.requires_grad:
-        return attend_analytic(values, offsets, logits, shift)
-    if _triton.supports(values, logits):
-        return _triton.attend_triton(values, offsets, logits, shift).to(values.dtype)
-    if _compiled.available_for(values, logits):
-        return attend_numba(values, offsets, logits, shift)
-    return attend_analytic(values, offsets, logits, shift)
-
-
 def attend_plainly(
     values: Tensor,
     offsets: Tensor,
     logits: Tensor,
     shift: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """What `attend` does, set by set, with torch's own derivatives."""
+    """Compute what `attend` returns set by set, with torch's own derivatives."""
     lengths = offsets.diff().tolist()
     pooled = torch.stack(
         [
@@ -97,25 +39,30 @@ def attend_plainly(
 
 
 def shifted(pooled: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
-    """The shifting operation (equation 7) on (n, N, M): each unit gets the norm 1/√N."""
+    """Apply the shifting operation (equation 7) to (n, N, M); each unit gets the norm 1/√N."""
     return functional.normalize(alpha * pooled + beta, dim=-1) * len(alpha) ** -0.5
 
 
 def attention_weights(offsets: Tensor, logits: Tensor) -> Tensor:
-    """The weights a, packed: softmax of the logits within each set.
+    """Return the attention weights a: the softmax of the logits within each set.
 
     Parameters
     ----------
     offsets : Tensor of int64, shape (n + 1,)
-        Set i owns the rows ``offsets[i]`` to ``offsets[i + 1]``; no set is empty.
+        Set i is the rows ``offsets[i]`` to ``offsets[i + 1]``; no set is empty.
 
     logits : Tensor of shape (R, N)
-        What each unit thinks of each local feature.
+        The score of every local feature for every attention unit.
 
     Returns
     -------
     Tensor of shape (R, N)
         Every column sums to 1 over the rows of each set.
+
+    Raises
+    ------
+    ValueError
+        If `offsets` is on the CPU and does not divide all rows into non-empty sets.
 
     Examples
     --------
@@ -128,13 +75,74 @@ def attention_weights(offsets: Tensor, logits: Tensor) -> Tensor:
     return torch.cat([part.softmax(dim=0) for part in logits.split(offsets.diff().tolist())])
 
 
-def without_empty(offsets: Tensor) -> Tensor:
-    """The offsets without those of empty sets, which own no rows."""
+def attend(
+    values: Tensor,
+    offsets: Tensor,
+    logits: Tensor,
+    shift: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Return the weighted averages of every set, one per attention unit (equation 2).
+
+    Parameters
+    ----------
+    values : Tensor of shape (R, M)
+        The local features of all sets, end to end.
+
+    offsets : Tensor of int64, shape (n + 1,)
+        Set i is ``values[offsets[i]:offsets[i + 1]]``; no set is empty.
+
+    logits : Tensor of shape (R, N)
+        The score of every local feature for every attention unit.
+
+    shift : pair of Tensors of shape (N, 1), optional
+        α and β of the shifting operation (equation 7). If given, the operation is applied to
+        the averages.
+
+    Returns
+    -------
+    Tensor of shape (n, N, M)
+        ``v = X a`` with ``a = softmax(logits)`` over each set; with `shift`,
+        ``(α·v + β) / (√N · ‖α·v + β‖₂)``. The dtype is that of `values`. The result is
+        differentiable once with respect to all arguments but `offsets`.
+
+    Raises
+    ------
+    ValueError
+        If `offsets` is on the CPU and does not divide all rows into non-empty sets.
+
+    Notes
+    -----
+    Features that need no gradient, the usual case, go to compiled kernels: Triton's on a GPU and
+    Numba's on a CPU, if these are installed. Otherwise, and for features that need a gradient,
+    torch computes the result, with the derivatives written out. All results agree to rounding.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from acluster.nn import attend
+    >>> values, offsets = torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([0, 2, 3])
+    >>> attend(values, offsets, torch.zeros(3, 1)).flatten()
+    tensor([2., 5.])
+    """
+    _check_offsets(offsets, len(values))
+    if values.requires_grad:  # the kernels have no derivative with respect to the features
+        return attend_analytic(values, offsets, logits, shift)
+    if _triton.supports(values, logits):
+        # The kernels return the dtype of the logits, which is wider than that of the features
+        # in mixed precision.
+        return _triton.attend_triton(values, offsets, logits, shift).to(values.dtype)
+    if _compiled.available_for(values, logits):
+        return attend_numba(values, offsets, logits, shift)
+    return attend_analytic(values, offsets, logits, shift)
+
+
+def drop_empty_sets(offsets: Tensor) -> Tensor:
+    """Return the offsets without those of empty sets, which own no rows."""
     return torch.cat([offsets[:-1][offsets.diff() > 0], offsets[-1:]])
 
 
 def _check_offsets(offsets: Tensor, n_rows: int) -> None:
-    if offsets.device.type != "cpu":  # looking at them would wait for the device
+    if offsets.device.type != "cpu":  # reading them would wait for the device to catch up
         return
     ends = offsets.tolist()
     if len(ends) < 2 or ends[0] != 0 or ends[-1] != n_rows:
@@ -143,4 +151,7 @@ def _check_offsets(offsets: Tensor, n_rows: int) -> None:
             f"least one set; got {ends[:2]} to {ends[-1:]}."
         )
     if any(start >= end for start, end in pairwise(ends)):
-        raise ValueError("offsets must rise from set to set: every set needs a local feature.")
+        raise ValueError(
+            "offsets must increase strictly, because every set needs at least one local feature. "
+            "Drop the empty sets."
+        )

@@ -1,13 +1,15 @@
-"""`attend` with its derivatives written out: the way taken where there is no faster one.
+"""`attend` in torch with the derivatives written out: the implementation that always works.
 
 With a = softmax(S) the weights, u = α·aᵀX + β and y = u / (√N·‖u‖) the result::
 
     du = (dy − N·y·⟨y, dy⟩) / (√N·‖u‖)      D = X·duᵀ
     dα = Σ a∘D      dβ = Σ du      dS = α·a ∘ (D − Σ a∘D)      dX = a·(α·du)
 
-where the sums with a run over the rows of a set. Features seldom need dX. Beside the features and
-the weights, y and ‖u‖ are kept. Both passes go through a few sets at a time, so that what lies
-between two matrix products stays in the processor's cache.
+where the sums with a run over the rows of a set. Features seldom need dX.
+
+Autograd would keep every intermediate of the size of the result, (n, N, M), for the backward
+pass. Here only the features, the weights, y and ‖u‖ are kept. Both passes work on a few sets at a
+time, so that the results of one operation are still in the processor's cache for the next.
 """
 
 from __future__ import annotations
@@ -23,15 +25,16 @@ from acluster._utils._memory import empty
 
 __all__ = ["attend_analytic"]
 
-_SMALLEST_NORM = 1e-12  # as torch.nn.functional.normalize has it
+_MIN_NORM = 1e-12  # the default of torch.nn.functional.normalize, which the definition uses
 
-# Numbers of (sets, N, M) that are worked on at a time.
-_NUMBERS_PER_CHUNK = 1 << 18
+# Elements of (n, N, M) to work on at a time: 1 MiB in float32, which fits the cache.
+_CHUNK_ELEMENTS = 1 << 18
 
-# Sets are padded where that costs less than products of their own: up to so many numbers a set.
-_NUMBERS_TO_PAD = 1 << 14
+# Padding wastes arithmetic but saves one call per set, which is what small sets cost. Sets are
+# padded up to this many elements of features and logits each.
+_MAX_PADDED_ELEMENTS = 1 << 14
 
-BySet = Tensor | Sequence[Tensor]  # (n, L, ·) where sizes are equal, else n tensors (L_i, ·)
+BySet = Tensor | Sequence[Tensor]  # (n, L, ·) if all sizes are equal, else n tensors (L_i, ·)
 
 
 def attend_analytic(
@@ -40,16 +43,16 @@ def attend_analytic(
     logits: Tensor,
     shift: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """What `attend` computes; the products and the result in the dtype of `values`.
+    """Compute what `attend` returns, with products in the dtype of `values`.
 
-    Sets of equal size are pooled in one batched product; small sets are padded to it; others
-    have a product each.
+    Sets of equal size are pooled in one batched product. Small sets of different sizes are
+    padded for it; larger ones take one product each.
     """
     lengths = offsets.diff()
     longest = int(lengths.max())
-    numbers_per_set = longest * (values.shape[1] + logits.shape[1])
+    elements_per_set = longest * (values.shape[1] + logits.shape[1])
     sizes = lengths.tolist()
-    if min(sizes) < longest and numbers_per_set <= _NUMBERS_TO_PAD:
+    if min(sizes) < longest and elements_per_set <= _MAX_PADDED_ELEMENTS:
         values, logits = _padded(values, logits, offsets, longest)
         sizes = [longest] * len(sizes)
     alpha, beta = (None, None) if shift is None else shift
@@ -58,15 +61,15 @@ def attend_analytic(
 
 
 def _padded(values: Tensor, logits: Tensor, offsets: Tensor, longest: int) -> tuple[Tensor, Tensor]:
-    """Every set at the size of the longest; what is added weighs nothing."""
+    """Pad every set to the size of the longest; logits of -∞ give the padding no weight."""
     lengths = offsets.diff()
     first_new_row = torch.arange(len(lengths), device=offsets.device) * longest
     moved_by = torch.repeat_interleave(first_new_row - offsets[:-1], lengths)
     new_row = (moved_by + torch.arange(len(values), device=offsets.device)).to(values.device)
     n_rows = len(lengths) * longest
     padded_values = values.new_zeros(n_rows, values.shape[1]).index_copy(0, new_row, values)
-    nowhere = logits.new_full((n_rows, logits.shape[1]), -torch.inf)
-    return padded_values, nowhere.index_copy(0, new_row, logits)
+    no_weight = logits.new_full((n_rows, logits.shape[1]), -torch.inf)
+    return padded_values, no_weight.index_copy(0, new_row, logits)
 
 
 class _Attend(torch.autograd.Function):
@@ -85,6 +88,8 @@ class _Attend(torch.autograd.Function):
         a = _softmax(logits, sizes).to(values.dtype)
         x, a_transposed = _by_set(values, sizes), _transposed(_by_set(a, sizes))
         result = empty((len(sizes), n_units, values.shape[1]), like=values)
+        # In mixed precision, α is float32 and the result is not. A norm rounded to bfloat16
+        # would scale a whole unit wrongly, so norms keep the dtype of α.
         norms = None if alpha is None else alpha.new_empty(len(sizes), n_units, 1)
         for sets in _chunks(result):
             _multiply(a_transposed[sets], x[sets], out=result[sets])
@@ -110,6 +115,7 @@ class _Attend(torch.autograd.Function):
             if d_beta is not None:
                 d_u = _shift_backward(d_u, result[sets], norms[sets])
                 d_beta += d_u.sum(dim=-1, keepdim=True).sum(dim=0)
+            # `out=` writes through to D, so that no gradient is ever concatenated.
             _multiply(x[sets], d_u.to(values.dtype).mT, out=D_by_set[sets])
             if d_values is not None:
                 d_pooled = (d_u if alpha is None else d_u * alpha).to(values.dtype)
@@ -118,6 +124,7 @@ class _Attend(torch.autograd.Function):
         weighted = D.to(gradient.dtype).mul_(a)
         sums = _sum_by_set(weighted, ctx.sizes)
         lengths = torch.tensor(ctx.sizes, device=a.device)
+        # Given `output_size`, a GPU need not be asked how many rows the repetition makes.
         d_logits = weighted - a * sums.repeat_interleave(lengths, dim=0, output_size=len(a))
         if alpha is None:
             return d_values, d_logits, None, None, None
@@ -125,8 +132,9 @@ class _Attend(torch.autograd.Function):
 
 
 def _shift_backward(gradient: Tensor, result: Tensor, norms: Tensor) -> Tensor:
-    """The gradient du."""
+    """Return the gradient du."""
     n_units = result.shape[1]
+    # The projection sums M products, in the wider dtype of the norms.
     along = torch.mul(result, gradient).sum(dim=-1, keepdim=True, dtype=norms.dtype)
     d_u = torch.addcmul(gradient, result, n_units * along.to(result.dtype), value=-1)
     return d_u.div_(norms.to(d_u.dtype) * n_units**0.5)
@@ -141,11 +149,13 @@ def _sum_by_set(packed: Tensor, sizes: list[int]) -> Tensor:
 
 
 def _norms(u: Tensor) -> Tensor:
-    # For short vectors faster than torch's norm.
-    return u.square().sum(dim=-1, keepdim=True).sqrt_().clamp_(min=_SMALLEST_NORM)
+    # Faster than torch's norm for short vectors.
+    return u.square().sum(dim=-1, keepdim=True).sqrt_().clamp_(min=_MIN_NORM)
 
 
 def _softmax(logits: Tensor, sizes: list[int]) -> Tensor:
+    # Each softmax subtracts the maximum of its own set. With one maximum for all, the
+    # exponentials of a set whose logits are far lower would underflow to 0.
     by_set = _by_set(logits, sizes)
     if isinstance(by_set, Tensor):
         return by_set.softmax(dim=1).flatten(0, 1)
@@ -156,6 +166,7 @@ def _softmax(logits: Tensor, sizes: list[int]) -> Tensor:
 
 
 def _by_set(packed: Tensor, sizes: list[int]) -> BySet:
+    """Return views of the rows of each set."""
     if min(sizes) == max(sizes):
         return packed.unflatten(0, (len(sizes), sizes[0]))
     return packed.split(sizes)
@@ -166,7 +177,7 @@ def _transposed(by_set: BySet) -> BySet:
 
 
 def _multiply(left: BySet, right: BySet, out: BySet) -> None:
-    """A matrix product for every set."""
+    """Write one matrix product per set to `out`."""
     if isinstance(left, Tensor) and isinstance(right, Tensor) and isinstance(out, Tensor):
         torch.bmm(left, right, out=out)
         return
@@ -175,7 +186,7 @@ def _multiply(left: BySet, right: BySet, out: BySet) -> None:
 
 
 def _chunks(pooled: Tensor) -> Iterator[slice]:
-    """Some sets of (n, N, M) after the other, few enough for the cache."""
-    step = max(1, _NUMBERS_PER_CHUNK // pooled[0].numel())
+    """Yield slices of the sets of (n, N, M), each small enough for the cache."""
+    step = max(1, _CHUNK_ELEMENTS // pooled[0].numel())
     for first in range(0, len(pooled), step):
         yield slice(first, first + step)

@@ -1,12 +1,12 @@
-"""`attend` on a processor, compiled by Numba: a fast way to the numbers of `acluster.nn.pooling`.
+"""`attend` on a CPU, compiled by Numba.
 
-The derivatives are those of `_analytic`. A thread takes a set at a time and goes through
-its units: a unit's output, its norm and its gradient are made while they are in the cache,
-where torch passes over memory once for every operation. The rows of a set are added in
-their order by one thread, so that the bits do not depend on the number of threads.
+The derivatives are those of `_analytic`. Each thread takes one set at a time and loops over its
+units: a unit's output, norm and gradient are computed while they are in the cache, where torch
+passes over memory once per operation. One thread adds up the rows of a set, in their order, so
+that results are the same to the bit for any number of threads.
 
-Numba is an extra ("fast"). It compiles at the first use, for some seconds, and keeps the
-result on disk.
+Numba is an optional dependency (the extra "fast"). It compiles the kernels on first use, which
+takes some seconds, and caches the result on disk.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ def attend_numba(
     logits: Tensor,
     shift: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """What `attend` computes."""
+    """Compute what `attend` returns, for float32 or float64 features on a CPU."""
     alpha, beta = (None, None) if shift is None else shift
     result: Tensor = _Attend.apply(values, offsets, logits, alpha, beta)
     return result
 
 
 class _Attend(torch.autograd.Function):
-    """`attend`, with gradients for the logits, α and β."""
+    """`attend` with gradients for the logits, α and β."""
 
     @staticmethod
     def forward(
@@ -50,9 +50,11 @@ class _Attend(torch.autograd.Function):
         values, a = values.contiguous(), empty(logits.shape, like=values)
         shape = len(offsets) - 1, logits.shape[1], values.shape[1]
         result = empty(shape, like=values)
-        norms = result.new_empty(result.shape[:2])
+        norms = result.new_empty(result.shape[:2])  # unused without a shift
+        # The maximum is subtracted per set, so that no exponential overflows and that those of
+        # a set with far lower logits than others do not all underflow.
         run("subtract_largest", logits.contiguous(), offsets, a)
-        a.exp_()  # torch's is vectorised
+        a.exp_()  # in torch, because Numba does not vectorize exp without an extra library
         run("pool_and_shift", values, offsets, a, _flat(alpha, a), _flat(beta, a), norms, result)
         ctx.save_for_backward(values, offsets, a, alpha, norms, result)
         return result
@@ -64,11 +66,12 @@ class _Attend(torch.autograd.Function):
         d_logits, of_alpha, of_beta = (empty(like.shape, like=like) for like in (a, norms, norms))
         inputs = values, offsets, a, _flat(alpha, a), norms, result, gradient.contiguous()
         run("gradients", *inputs, d_logits, of_alpha, of_beta)
+        # torch adds up the contributions of the sets, in the same order for any thread count.
         if alpha is None:
             return None, None, d_logits, None, None
         return None, None, d_logits, of_alpha.sum(dim=0)[:, None], of_beta.sum(dim=0)[:, None]
 
 
 def _flat(parameter: Tensor | None, like: Tensor) -> Tensor:
-    """One number per unit; none without a shift."""
+    """Return one value per unit; an empty tensor, as kernels take no None, without a shift."""
     return like.new_empty(0) if parameter is None else parameter.detach().reshape(-1)

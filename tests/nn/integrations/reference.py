@@ -1,6 +1,6 @@
-"""The rivals, transcribed set by set in numpy: slow, and independent of torch.
+"""The integrations, transcribed set by set in numpy: slow, and independent of torch.
 
-X has shape (L, M); `p` holds the parameters by their names, weights as torch keeps them, (out, in).
+X has shape (L, M). `p` maps the names of parameters to arrays in the layout of torch, (out, in).
 """
 
 import numpy as np
@@ -31,7 +31,7 @@ def resampled(X, n_steps):
 
 
 def lstm(X, p, suffix=""):
-    """The last state; gates in torch's order: input, forget, cell, output."""
+    """Return the final state. The gates are in torch's order: input, forget, cell, output."""
     hidden_size = p[f"lstm.weight_hh_l0{suffix}"].shape[1]
     h, c = np.zeros(hidden_size), np.zeros(hidden_size)
     for x in X:

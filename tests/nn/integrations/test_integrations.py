@@ -1,4 +1,4 @@
-"""The torch modules of the rivals beside their transcription set by set."""
+"""The torch modules against a transcription in numpy, set by set."""
 
 from itertools import pairwise
 
@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from acluster.nn import Integration
-from acluster.nn import integrations as _integrations
+from acluster.nn import Integration, integrations
 from acluster.nn.integrations._batch_norm import BatchNorm
 from acluster.nn.integrations._sequences import segment
 from tests.nn.integrations import reference
@@ -59,8 +58,8 @@ def packed(seed=0):
 
 
 def make(name):
-    """In evaluation, with running statistics that a batch has moved."""
-    module = getattr(_integrations, name)(M, **CASES[name][1]).double()
+    """Return a module in evaluation mode, whose running statistics have been updated."""
+    module = getattr(integrations, name)(M, **CASES[name][1]).double()
     module.reset_parameters(torch.Generator().manual_seed(5))
     for seed in range(30):
         module(*packed(seed))
@@ -68,7 +67,7 @@ def make(name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_formula(name):
+def test_forward_matches_reference(name):
     formula, parameters, n_parameters = CASES[name]
     module = make(name)
     values, offsets = packed(seed=7)
@@ -77,12 +76,12 @@ def test_formula(name):
     output = module(values, offsets).detach().numpy()
     assert output.shape == (len(LENGTHS), module.global_size)
     np.testing.assert_allclose(output, expected, rtol=1e-9, atol=1e-12)
-    assert output.std(axis=0).max() > 0.01, "all items are alike"
+    assert output.std(axis=0).max() > 0.01, "all items have the same vector"
     assert sum(p.numel() for p in module.parameters()) == n_parameters()
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_set_is_the_same_alone_and_in_any_order_of_its_features(name):
+def test_forward_treats_sets_independently_and_ignores_order(name):
     module = make(name)
     values, offsets = packed(seed=7)
     whole = module(values, offsets)
@@ -94,7 +93,7 @@ def test_a_set_is_the_same_alone_and_in_any_order_of_its_features(name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_parameter_learns(name):
+def test_every_parameter_has_a_gradient(name):
     module = make(name).train()
     values, offsets = packed(seed=7)
     output = module(values, offsets)
@@ -107,7 +106,7 @@ def test_every_parameter_learns(name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_reset_parameters_draws_all_from_the_generator(name):
+def test_reset_parameters_uses_only_the_generator(name):
     module, again = make(name), make(name)
     again.train()(*packed(seed=9))
     for one in (module, again):
@@ -116,12 +115,12 @@ def test_reset_parameters_draws_all_from_the_generator(name):
         assert torch.equal(tensor, again.state_dict()[key]), key
     again.reset_parameters(torch.Generator().manual_seed(4))
     for key, parameter in module.named_parameters():
-        is_normalising = "norm" in key  # these start as they are
-        assert torch.equal(parameter, again.get_parameter(key)) == is_normalising, key
+        is_norm = "norm" in key  # normalization layers start with constants
+        assert torch.equal(parameter, again.get_parameter(key)) == is_norm, key
 
 
 @pytest.mark.parametrize("name", ["AttentionMIL", "GatedAttentionMIL", "EfficientProbing"])
-def test_attention_weights_are_those_of_the_average(name):
+def test_attention_weights_match_weighted_average(name):
     module = make(name)
     values, offsets = packed(seed=7)
     weights = module.attention_weights(values, offsets)
@@ -133,14 +132,14 @@ def test_attention_weights_are_those_of_the_average(name):
         torch.testing.assert_close(averages, module(values, offsets))
 
 
-def test_a_batch_of_one_row_trains():
+def test_batch_norm_accepts_one_row_in_training_mode():
     norm = BatchNorm(M).double()
     row = torch.ones(1, M).double()
     assert torch.equal(norm(row), norm.eval()(row))
 
 
 @pytest.mark.parametrize("n_segments", [1, 2, 3, 5, 20])
-def test_segments_cover_each_set(n_segments):
+def test_segment_covers_each_set(n_segments):
     _, offsets = packed()
     seen = set()
     for number in range(n_segments):
@@ -155,15 +154,15 @@ def test_segments_cover_each_set(n_segments):
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_temporal_inception_is_alive_wherever_it_starts(seed):
-    module = _integrations.TemporalInception(M, n_steps=9, hidden_size=20).double()
+def test_temporal_inception_has_active_outputs_for_any_seed(seed):
+    module = integrations.TemporalInception(M, n_steps=9, hidden_size=20).double()
     module.reset_parameters(torch.Generator().manual_seed(seed))
     output = module(*packed(seed=7))
     assert ((output > 0).float().mean(dim=0) > 0).float().mean() > 0.8
     assert output.std(dim=0).mean() > 0.1
 
 
-def test_a_layer_that_nobody_draws():
+def test_reset_parameters_rejects_unknown_layer():
     class Strange(Integration):
         def __init__(self):
             super().__init__()
@@ -178,6 +177,6 @@ def test_a_layer_that_nobody_draws():
         Strange().attention_weights(*packed())
 
 
-def test_heads_must_divide_the_width():
+def test_set_transformer_rejects_indivisible_hidden_size():
     with pytest.raises(ValueError, match="hidden_size=6 is not a multiple of n_heads=4"):
-        _integrations.SetTransformer(M, n_seeds=1, hidden_size=6, n_heads=4)
+        integrations.SetTransformer(M, n_seeds=1, hidden_size=6, n_heads=4)

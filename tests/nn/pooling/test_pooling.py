@@ -1,4 +1,4 @@
-"""The ways to `attend` on a processor, in torch and compiled, are the plain one."""
+"""The implementations of `attend` on a CPU, in torch and compiled, against the definition."""
 
 import subprocess
 import sys
@@ -17,19 +17,19 @@ from acluster.nn.pooling._numba import attend_numba
 
 needs_numba = pytest.mark.skipif(not _compiled._INSTALLED, reason="Numba is not installed")
 compiled = pytest.param(attend_numba, marks=needs_numba, id="attend_numba")
-ways = pytest.mark.parametrize("way", [attend_analytic, compiled])
+implementations = pytest.mark.parametrize("implementation", [attend_analytic, compiled])
 
-# Chunks of a few sets and, with 0, no padding: all ways at small sizes.
-chunk_sizes = st.sampled_from([1, 40, 1 << 18])
-most_numbers_to_pad = st.sampled_from([0, 1 << 14])
+# Small values make chunks of a few sets, and turn padding off, for sets of any size.
+chunk_elements = st.sampled_from([1, 40, 1 << 18])
+max_padded_elements = st.sampled_from([0, 1 << 14])
 small_cases = given(
     lengths=st.lists(st.integers(1, 9), min_size=1, max_size=7),
     equal=st.booleans(),
     n_features=st.integers(1, 5),
     cluster_size=st.integers(1, 6),
     shifting=st.booleans(),
-    chunk=chunk_sizes,
-    to_pad=most_numbers_to_pad,
+    chunk=chunk_elements,
+    max_padded=max_padded_elements,
     seed=st.integers(0, 2**31 - 1),
 )
 
@@ -55,27 +55,27 @@ def result_and_gradients(function, values, offsets, logits, shift, direction):
     return [result, *torch.autograd.grad((result * direction).sum(), leaves)]
 
 
-@ways
+@implementations
 @small_cases
 @settings(max_examples=150, deadline=None)
-def test_every_way_is_plain(
-    way, lengths, equal, n_features, cluster_size, shifting, chunk, to_pad, seed
+def test_attend_matches_definition(
+    implementation, lengths, equal, n_features, cluster_size, shifting, chunk, max_padded, seed
 ):
     lengths = [lengths[0]] * len(lengths) if equal else lengths
     case = make_case(lengths, n_features, cluster_size, shifting, seed)
     plain = result_and_gradients(attend_plainly, *case)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_analytic, "_NUMBERS_PER_CHUNK", chunk)
-        patch.setattr(_analytic, "_NUMBERS_TO_PAD", to_pad)
-        found = result_and_gradients(way, *case)
+        patch.setattr(_analytic, "_CHUNK_ELEMENTS", chunk)
+        patch.setattr(_analytic, "_MAX_PADDED_ELEMENTS", max_padded)
+        found = result_and_gradients(implementation, *case)
     for one, other in zip(found, plain, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9)
 
 
 @small_cases
 @settings(max_examples=100, deadline=None)
-def test_features_that_learn(
-    lengths, equal, n_features, cluster_size, shifting, chunk, to_pad, seed
+def test_attend_gradients_of_features_match_definition(
+    lengths, equal, n_features, cluster_size, shifting, chunk, max_padded, seed
 ):
     lengths = [lengths[0]] * len(lengths) if equal else lengths
     values, *others, direction = make_case(lengths, n_features, cluster_size, shifting, seed)
@@ -83,29 +83,29 @@ def test_features_that_learn(
     learnt = [values, others[1], *(others[2] or [])]
     plain = torch.autograd.grad((attend_plainly(values, *others) * direction).sum(), learnt)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_analytic, "_NUMBERS_PER_CHUNK", chunk)
-        patch.setattr(_analytic, "_NUMBERS_TO_PAD", to_pad)
+        patch.setattr(_analytic, "_CHUNK_ELEMENTS", chunk)
+        patch.setattr(_analytic, "_MAX_PADDED_ELEMENTS", max_padded)
         found = torch.autograd.grad((attend(values, *others) * direction).sum(), learnt)
     for one, other in zip(found, plain, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9)
 
 
-@ways
+@implementations
 @pytest.mark.parametrize("lengths", [[1, 5000, 3], [25] * 64, [1] * 5, [300, 7, 41, 5]])
 @pytest.mark.parametrize("shifting", [True, False])
-def test_float32_is_float64_to_its_precision(way, lengths, shifting):
+def test_attend_is_accurate_in_float32(implementation, lengths, shifting):
     case = make_case(lengths, 50, 17, shifting, seed=0)
     narrow = make_case(lengths, 50, 17, shifting, seed=0, dtype=torch.float32)
     for one, other in zip(
-        result_and_gradients(way, *narrow),
+        result_and_gradients(implementation, *narrow),
         result_and_gradients(attend_plainly, *case),
         strict=True,
     ):
-        scale = max(other.abs().max().item(), 1)  # the gradient of a set of one is 0
+        scale = max(other.abs().max().item(), 1)  # in a set of one, the gradient is 0
         torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=5e-6 * scale)
 
 
-def test_half_precision_features_give_half_precision_results():
+def test_attend_returns_half_precision_for_half_precision_features():
     case = make_case([3, 30, 4], 20, 6, True, seed=1)
     values, offsets, logits, shift, _ = case
     result = attend(values.bfloat16(), offsets, logits, shift)
@@ -115,69 +115,69 @@ def test_half_precision_features_give_half_precision_results():
     )
 
 
-@pytest.mark.parametrize("way", [attend_analytic, compiled, attend_plainly, attend])
+@pytest.mark.parametrize("implementation", [attend_analytic, compiled, attend_plainly, attend])
 @pytest.mark.parametrize("lengths", [[2, 3, 2, 1], [2, 2, 2]])
 @pytest.mark.parametrize("shifting", [True, False])
-def test_gradcheck(way, lengths, shifting):
+def test_attend_gradcheck(implementation, lengths, shifting):
     values, offsets, logits, shift, _ = make_case(lengths, 3, 4, shifting, seed=0)
-    values.requires_grad_(way in (attend_plainly, attend))
+    values.requires_grad_(implementation in (attend_plainly, attend))
     assert torch.autograd.gradcheck(
-        lambda x, s, *shift: way(x, offsets, s, shift or None),
+        lambda x, s, *shift: implementation(x, offsets, s, shift or None),
         (values, logits, *(shift or [])),
     )
 
 
-@ways
+@implementations
 @pytest.mark.parametrize("far", [1e4, -1e4])
 @pytest.mark.parametrize("lengths", [[2, 2], [2, 3]])
-def test_sets_with_far_off_logits_are_pooled_exactly(way, far, lengths):
-    # One maximum over all sets would underflow here.
+def test_attend_subtracts_the_maximum_of_each_set(implementation, far, lengths):
+    # With one maximum over all sets, the exponentials would underflow here.
     values, offsets, logits, _, _ = make_case(lengths, 3, 2, False, 0, dtype=torch.float32)
     there = torch.zeros_like(logits)
     there[2:] = far
-    moved = way(values, offsets, logits.detach().half().float() + there)
+    moved = implementation(values, offsets, logits.detach().half().float() + there)
     torch.testing.assert_close(
-        moved, way(values, offsets, logits.detach().half().float()), atol=2e-3, rtol=0
+        moved, implementation(values, offsets, logits.detach().half().float()), atol=2e-3, rtol=0
     )
 
 
-@ways
+@implementations
 @pytest.mark.parametrize("alpha", [0.0, 1e-8, 1.0])
-def test_gradients_where_alpha_or_the_shifted_vector_vanishes(way, alpha):
+def test_attend_gradients_at_zero_alpha_or_zero_output(implementation, alpha):
     values, offsets, logits, shift, direction = make_case([2, 3], 3, 2, True, seed=2)
     shift = (torch.full_like(shift[0], alpha).requires_grad_(), shift[1])
     case = values, offsets, logits, shift, direction
     for one, other in zip(
-        result_and_gradients(way, *case),
+        result_and_gradients(implementation, *case),
         result_and_gradients(attend_plainly, *case),
         strict=True,
     ):
         torch.testing.assert_close(one, other)
     zeros = torch.zeros_like(values), offsets, logits, (shift[0], shift[1].detach() * 0)
-    assert torch.isfinite(way(*zeros)).all()
+    assert torch.isfinite(implementation(*zeros)).all()
 
 
-@ways
-def test_the_same_bits_with_any_number_of_threads(way):
+@implementations
+def test_attend_is_deterministic_for_any_number_of_threads(implementation):
     case = make_case([7, 300, 12, 45], 40, 32, True, seed=3, dtype=torch.float32)
     n_threads, found = torch.get_num_threads(), []
     try:
         for n in (1, 1, 2):
             torch.set_num_threads(n)
-            found.append(result_and_gradients(way, *case))
+            found.append(result_and_gradients(implementation, *case))
     finally:
         torch.set_num_threads(n_threads)
     assert all(torch.equal(one, other) for one, other in zip(found[0], found[1], strict=True))
-    if way is attend_numba:  # torch's products are not held to this
+    if implementation is attend_numba:  # torch does not guarantee this for its products
         assert all(torch.equal(one, other) for one, other in zip(found[0], found[2], strict=True))
 
 
-@ways
-def test_arrays_that_are_not_contiguous(way):
+@implementations
+def test_attend_accepts_strided_inputs(implementation):
     values, offsets, logits, shift, direction = make_case([3, 4, 2], 6, 5, True, seed=4)
     case = values[:, ::2], offsets, logits[:, 1:4], (shift[0][1:4], shift[1][1:4])
     direction = direction.permute(0, 2, 1)[:, ::2, 1:4].permute(0, 2, 1)
-    result = way(*case)
+    result = implementation(*case)
     expected = attend_plainly(*case)
     torch.testing.assert_close(result, expected)
     torch.testing.assert_close(
@@ -187,7 +187,7 @@ def test_arrays_that_are_not_contiguous(way):
 
 
 @needs_numba
-def test_numbas_kernels_are_taken_where_they_can_be(monkeypatch):
+def test_attend_selects_numba_for_float32_and_float64(monkeypatch):
     calls = []
     monkeypatch.setattr("acluster.nn.pooling.attend_numba", lambda *a: calls.append("numba"))
     monkeypatch.setattr("acluster.nn.pooling.attend_analytic", lambda *a: calls.append("analytic"))
@@ -201,19 +201,19 @@ def test_numbas_kernels_are_taken_where_they_can_be(monkeypatch):
 
 
 @pytest.mark.parametrize("offsets", [[0], [0, 2], [1, 3], [0, 2, 5], [0, 0, 3], [0, 2, 1, 3]])
-def test_offsets_that_do_not_cut_the_rows_are_refused(offsets):
+def test_attend_rejects_invalid_offsets(offsets):
     with pytest.raises(
-        ValueError, match=r"offsets must r(un from 0 to the number|ise from set to set)"
+        ValueError, match=r"offsets must (run from 0 to the number|increase strictly)"
     ):
         attend(torch.ones(3, 2), torch.tensor(offsets), torch.zeros(3, 1))
 
 
-def test_offsets_of_no_rows_are_refused():
-    with pytest.raises(ValueError, match="every set needs a local feature"):
+def test_attend_rejects_only_empty_sets():
+    with pytest.raises(ValueError, match="every set needs at least one local feature"):
         attend(torch.ones(0, 2), torch.tensor([0, 0]), torch.zeros(0, 1))
 
 
-def test_a_numba_that_does_not_work_is_done_without(monkeypatch):
+def test_attend_falls_back_to_torch_with_a_broken_numba(monkeypatch):
     def refuse(name):
         raise ImportError("Numba needs NumPy 2.3 or less")
 
@@ -225,13 +225,13 @@ def test_a_numba_that_does_not_work_is_done_without(monkeypatch):
         with pytest.warns(UserWarning, match=r"does not work: Numba needs NumPy 2\.3 or less\."):
             found = attend(*case[:4])
         torch.testing.assert_close(found, attend_plainly(*case[:4]))
-        attend(*case[:4])  # warned once
+        attend(*case[:4])  # warns once
     finally:
         _compiled._kernels.cache_clear()
 
 
 @needs_numba
-def test_the_child_of_a_fork_still_predicts():
+def test_attend_works_in_forked_child():
     program = """
         import os, torch
         from acluster.nn import attend
@@ -246,13 +246,13 @@ def test_the_child_of_a_fork_still_predicts():
 
 
 @needs_numba
-def test_kernels_leave_torch_its_number_of_threads():
+def test_kernels_do_not_change_torch_num_threads():
     program = """
         import os, torch
         from acluster.nn import attend
-        n_threads = os.cpu_count() + 1  # that of no library by itself
+        n_threads = os.cpu_count() + 1  # no library chooses this number by itself
         torch.set_num_threads(n_threads)
-        assert torch.get_num_threads() == n_threads  # until asked, torch is not settled on it
+        assert torch.get_num_threads() == n_threads  # torch applies the number on this call
         attend(torch.ones(5, 3), torch.tensor([0, 2, 5]), torch.zeros(5, 2))
         assert torch.get_num_threads() == n_threads
     """

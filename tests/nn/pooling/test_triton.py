@@ -1,9 +1,10 @@
-"""The Triton kernels against float64: on a GPU where there is one, else in Triton's interpreter.
+"""The Triton kernels against float64: on a GPU if there is one, else in Triton's interpreter.
 
-The interpreter takes what the compiler may refuse, so the compiler has a test of its own, which
-needs no GPU.
+The interpreter accepts code that the compiler may reject. A separate test therefore compiles the
+kernels, which needs no GPU.
 """
 
+import importlib
 import importlib.util
 import os
 import subprocess
@@ -19,20 +20,20 @@ from acluster.nn.pooling import _triton, attend_plainly
 from acluster.nn.pooling._triton import attend_triton, supports
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-# Ten roundings of the features' type, in which weights are too; of float32, a hundred.
+# Ten rounding errors of the features' dtype, to which weights are rounded too; 100 of float32.
 TOLERANCES = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("Triton is not installed", allow_module_level=True)
 if DEVICE == "cpu" and "TRITON_INTERPRET" not in os.environ:
-    # Triton looks when it is imported, which the optimisers of torch do: modules are
-    # collected, and this line run, before the first test makes one.
+    # Triton reads the variable when it is imported, which torch's optimizers do. pytest imports
+    # all test modules, and so runs these lines, before the first test creates an optimizer.
     assert "triton" not in sys.modules, (
-        "Triton was imported before it could be asked for its interpreter: set "
-        "TRITON_INTERPRET=1, or name this file before the others."
+        "Triton was imported before this file could select its interpreter. Set "
+        "TRITON_INTERPRET=1, or name this file before the others on the command line."
     )
     os.environ["TRITON_INTERPRET"] = "1"
-    _triton._hand_to_triton()
+    importlib.import_module("acluster.nn.pooling._triton_kernels")
     del os.environ["TRITON_INTERPRET"]
 
 needs_cuda = pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA device")
@@ -40,7 +41,7 @@ needs_cuda = pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA device")
 
 @pytest.fixture(autouse=True, scope="module")
 def interpreter():
-    """Triton looks again at every launch."""
+    """Set the variable for the tests of this module: Triton also reads it at every launch."""
     with pytest.MonkeyPatch.context() as patch:
         if DEVICE == "cpu":
             patch.setenv("TRITON_INTERPRET", "1")
@@ -64,12 +65,13 @@ def averages(values, lengths, weights):
     return torch.stack([a.T @ rows for rows, a in sets])
 
 
-def sizes_of_terms(case, direction):
-    """How large the numbers are of which output and gradients are sums, where they cancel.
+def term_sizes(case, direction):
+    """Return the size of the terms whose sums are the output and the gradients.
 
-    For the gradients: those of weights, α and β where the norm is a constant. A set of one
-    feature has gradients of 0, and what differs from 0 there is rounding alone. For all:
-    how much αV and β outweigh αV + β.
+    Rounding errors are relative to the terms, and the sums may cancel. For example, a set of one
+    feature has gradients of 0, and results other than 0 are rounding errors. The sizes for the
+    gradients are those of the weights, α and β with a constant norm. All sizes are multiplied by
+    the cancellation in αV + β.
     """
     values, offsets, logits, shift = (to_double(part) for part in case)
     lengths = offsets.diff().tolist()
@@ -99,22 +101,22 @@ def output_and_gradients(function, case, direction, to):
     return [tensor.cpu() for tensor in (output.detach(), *gradients)]
 
 
-def ours(case, direction):
+def run_triton(case, direction):
     return output_and_gradients(
         attend_triton, case, direction, lambda tensor, learnt=True: tensor.clone().to(DEVICE)
     )
 
 
-def exact(case, direction):
+def run_reference(case, direction):
     return output_and_gradients(
         attend_plainly, case, direction, lambda tensor, learnt=True: tensor.clone().double()
     )
 
 
-def assert_exact(case, direction):
-    results, expected = ours(case, direction), exact(case, direction)
-    sizes = sizes_of_terms(case, direction)
-    names = ("output", "of logits", "of alpha", "of beta")[: len(results)]
+def assert_matches_reference(case, direction):
+    results, expected = run_triton(case, direction), run_reference(case, direction)
+    sizes = term_sizes(case, direction)
+    names = ("output", "d_logits", "d_alpha", "d_beta")[: len(results)]
     tolerance = TOLERANCES[case[0].dtype]
     for name, got, wanted, size in zip(names, results, expected, sizes, strict=True):
         assert got.dtype == torch.float32
@@ -125,7 +127,7 @@ def assert_exact(case, direction):
 @pytest.mark.parametrize(
     ("programs", "shifting"),
     [(1, True), (512, True), (512, False)],
-    ids=["whole sets", "shared sets", "unshifted"],
+    ids=["one program a set", "several programs a set", "no shift"],
 )
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 @pytest.mark.parametrize(
@@ -136,11 +138,11 @@ def assert_exact(case, direction):
         ([3, 1], 128, 50),
         ([1], 1, 1),
     ],
-    ids=["equal", "ragged", "many units", "least"],
+    ids=["equal sizes", "ragged", "many units", "minimal"],
 )
-def test_output_and_gradients(lengths, N, M, programs, dtype, shifting, monkeypatch):
-    monkeypatch.setattr(_triton, "_PROGRAMS", programs)
-    assert_exact(*make_case(lengths, N, M, dtype, shifting))
+def test_attend_triton_matches_reference(lengths, N, M, programs, dtype, shifting, monkeypatch):
+    monkeypatch.setattr(_triton, "_MIN_PROGRAMS", programs)
+    assert_matches_reference(*make_case(lengths, N, M, dtype, shifting))
 
 
 @pytest.mark.parametrize(
@@ -152,8 +154,8 @@ def test_output_and_gradients(lengths, N, M, programs, dtype, shifting, monkeypa
     ],
     ids=str,
 )
-def test_large_sizes(lengths, N, M, dtype):
-    assert_exact(*make_case(lengths, N, M, dtype))
+def test_attend_triton_matches_reference_for_large_sizes(lengths, N, M, dtype):
+    assert_matches_reference(*make_case(lengths, N, M, dtype))
 
 
 @given(
@@ -165,75 +167,75 @@ def test_large_sizes(lengths, N, M, dtype):
     seed=st.integers(0, 2**31 - 1),
 )
 @settings(max_examples=12, deadline=None)
-def test_any_shape(lengths, N, M, dtype, shifting, seed):
-    assert_exact(*make_case(lengths, N, M, dtype, shifting, seed))
+def test_attend_triton_matches_reference_for_any_shape(lengths, N, M, dtype, shifting, seed):
+    assert_matches_reference(*make_case(lengths, N, M, dtype, shifting, seed))
 
 
-def test_sets_far_apart_have_a_maximum_of_their_own():
+def test_attend_triton_subtracts_the_maximum_of_each_set():
     case, direction = make_case([5, 40, 3], N=4, M=20)
-    case[2] = case[2].round()  # exact when moved
-    near = ours(case, direction)
+    case[2] = case[2].round()  # so that adding the offsets below is exact
+    near = run_triton(case, direction)
     case[2] += torch.tensor([1e4] * 5 + [-1e4] * 40 + [0.0] * 3)[:, None]
-    for far, expected in zip(ours(case, direction), near, strict=True):
+    for far, expected in zip(run_triton(case, direction), near, strict=True):
         assert torch.equal(far, expected)
 
 
-def test_small_gradients_of_half_precision_features_do_not_vanish():
-    # The mean loss of a batch has such gradients; float16 ends at 6e-8.
+def test_attend_triton_keeps_small_gradients_in_float16():
+    # The mean loss over a batch has such gradients. The smallest float16 is 6e-8.
     case, direction = make_case([25, 10], N=8, M=64, dtype=torch.float16)
-    large, small = ours(case, direction), ours(case, direction * 2.0**-40)
+    large, small = run_triton(case, direction), run_triton(case, direction * 2.0**-40)
     for expected, got in zip(large[1:], small[1:], strict=True):
         torch.testing.assert_close(got * 2.0**40, expected)
 
 
-def test_zero_outputs_have_finite_gradients():
+def test_attend_triton_has_finite_gradients_at_zero_output():
     case, direction = make_case([4, 2], N=3, M=5)
     case[3] = (torch.zeros(3, 1), torch.zeros(3, 1))
-    output, of_logits, of_alpha, of_beta = ours(case, direction)
-    _, _, *expected = exact(case, direction)
+    output, d_logits, d_alpha, d_beta = run_triton(case, direction)
+    _, _, *expected = run_reference(case, direction)
     assert not output.any()
-    assert not of_logits.any()
-    for got, wanted in zip((of_alpha, of_beta), expected, strict=True):
+    assert not d_logits.any()
+    for got, wanted in zip((d_alpha, d_beta), expected, strict=True):
         torch.testing.assert_close(got.double(), wanted, rtol=1e-5, atol=1e-5 * wanted.abs().max())
 
 
-def test_same_bits_each_time():
+def test_attend_triton_is_deterministic():
     case, direction = make_case([25, 3, 60], N=17, M=70, dtype=torch.float16)
-    for first, second in zip(ours(case, direction), ours(case, direction), strict=True):
+    for first, second in zip(run_triton(case, direction), run_triton(case, direction), strict=True):
         assert torch.equal(first, second)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_logits_in_half_precision_give_their_type(dtype):
+def test_attend_triton_returns_dtype_d_logits(dtype):
     (values, offsets, logits, shift), direction = make_case([9, 30], N=5, M=33, dtype=dtype)
     logits = logits.to(dtype)
-    output, of_logits, *_ = ours((values, offsets, logits, shift), direction)
-    expected, of_logits_expected, *_ = exact((values, offsets, logits, shift), direction)
-    assert output.dtype == of_logits.dtype == dtype
+    output, d_logits, *_ = run_triton((values, offsets, logits, shift), direction)
+    expected, expected_d_logits, *_ = run_reference((values, offsets, logits, shift), direction)
+    assert output.dtype == d_logits.dtype == dtype
     torch.testing.assert_close(output.double(), expected, rtol=0, atol=5e-3)
-    bound = 2e-2 * of_logits_expected.abs().max().item()
-    torch.testing.assert_close(of_logits.double(), of_logits_expected, rtol=0, atol=bound)
+    bound = 2e-2 * expected_d_logits.abs().max().item()
+    torch.testing.assert_close(d_logits.double(), expected_d_logits, rtol=0, atol=bound)
 
 
-def test_only_a_shift_that_learns():
+def test_attend_triton_gradients_of_shift_alone():
     (values, offsets, logits, shift), direction = make_case([9, 30], N=5, M=33)
     learnt = [tensor.to(DEVICE).requires_grad_() for tensor in shift]
     output = attend_triton(values.to(DEVICE), offsets, logits.to(DEVICE), tuple(learnt))
     gradients = torch.autograd.grad(output, learnt, direction.to(DEVICE))
-    _, _, *expected = ours((values, offsets, logits, shift), direction)
+    _, _, *expected = run_triton((values, offsets, logits, shift), direction)
     for got, wanted in zip(gradients, expected, strict=True):
         assert torch.equal(got.cpu(), wanted)
 
 
-def test_strided_inputs():
+def test_attend_triton_accepts_strided_inputs():
     (values, offsets, logits, shift), direction = make_case([9, 30], N=5, M=33)
-    expected = ours((values, offsets, logits, shift), direction)
+    expected = run_triton((values, offsets, logits, shift), direction)
     strided = (values.T.contiguous().T, offsets, logits.T.contiguous().T, shift)
-    for got, wanted in zip(ours(strided, direction), expected, strict=True):
+    for got, wanted in zip(run_triton(strided, direction), expected, strict=True):
         assert torch.equal(got, wanted)
 
 
-def test_backward_keeps_three_numbers_per_unit_and_set():
+def test_attend_triton_saves_three_numbers_per_unit_and_set():
     (values, offsets, logits, shift), _ = make_case([9, 30], N=5, M=33)
     given = (values.to(DEVICE), offsets, logits.to(DEVICE).requires_grad_())
     shift = tuple(tensor.to(DEVICE) for tensor in shift)
@@ -244,7 +246,7 @@ def test_backward_keeps_three_numbers_per_unit_and_set():
     assert sum(tensor.numel() for tensor in own) == 3 * 2 * 5
 
 
-def test_cpu_tensors_and_strange_types_are_left_to_others():
+def test_supports_rejects_cpu_float64_and_features_with_gradient():
     values, logits = torch.ones(3, 2), torch.ones(3, 4)
     assert not supports(values, logits)
     if DEVICE == "cuda":
@@ -256,9 +258,9 @@ def test_cpu_tensors_and_strange_types_are_left_to_others():
 
 
 @needs_cuda
-def test_in_a_cuda_graph():
+def test_attend_triton_in_cuda_graph():
     case, direction = make_case([25] * 9, N=8, M=64, dtype=torch.float16)
-    expected = ours(case, direction)
+    expected = run_triton(case, direction)
     values, offsets, logits, shift = case
     values, offsets, direction = values.to(DEVICE), offsets.to(DEVICE), direction.to(DEVICE)
     learnt = [tensor.to(DEVICE).requires_grad_() for tensor in (logits, *shift)]
@@ -282,7 +284,7 @@ def test_in_a_cuda_graph():
         assert torch.equal(got.detach().cpu(), wanted)
 
 
-def test_importing_needs_no_triton():
+def test_import_without_triton():
     code = (
         "import sys; sys.modules['triton'] = None\n"
         "from acluster.nn.pooling import _triton\n"
@@ -291,19 +293,17 @@ def test_importing_needs_no_triton():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-# For a process of its own: the interpreter does not leave one that it is in.
+# Runs in a separate process, because a process that imported the interpreter cannot compile.
 COMPILE = """
 import torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from acluster.nn.pooling import _triton as module
-
-module._hand_to_triton()
+from acluster.nn.pooling import _triton, _triton_kernels
 N, M = 64, 1536
 constants = {"N": N, "M": M, "OPERAND": triton.language.float16, "PRECISION": "tf32"}
 for name in ("squares", "forward", "derivative", "softmax"):
-    kernel = getattr(module, f"_{name}_kernel")
-    blocks = module._blocks(2, torch.empty(50, M), N, backward=name in ("derivative", "softmax"))
+    kernel = getattr(_triton_kernels, f"{name}_kernel")
+    blocks = _triton._blocks(2, torch.empty(50, M), N, backward=name in ("derivative", "softmax"))
     options = {key: blocks.pop(key) for key in ("num_stages", "enable_fp_fusion")}
     types = dict.fromkeys(kernel.arg_names, "*fp32")
     types |= {"values": "*fp16", "offsets": "*i64", "shares": "i32"}
@@ -311,11 +311,11 @@ for name in ("squares", "forward", "derivative", "softmax"):
     types = {key: "constexpr" if key in own else types[key] for key in kernel.arg_names}
     source = ASTSource(kernel, types, own)
     compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
-    assert compiled.metadata.shared <= 64 * 1024, name  # three on an H100's processor
+    assert compiled.metadata.shared <= 64 * 1024, name  # 3 programs per H100 multiprocessor
 """
 
 
-def test_the_compiler_takes_the_kernels(tmp_path):
+def test_kernels_compile(tmp_path):
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path)
     subprocess.run([sys.executable, "-W", "error", "-c", COMPILE], check=True, env=environment)

@@ -1,4 +1,4 @@
-"""Units that may not attend to all: their part of time, or their highest few."""
+"""Units restricted to a part of a temporal pyramid, or to their highest-scoring features."""
 
 from itertools import pairwise
 
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acluster.nn import WEIGHTINGS, AttentionCluster, IntegrationNetwork, PaddedNetwork
-from acluster.nn._attended import masked
+from acluster.nn._masks import mask_logits
 from acluster.nn.pooling import attend, attend_plainly
 from acluster.nn.pooling._analytic import attend_analytic
 from tests import reference
@@ -32,10 +32,10 @@ def make(cluster_size, seed, n_features=3, **options):
 
 
 def rows_and_weights(X, k, cluster, weighting, own):
-    """Of one unit on one set, (M, L): the slice it may attend to, and its weights there."""
+    """Return the slice of one set (M, L) that one unit attends to, and its weights there."""
     parts = [(s, 2**level) for level in range(cluster.pyramid_levels) for s in range(2**level)]
-    s, of = parts[k * len(parts) // cluster.cluster_size]
-    start, end = s * X.shape[1] // of, (s + 1) * X.shape[1] // of
+    s, n_parts = parts[k * len(parts) // cluster.cluster_size]
+    start, end = s * X.shape[1] // n_parts, (s + 1) * X.shape[1] // n_parts
     rows = slice(start, max(end, start + 1))
     a = reference.weights_of_unit(X[:, rows], k, weighting, own)
     if cluster.n_attended is not None:
@@ -46,7 +46,7 @@ def rows_and_weights(X, k, cluster, weighting, own):
 
 @given(**cases)
 @settings(max_examples=100, deadline=None)
-def test_cluster_is_the_reference(lengths, cluster_size, weighting, seed, **options):
+def test_attention_cluster_matches_reference(lengths, cluster_size, weighting, seed, **options):
     cluster = make(cluster_size, seed, weighting=weighting, **options)
     values, offsets = make_packed(lengths, 3, seed)
     parameters = numpy_parameters(cluster)
@@ -69,7 +69,7 @@ def test_cluster_is_the_reference(lengths, cluster_size, weighting, seed, **opti
 
 @given(**cases)
 @settings(max_examples=50, deadline=None)
-def test_padded_sets_give_the_same(lengths, seed, **options):
+def test_padded_network_matches_packed_network(lengths, seed, **options):
     cluster = make(seed=seed, **options)
     network = IntegrationNetwork([cluster], n_outputs=2).double()
     values, offsets = make_packed(lengths, 3, seed)
@@ -79,14 +79,14 @@ def test_padded_sets_give_the_same(lengths, seed, **options):
     torch.testing.assert_close(got, network([(values, offsets)]))
 
 
-def test_as_many_as_there_are_is_all():
+def test_n_attended_of_set_size_attends_to_all():
     values, offsets = make_packed([4, 1, 6], 3, seed=0)
     every = make(8, seed=1)(values, offsets)
     torch.testing.assert_close(make(8, seed=1, n_attended=6)(values, offsets), every)
     assert not torch.allclose(make(8, seed=1, n_attended=2)(values, offsets), every)
 
 
-def test_highest_do_not_depend_on_the_order_but_parts_do():
+def test_order_matters_for_pyramid_but_not_for_n_attended():
     values, offsets = make_packed([6], 3, seed=0)
     cluster = make(8, seed=1, n_attended=2)
     torch.testing.assert_close(cluster(values.flip(0), offsets), cluster(values, offsets))
@@ -94,7 +94,7 @@ def test_highest_do_not_depend_on_the_order_but_parts_do():
     assert not torch.allclose(cluster(values.flip(0), offsets), cluster(values, offsets))
 
 
-def test_ties_are_all_attended_to():
+def test_n_attended_includes_ties():
     values = torch.tensor([[1.0], [1.0], [-5.0], [1.0]], dtype=torch.float64)
     cluster = make(2, seed=0, n_features=1, n_attended=1)
     with torch.no_grad():
@@ -104,26 +104,25 @@ def test_ties_are_all_attended_to():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("way", [attend, attend_analytic])
-def test_every_way_to_attend_takes_such_logits(way, dtype):
-    """No weight, no gradient and nothing that is not finite comes of what is not attended to."""
+@pytest.mark.parametrize("implementation", [attend, attend_analytic])
+def test_attend_gives_masked_logits_no_weight_and_no_gradient(implementation, dtype):
     values, offsets = make_packed([5, 3, 1], 4, seed=0)
     cluster = make(9, seed=1, n_features=4, n_attended=2, pyramid_levels=3)
     free = cluster.weighting(values).detach()
-    is_out = cluster.attention_logits(values, offsets) < -1e30
-    assert is_out.any()
+    mask = cluster.attention_logits(values, offsets) < -1e30
+    assert mask.any()
     results = []
-    for function, kind in ((way, dtype), (attend_plainly, torch.float64)):
-        own = masked(free.to(kind), is_out).requires_grad_()
+    for function, kind in ((implementation, dtype), (attend_plainly, torch.float64)):
+        own = mask_logits(free.to(kind), mask).requires_grad_()
         pooled = function(values.to(kind), offsets, own)
         (pooled * torch.linspace(-1, 1, 4, dtype=kind)).sum().backward()
         results.append((pooled.double(), own.grad.double()))
     for got, expected in zip(*results, strict=True):
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
-    assert (results[0][1][is_out] == 0).all()
+    assert (results[0][1][mask] == 0).all()
 
 
-def test_a_part_without_a_unit_is_refused():
+def test_attention_cluster_rejects_more_parts_than_units():
     with pytest.raises(
         ValueError, match=r"pyramid_levels=3 has 2\^3 - 1 parts.*pyramid_levels to 2"
     ):

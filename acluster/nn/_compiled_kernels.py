@@ -1,8 +1,11 @@
-"""The loops that Numba compiles, for `pooling` and `_linear`. Importing this imports Numba.
+"""The loops that Numba compiles for `pooling` and `_linear`. Importing this module imports Numba.
 
-Arrays: values X (R, M), offsets (n + 1,), logits S and weights a (R, N), α and β (N,) or, without
-a shift, empty; norms ‖u‖ (n, N) and results y (n, N, M). A thread has a set; products of matrices
-are those of the BLAS of SciPy, of a size that stays in the cache.
+Array arguments are the features X (R, M), the offsets (n + 1,), the logits S and the weights a
+(R, N), α and β (N,), the norms ‖u‖ (n, N) and the results y (n, N, M). Without a shifting
+operation, α and β are empty.
+
+Each thread works on whole sets, one at a time, so that no two threads write to the same memory
+and the order of every sum is fixed. Matrix products go to the BLAS of SciPy, in tiles.
 """
 
 import numba
@@ -11,26 +14,32 @@ from numba import prange
 
 __all__ = ["gradients", "mask", "pool_and_shift", "subtract_largest"]
 
-# A product of more than these has OpenBLAS start threads, beside those that are here already.
-_MULTIPLICATIONS = 1 << 18
-_ROWS = 32  # of a tile, at least: few rows make slow products
+# OpenBLAS starts threads of its own for larger products, which would compete with the threads
+# that run the kernel. Tiles of this size also stay in the processor's cache.
+_MAX_MULTIPLICATIONS = 1 << 18
+_MIN_TILE_ROWS = 32  # products of fewer rows are slow
 
-# Sums may be reordered, for vectors; NaN and infinity keep their meaning.
-_FAST = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "reassoc"}}
-_inlined = numba.njit(inline="always", **_FAST)
+# "reassoc" lets the compiler reorder sums into vector instructions. `fastmath=True` would also
+# let it assume that there are no NaN and no infinities, which must propagate.
+_OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "reassoc"}}
+_inlined = numba.njit(inline="always", **_OPTIONS)
 
 
 def _compiled(function):
-    """A kernel that runs in parallel, and is kept on disk if there is a place to write to."""
+    """Compile a parallel kernel, cached on disk if there is a directory to write to."""
     try:
-        return numba.njit(parallel=True, cache=True, **_FAST)(function)
-    except RuntimeError:
-        return numba.njit(parallel=True, **_FAST)(function)
+        return numba.njit(parallel=True, cache=True, **_OPTIONS)(function)
+    except RuntimeError:  # Numba found no directory to write to
+        return numba.njit(parallel=True, **_OPTIONS)(function)
 
 
 @_compiled
 def subtract_largest(logits, offsets, result):
-    """The logits less their maximum over the set, unit by unit."""
+    """Subtract from the logits their maximum over the set, per unit.
+
+    The maximum is that of each set. With one maximum over all sets, the exponentials of a set
+    whose logits are far lower would underflow to 0.
+    """
     for i in prange(len(offsets) - 1):
         rows, out = logits[offsets[i] : offsets[i + 1]], result[offsets[i] : offsets[i + 1]]
         largest = rows[0].copy()
@@ -44,7 +53,7 @@ def subtract_largest(logits, offsets, result):
 
 @_compiled
 def pool_and_shift(values, offsets, a, alpha, beta, norms, result):
-    """Divide the exponentials a by their sums; fill ‖u‖ and y."""
+    """Divide the exponentials in `a` by their sums, and fill the norms ‖u‖ and the results y."""
     n_units, n_features = a.shape[1], values.shape[1]
     for i in prange(len(offsets) - 1):
         x, w = values[offsets[i] : offsets[i + 1]], a[offsets[i] : offsets[i + 1]]
@@ -60,7 +69,11 @@ def pool_and_shift(values, offsets, a, alpha, beta, norms, result):
 
 @_compiled
 def gradients(values, offsets, a, alpha, norms, result, gradient, d_logits, of_alpha, of_beta):
-    """Fill dS, and every set's share of dα and dβ."""
+    """Fill dS, and the contribution of each set to dα and dβ.
+
+    Contributions are stored per set, and added up in torch. Adding them here would make the
+    threads share an accumulator, and the sum would depend on their timing.
+    """
     n_units, n_features = a.shape[1], values.shape[1]
     for i in prange(len(offsets) - 1):
         x, w = values[offsets[i] : offsets[i + 1]], a[offsets[i] : offsets[i + 1]]
@@ -77,7 +90,8 @@ def gradients(values, offsets, a, alpha, norms, result, gradient, d_logits, of_a
                         result[i, k], gradient[i, k], norms[i, k], n_units, d_u[k - first]
                     )
             for row in range(0, len(x), rows):
-                if stop - first == n_units:  # whole rows need no room in between
+                # `np.dot` needs a contiguous output, which only whole rows of `d_s` are.
+                if stop - first == n_units:
                     np.dot(x[row : row + rows], d_u.T, d_s[row : row + rows])
                 else:
                     d_s[row : row + rows, first:stop] = np.dot(
@@ -88,7 +102,7 @@ def gradients(values, offsets, a, alpha, norms, result, gradient, d_logits, of_a
 
 @_compiled
 def mask(x, bits, kept_from, result):
-    """0 where the byte of an item is below its threshold, else x."""
+    """Copy x where the random byte reaches the threshold of the item, and zero elsewhere."""
     for i in prange(len(x)):
         for m in range(x.shape[1]):
             result[i, m] = x[i, m] if bits[i, m] >= kept_from[i, 0] else 0
@@ -96,6 +110,7 @@ def mask(x, bits, kept_from, result):
 
 @_inlined
 def _divide_by_sums(w):
+    """Normalize the columns of w in place."""
     sums = w[0].copy()
     for row in range(1, len(w)):
         for k in range(len(sums)):
@@ -107,15 +122,15 @@ def _divide_by_sums(w):
 
 @_inlined
 def _tile(n_rows, n_units, n_features):
-    """How many rows and units to multiply at a time."""
-    rows = min(n_rows, _ROWS)
-    units = min(n_units, max(1, _MULTIPLICATIONS // (rows * n_features)))
-    return min(n_rows, max(1, _MULTIPLICATIONS // (units * n_features))), units
+    """Return how many rows and units one matrix product takes."""
+    rows = min(n_rows, _MIN_TILE_ROWS)
+    units = min(n_units, max(1, _MAX_MULTIPLICATIONS // (rows * n_features)))
+    return min(n_rows, max(1, _MAX_MULTIPLICATIONS // (units * n_features))), units
 
 
 @_inlined
 def _weighted_sums(x, w, rows, v):
-    """Wᵀ·X into v, some rows at a time."""
+    """Write Wᵀ·X to v, one tile of rows after the other."""
     np.dot(np.ascontiguousarray(w[:rows].T), x[:rows], v)
     for row in range(rows, len(x), rows):
         v += np.dot(np.ascontiguousarray(w[row : row + rows].T), x[row : row + rows])
@@ -123,8 +138,8 @@ def _weighted_sums(x, w, rows, v):
 
 @_inlined
 def _shift(v, alpha, beta, n_units):
-    """Shift and normalise v in its place; the norm."""
-    number = v.dtype.type
+    """Shift and normalize v in place, and return the norm."""
+    number = v.dtype.type  # keeps constants from promoting float32 to float64
     square = number(0)
     for m in range(len(v)):
         v[m] = alpha * v[m] + beta
@@ -138,7 +153,7 @@ def _shift(v, alpha, beta, n_units):
 
 @_inlined
 def _shift_backward(y, g, norm, n_units, d_u):
-    """Fill du; its sum."""
+    """Fill du from y and dy, and return the sum of its components."""
     number = y.dtype.type
     along, total = number(0), number(0)
     for m in range(len(y)):
@@ -153,7 +168,7 @@ def _shift_backward(y, g, norm, n_units, d_u):
 
 @_inlined
 def _softmax_backward(w, d_s, alpha, totals):
-    """Turn X·duᵀ, in d_s, to the gradient of the logits; fill the sums that α gets."""
+    """Turn D = X·duᵀ in `d_s` into the gradient of the logits; fill the contributions to dα."""
     totals[:] = 0
     for row in range(len(w)):
         for k in range(len(totals)):

@@ -1,0 +1,81 @@
+"""Masks that restrict which local features a unit attends to.
+
+A temporal pyramid restricts a unit to its part of the set, and `n_attended` restricts it to the
+local features with the highest logits. The logits of all others become so low that the softmax
+gives them a weight of exactly 0.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["below_top_k", "mask_logits", "outside_pyramid_part", "positions_and_lengths"]
+
+
+def mask_logits(logits: Tensor, mask: Tensor) -> Tensor:
+    """Return the logits with a very low value where `mask` is True.
+
+    The value is half of the lowest finite number rather than -∞: a softmax subtracts the highest
+    logit, which must not overflow, and some kernels do not accept infinities.
+    """
+    return logits.masked_fill(mask, torch.finfo(logits.dtype).min / 2)
+
+
+def positions_and_lengths(offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return, for every row of packed sets, its position in its set and the size of the set."""
+    lengths = offsets.diff()
+    starts, lengths = (of_set.repeat_interleave(lengths) for of_set in (offsets[:-1], lengths))
+    return torch.arange(len(starts), device=starts.device) - starts, lengths
+
+
+def outside_pyramid_part(
+    positions: Tensor, lengths: Tensor, cluster_size: int, n_levels: int
+) -> Tensor:
+    """Return which local features are outside a unit's part of a temporal pyramid.
+
+    Level l has 2^l parts. The units are distributed over all parts as evenly as possible. Part s
+    of S runs from ``floor(s L / S)`` to ``floor((s + 1) L / S)`` and has at least one local
+    feature, so that parts overlap in sets with fewer than S.
+
+    Parameters
+    ----------
+    positions, lengths : Tensors of int64, of shapes that broadcast
+        The position of each local feature in its set, and the size of the set.
+
+    cluster_size : int
+        The number N of attention units.
+
+    n_levels : int
+        The number of levels of the pyramid.
+
+    Returns
+    -------
+    Tensor of bool, of shape (..., N)
+        The last axis is that of the units.
+    """
+    parts = [(part, 2**level) for level in range(n_levels) for part in range(2**level)]
+    part, n_parts = torch.tensor(parts, device=positions.device).T
+    starts = part * lengths[..., None] // n_parts
+    ends = torch.maximum((part + 1) * lengths[..., None] // n_parts, starts + 1)
+    outside = (positions[..., None] < starts) | (positions[..., None] >= ends)
+    part_of_unit = torch.arange(cluster_size, device=positions.device) * len(parts) // cluster_size
+    return outside[..., part_of_unit]
+
+
+def below_top_k(logits: Tensor, k: int) -> Tensor:
+    """Return which logits are below the k highest of their set and unit; ties are not below.
+
+    Parameters
+    ----------
+    logits : Tensor of shape (..., L, N)
+        The logits of one set, or of padded sets with -∞ in the padding.
+
+    k : int
+        The number of logits to keep; at most L.
+
+    Returns
+    -------
+    Tensor of bool, of the same shape
+    """
+    return logits < logits.detach().topk(k, dim=-2).values[..., -1:, :]
