@@ -1,5 +1,4 @@
 import os
-import sys
 
 os.environ["SCIPY_ARRAY_API"] = "1"  # array_api_dispatch needs it before scipy is imported
 from pathlib import Path
@@ -9,9 +8,6 @@ import pytest
 import torch
 
 from acluster import FeatureSets
-
-# The benchmarks are scripts that import each other from their own folder.
-sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 
 # Nets this small run faster on one thread, and the suite runs in several processes.
 torch.set_num_threads(1)

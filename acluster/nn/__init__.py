@@ -6,7 +6,6 @@ from acluster.nn._integration import Integration
 from acluster.nn._linear import DropoutLinear
 from acluster.nn._network import IntegrationNetwork, ScoreFusionNetwork
 from acluster.nn._padded import PaddedNetwork
-from acluster.nn._score_fusion import ScoreFusionNetwork
 from acluster.nn._standardization import Standardization
 from acluster.nn._weighting import (
     WEIGHTINGS,

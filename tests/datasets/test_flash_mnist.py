@@ -240,7 +240,7 @@ def test_rejects_zero_videos():
 
 
 def test_frame_digits_do_not_depend_on_the_images():
-    # examples/flash_mnist_beyond.py relies on this.
+    # studies/flash_mnist_beyond.py relies on this.
     images, labels = toy_digits()
     made = [
         make_flash_mnist(part, of_part, n_videos=50, random_state=3)

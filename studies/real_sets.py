@@ -1,15 +1,13 @@
-"""
-Accuracy on real sets: musk1, elephant and Japanese vowels
-==========================================================
+"""Measure accuracy on musk1, elephant and Japanese vowels with tuned hyperparameters.
 
-Every test fold is predicted by a model whose hyper-parameters were chosen by
-cross-validation inside its training fold, and beside it stands a support vector machine on
-pooled features (mean, standard deviation, minimum and maximum over each set), chosen alike.
+The hyperparameters of every model are chosen by cross-validation inside its training fold. The
+baseline is a support vector machine on pooled features (mean, standard deviation, minimum and
+maximum over each set), tuned in the same way.
 
-    python examples/real_sets.py [musk1 elephant japanese_vowels] [--folds N] [--csv FILE]
+    python studies/real_sets.py [musk1 elephant japanese_vowels] [--folds N] [--csv FILE]
 
-Rows go to the CSV file as soon as a fold is done; folds already there are not run again. The
-data are read from ``$ACLUSTER_DATA``.
+Finished folds are rows of the CSV file and are not repeated. The data are read from
+``$ACLUSTER_DATA``.
 """
 
 import argparse
@@ -37,11 +35,12 @@ COLUMNS = ["dataset", "method", "repetition", "fold", "seed", "accuracy", "secon
 
 
 def scaled():
+    """Return a scaler of local features."""
     return LocalFeatureTransformer(StandardScaler())
 
 
 def kernel_features(gamma):
-    """A hundred landmarks of an RBF kernel on standardised local features."""
+    """Return a map of local features to 100 Nyström components of an RBF kernel."""
     steps = [
         StandardScaler(),
         Nystroem(gamma=gamma, n_components=100, random_state=0),
@@ -51,7 +50,7 @@ def kernel_features(gamma):
 
 
 def full_batch_classifier(seed):
-    """For the multiple-instance sets, which are small: few epochs of one large step each."""
+    """Return a classifier for the small multiple-instance sets: one batch per epoch."""
     return AttentionClusterClassifier(
         cluster_size=16,
         optimizer="adam",
@@ -64,11 +63,13 @@ def full_batch_classifier(seed):
 
 
 def elephant_model(n_features, seed):
+    """Return a pipeline, its parameter grid, and the number of inner folds."""
     grid = {"classify__cluster_size": [16, 64], "classify__max_iter": [20, 30]}
     return Pipeline([("features", scaled()), ("classify", full_batch_classifier(seed))]), grid, 3
 
 
 def musk_model(n_features, seed):
+    """Return a pipeline, its parameter grid, and the number of inner folds."""
     grid = {
         "features": [
             scaled(),
@@ -81,6 +82,7 @@ def musk_model(n_features, seed):
 
 
 def vowels_model(n_features, seed):
+    """Return a pipeline, its parameter grid, and the number of inner folds."""
     classifier = AttentionClusterClassifier(
         cluster_size=128,
         optimizer="adam",
@@ -97,11 +99,12 @@ def vowels_model(n_features, seed):
 
 
 def pooled(X):
-    """Mean, standard deviation, minimum and maximum over each set, side by side."""
+    """Return mean, standard deviation, minimum and maximum over each set, concatenated."""
     return np.stack([np.concatenate([x.mean(0), x.std(0), x.min(0), x.max(0)]) for x in X])
 
 
 def pooled_svm(n_features, seed):
+    """Return the baseline, its parameter grid, and the number of inner folds."""
     model = make_pipeline(FunctionTransformer(pooled), StandardScaler(), SVC())
     return model, {"svc__C": [1, 10, 100], "svc__gamma": ["scale", 0.1 / n_features]}, 5
 
@@ -117,7 +120,10 @@ METHODS = {
 
 
 def splits(data):
-    """(repetition, fold, seeds, train, test): the given folds, or the given split with 5 seeds."""
+    """Yield (repetition, fold, seeds, train, test) of the published folds or split.
+
+    A published split is run with five seeds.
+    """
     if "folds" in data:
         for repetition, folds in enumerate(data.folds):
             for fold, (train, test) in enumerate(folds):
@@ -127,7 +133,7 @@ def splits(data):
 
 
 def run(dataset, method, data, repetition, fold, seeds, train, test):
-    """A row per seed; the hyper-parameters are chosen with the first."""
+    """Return one row per seed; the hyperparameters are chosen with the first seed."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", ConvergenceWarning)
     model, grid, n_inner = METHODS[dataset, method](data.data.n_features, seeds[0])
@@ -147,20 +153,23 @@ def run(dataset, method, data, repetition, fold, seeds, train, test):
 
 
 def describe(value):
+    """Return a chosen hyperparameter as it appears in the CSV file."""
     if isinstance(value, LocalFeatureTransformer):
         steps = getattr(value.transformer, "steps", None)
         return f"kernel, gamma {steps[1][1].gamma:.4f}" if steps else "scaled"
     return value
 
 
-def done(path):
+def finished_folds(path):
+    """Return the (dataset, method, repetition, fold) of the rows in the CSV file."""
     if not path.exists():
         return set()
     with path.open() as file:
         return {tuple(row[column] for column in COLUMNS[:4]) for row in csv.DictReader(file)}
 
 
-def summarise(path):
+def summarize(path):
+    """Print the mean accuracy of every method, with its standard error."""
     with path.open() as file:
         rows = list(csv.DictReader(file))
     for dataset, method in sorted({(row["dataset"], row["method"]) for row in rows}):
@@ -177,12 +186,12 @@ def summarise(path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     names = sorted({dataset for dataset, _ in METHODS})
-    parser.add_argument("datasets", nargs="*", default=names, help=f"of {', '.join(names)}")
-    parser.add_argument("--folds", type=int, help="stop after this many folds of each")
-    parser.add_argument("--csv", type=Path, default=CSV, help="where the rows go")
+    parser.add_argument("datasets", nargs="*", default=names, help=f"some of {', '.join(names)}")
+    parser.add_argument("--folds", type=int, help="run only the first folds of each data set")
+    parser.add_argument("--csv", type=Path, default=CSV, help="results file")
     parser.add_argument("--n-jobs", type=int, default=2)
     options = parser.parse_args()
-    finished, tasks = done(options.csv), []
+    finished, tasks = finished_folds(options.csv), []
     for dataset, method in METHODS:
         if dataset in options.datasets:
             data = load_benchmark(dataset)
@@ -202,7 +211,7 @@ def main():
             file.flush()
             shown = ", ".join(f"{100 * row[5]:.1f} %" for row in rows)
             print(f"{number}/{len(tasks)}: {rows[0][0]}, {rows[0][1]}: {shown}", flush=True)
-    summarise(options.csv)
+    summarize(options.csv)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,17 @@
-"""
-Attention clusters and their rivals: the tables and the plot of ranks
-=====================================================================
+"""Write the tables and the plot of the comparison of attention clusters with their rivals.
 
-Reads the rows that `rivals.py` has written, trains nothing, and writes for the documentation: mean
-accuracy of every method on every set, with its standard error over folds and seeds; the seconds of
-fitting and of predicting the test items, and the number of parameters; by how much each is ahead of
-the attention cluster, with the standard error of the difference; mean ranks, with and without some
-of the sets, and a plot of them, with the difference that two of them need to be told apart
-(Nemenyi's test at 5 %, after Demsar, 2006). And a table each of the rows of `defaults.py`,
-`variants.py` and `rival_steps.py`, where they lie beside.
+The script trains nothing. From the rows of `rivals.py` it writes for the documentation:
 
-    python examples/rivals_report.py [--csv FILE] [--output FOLDER] [--image FILE]
+- the mean accuracy of every method on every data set, with the standard error over folds and seeds;
+- the seconds to fit and to predict the test items, and the number of parameters;
+- the paired difference from the attention cluster, with its standard error;
+- the mean ranks, with and without some of the data sets, and a plot of them with the critical
+  difference of Nemenyi's test at the 5 % level (Demsar, 2006).
+
+It also writes one table each for `defaults.py`, `variants.py` and `rival_learning_rates.py`, if
+their rows are in the same folder.
+
+    python studies/rivals_report.py [--csv FILE] [--output FOLDER] [--image FILE]
 """
 
 import argparse
@@ -20,25 +21,25 @@ from pathlib import Path
 import defaults
 import matplotlib.pyplot as plt
 import numpy as np
-import rival_steps
+import rival_learning_rates
 import rivals
 import variants
 from result_rows import read_rows
 from scipy.stats import rankdata, studentized_range
 
-# Mean ranks without some of the sets: UTD-MHAD is four of them, of the same clips.
+# Mean ranks are also given without some data sets: four of them are the same clips of UTD-MHAD.
 SENSORS = set(defaults.SENSORS)
 LEFT_OUT = {f"of UTD-MHAD {name} only": SENSORS - {name} for name in defaults.SENSORS}
 LEFT_OUT |= {
     "without UTD-MHAD": SENSORS,
     "musk1, elephant, birds": set(rivals.SETS) - {"musk1", "elephant", "birds"},
 }
-STUDIES = (defaults.DEFAULTS, variants.VARIANTS, rival_steps.STUDY)
+STUDIES = (defaults.DEFAULTS, variants.VARIANTS, rival_learning_rates.STUDY)
 IMAGE = rivals.HERE.parent / "docs" / "images" / "rivals_ranks.png"
 
 
 class Table:
-    """Figures by method and set."""
+    """The rows of the comparison, by method and data set."""
 
     def __init__(self, rows):
         self.rows = rows
@@ -46,7 +47,7 @@ class Table:
         self.methods = [name for name in rivals.METHODS if any(run.method == name for run in rows)]
 
     def of(self, dataset, method, column="accuracy"):
-        """A column's numbers over folds and seeds; those that are not there are left out."""
+        """Return the available values of a column, over folds and seeds."""
         found = [
             row[column]
             for run, row in self.rows.items()
@@ -55,7 +56,7 @@ class Table:
         return np.array([float(text) for text in found if text])
 
     def means(self):
-        """(methods, sets), NaN where nothing has been run."""
+        """Return the mean accuracies, of shape (n_methods, n_sets), NaN where there is no run."""
         return np.array(
             [
                 [np.mean(found) if len(found := self.of(name, method)) else np.nan
@@ -65,11 +66,11 @@ class Table:
         )  # fmt: skip
 
     def described(self, method):
-        """Its accuracy on every set, with the standard error."""
+        """Return the accuracy of a method on every data set, with the standard error, as text."""
         return [describe(self.of(name, method)) for name in self.sets]
 
-    def ahead(self, dataset, method):
-        """By how much it is ahead of the attention cluster, fold by fold and seed by seed."""
+    def differences(self, dataset, method):
+        """Return the paired differences from the attention cluster, over folds and seeds."""
         ours, theirs = (
             {
                 (run.seed, run.fold): float(row["accuracy"])
@@ -78,12 +79,15 @@ class Table:
             }
             for name in ("attention cluster", method)
         )
-        if len(theirs) == 1:  # without a seed, it is the same for all
+        if len(theirs) == 1:  # a deterministic method ran once, for all seeds
             return next(iter(theirs.values())) - np.array([*ours.values()])
         return np.array([theirs[key] - ours[key] for key in ours if key in theirs])
 
     def is_complete(self, dataset):
-        """Whether all methods have had the same folds and seeds, where a seed does anything."""
+        """Return whether all methods ran on the same folds and seeds.
+
+        On a published split, deterministic methods need one run only.
+        """
         done = {
             method: {(run.seed, run.fold) for run in self.rows if run[:2] == (dataset, method)}
             for method in self.methods
@@ -96,14 +100,16 @@ class Table:
         )
 
     def mean_ranks(self, left_out=()):
-        """By method, over the sets that all have been run on alike; 1 is the best. Their number."""
+        """Return the mean ranks of the methods (1 is best) and the number of complete data sets."""
         chosen = [self.is_complete(name) and name not in left_out for name in self.sets]
-        means = self.means()[:, chosen].round(6)  # equal ones shall tie
+        means = self.means()[:, chosen].round(
+            6
+        )  # so that equal accuracies tie in spite of rounding errors
         return rankdata(-means, axis=0).mean(axis=1), sum(chosen)
 
 
 def describe(figures):
-    """Mean and standard error."""
+    """Return the mean and the standard error as text."""
     if not len(figures):
         return ""
     differ = np.ptp(figures) > 0
@@ -112,18 +118,19 @@ def describe(figures):
 
 
 def write(path, header, lines):
+    """Write a CSV file."""
     with path.open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([header, *lines])
 
 
 def critical_difference(n_methods, n_sets):
-    """Of two mean ranks, by Nemenyi's test at 5 %."""
+    """Return the critical difference of two mean ranks by Nemenyi's test at the 5 % level."""
     quantile = studentized_range.ppf(0.95, n_methods, np.inf) / 2**0.5
     return quantile * (n_methods * (n_methods + 1) / (6 * n_sets)) ** 0.5
 
 
 def plot_ranks(methods, ranks, difference, path):
-    """Methods by their mean rank; those not to be told from the best lie in the grey."""
+    """Plot the mean ranks, with the critical difference from the best as a gray area."""
     order = np.argsort(ranks)
     figure, ax = plt.subplots(figsize=(7, 0.32 * len(methods) + 1), layout="constrained")
     places = np.arange(len(methods))
@@ -132,13 +139,15 @@ def plot_ranks(methods, ranks, difference, path):
     ax.axvspan(ranks.min(), ranks.min() + difference, color="0.9", zorder=0)
     ax.set_yticks(places, [methods[i] for i in order])
     ax.invert_yaxis()
-    ax.set_xlabel(f"mean rank (grey: within {difference:.1f} of the best, not told from it)")
+    ax.set_xlabel(
+        f"mean rank (gray: within the critical difference {difference:.1f} of the best)"
+    )
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
 
 def write_comparison(table, order, ranks, folder):
-    """Accuracy and costs of every method, the best rank first; returns the lines of accuracy."""
+    """Write accuracy and costs of every method, the best rank first; return the accuracy lines."""
     accuracy, costs = [], []
     for i in order:
         method = table.methods[i]
@@ -159,22 +168,23 @@ def write_comparison(table, order, ranks, folder):
 
 
 def write_options(table, folder):
-    """Accuracy of the attention cluster as it is, and with one option set."""
+    """Write the accuracy of the attention cluster by default, and with one option changed."""
     lines = [[name, *table.described(name)] for name in ("attention cluster", *rivals.OPTIONS)]
     write(folder / "rivals_options.csv", ["", *table.sets], lines)
 
 
 def write_differences(table, folder):
-    """By how much every method, and every option, is ahead of the attention cluster as it is."""
+    """Write the differences of every method and every option from the default cluster."""
     names = [name for name in (*table.methods, *rivals.OPTIONS) if name != "attention cluster"]
     lines = [
-        [name, *(describe(table.ahead(dataset, name)) for dataset in table.sets)] for name in names
+        [name, *(describe(table.differences(dataset, name)) for dataset in table.sets)]
+        for name in names
     ]
     write(folder / "rivals_differences.csv", ["", *table.sets], lines)
 
 
 def write_ranks_without(table, order, folder):
-    """Mean ranks where some of the sets are left out."""
+    """Write the mean ranks without some of the data sets."""
     found = {name: table.mean_ranks(left_out) for name, left_out in LEFT_OUT.items()}
     found = {name: ranks for name, (ranks, n_sets) in found.items() if n_sets}
     lines = [[table.methods[i], *(f"{ranks[i]:.1f}" for ranks in found.values())] for i in order]
@@ -182,7 +192,7 @@ def write_ranks_without(table, order, folder):
 
 
 def write_studies(source, folder):
-    """Accuracy and ranks of the candidates of every study that has rows."""
+    """Write accuracy and ranks of the candidates of every study that has rows."""
     for study in STUDIES:
         rows = defaults.read_study(study, source / study.csv.name)
         header, *lines = defaults.ranked(rows, study.candidates)
@@ -192,17 +202,17 @@ def write_studies(source, folder):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
-    parser.add_argument("--csv", type=Path, default=rivals.CSV)
-    parser.add_argument("--output", type=Path, default=rivals.CSV.parent, help="a folder")
-    parser.add_argument("--image", type=Path, default=IMAGE)
+    parser.add_argument("--csv", type=Path, default=rivals.CSV, help="results of rivals.py")
+    parser.add_argument("--output", type=Path, default=rivals.CSV.parent, help="output folder")
+    parser.add_argument("--image", type=Path, default=IMAGE, help="file of the plot")
     options = parser.parse_args(arguments)
     rows = read_rows(options.csv, rivals.Run)
     if not rows:
-        parser.error(f"{options.csv} has no rows; rivals.py writes them")
+        parser.error(f"{options.csv} has no rows; run rivals.py first")
     table = Table(rows)
     ranks, n_sets = table.mean_ranks()
     if not n_sets or len(ranks) < 2:
-        parser.error("no set has been run alike with two methods; run rivals.py to the end")
+        parser.error("no data set has complete runs of two methods; run rivals.py to the end")
     options.output.mkdir(parents=True, exist_ok=True)
     options.image.parent.mkdir(parents=True, exist_ok=True)
     order = np.argsort(ranks)
@@ -215,7 +225,7 @@ def main(arguments=None):
     plot_ranks(table.methods, ranks, difference, options.image)
     for line in accuracy:
         print(f"{line[0]:28}{line[1]:>6}  " + "  ".join(f"{text:>11}" for text in line[2:]))
-    print(f"Ranks over {n_sets} sets; two differ by Nemenyi's test from {difference:.1f} on.")
+    print(f"Ranks over {n_sets} data sets; the critical difference (Nemenyi) is {difference:.1f}.")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,16 @@
-"""
-The defaults of the attention cluster, by cross-validation on training parts
-=============================================================================
+"""Choose the defaults of the attention cluster by cross-validation on the training parts.
 
-Each candidate is an optimiser with its step size and, after it, items per batch; then one more
-parameter, where it has another value than the default. It is trained and scored inside the training
-part of those sets of `rival_sets.py` that have one: five folds by class, drawn twice; of UTD-MHAD,
-pairs of training subjects left out. No test item is seen; so musk1, elephant and birds, of which
-every item is tested in some fold, have no say. In their place stand bags of MNIST's training
-images, after Ilse et al. (2018): which of them hold a nine?
+A candidate is an optimizer with its learning rate, then its batch size if it is not 128, then one
+more hyperparameter if it differs from the default. Candidates are compared inside the training
+parts of the data sets of `rival_sets.py`, by five stratified folds repeated twice, and on UTD-MHAD
+by leaving out pairs of training subjects. No test item is used. This excludes musk1, elephant and
+birds, where every item is a test item of some fold. Bags of MNIST training images replace them,
+after Ilse et al. (2018): which bags contain a nine?
 
-    python examples/defaults.py [--sets "spoken digits"] [--candidates "adam 0.003"] [--n-jobs 2]
+    python studies/defaults.py [--sets "spoken digits"] [--candidates "adam 0.003"] [--n-jobs 2]
 
-Rows go to the CSV file as they are done; what is there is not run again. The table shows accuracy
-in % by set, and the mean rank of each candidate over the sets.
+Finished runs are rows of the CSV file and are not repeated. The script prints the accuracy in
+percent by data set, and the mean rank of every candidate.
 """
 
 import argparse
@@ -28,7 +26,7 @@ import numpy as np
 import rivals
 import torch
 from joblib import delayed
-from result_rows import percent, read_rows, run_all, stop_if_orphaned, surroundings
+from result_rows import environment, percent, read_rows, run_all, stop_if_orphaned
 from rival_sets import actions, load
 from scipy.stats import rankdata
 from sklearn.exceptions import ConvergenceWarning
@@ -74,7 +72,7 @@ CANDIDATES |= {
 
 
 class Run(NamedTuple):
-    """A candidate on a split of a set's training part."""
+    """A candidate on one split of the training part of a data set."""
 
     dataset: str
     candidate: str
@@ -82,10 +80,10 @@ class Run(NamedTuple):
 
 
 class Study(NamedTuple):
-    """Candidates by name, each the parameters of a classifier, and where their rows go."""
+    """Candidates (from name to parameters), a function that makes them, and the results file."""
 
     candidates: dict
-    make: Callable  # of whether there are several modalities, a seed, and these parameters
+    make: Callable  # called with is_multimodal, seed, **parameters
     csv: Path
 
 
@@ -93,7 +91,7 @@ DEFAULTS = Study(CANDIDATES, rivals.attention_cluster, CSV)
 
 
 def splits(dataset):
-    """(fit, held out), as indices of the items of a set."""
+    """Return the (fit, held-out) indices of the splits of a training part."""
     problem = load(dataset)
     y, train = problem.y, problem.folds(0)[0][0]
     if dataset in SENSORS:
@@ -106,7 +104,7 @@ def splits(dataset):
 
 
 def perform(run, study, parent):
-    """The row of a run."""
+    """Train and score the candidate of a run, and return its row."""
     stop_if_orphaned(parent)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", ConvergenceWarning)
@@ -126,12 +124,12 @@ def perform(run, study, parent):
         "seconds": round(time.process_time() - started, 2),
         "epochs": classifier.n_iter_,
         "parameters": json.dumps(parameters),
-        **surroundings(),
+        **environment(),
     }
 
 
 def read_study(study, path):
-    """The rows of its candidates as they are now; those of others and of earlier ones are left."""
+    """Return the rows of the present candidates; ignore rows of earlier parameters."""
     rows = read_rows(path, Run)
     parameters = {name: json.dumps(own) for name, own in study.candidates.items()}
     return {
@@ -140,10 +138,10 @@ def read_study(study, path):
 
 
 def ranked(rows, names):
-    """A header; then of every candidate accuracy by set, their mean, and its mean rank.
+    """Return a header, then one line per candidate: mean rank, mean accuracy, accuracy by set.
 
-    Sets count for the two last where all candidates have rows, and splits where all that have rows
-    of the set have them.
+    Rank and mean use the data sets on which all candidates ran. The accuracy on a data set uses the
+    splits that all of its candidates have in common.
     """
     candidates = [name for name in names if any(run.candidate == name for run in rows)]
     sets = [name for name in SETS if any(run.dataset == name for run in rows)]
@@ -163,7 +161,7 @@ def ranked(rows, names):
 
 
 def mean(rows, dataset, candidate):
-    """Accuracy over those splits of a set that all candidates with rows of it have had."""
+    """Return the mean accuracy over the splits that all candidates on this data set share."""
     by_candidate = {}
     for run, row in rows.items():
         if run.dataset == dataset:
@@ -174,13 +172,14 @@ def mean(rows, dataset, candidate):
 
 
 def main(study, description, arguments=None):
+    """Run a study from the command line."""
     parser = argparse.ArgumentParser(description=description.strip().splitlines()[0])
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
     names = list(study.candidates)
     parser.add_argument("--candidates", nargs="+", choices=names, default=names, metavar="NAME")
-    parser.add_argument("--splits", type=int, help="stop after this many of each set")
+    parser.add_argument("--splits", type=int, help="run only the first splits of each data set")
     parser.add_argument("--n-jobs", type=int, default=os.cpu_count())
-    parser.add_argument("--csv", type=Path, default=study.csv, help="where the rows go")
+    parser.add_argument("--csv", type=Path, default=study.csv, help="results file")
     options = parser.parse_args(arguments)
     done = read_study(study, options.csv)
     runs = [

@@ -1,6 +1,6 @@
 """Accuracy of every way to compute, beside the plain one, over the same seeds.
 
-    python tests/benchmarks/accuracy.py [--datasets flash_mnist elephant] [--seeds 3] [--json FILE]
+    python benchmarks/accuracy.py [--datasets flash_mnist elephant] [--seeds 3] [--json FILE]
 
 "plain" is `attend` set by set under torch's autograd, with gradients that are formed as a
 whole; "torch" and "compiled" have the derivatives written out; "mixed" multiplies in bfloat16,

@@ -1,13 +1,10 @@
-"""
-Table 1 beside the paper's, and its claims one by one
-=====================================================
+"""Compare Table 1 with the paper, and check the paper's claims.
 
-Reads the rows that `flash_mnist_table1.py` and `flash_mnist_units.py` have written, trains nothing,
-and writes three files for the documentation: each cell here, in the paper, and the difference; for
-each claim about an order of two cells the points between them, seed by seed; and what the units
-look at.
+The script trains nothing. It reads the rows of `flash_mnist_table1.py` and `flash_mnist_units.py`,
+and writes three files for the documentation: every cell beside the paper's, for every claim the
+difference between two cells by seed, and statistics of the attention units.
 
-    python examples/flash_mnist_report.py [--csv FILE] [--output FOLDER]
+    python studies/flash_mnist_report.py [--csv FILE] [--output FOLDER]
 """
 
 import argparse
@@ -32,7 +29,7 @@ PAPER = {
     64: (5.0, 83.2, 82.4, 87.1, 85.6),
     128: (8.9, 81.8, 80.9, 87.1, 85.7),
 }
-# (what the paper says, the cell ahead, the cell behind), compared seed by seed
+# (claim of the paper, the better cell, the worse cell), compared seed by seed
 CLAIMS = [
     *(
         (f"shifting helps {method}, N = {size}", (f"{method}+shift", size), (method, size))
@@ -59,7 +56,7 @@ CLAIMS = [
 
 
 class Table:
-    """Accuracy in % by method, cluster size and seed, of the authors' recipe at full scale."""
+    """Accuracy in percent by method, cluster size and seed, with the authors' recipe."""
 
     def __init__(self, rows, videos):
         self.rows = {
@@ -67,7 +64,7 @@ class Table:
         }
 
     def seeds(self, method, size):
-        """The accuracy by seed, which may be none."""
+        """Return a dict from seed to accuracy, empty if the cell was not run."""
         return {
             cell.seed: float(row["accuracy"])
             for cell, row in self.rows.items()
@@ -75,13 +72,13 @@ class Table:
         }
 
     def pairs(self, ahead, behind):
-        """The accuracies of two cells, (n, 2), for the n seeds that both have."""
+        """Return the accuracies of two cells, of shape (n, 2), for their n common seeds."""
         a, b = self.seeds(*ahead), self.seeds(*behind)
         return np.array([(a[seed], b[seed]) for seed in sorted(a.keys() & b.keys())])
 
 
 def write_table(table, path):
-    """Here (paper, difference) for every cell, the paper alone in brackets where none is run."""
+    """Write "accuracy (paper, difference)" for every cell, or "(paper)" if it was not run."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["N", *table1.METHODS])
@@ -94,7 +91,7 @@ def write_table(table, path):
 
 
 def describe(found, paper):
-    """A cell of the table; ± is the standard deviation over seeds."""
+    """Return the text of a cell; ± is the standard deviation over seeds."""
     if not found:
         return f"({paper})"
     spread = f" ± {np.std(found, ddof=1):.1f}" if len(found) > 1 else ""
@@ -102,10 +99,11 @@ def describe(found, paper):
 
 
 def verdict(pairs):
-    """Whether a cell is ahead of another.
+    """Decide whether the first cell of each pair is better than the second.
 
-    It is if it is so for every seed, and the mean difference is more than two standard errors of
-    one of two accuracies on that many test videos, which all seeds share.
+    It is if it is better for every seed, and if the mean difference exceeds two standard errors of
+    the difference of two accuracies. The standard error does not shrink with the number of seeds,
+    because all seeds share the test videos.
     """
     if len(pairs) == 0:
         return "not run"
@@ -122,7 +120,7 @@ def verdict(pairs):
 
 
 def write_units(rows, path):
-    """A line for each cell of seed 0, with the columns that a page has room for."""
+    """Write the statistics of the units of every cell with seed 0."""
     columns = {"similarity": ".2f", "entropy": ".2f", "on_digits": ".2f"}
     columns.update({"on_noise": ".0f", "auc": ".2f", "digits": ".0f"})
     with path.open("w", newline="") as file:
@@ -137,16 +135,18 @@ def write_units(rows, path):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
-    parser.add_argument("--csv", type=Path, default=table1.CSV, help="the rows of Table 1")
-    parser.add_argument("--units-csv", type=Path, default=units.CSV, help="the rows of units")
-    parser.add_argument("--videos", type=int, default=102_400, help="that they were trained on")
-    parser.add_argument("--output", type=Path, default=table1.CSV.parent, help="a folder")
+    parser.add_argument("--csv", type=Path, default=table1.CSV, help="results of Table 1")
+    parser.add_argument("--units-csv", type=Path, default=units.CSV, help="results of the units")
+    parser.add_argument(
+        "--videos", type=int, default=102_400, help="training videos of these cells"
+    )
+    parser.add_argument("--output", type=Path, default=table1.CSV.parent, help="output folder")
     options = parser.parse_args(arguments)
     if not options.csv.exists():
-        parser.error(f"{options.csv} is not there; flash_mnist_table1.py writes it")
+        parser.error(f"{options.csv} does not exist; run flash_mnist_table1.py first")
     table = Table(read_rows(options.csv, table1.Cell), options.videos)
     if not table.rows:
-        parser.error(f"{options.csv} has no row of the recipe with {options.videos} videos")
+        parser.error(f"{options.csv} has no row of this recipe with {options.videos} videos")
     options.output.mkdir(parents=True, exist_ok=True)
     write_table(table, options.output / "flash_mnist_table1_beside_the_paper.csv")
     units_rows = read_rows(options.units_csv, table1.Cell)
@@ -157,9 +157,9 @@ def main(arguments=None):
     (options.output / "flash_mnist_claims.txt").write_text(claims)
     print(claims)
     extractors = sorted({row["extractor_accuracy"] for row in table.rows.values()})
-    print(f"The extractors of these features name {', '.join(extractors)} % of the digits.")
+    print(f"Accuracy of the extractors on frames with a digit: {', '.join(extractors)} %.")
     hours = sum(float(row["seconds"]) for cell, row in table.rows.items() if cell.seed == 0) / 3600
-    print(f"The cells of seed 0 took {hours:.2f} hours of one thread.")
+    print(f"The cells of seed 0 took {hours:.2f} hours on one thread.")
 
 
 if __name__ == "__main__":

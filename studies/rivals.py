@@ -1,24 +1,23 @@
-"""
-Attention clusters and their rivals on every set
-================================================
+"""Compare attention clusters with their rivals on ten data sets.
 
-Every method, with its default parameters, and the attention cluster with one option set, on every
-set of the data home under its own protocol:
+Every method runs with its default parameters, and the attention cluster also with one option
+changed. Each data set has its own protocol:
 
-- musk1, elephant, birds: the given 5 x 10 folds, the repetition being the seed, 0 to 4;
-- Japanese vowels: the given split;
-- UTD-MHAD (each sensor, and all three): trained on subjects 1, 3, 5 and 7, with the features of
+- musk1, elephant, birds: the published five repetitions of ten folds, with the repetition (0 to 4)
+  as seed;
+- Japanese vowels: the published split;
+- UTD-MHAD (each sensor, and all three): training on subjects 1, 3, 5 and 7, with the features of
   `utd_mhad.py`;
-- spoken digits: recordings with an index of 5 or more are for training;
-- Flash-MNIST: 20,480 videos of MNIST's training images, 10,240 of its test images, with the
-  authors' extractor; 10 epochs ("20 epochs": 20).
+- spoken digits: training on recordings with an index of 5 or more;
+- Flash-MNIST: 20,480 training videos from MNIST's training images, 10,240 test videos from its test
+  images, with the authors' extractor; 10 epochs ("20 epochs": 20).
 
-    python examples/rivals.py [--sets musk1 elephant] [--methods "attention cluster" average]
+    python studies/rivals.py [--sets musk1 elephant] [--methods "attention cluster" average]
         [--seeds 0 1 2] [--n-jobs 2]
 
-Local features are standardised on the training part. A row per run goes to the CSV file as soon as
-it is done; what is there is not run again. Seconds are those of the process, of one thread.
-`rivals_report.py` makes the tables and the plot of it.
+Local features are standardized on the training part. Finished runs are rows of the CSV file and are
+not repeated. Times are CPU seconds of one thread. `rivals_report.py` turns the rows into tables and
+a plot.
 """
 
 import argparse
@@ -31,7 +30,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from joblib import delayed
-from result_rows import percent, read_rows, run_all, stop_if_orphaned, surroundings
+from result_rows import environment, percent, read_rows, run_all, stop_if_orphaned
 from rival_sets import SETS, load
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import make_pipeline
@@ -51,7 +50,7 @@ CSV = HERE.parent / "docs" / "results" / "rivals.csv"
 
 
 class Run(NamedTuple):
-    """A method on a part of a set."""
+    """A method on one fold of a data set."""
 
     dataset: str
     method: str
@@ -60,23 +59,25 @@ class Run(NamedTuple):
 
 
 def attention_cluster(is_multimodal, seed, **parameters):
+    """Return an attention cluster classifier."""
     kind = MultimodalAttentionClusterClassifier if is_multimodal else AttentionClusterClassifier
     return kind(**parameters, random_state=seed)
 
 
 def pooled_svm(is_multimodal, seed):
-    """The baseline of earlier results: four statistics of each item."""
+    """Return a support vector machine on four pooled statistics of each item."""
     return make_pipeline(FunctionTransformer(statistics), StandardScaler(), SVC(C=10))
 
 
 def statistics(X):
+    """Return the pooled statistics of all modalities, concatenated."""
     names = ["mean", "std", "min", "max"]
     modalities = [X[name] for name in X.names] if isinstance(X, MultimodalFeatureSets) else [X]
     return np.hstack([rivals.pooled_statistics(sets, names) for sets in modalities])
 
 
 def by_default(kind):
-    """A rival with its default parameters."""
+    """Return a function that makes a rival with its default parameters."""
     is_seeded = "random_state" in kind().get_params()
     return lambda _, seed: kind(random_state=seed) if is_seeded else kind()
 
@@ -101,12 +102,12 @@ OPTIONS = {
     "pyramid of time": {"pyramid_levels": 3},
     "20 epochs": {"max_iter": 20},
 }
-# On a given split they run once, with the first seed.
+# Deterministic methods: a published split needs one run of them, with the first seed.
 WITHOUT_SEED = ("pooled logistic regression", "pooled SVM")
 
 
 def perform(run, parent):
-    """The row of a run."""
+    """Train and score the method of a run, and return its row."""
     stop_if_orphaned(parent)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", ConvergenceWarning)
@@ -130,22 +131,23 @@ def perform(run, parent):
         "predict_seconds": round(time.process_time() - fitted, 2),
         "parameters": n_parameters(method),
         "epochs": getattr(method, "n_iter_", ""),
-        **surroundings(),
+        **environment(),
     }
 
 
 def is_network(method):
+    """Return whether a method is trained by gradient descent."""
     return "batch_size" in method.get_params(deep=False)
 
 
 def n_parameters(method):
-    """The numbers that a network has learnt; none are counted of others."""
+    """Return the number of parameters of a network, and an empty text for other methods."""
     network = getattr(method, "network_", None)
     return "" if network is None else sum(p.numel() for p in network.parameters())
 
 
 def wanted_runs(options):
-    """Every run that was asked for, set by set."""
+    """Yield the requested runs, one data set after the other."""
     for dataset in options.sets:
         problem = load(dataset)
         for seed in problem.seeds if options.seeds is None else options.seeds:
@@ -161,10 +163,12 @@ def main(arguments=None):
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     names = [*METHODS, *OPTIONS]
     parser.add_argument("--methods", nargs="+", choices=names, default=names, metavar="NAME")
-    parser.add_argument("--seeds", nargs="+", type=int, help="by default 3, or all repetitions")
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, help="seeds (default: 3, or all repetitions)"
+    )
     parser.add_argument("--n-jobs", type=int, default=os.cpu_count())
-    parser.add_argument("--folds", type=int, help="stop after this many of each seed")
-    parser.add_argument("--csv", type=Path, default=CSV, help="where the rows go")
+    parser.add_argument("--folds", type=int, help="run only the first folds of each seed")
+    parser.add_argument("--csv", type=Path, default=CSV, help="results file")
     options = parser.parse_args(arguments)
     done = read_rows(options.csv, Run)
     runs = [run for run in wanted_runs(options) if run not in done]

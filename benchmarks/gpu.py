@@ -1,6 +1,6 @@
 """On a CUDA device: attention pooling beside the bandwidth of memory, and an epoch of Kinetics.
 
-    python tests/benchmarks/gpu.py [--parts pooling epoch] [--dtype float16] [--sets 246535]
+    python benchmarks/gpu.py [--parts pooling epoch] [--dtype float16] [--sets 246535]
         [--repeats 30] [--json FILE] [--smoke]
 
 pooling: forward, and forward and backward, for several numbers of units, as medians of CUDA

@@ -1,22 +1,19 @@
-"""
-What the attention units look at
-================================
+"""Measure what the attention units attend to, and draw Figures 3, 4 and 5 of the paper.
 
-Figures 3, 4 and 5 of the paper, and how much the units of a cluster differ, from the cells that
-`flash_mnist_table1.py` has trained:
+The script reads the checkpoints of `flash_mnist_table1.py`:
 
-    python examples/flash_mnist_table1.py --methods fc1 fc1+shift --cluster-sizes 8 32
-    python examples/flash_mnist_units.py [--output docs/images]
+    python studies/flash_mnist_table1.py --methods fc1 fc1+shift --cluster-sizes 8 32
+    python studies/flash_mnist_units.py [--output docs/images]
 
-For every cell that has been kept, over the test videos; a row of the CSV file each:
+It computes one row of the CSV file per checkpoint, over the test videos:
 
-- similarity: the cosine of two units' weights on a video, mean over all pairs of units;
-- entropy: 0 where a unit puts all weight on one frame, 1 where all frames weigh the same;
-- on_digits: the share of a unit's weight that lies on frames with a digit, which are 30 % of
-  the frames on average; "on_noise" is the number of units with less than that share;
-- auc: how well a unit's weights tell the frames with one of the digits from those with another,
-  for the digit that it tells best (0.5: not at all); mean over the units;
-- digits: the number of different digits that units tell best, with an AUC of 0.6 or more.
+- similarity: cosine similarity of the weights of two units on a video, averaged over all pairs;
+- entropy: 0 if a unit puts all weight on one frame, 1 if it weights all frames equally;
+- on_digits: share of the weight on frames with a digit, which are 30 % of the frames on average;
+- on_noise: number of units whose share is below that of the frames with a digit;
+- auc: how well the weights of a unit separate frames with one digit from frames with other digits,
+  for the digit it separates best (0.5: at random), averaged over units;
+- digits: number of different best-separated digits, among units with an AUC of at least 0.6.
 """
 
 import argparse
@@ -26,15 +23,11 @@ from pathlib import Path
 import flash_mnist_features as features
 import flash_mnist_table1 as table1
 import joblib
-import matplotlib as mpl
-
-mpl.use("Agg")  # the pictures go to files
-
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from flash_mnist import attention_map, load_digit_images
-from result_rows import read_rows, run_all, surroundings
+from flash_mnist_features import load_digit_images
+from result_rows import environment, read_rows, run_all
 from sklearn.metrics import roc_auc_score
 
 from acluster import open_feature_sets
@@ -46,7 +39,7 @@ COLUMNS = ("similarity", "entropy", "on_digits", "on_noise", "auc", "digits")
 
 
 def describe_units(attention, frame_digits):
-    """The figures of a cell, by name; `frame_digits` of all frames end to end, -1 for noise."""
+    """Return the statistics of a cell by name; `frame_digits` is (n_frames,), -1 for noise."""
     weights, offsets = attention.packed()
     n_units = weights.shape[1]
     similarity = unit_similarity(attention)
@@ -76,7 +69,7 @@ def describe_units(attention, frame_digits):
 
 
 def draw_samples(flash_mnist, path, n_videos=5):
-    """Figure 3: the frames of some videos and their digits."""
+    """Draw Figure 3: the frames of some videos and their digits."""
     figure, axes = plt.subplots(n_videos, figsize=(12, 0.85 * n_videos))
     for axis, frames, shown in zip(axes, flash_mnist.videos, flash_mnist.digits, strict=False):
         axis.imshow(np.hstack(frames), cmap="gray")
@@ -87,18 +80,16 @@ def draw_samples(flash_mnist, path, n_videos=5):
 
 
 def draw_curves(rows, path):
-    """Figure 4: test accuracy per epoch for the cluster sizes, with and without shifting."""
+    """Draw Figure 4: test accuracy per epoch by cluster size, with and without shifting."""
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True)
     sizes = sorted({cell.cluster_size for cell in rows})
-    colours = plt.get_cmap("viridis_r")(np.linspace(0.1, 1, len(sizes)))
+    colors = plt.get_cmap("viridis_r")(np.linspace(0.1, 1, len(sizes)))
     for axis, method in zip(axes, ("fc1", "fc1+shift"), strict=True):
-        for size, colour in zip(sizes, colours, strict=True):
+        for size, color in zip(sizes, colors, strict=True):
             for cell, row in rows.items():
                 if (cell.method, cell.cluster_size) == (method, size) and cell.seed == 0:
                     curve = list(map(float, row["curve"].split()))
-                    axis.plot(
-                        np.arange(1, len(curve) + 1), curve, color=colour, label=f"N = {size}"
-                    )
+                    axis.plot(np.arange(1, len(curve) + 1), curve, color=color, label=f"N = {size}")
         shifting = "with" if method == "fc1+shift" else "without"
         axis.set(title=f"FC1 {shifting} shifting", xlabel="epoch", ylim=(0, 100))
         axis.grid(alpha=0.3)
@@ -107,8 +98,22 @@ def draw_curves(rows, path):
     save(figure, path)
 
 
+def attention_map(frames, weights):
+    """Return an image of the frames above one row per unit, tinted and dimmed by its weights."""
+    rows = [np.hstack(frames)[..., None].repeat(3, axis=2) / 255]
+    colors = plt.get_cmap("hsv")(np.arange(weights.shape[1]) / weights.shape[1])[:, :3]
+    for unit, color in enumerate(colors):
+        relative = weights[:, unit] / weights[:, unit].max()
+        tinted = [
+            (0.35 + 0.65 * frame[..., None] / 255) * color * weight
+            for frame, weight in zip(frames, relative, strict=True)
+        ]
+        rows.append(np.hstack(tinted))
+    return np.vstack(rows)
+
+
 def draw_maps(flash_mnist, attention, path):
-    """Figure 5: frames, and under them the weights of 8 units, for each cell in a column."""
+    """Draw Figure 5: frames above the weights of 8 units, with one column per cell."""
     chosen = np.flatnonzero(flash_mnist.digits.sum(axis=1) == 4)[:2]
     figure, axes = plt.subplots(len(chosen), len(attention), figsize=(15, 4.6 * len(chosen) / 2))
     for column, (title, weights) in zip(axes.T, attention.items(), strict=True):
@@ -128,7 +133,7 @@ def save(figure, path):
 
 
 def perform(cell, folder, frame_digits):
-    """The row of a cell."""
+    """Measure the units of a cell, and return its row."""
     torch.set_num_threads(1)
     X = open_feature_sets(folder / "test.zarr")
     attention = joblib.load(cell.file(folder))[0].attention_weights(X)
@@ -137,18 +142,26 @@ def perform(cell, folder, frame_digits):
         **cell._asdict(),
         **{name: round(float(figure), 3) for name, figure in found.items()},
         "extractor_accuracy": features.read_about(folder)["extractor_accuracy"],
-        **surroundings(),
+        **environment(),
     }
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
-    parser.add_argument("--csv", type=Path, default=table1.CSV, help="the rows of Table 1")
-    parser.add_argument("--units-csv", type=Path, default=CSV, help="where the rows go")
-    parser.add_argument("--work", type=Path, default=features.WORK, help="where cells are kept")
-    parser.add_argument("--videos", type=int, default=102_400, help="that they were trained on")
-    parser.add_argument("--n-jobs", type=int, default=os.cpu_count(), help="at a time, 1 GB each")
-    parser.add_argument("--output", type=Path, default=Path("docs/images"))
+    parser.add_argument("--csv", type=Path, default=table1.CSV, help="results of Table 1")
+    parser.add_argument("--units-csv", type=Path, default=CSV, help="results file")
+    parser.add_argument(
+        "--work", type=Path, default=features.WORK, help="folder of the checkpoints"
+    )
+    parser.add_argument(
+        "--videos", type=int, default=102_400, help="training videos of these cells"
+    )
+    parser.add_argument(
+        "--n-jobs", type=int, default=os.cpu_count(), help="parallel runs, 1 GB each"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("docs/images"), help="folder for images"
+    )
     options = parser.parse_args(arguments)
     options.output.mkdir(parents=True, exist_ok=True)
 
@@ -160,7 +173,7 @@ def main(arguments=None):
     X = open_feature_sets(folder / "test.zarr")
     _, digits = load_digit_images()
     test = make_flash_mnist(digits.test_images, digits.test_labels, n_videos=len(X), random_state=1)
-    assert np.array_equal(test.target, X.label), "the videos are those of the features"
+    assert np.array_equal(test.target, X.label), "the features were extracted from other videos"
     draw_samples(test, options.output / "flash_mnist_samples.png")
     draw_curves(rows, options.output / "flash_mnist_curves.png")
 

@@ -1,11 +1,8 @@
-"""
-A deeper extractor of local features for Flash-MNIST
-====================================================
+"""Define a deeper extractor of local features for Flash-MNIST.
 
-Any network will do that gives a vector for each frame. This one has three convolutions
-with batch normalisation, 32, 64 and 128 channels, and a layer of 50 features, the paper's number.
-It learns from single frames, digits on noise and noise alone. Its products are in bfloat16, which
-is faster where the processor has such instructions.
+The network has three convolutions with batch normalization (32, 64 and 128 channels) and a layer of
+50 features, as many as in the paper. It is trained on single frames: digits on noise, and noise
+alone. It computes in bfloat16, which is faster on processors that support it.
 """
 
 import math
@@ -19,11 +16,11 @@ from torch.nn import functional
 from acluster import FeatureSets
 
 NOISE = 10  # the class of a frame without a digit
-NOISE_SHARE = 0.2  # of the frames of a batch
+NOISE_SHARE = 0.2  # share of frames without a digit in a batch
 
 
 class DeeperExtractor(BaseEstimator):
-    """`fit` on images of digits, `transform` videos into sets of 50 local features."""
+    """Extract 50 local features per frame; `fit` takes images of digits, `transform` videos."""
 
     def __init__(self, n_epochs=3, batch_size=256, learning_rate=0.004, random_state=0):
         self.n_epochs = n_epochs
@@ -32,6 +29,7 @@ class DeeperExtractor(BaseEstimator):
         self.random_state = random_state
 
     def fit(self, images, labels):
+        """Train the network on frames made from images (n, height, width) and their labels."""
         torch.manual_seed(self.random_state)
         images = torch.from_numpy(images)
         labels = torch.from_numpy(labels.astype(np.int64))
@@ -54,19 +52,19 @@ class DeeperExtractor(BaseEstimator):
         return self
 
     def transform(self, videos):
-        """The sets of local features of videos (n, L, height, width)."""
+        """Return the sets of local features of videos of shape (n, L, height, width)."""
         n, n_frames = videos.shape[:2]
         values = apply_to_all(self.network_[0], videos.reshape(-1, *videos.shape[2:]))
         return FeatureSets(values, np.arange(n + 1) * n_frames)
 
     def predict(self, frames):
-        """The digit on each frame, -1 where there is none."""
+        """Return the digit on each frame, -1 for noise."""
         classes = apply_to_all(self.network_, frames).argmax(axis=1)
         return np.where(classes == NOISE, -1, classes)
 
 
 def make_network():
-    """(B, 1, 28, 28) -> features (B, 50) -> the logits of 11 classes."""
+    """Return a network from frames (B, 1, 28, 28) to features (B, 50) to 11 logits."""
     features = nn.Sequential(
         *convolution(1, 32, kernel_size=5, stride=2),
         *convolution(32, 64, kernel_size=3, stride=1),
@@ -89,25 +87,25 @@ def convolution(n_in, n_out, kernel_size, stride):
 
 
 def make_frames(images, labels, batch):
-    """Frames of grey levels (B, height, width) with these images on noise, and some without."""
+    """Return frames (B, height, width) of the images on noise, some of noise only, and classes."""
     shown, classes = images[batch], labels[batch]
     is_noise = torch.rand(len(batch)) < NOISE_SHARE
     shown[is_noise], classes[is_noise] = 0, NOISE
-    # Noise has the grey levels of all pixels of the images.
+    # The noise has the gray-level distribution of the images, as in Flash-MNIST.
     pixels = images.view(-1)
     return torch.maximum(shown, pixels[torch.randint(len(pixels), shown.shape)]), classes
 
 
 def apply(network, frames):
-    """The outputs for grey levels (B, height, width)."""
-    standardised = (frames[:, None].float() / 255 - 0.1307) / 0.3081
+    """Return the outputs for frames of gray levels (B, height, width)."""
+    standardized = (frames[:, None].float() / 255 - 0.1307) / 0.3081
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        return network(standardised.contiguous(memory_format=torch.channels_last)).float()
+        return network(standardized.contiguous(memory_format=torch.channels_last)).float()
 
 
 @torch.inference_mode()
 def apply_to_all(network, frames):
-    """The outputs for any number of frames, as an array."""
+    """Return the outputs for any number of frames, as an array."""
     return torch.cat(
         [apply(network, block) for block in torch.from_numpy(frames).split(1024)]
     ).numpy()

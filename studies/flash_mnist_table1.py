@@ -1,22 +1,20 @@
-"""
-Table 1 of the paper, all 40 cells
-==================================
+"""Reproduce the 40 cells of Table 1 of the paper.
 
-Flash-MNIST with the authors' recipe: one of 1,024 classes, the set of digits that flashed up in
-25 noisy frames; an extractor trained for one epoch, with their log-softmax on its features; Adam
-with step size 0.001, batches of 64, dropout 0.5. Five methods (Average, FC1, FC2, and the last two
-with the shifting operation), each with 1 to 128 attention units.
+The task is Flash-MNIST with the authors' recipe. The set of digits that flash up in 25 noisy frames
+is one of 1,024 classes. The extractor is trained for one epoch and ends in the authors'
+log-softmax. The optimizer is Adam with learning rate 0.001, batch size 64 and dropout 0.5. Five
+methods (Average, FC1 and FC2, the last two also with the shifting operation) are trained with 1 to
+128 attention units.
 
-    python examples/flash_mnist_table1.py [--methods fc1 fc1+shift] [--cluster-sizes 8 32]
+    python studies/flash_mnist_table1.py [--methods fc1 fc1+shift] [--cluster-sizes 8 32]
         [--seeds 0 1 2] [--n-jobs 2] [--quick]
 
-Cells run in parallel processes of a thread each, the longest first. After every epoch a cell is
-kept in the work folder: killed at any time, the same command goes on from there, to the same
-result. A cell that is done is a row of the CSV file and is not run again; with more `--epochs` it
-goes on. The test videos are scored after every epoch for the curve, and choose nothing: the
-accuracy of a row is that of its last epoch.
+Cells run in parallel processes of one thread each, the longest first. Every cell saves a checkpoint
+after each epoch: a killed command resumes there and reaches the same result. A finished cell is
+a row of the CSV file and is not trained again, unless you pass more `--epochs`. The test videos are
+scored after every epoch for the learning curve only; a row has the accuracy of the last epoch.
 
-    quick: few videos and epochs of a few cells, on scikit-learn's digits where MNIST is not at hand
+`--quick` trains a few small cells, on scikit-learn's digits if MNIST is not available.
 """
 
 import argparse
@@ -28,7 +26,7 @@ import flash_mnist_features as features
 import joblib
 import torch
 from joblib import delayed
-from result_rows import keep, percent, positive, read_rows, run_all, stop_if_orphaned, surroundings
+from result_rows import environment, keep, percent, positive, read_rows, run_all, stop_if_orphaned
 
 from acluster import AttentionClusterClassifier
 
@@ -41,10 +39,10 @@ METHODS = {
     "fc1+shift": {"weighting": "fc1", "shifting": True},
     "fc2+shift": {"weighting": "fc2", "shifting": True},
 }
-RECIPE = (64, 0.001)  # the authors' batch size and step size
+RECIPE = (64, 0.001)  # the authors' batch size and learning rate
 CLUSTER_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
-# The authors have 100. Where a curve is flat sooner, fewer: without shifting small clusters never
-# leave the first few percent. Large ones of FC2 rise the longest.
+# The authors train for 100 epochs. Cells with an earlier plateau get fewer: without shifting, small
+# clusters stay at a few percent. Large clusters of FC2 improve the longest.
 EPOCHS = {
     method: dict(zip(CLUSTER_SIZES, n_epochs, strict=True))
     for method, n_epochs in (
@@ -60,7 +58,7 @@ QUICK = {"videos": 4096, "test_videos": 1024, "images": 2000, "epochs": 2, "clus
 
 
 class Cell(NamedTuple):
-    """A place in the table, and how it is trained."""
+    """A cell of the table and its training settings."""
 
     method: str
     cluster_size: int
@@ -70,10 +68,10 @@ class Cell(NamedTuple):
     videos: int
 
     def __str__(self):
-        return "{}, N = {}, seed {}, batches of {}, step size {:g}".format(*self[:-1])
+        return "{}, N = {}, seed {}, batch size {}, learning rate {:g}".format(*self[:-1])
 
     def file(self, folder):
-        """Where its last epoch is kept, with the features that it learns from."""
+        """Return the path of the checkpoint, in the folder of the features."""
         return folder / "cells" / "{}_{}_seed{}_batch{}_step{:g}.joblib".format(*self[:-1])
 
     def classifier(self):
@@ -90,13 +88,13 @@ class Cell(NamedTuple):
 
 
 def train(cell, n_epochs, folder, parent):
-    """Train a cell to the end, from where it was left; its row of the table."""
+    """Train a cell from its last checkpoint, and return its row."""
     torch.set_num_threads(1)
     path = cell.file(folder)
     state = joblib.load(path) if path.exists() else None
     clf, curve, seconds = state or (cell.classifier(), [], 0.0)
     X, y, X_test, y_test = features.load_features(folder)
-    # On a processor the time of this process: others may be running beside it.
+    # Processes share the CPU, so count the time of this one. Time on a GPU is wall-clock time.
     clock = time.perf_counter if torch.cuda.is_available() else time.process_time
     while len(curve) < n_epochs:
         stop_if_orphaned(parent)
@@ -112,13 +110,13 @@ def train(cell, n_epochs, folder, parent):
         "accuracy": curve[-1],
         "seconds": round(seconds, 1),
         "extractor_accuracy": features.read_about(folder)["extractor_accuracy"],
-        **surroundings(),
+        **environment(),
         "curve": " ".join(map(str, curve)),
     }
 
 
 def show(rows, recipe):
-    """The cells of a batch size, a step size and a number of videos: the mean over the seeds."""
+    """Print mean accuracy over seeds; `recipe` is (batch size, learning rate, number of videos)."""
     rows = {cell: row for cell, row in rows.items() if cell[-3:] == recipe}
     print(f"\n{'N':>4}" + "".join(f"{method:>12}" for method in METHODS))
     for size in sorted({cell.cluster_size for cell in rows}):
@@ -140,12 +138,12 @@ def parse(arguments):
         "--cluster-sizes", nargs="+", type=positive, default=CLUSTER_SIZES, metavar="N"
     )
     parser.add_argument(
-        "--epochs", type=positive, help="of every cell; by default fewer for large N"
+        "--epochs", type=positive, help="epochs of every cell (default: fewer for large N)"
     )
     parser.add_argument("--batch-size", type=positive, default=RECIPE[0])
     parser.add_argument("--learning-rate", type=float, default=RECIPE[1])
     features.add_options(parser, CSV)
-    parser.add_argument("--quick", action="store_true", help="a small run, to see it work")
+    parser.add_argument("--quick", action="store_true", help="a small run, to try it out")
     options = parser.parse_args(arguments)
     if options.quick:
         work = features.WORK / "quick"
@@ -155,7 +153,7 @@ def parse(arguments):
 
 
 def cells_of(options):
-    """The cells that were asked for and their epochs, those that take longest first."""
+    """Return a dict from each requested cell to its epochs, the longest first."""
     cells = {
         Cell(method, size, seed, options.batch_size, options.learning_rate, options.videos): (
             options.epochs or EPOCHS[method].get(size, max(EPOCHS[method].values()))
@@ -165,7 +163,7 @@ def cells_of(options):
         for seed in options.seeds
     }
     expense = {"fc2": 1.3, "fc2+shift": 1.3}
-    least = 200 if torch.cuda.is_available() else 8  # to a GPU most sizes are alike
+    least = 200 if torch.cuda.is_available() else 8  # most sizes take about the same time on a GPU
 
     def seconds(item):
         cell, n_epochs = item

@@ -1,6 +1,6 @@
 """A newcomer's way, timed: from an empty environment to a model that predicts elsewhere.
 
-    python tests/benchmarks/newcomer.py [--json FILE]
+    python benchmarks/newcomer.py [--json FILE]
 
 The last commit is cloned twice. In one clone the commands of `docs/first_steps.rst` and the
 README's example are run as they stand in it; in the other, which has an environment of its own,
@@ -22,7 +22,7 @@ from pathlib import Path
 
 from machine import device_name
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parent.parent
 PAGE = Path("docs") / "first_steps.rst"
 # What its blocks of Python come to.
 STEPS = ("sets of local features", "own store", "grid search", "attention picture", "saved model")

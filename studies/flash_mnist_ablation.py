@@ -1,21 +1,20 @@
-"""
-What in the shifting operation helps
-====================================
+"""Ablate the shifting operation on Flash-MNIST.
 
-The shifting operation is an affine map with two learnt numbers per unit and a normalisation. Here
-are its parts on Flash-MNIST, each in the place of the whole, on the features of
-`flash_mnist_table1.py` and on those of an extractor without the authors' log-softmax:
+The shifting operation is an affine map with two learned scalars per unit, followed by a
+normalization. This study replaces it by each of its parts. It uses the features of
+`flash_mnist_table1.py`, and those of an extractor without the authors' log-softmax:
 
 - none: v, the weighted average of a unit;
 - norm: v / (√N ‖v‖);
 - affine: αv + β;
 - shifting: both (equation 7);
-- per dimension: both, with an α and a β for every component of every unit.
+- per dimension: both, with a separate α and β for every component of every unit.
 
-    python examples/flash_mnist_ablation.py [--cluster-size 8] [--epochs 40] [--seeds 0 1]
+    python studies/flash_mnist_ablation.py [--cluster-size 8] [--epochs 40] [--seeds 0 1]
 
-The networks are built of the torch modules and trained by a plain loop: Adam, batches of 256, step
-size 0.002, dropout 0.5. Rows go to the CSV file as they are done, and are not run again.
+The networks consist of the modules of `acluster.nn`. A plain torch loop trains them with Adam,
+batch size 256, learning rate 0.002 and dropout 0.5. Finished runs are rows of the CSV file and are
+not repeated.
 """
 
 import argparse
@@ -28,7 +27,7 @@ import flash_mnist_features as features
 import numpy as np
 import torch
 from joblib import delayed
-from result_rows import percent, positive, read_rows, run_all, stop_if_orphaned, surroundings
+from result_rows import environment, percent, positive, read_rows, run_all, stop_if_orphaned
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 
@@ -41,7 +40,7 @@ BATCH_SIZE, LEARNING_RATE, DROPOUT = 256, 0.002, 0.5
 
 
 class Run(NamedTuple):
-    """A network and its training."""
+    """A network and its training settings."""
 
     features: str
     variant: str
@@ -52,12 +51,12 @@ class Run(NamedTuple):
 
 
 class Variant(nn.Module):
-    """A part of the shifting operation, or all of it, on (n, N, M)."""
+    """A part of the shifting operation, or all of it, for units of shape (n, N, M)."""
 
     def __init__(self, name, n_units, n_features):
         super().__init__()
         width = n_features if name == "per dimension" else 1
-        std = n_units**-0.25  # as in the authors' code
+        std = n_units**-0.25  # the initialization of the authors' code
         self.is_affine = name in ("affine", "shifting", "per dimension")
         self.is_normal = name in ("norm", "shifting", "per dimension")
         if self.is_affine:
@@ -74,6 +73,8 @@ VARIANTS = ("none", "norm", "affine", "shifting", "per dimension")
 
 
 class Network(nn.Module):
+    """An attention cluster with FC1 weighting, a variant of shifting, and a linear layer."""
+
     def __init__(self, variant, n_units, n_features, n_classes):
         super().__init__()
         self.weighting = FC1Weighting(n_features, n_units)
@@ -86,13 +87,13 @@ class Network(nn.Module):
 
 
 def packed(X, items):
-    """Sets end to end, as the modules take them."""
+    """Return the packed values and offsets of the sets, as tensors."""
     values, offsets = X[items].packed()
     return torch.from_numpy(values.copy()), torch.from_numpy(offsets)
 
 
 def perform(run, folder, parent):
-    """The row of a run."""
+    """Train and score the network of a run, and return its row."""
     torch.set_num_threads(1)
     torch.manual_seed(run.seed)
     X, y, X_test, y_test = features.load_features(folder)
@@ -119,13 +120,13 @@ def perform(run, folder, parent):
         "accuracy": accuracy,
         "similarity": similarity,
         "extractor_accuracy": features.read_about(folder)["extractor_accuracy"],
-        **surroundings(),
+        **environment(),
     }
 
 
 @torch.inference_mode()
 def evaluate(network, X, y):
-    """Accuracy in %, and the mean cosine of two units' attention."""
+    """Return the accuracy in percent and the mean cosine similarity of two units' attention."""
     values, offsets = packed(X, slice(None))
     accuracy = percent(network(values, offsets).argmax(dim=1).numpy() == y)
     a = attention_weights(offsets, network.weighting(values)).numpy()
@@ -135,12 +136,13 @@ def evaluate(network, X, y):
 
 
 def share_of_ones(X):
-    """How much of the squared length of local features lies along (1, …, 1)."""
+    """Return the share of the local features' squared norm along the vector (1, …, 1)."""
     values = X[:2000].packed()[0].astype(float)
     return (values.sum(axis=1) ** 2).sum() / values.shape[1] / (values**2).sum()
 
 
 def show(rows):
+    """Print accuracy and similarity by features and variant."""
     print(f"\n{'features':14}{'variant':16}{'accuracy (%)':>14}{'similarity':>12}   by seed")
     for kind in FEATURES:
         for variant in VARIANTS:
@@ -186,7 +188,7 @@ def main(arguments=None):
     rows = read_rows(options.csv, Run)
     show({run: rows[run] for run in asked})
     for kind, share in shares.items():
-        print(f"{kind}: {share:.0%} of the squared length lies along (1, …, 1)")
+        print(f"{kind}: {share:.0%} of the squared norm lies along (1, …, 1)")
 
 
 if __name__ == "__main__":

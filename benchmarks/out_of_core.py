@@ -1,6 +1,6 @@
 """Training and prediction from a store that is larger than the memory allowed.
 
-    python tests/benchmarks/out_of_core.py [memory] [epochs] [reading] [search]
+    python benchmarks/out_of_core.py [memory] [epochs] [reading] [search]
         [--gigabytes 4] [--repeats 5] [--folder DIR] [--json FILE]
 
 memory: a process that may hold 1 GB of data (RLIMIT_DATA, and its resident memory is

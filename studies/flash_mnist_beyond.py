@@ -1,29 +1,27 @@
-"""
-Beyond Table 1
-==============
+"""Improve on Table 1 with other choices than the authors'.
 
-The test videos of `flash_mnist_table1.py` and the public classes, with other choices than the
-authors':
+The test videos are those of `flash_mnist_table1.py`, and the estimators are the public ones. The
+differences are:
 
-- ten labels, one for each digit, in the place of 1,024 classes: a video counts where all ten are
-  right;
-- other extractors of 50 features than theirs: "longer", the same network without the log-softmax,
-  trained for longer in larger batches; "deeper", of `flash_mnist_deeper.py`. These two, and the
-  cluster on their features, learn from distorted copies of the images too: the features of images
-  that an extractor knows well are too clean to learn from;
-- every epoch puts the training frames together anew: each is replaced by a frame of any training
-  video that shows the same digit, or none;
-- Adam with batches of 512, the step size falling to 0 along a cosine.
+- Ten binary labels, one per digit, replace the 1,024 classes. A prediction is correct if all ten
+  labels are.
+- Two other extractors of 50 features. "longer" is the authors' network without the log-softmax,
+  trained for more epochs with larger batches; "deeper" is defined in `flash_mnist_deeper.py`. Both,
+  and the clusters on their features, are also trained on distorted copies of the images, because an
+  extractor produces unrealistically clean features for images it was trained on.
+- Every epoch permutes the training frames among those of all videos that show the same digit, or
+  none.
+- Adam with batch size 512 and a cosine schedule of the learning rate down to 0.
 
-    python examples/flash_mnist_beyond.py [--extractors authors longer deeper]
+    python studies/flash_mnist_beyond.py [--extractors authors longer deeper]
         [--seeds 0 1 2] [--quick]
 
-A twelfth of the training images is shown to no network. On videos of these the step size is
-chosen for each method; with it, the network is trained anew, for longer, and scored on the test
-videos once. Runs go to the CSV file as they are done, and are not run again. `--heads classes` has
-the 1,024 classes again, to see what they cost.
+A twelfth of the training images is held out from all networks. The learning rate of each method is
+chosen on videos of the held-out images. The network is then retrained for more epochs with it, and
+scored once on the test videos. Finished runs are rows of the CSV file and are not repeated.
+`--heads classes` predicts the 1,024 classes again, to measure what they cost.
 
-    quick: few images, videos and epochs, on scikit-learn's digits where MNIST is not at hand
+`--quick` uses few images, videos and epochs, and scikit-learn's digits if MNIST is not available.
 """
 
 import argparse
@@ -39,18 +37,18 @@ import torch
 from flash_mnist_deeper import DeeperExtractor
 from flash_mnist_table1 import METHODS
 from joblib import delayed
-from result_rows import percent, positive, run_all, stop_if_orphaned, surroundings
+from result_rows import environment, percent, positive, run_all, stop_if_orphaned
 from torch.nn.functional import affine_grid, grid_sample
 
 from acluster import AttentionClusterClassifier, FeatureSets
 from acluster.datasets import make_flash_mnist
 
 CSV = features.RESULTS / "flash_mnist_beyond.csv"
-STEP_SIZES = (0.001, 0.003, 0.01, 0.03)
+RATES = (0.001, 0.003, 0.01, 0.03)  # learning rates to choose from
 EXTRACTOR_EPOCHS = {"longer": 4, "deeper": 3}
 EXTRACTORS = ["authors", *EXTRACTOR_EPOCHS]
 DISTORTED_COPIES = 15
-HEADS = {"labels": 10, "classes": 1024}  # and the number of their outputs
+HEADS = {"labels": 10, "classes": 1024}  # number of outputs
 BATCH_SIZE = 512
 
 QUICK = {
@@ -64,7 +62,7 @@ QUICK = {
 
 
 class Run(NamedTuple):
-    """A network, how it is trained, and the videos that it is scored on."""
+    """A network, its training settings, and the part it is scored on."""
 
     extractor: str
     head: str
@@ -78,10 +76,7 @@ class Run(NamedTuple):
 
 
 def prepare(name, folder, options):
-    """Make the features of an extractor.
-
-    A twelfth of the training images is shown to nobody: of these are the videos held out.
-    """
+    """Extract features; the videos of a twelfth of the training images are held out."""
     parts = features.make_parts(options)
     images, labels, n_videos = parts["train"]
     n = len(images) - len(images) // 12
@@ -94,7 +89,7 @@ def prepare(name, folder, options):
 
 
 def make_extractor(name, n_images, n_epochs):
-    """An extractor that is not yet trained; that of the authors always as theirs."""
+    """Return an untrained extractor; `n_epochs` does not apply to that of the authors."""
     if name == "authors":
         return features.authors_extractor(n_images)
     n_epochs = n_epochs or EXTRACTOR_EPOCHS[name]
@@ -113,7 +108,7 @@ def make_extractor(name, n_images, n_epochs):
 
 
 def with_distorted(images, labels):
-    """The images and distorted copies of them, with their labels."""
+    """Return the images followed by distorted copies, and the labels of all."""
     torch.manual_seed(0)
     blocks = np.array_split(images, math.ceil(len(images) / 4096))
     copies = [distort(block) for _ in range(DISTORTED_COPIES) for block in blocks]
@@ -121,7 +116,7 @@ def with_distorted(images, labels):
 
 
 def distort(images):
-    """Images turned by up to 12°, scaled by up to 10 % and moved by up to 2 pixels."""
+    """Rotate images by up to 12°, scale them by up to 10 % and shift them by up to 2 pixels."""
     n, height, width = images.shape
     angle = torch.empty(n).uniform_(-math.pi / 15, math.pi / 15)
     scale = torch.empty(n).uniform_(0.9, 1.1)
@@ -131,19 +126,20 @@ def distort(images):
     grid = affine_grid(rows, (n, 1, height, width), align_corners=False)
     moved = grid_sample(torch.from_numpy(images[:, None]).float(), grid, align_corners=False)
     moved = moved.round().to(torch.uint8)[:, 0].numpy()
-    # Interpolation blurs. The noise of videos has the grey levels of their images.
+    # Interpolation blurs the images, and the noise of the videos is drawn from their gray levels.
+    # Histogram matching restores the original distribution.
     level = np.searchsorted(share_up_to_level(images), share_up_to_level(moved))
-    level[0] = 0  # the background stays black
+    level[0] = 0  # keep the background black
     return level.astype(np.uint8)[moved]
 
 
 def share_up_to_level(images):
-    """The share of pixels up to each of 256 grey levels."""
+    """Return the cumulative distribution of the 256 gray levels."""
     return np.bincount(images.ravel(), minlength=256).cumsum() / images.size
 
 
 def shuffle_alike(X, frame_digits, generator):
-    """The sets of frames with each in the place of another that shows the same digit."""
+    """Permute the frames of all sets among those that show the same digit, or none."""
     values, offsets = X.packed()
     order = np.arange(len(values))
     for digit in range(-1, 10):
@@ -153,7 +149,7 @@ def shuffle_alike(X, frame_digits, generator):
 
 
 def fit(run, X, y, frame_digits, parent):
-    """A trained classifier."""
+    """Return the trained classifier of a run."""
     clf = AttentionClusterClassifier(
         cluster_size=run.cluster_size,
         **METHODS[run.method],
@@ -166,8 +162,8 @@ def fit(run, X, y, frame_digits, parent):
     generator = np.random.default_rng(run.seed)
     for epoch in range(run.epochs):
         stop_if_orphaned(parent)
-        falling = 0.5 * (1 + math.cos(math.pi * epoch / run.epochs))
-        clf.set_params(learning_rate=run.learning_rate * falling)
+        decay = 0.5 * (1 + math.cos(math.pi * epoch / run.epochs))
+        clf.set_params(learning_rate=run.learning_rate * decay)
         clf.partial_fit(
             shuffle_alike(X, frame_digits, generator), y, classes=range(HEADS[run.head])
         )
@@ -175,12 +171,12 @@ def fit(run, X, y, frame_digits, parent):
 
 
 def to_head(target, head):
-    """The class of a video as the head tells it."""
+    """Return the class of each video, or its ten binary labels."""
     return (target[:, None] >> np.arange(10)) & 1 if head == "labels" else target
 
 
 def perform(run, folder, frame_digits, parent):
-    """The row of a run."""
+    """Train and score the network of a run, and return its row."""
     torch.set_num_threads(1)
     X, y, X_scored, y_scored = features.load_features(folder, run.part)
     started = time.perf_counter()
@@ -192,12 +188,12 @@ def perform(run, folder, frame_digits, parent):
         "accuracy": percent(right.reshape(len(right), -1).all(axis=1)),
         "seconds": round(seconds, 1),
         "extractor_accuracy": features.read_about(folder)["extractor_accuracy"],
-        **surroundings(),
+        **environment(),
     }
 
 
 def accuracy_of(runs, folder, frame_digits, options):
-    """The accuracy of these runs in %; those that are not in the file yet are run now."""
+    """Return the accuracy of the runs in percent; perform those missing from the CSV file."""
     done = features.read_rows_of(folder, options.csv, Run)
     tasks = (
         delayed(perform)(run, folder, frame_digits, os.getpid()) for run in runs if run not in done
@@ -209,11 +205,11 @@ def accuracy_of(runs, folder, frame_digits, options):
 
 
 def compare(extractor, folder, frame_digits, options):
-    """Choose step sizes on the videos held out, and print the accuracy on the test videos."""
+    """Choose learning rates on the held-out videos, and print the accuracy on the test videos."""
     chosen = (options.heads, options.methods, options.cluster_sizes)
     networks = product([extractor], *map(dict.fromkeys, chosen))
     training = (0, options.epochs[0], options.videos, "held-out")
-    candidates = [Run(*network, step, *training) for network, step in product(networks, STEP_SIZES)]
+    candidates = [Run(*network, rate, *training) for network, rate in product(networks, RATES)]
     scores = accuracy_of(candidates, folder, frame_digits, options)
     best = {run[:4]: run for run in sorted(scores, key=scores.get)}
     final = [
@@ -224,7 +220,7 @@ def compare(extractor, folder, frame_digits, options):
     about = features.read_about(folder)
     figures = f"frames with a digit {about['extractor_accuracy']}, union {about['union']}"
     print(f"\n{extractor} ({figures}; all in %)")
-    print(f"{'head':8}{'method':10}{'N':>5}{'step size':>11}{'held out':>10}{'test':>8}   by seed")
+    print(f"{'head':8}{'method':10}{'N':>5}{'rate':>11}{'held out':>10}{'test':>8}   by seed")
     for network, run in sorted(best.items()):
         found = [accuracy[final_run] for final_run in final if final_run[:4] == network]
         print(
@@ -232,7 +228,7 @@ def compare(extractor, folder, frame_digits, options):
             f"{scores[run]:10.2f}{np.mean(found):8.2f}   " + ", ".join(map(str, found))
         )
     winner = max(best.values(), key=scores.get)
-    print(f"Best on the videos held out: {', '.join(map(str, winner[1:4]))}")
+    print(f"Best on the held-out videos: {', '.join(map(str, winner[1:4]))}")
 
 
 def parse(arguments):
@@ -242,15 +238,15 @@ def parse(arguments):
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS)[1:])
     parser.add_argument("--cluster-sizes", nargs="+", type=positive, default=[16], metavar="N")
     parser.add_argument(
-        "--epochs", nargs=2, type=positive, default=[8, 16], help="to choose, and to test"
+        "--epochs", nargs=2, type=positive, default=[8, 16], help="epochs to choose, and to test"
     )
     parser.add_argument(
         "--extractor-epochs",
         type=positive,
-        help="but the authors'; by default 4 and 3",
+        help="epochs of the other extractors (default: 4 and 3)",
     )
     features.add_options(parser, CSV)
-    parser.add_argument("--quick", action="store_true", help="a small run, to see it work")
+    parser.add_argument("--quick", action="store_true", help="a small run, to try it out")
     options = parser.parse_args(arguments)
     if options.quick:
         work = features.WORK / "quick"
@@ -270,7 +266,8 @@ def main(arguments=None):
 
 
 def training_frame_digits(n_videos):
-    """The digits on the frames of the training videos; images of a pixel will do to draw them."""
+    """Return the digits on the frames of the training videos, -1 for noise."""
+    # The digits depend on the random seed only, so images of one pixel are enough.
     images, labels = np.zeros((10, 1, 1), dtype=np.uint8), np.arange(10)
     return make_flash_mnist(images, labels, n_videos=n_videos, random_state=0).frame_digits
 

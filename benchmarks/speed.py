@@ -1,6 +1,6 @@
 """Speed and memory of the public `fit` and `predict_proba`, beside other ways to do the same.
 
-    python tests/benchmarks/speed.py [--workloads A B C musk1 vowels] [--repeats 5]
+    python benchmarks/speed.py [--workloads A B C musk1 vowels] [--repeats 5]
         [--epochs N] [--sets N] [--precision full mixed] [--device cpu] [--no-memory]
         [--json FILE]
 

@@ -1,9 +1,7 @@
-"""
-Local features of Flash-MNIST videos, as stores
-===============================================
+"""Extract the local features of Flash-MNIST videos once, and store them for several studies.
 
-What the scripts about Flash-MNIST share: an extractor learns from single frames, and turns the
-frames of training and test videos into sets of local features, once.
+An extractor is trained on single frames. It then turns the frames of the training and test videos
+into sets of local features, which are saved as zarr stores.
 """
 
 import json
@@ -15,12 +13,17 @@ from typing import NamedTuple
 import joblib
 import numpy as np
 import torch
-from flash_mnist import load_digit_images
 from result_rows import keep, percent, positive, read_rows
 from sklearn.callback import ProgressBar
 
 from acluster import open_feature_sets, save_feature_sets
-from acluster.datasets import FrameExtractor, make_flash_mnist
+from acluster.datasets import (
+    FrameExtractor,
+    fetch_mnist,
+    get_data_home,
+    load_digits_28,
+    make_flash_mnist,
+)
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "docs" / "results"
@@ -28,20 +31,27 @@ WORK = HERE / "output" / "flash_mnist_table1"
 
 
 class Part(NamedTuple):
-    """What the videos for training or for testing are made of."""
+    """The source images of the training or test videos, and the number of videos."""
 
     images: np.ndarray
     labels: np.ndarray
     n_videos: int
 
 
+def load_digit_images():
+    """Return a name and the images: MNIST if the data home has it, else scikit-learn's digits."""
+    if (get_data_home() / "mnist").is_dir():
+        return "MNIST", fetch_mnist()
+    return "scikit-learn's digits", load_digits_28()
+
+
 def make_parts(options):
-    """The paper's parts, smaller where the options say so."""
+    """Return the training and test parts of the paper, reduced as the options say."""
     source, digits = load_digit_images()
     if source != "MNIST" and options.csv.resolve().parent == RESULTS:
         raise SystemExit(
-            f"{options.csv} has rows of MNIST, which is not in the data home: here are {source}. "
-            "Fetch it with acluster.datasets.fetch_mnist, give another file to --csv, or try "
+            f"{options.csv} holds results on MNIST, but the data home has no MNIST, only {source}. "
+            "Download it with acluster.datasets.fetch_mnist, pass another file to --csv, or use "
             "--quick."
         )
     images, labels = digits.train_images[: options.images], digits.train_labels[: options.images]
@@ -52,17 +62,18 @@ def make_parts(options):
 
 
 def authors_extractor(n_images, **parameters):
-    """Their network for local features, not yet trained; of so many images they have."""
+    """Return the untrained extractor of the authors, for `n_images` training images."""
     extractor = FrameExtractor(n_noise_images=n_images // 2, random_state=0, **parameters)
     return extractor.set_callbacks(ProgressBar())
 
 
 def make_features(folder, extractor, parts):
-    """Sets of 25 local features from the videos of each part, made once, as a store for each.
+    """Write a store with the 25 local features of each video, for every part.
 
-    The extractor learns from the images of "train" and is judged on the videos of "test". The
-    place of a part among the others is the seed of its videos. The trained extractor is kept
-    beside the folder, for the same features on another machine.
+    An existing folder is kept if it was made from the same data and extractor. The extractor is
+    trained on the images of "train" and scored on the videos of "test". The position of a part in
+    `parts` is the random seed of its videos. The trained extractor is saved beside the folder, to
+    compute the same features on another machine.
     """
     made_of = {
         name: f"{part.n_videos} videos, {len(part.images)} images" for name, part in parts.items()
@@ -72,8 +83,8 @@ def make_features(folder, extractor, parts):
         found = {name: read_about(folder).get(name) for name in made_of}
         if found != made_of:
             raise SystemExit(
-                f"{folder} holds features made of {found}, asked for are {made_of}. Remove the "
-                "folder, or give another to --work."
+                f"{folder} holds features made from {found}, but {made_of} is requested. Remove "
+                "the folder, or pass another one to --work."
             )
         return
     extractor = trained(
@@ -86,15 +97,16 @@ def make_features(folder, extractor, parts):
         sets = extractor.transform(made.videos)
         save_feature_sets(unfinished / f"{name}.zarr", sets, label=made.target)
         if name == "test":
-            about = {**made_of, **judge(extractor, made)}
+            about = {**made_of, **score_extractor(extractor, made)}
     print(json.dumps(about), flush=True)
     (unfinished / "about.json").write_text(json.dumps(about))
     unfinished.rename(folder)
 
 
 def trained(extractor, part, path):
-    """The extractor that was kept at `path`, or this one, trained and kept there."""
-    torch.set_num_threads(1)  # the number of threads changes the last digits, and so all others
+    """Return the trained extractor saved at `path`, or train this one and save it there."""
+    # The number of threads changes the rounding, and training amplifies the difference.
+    torch.set_num_threads(1)
     made_of = [load_digit_images()[0], describe(extractor), len(part.images)]
     if path.exists():
         kept_of, kept = joblib.load(path)
@@ -107,16 +119,15 @@ def trained(extractor, part, path):
 
 
 def describe(extractor):
-    """Its class and parameters."""
+    """Return the class and the parameters of an extractor."""
     parameters = ", ".join(f"{name}={value!r}" for name, value in extractor.get_params().items())
     return f"{type(extractor).__name__}({parameters})"
 
 
-def judge(extractor, flash_mnist):
-    """How well an extractor tells single frames, in %.
+def score_extractor(extractor, flash_mnist):
+    """Return the accuracy of an extractor on single frames, in percent.
 
-    "union" is what these alone come to: videos whose set of digits is that of the digits named
-    in their frames.
+    "union" is the accuracy on whole videos of the union of the digits predicted for their frames.
     """
     shape = flash_mnist.frame_digits.shape
     frames = flash_mnist.videos.reshape(-1, *flash_mnist.videos.shape[2:])
@@ -131,29 +142,31 @@ def judge(extractor, flash_mnist):
 
 
 def load_features(folder, scored="test"):
-    """Training sets, their classes, and the same of the part to be scored on."""
+    """Return the training sets and classes, then those of the part to score on."""
     stores = [open_feature_sets(folder / f"{part}.zarr") for part in ("train", scored)]
     return [found for store in stores for found in (store.load(), store.label)]
 
 
 def read_about(folder):
-    """What these features are made of, and how well their extractor does: see `judge`."""
+    """Return the origin of the features and the scores of their extractor."""
     return json.loads((folder / "about.json").read_text())
 
 
 def read_rows_of(folder, path, key):
-    """The rows of a CSV file that come from these features; see `read_rows`."""
+    """Return the rows of a CSV file that come from these features; see `read_rows`."""
     accuracy = str(read_about(folder)["extractor_accuracy"])
     rows = read_rows(path, key)
     return {run: row for run, row in rows.items() if row["extractor_accuracy"] == accuracy}
 
 
 def add_options(parser, csv):
-    """The options that all these scripts have."""
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of the networks")
-    parser.add_argument("--images", type=positive, help="of the training images; by default all")
-    parser.add_argument("--videos", type=positive, default=102_400, help="for training")
-    parser.add_argument("--test-videos", type=positive, default=10_240)
-    parser.add_argument("--n-jobs", type=int, default=os.cpu_count(), help="at a time, 1 GB each")
-    parser.add_argument("--csv", type=Path, default=csv, help="where the rows go")
-    parser.add_argument("--work", type=Path, default=WORK, help="where features are kept")
+    """Add the options that the Flash-MNIST studies share."""
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="seeds of the networks")
+    parser.add_argument("--images", type=positive, help="training images (default: all)")
+    parser.add_argument("--videos", type=positive, default=102_400, help="training videos")
+    parser.add_argument("--test-videos", type=positive, default=10_240, help="test videos")
+    parser.add_argument(
+        "--n-jobs", type=int, default=os.cpu_count(), help="parallel runs, 1 GB each"
+    )
+    parser.add_argument("--csv", type=Path, default=csv, help="results file")
+    parser.add_argument("--work", type=Path, default=WORK, help="folder for features")

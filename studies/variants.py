@@ -1,16 +1,19 @@
-"""
-Variants of the attention cluster, by cross-validation on training parts
-========================================================================
+"""Compare variants of the attention cluster by cross-validation on the training parts.
 
-What could be exchanged in a cluster, one part at a time: a learnt projection of the local features
-before it; other weights than the softmax; batch norm in the place of the shifting operation; a
-slice of the values for each unit, so that parameters do not grow with N·M (Psomas et al.,
-arXiv 2506.10178); pyramids over channels and over time (after the abstract of Long et al., TPAMI
-44(4), 2022); a time coordinate. The pyramid of time and the softmax of the highest logits are
-options of the estimator now. Sets, splits and options are those of `defaults.py`: no test item is
-seen.
+Each variant exchanges one part of the cluster:
 
-    python examples/variants.py [--sets "spoken digits"] [--candidates "projection 32"] [--n-jobs 2]
+- a learned projection of the local features before the cluster;
+- sparsemax or entmax instead of softmax;
+- batch normalization instead of the shifting operation;
+- a slice of the values for each unit, so that the number of parameters does not grow with N·M
+  (Psomas et al., arXiv 2506.10178);
+- pyramids over channels and over time (after the abstract of Long et al., TPAMI 44(4), 2022);
+- a time coordinate.
+
+The time pyramid and the softmax over the highest logits have become options of the estimator. Data
+sets, splits and command-line options are those of `defaults.py`. No test item is used.
+
+    python studies/variants.py [--sets "spoken digits"] [--candidates "projection 32"] [--n-jobs 2]
 """
 
 import math
@@ -32,7 +35,7 @@ from acluster.rivals._networks import Rival
 
 
 class Variant(Integration):
-    """An attention cluster of equation 4, some of whose parts can be exchanged."""
+    """An attention cluster with FC1 weighting (equation 4) and exchangeable parts."""
 
     def __init__(
         self,
@@ -104,14 +107,14 @@ class Variant(Integration):
 
 
 def time_of(offsets):
-    """Where in its set each local feature stands, from -1 to 1."""
+    """Return the relative position of each local feature in its set, from -1 to 1."""
     lengths = offsets.diff()
     place = torch.arange(int(offsets[-1])) - offsets[:-1].repeat_interleave(lengths)
     return (2 * place + 1) / lengths.repeat_interleave(lengths) - 1
 
 
 def slices(width, n_levels):
-    """A pyramid over channels: all, halves, quarters."""
+    """Return the slices of a channel pyramid: all channels, halves, quarters."""
     return [
         slice(width * number // 2**level, width * (number + 1) // 2**level)
         for level in range(n_levels)
@@ -120,7 +123,7 @@ def slices(width, n_levels):
 
 
 def sparsemax(scores):
-    """The nearest point of the simplex (Martins and Astudillo, 2016), over dimension 1."""
+    """Project the scores onto the simplex (Martins and Astudillo, 2016), along dimension 1."""
     ordered = scores.sort(dim=1, descending=True).values
     rank = torch.arange(1, scores.shape[1] + 1).to(scores)[:, None]
     finite = ordered.isfinite()
@@ -132,7 +135,7 @@ def sparsemax(scores):
 
 
 def entmax15(scores):
-    """Between softmax and sparsemax (Peters, Niculae and Martins, 2019, algorithm 2)."""
+    """Compute 1.5-entmax along dimension 1 (Peters, Niculae and Martins, 2019, algorithm 2)."""
     half = (scores - scores.amax(dim=1, keepdim=True)) / 2
     ordered = half.sort(dim=1, descending=True).values
     finite = ordered.isfinite()
@@ -148,13 +151,8 @@ def entmax15(scores):
 ACTIVATIONS = {"sparsemax": sparsemax, "entmax": entmax15}
 
 
-UNCHECKED = (
-    "projection_size",
-    "activation",
-    "norm",
-    "slice_size",
-    "time_coordinate",
-)  # 0, or a name
+# Parameters that are 0 or a name, which this study does not validate.
+UNCHECKED = ("projection_size", "activation", "norm", "slice_size", "time_coordinate")
 
 
 CANDIDATES = {
@@ -177,7 +175,7 @@ CANDIDATES = {
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class VariantClassifier(Rival):
-    """An estimator of them, with the defaults of the attention cluster."""
+    """The estimator of the variants, with the defaults of the attention cluster."""
 
     cluster_size: int = 32
     projection_size: int = 0
@@ -197,6 +195,7 @@ class VariantClassifier(Rival):
 
 
 def variant(is_multimodal, seed, **parameters):
+    """Return a variant, or the attention cluster with one of its own options."""
     if {"n_attended", "pyramid_levels"} & set(parameters):
         return rivals.attention_cluster(is_multimodal, seed, **parameters)
     return VariantClassifier(**parameters, random_state=seed)

@@ -1,6 +1,6 @@
 """Has speed been lost? Two results of speed.py, compared by their ratios to the peers.
 
-    python tests/benchmarks/compare.py OLD.json NEW.json [--tolerance 0.15] [--any-device]
+    python benchmarks/compare.py OLD.json NEW.json [--tolerance 0.15] [--any-device]
 
 Seconds of two days do not compare, ratios of one process do. Exits with 1 if a ratio of NEW
 is below that of OLD by more than the tolerance, and with 2 if the two do not compare.

@@ -1,9 +1,7 @@
-"""
-The sets that `rivals.py` and `defaults.py` train on
-====================================================
+"""Load the data sets of `rivals.py` and `defaults.py`.
 
-Each as a problem: items, labels, and the parts of its own protocol. Features that take a while are
-extracted once, into stores under `output/rivals/`.
+Every data set becomes a `Problem`: items, labels and the splits of its protocol. Features that are
+slow to extract are saved once, as stores under `output/rivals/`.
 """
 
 import argparse
@@ -23,31 +21,33 @@ WORK = Path(__file__).resolve().parent / "output" / "rivals"
 
 
 class Problem(NamedTuple):
-    """Items with their labels, and what to train and to test on."""
+    """Items, their labels, and the splits to train and test on."""
 
     X: Any
     y: np.ndarray
-    folds: Callable[[int], list]  # of a seed: (train, test) indices
+    folds: Callable[[int], list]  # from a seed to a list of (train, test) indices
     seeds: range = range(3)
-    max_epochs: int | None = None  # for networks, where their default takes too long
+    max_epochs: int | None = None  # limit for networks whose default takes too long
 
 
 def benchmark(name):
+    """Return a benchmark with its published folds or split."""
     data = load_benchmark(name)
     if "folds" in data:
-        given = dict(enumerate(data.folds))  # so many repetitions there are, and no more
+        given = dict(enumerate(data.folds))  # by repetition
         return Problem(data.data, data.target, lambda seed: given.get(seed, []), range(len(given)))
     return Problem(data.data, data.target, lambda seed: [(data.train_indices, data.test_indices)])
 
 
 @cache
 def actions():
-    """The clips of UTD-MHAD, their local features extracted once."""
+    """Return the local features of the clips of UTD-MHAD, extracted once."""
     store = WORK / "utd_mhad.zarr"
     return open_feature_sets(store) if store.exists() else utd_mhad.local_features(store)
 
 
 def actions_of(*names):
+    """Return UTD-MHAD with the given sensors and the official split by subject."""
     X = actions()
     is_train = X.group % 2 == 1
     split = [(np.flatnonzero(is_train), np.flatnonzero(~is_train))]
@@ -57,6 +57,7 @@ def actions_of(*names):
 
 
 def spoken_digits():
+    """Return the spoken digits with their published split."""
     store = WORK / "fsdd.zarr"
     if not store.exists():
         digits = load_fsdd()
@@ -68,6 +69,7 @@ def spoken_digits():
 
 
 def flash_mnist():
+    """Return Flash-MNIST with the extractor of the authors."""
     size = {"images": None, "videos": 20_480, "test_videos": 10_240}
     options = argparse.Namespace(**size, csv=flash_mnist_features.RESULTS / "rivals.csv")
     parts = flash_mnist_features.make_parts(options)
@@ -81,7 +83,7 @@ def flash_mnist():
 
 
 def bags_of_digits(n_bags=200):
-    """Bags of some ten images of 14 x 14 pixels; every other bag has a nine among them."""
+    """Return bags of about ten 14 x 14 MNIST images; every other bag contains a nine."""
     mnist, draw = fetch_mnist(), np.random.default_rng(0)
     pixels = mnist.train_images.reshape(-1, 14, 2, 14, 2).mean(axis=(2, 4)).reshape(-1, 196)
     is_nine = mnist.train_labels == 9
@@ -113,5 +115,5 @@ SETS = {
 
 @cache
 def load(name):
-    """A problem by its name, loaded once per process."""
+    """Return a problem by its name, loaded once per process."""
     return bags_of_digits() if name == "bags of digits" else SETS[name]()

@@ -1,10 +1,7 @@
-"""
-Rows of results, written while runs go on
-=========================================
+"""Write result rows to a CSV file while the runs of a study go on.
 
-What the scripts that train many networks share: each run gives a row, a dict; rows go to a CSV
-file as they are done; a run is known by some of its columns, a NamedTuple, so that the same
-command does only what is missing.
+Every run returns one row, a dict. A NamedTuple of some of its columns, the key, identifies the run.
+A row is saved as soon as its run ends, so repeating a command performs only the missing runs.
 """
 
 import argparse
@@ -22,7 +19,7 @@ from joblib import Parallel
 
 
 def read_rows(path, key):
-    """The rows of a CSV file by `key`, a NamedTuple of some of the columns."""
+    """Return the rows of a CSV file as a dict from `key`, a NamedTuple class, to the row."""
     if not path.exists():
         return {}
     with path.open(newline="") as file:
@@ -30,26 +27,26 @@ def read_rows(path, key):
     missing = set(key._fields) - set(rows[0] if rows else key._fields)
     if missing:
         raise SystemExit(
-            f"{path} has no column {', '.join(sorted(missing))}: it is of another version. Move it "
-            "away, or give another file to --csv."
+            f"{path} has no column {', '.join(sorted(missing))}: another version wrote it. Move it "
+            "away, or pass another file to --csv."
         )
     kinds = key.__annotations__
     return {key(**{name: kind(row[name]) for name, kind in kinds.items()}): row for row in rows}
 
 
 def run_all(tasks, path, n_jobs, key):
-    """Run tasks, which return rows, in parallel, and yield each row after it is in the file."""
+    """Run joblib tasks that return rows; yield each key and row once the row is in the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for row in Parallel(n_jobs, return_as="generator_unordered")(tasks):
         done = key(*(row[name] for name in key._fields))
-        with FileLock(f"{path}.lock"):  # another command may write rows too
+        with FileLock(f"{path}.lock"):  # another command may be adding rows to the same file
             rows = {**read_rows(path, key), done: row}
             write_rows([rows[one] for one in sorted(rows)], path)
         yield done, row
 
 
 def write_rows(rows, path):
-    """Rows, in the place of what was there in one step."""
+    """Replace the CSV file at `path` atomically."""
     columns = dict.fromkeys(name for row in rows for name in row)
     unfinished = path.with_suffix(f".unfinished{os.getpid()}")
     with unfinished.open("w", newline="") as file:
@@ -60,7 +57,7 @@ def write_rows(rows, path):
 
 
 def keep(state, path):
-    """Replace what was kept in one step."""
+    """Dump `state` to `path` with joblib, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(f".unfinished{os.getpid()}")
     joblib.dump(state, unfinished)
@@ -68,13 +65,13 @@ def keep(state, path):
 
 
 def stop_if_orphaned(parent):
-    """End this process where `parent` is gone, which asked for the run and would write its row."""
+    """End this worker if the process `parent`, which would write its row, no longer exists."""
     if parent not in (os.getpid(), os.getppid()):
-        raise SystemExit("The process that asked for this run is gone.")
+        raise SystemExit("The process that started this run no longer exists.")
 
 
-def surroundings():
-    """What a figure may depend on beside the run."""
+def environment():
+    """Return the device, the package versions and the commit that a result may depend on."""
     git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
     names = ("acluster", "torch", "scikit-learn", "numpy")
@@ -86,11 +83,12 @@ def surroundings():
 
 
 def percent(hits):
+    """Return the share of true values in percent, rounded to two decimals."""
     return round(100 * float(hits.mean()), 2)
 
 
 def positive(text):
-    """For argparse: a number of things, of which there is one at least."""
+    """Parse a command-line argument as an integer of at least 1."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
