@@ -225,7 +225,7 @@ def describe(device):
     }
 
 
-def parse_options():
+def parse(arguments):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--dtype", default="float16", choices=["float16", "bfloat16", "float32"])
@@ -233,11 +233,11 @@ def parse_options():
     parser.add_argument("--repeats", type=int, default=30, help="timed calls of each pass")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, on any machine")
     parser.add_argument("--json", help="also write the figures to this file")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
-def main():
-    options = parse_options()
+def main(arguments=None):
+    options = parse(arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu" and not options.smoke:
         sys.exit("No CUDA device is there; --smoke runs tiny sizes without one.")
