@@ -1,15 +1,14 @@
-"""Accuracy of every way to compute, beside the plain one, over the same seeds.
+"""Compare the accuracy of the ways to compute pooling and gradients, over the same seeds.
 
     python benchmarks/accuracy.py [--datasets flash_mnist elephant] [--seeds 3] [--json FILE]
 
-"plain" is `attend` set by set under torch's autograd, with gradients that are formed as a
-whole; "torch" and "compiled" have the derivatives written out; "mixed" multiplies in bfloat16,
-emulated where the processor has none. All follow the same seeds, so that they start from
-the same weights and see the same batches. What is shown: the mean over the seeds, their
-standard deviation, and the difference from "plain" seed by seed.
+"plain" computes `attend` set by set with torch's autograd, and materializes all gradients. "torch"
+and "compiled" use explicit derivatives. "mixed" multiplies in bfloat16, which is emulated on
+processors without it. The same seed gives the same initial weights and batches everywhere. The
+script prints the mean over seeds, the standard deviation, and the paired difference from "plain".
 
-Flash-MNIST: N = 32, a quarter of the videos, the set of digits as one of 1,024 classes. elephant:
-ten-fold cross-validation. The hyper-parameters are fixed; nothing is chosen here.
+Flash-MNIST is trained with N = 32 on a quarter of the videos; the set of digits is one of 1,024
+classes. elephant uses ten-fold cross-validation. The hyperparameters are fixed.
 """
 
 import argparse
@@ -36,7 +35,7 @@ WAYS = ("plain", "torch", "compiled", "mixed")
 
 
 def way(name):
-    """A context in which `fit` and `predict` compute in one of the ways."""
+    """Return a context in which `fit` and `predict` compute in the given way."""
     patches = {
         "plain": [
             patch("acluster.nn._attention_cluster.attend", attend_plainly),
@@ -54,7 +53,7 @@ def way(name):
 
 
 class FlashMNIST:
-    """The share of test videos with all digits right; the features are made once."""
+    """Accuracy on the test videos of Flash-MNIST; the features are extracted once."""
 
     def __init__(self, n_videos=25_600, n_test_videos=10_240, epochs=15):
         self.epochs = epochs
@@ -72,6 +71,7 @@ class FlashMNIST:
         self.X_test, self.y_test = extractor.transform(test.videos), test.target
 
     def accuracy(self, seed, precision):
+        """Return the test accuracy of one fit."""
         clf = AttentionClusterClassifier(
             cluster_size=32,
             optimizer="adam",
@@ -86,13 +86,14 @@ class FlashMNIST:
 
 
 class Elephant:
-    """The mean accuracy over ten folds, drawn anew for every seed."""
+    """Mean accuracy over ten folds, which depend on the seed."""
 
     def __init__(self):
         elephant = load_benchmark("elephant")
         self.X, self.y = elephant.data, elephant.target
 
     def accuracy(self, seed, precision):
+        """Return the mean accuracy over ten folds."""
         clf = AttentionClusterClassifier(
             cluster_size=64,
             optimizer="adam",
@@ -113,7 +114,7 @@ DATASETS = {"flash_mnist": FlashMNIST, "elephant": Elephant}
 
 
 def study(dataset, n_seeds):
-    """The accuracy (%) of every way and seed."""
+    """Return the accuracy in percent of every way and seed."""
     found = {name: [] for name in WAYS}
     for seed in range(n_seeds):
         for name in WAYS:
@@ -125,7 +126,8 @@ def study(dataset, n_seeds):
 
 
 def show(name, found):
-    print(f"\n{name}: accuracy (%), and the difference from plain over the same seeds")
+    """Print the mean of every way, and its difference from "plain"."""
+    print(f"\n{name}: accuracy (%), and the paired difference from plain over seeds")
     for label, percent in found.items():
         differences = np.subtract(percent, found["plain"])
         print(
@@ -137,11 +139,11 @@ def show(name, found):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--datasets", nargs="+", choices=DATASETS, default=list(DATASETS))
-    parser.add_argument("--seeds", type=int, default=3, help="2 or more")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds, at least 2")
+    parser.add_argument("--json", type=Path, help="file for the figures")
     options = parser.parse_args()
     if options.seeds < 2:
-        parser.error("a spread needs two seeds or more")
+        parser.error("--seeds must be at least 2 for a standard deviation")
     report = {
         "date": date.today().isoformat(),
         "machine": machine.device_name("cpu"),

@@ -1,18 +1,18 @@
-"""On a CUDA device: attention pooling beside the bandwidth of memory, and an epoch of Kinetics.
+"""Benchmark a CUDA device: pooling relative to memory bandwidth, and an epoch of Kinetics.
 
     python benchmarks/gpu.py [--parts pooling epoch] [--dtype float16] [--sets 246535]
         [--repeats 30] [--json FILE] [--smoke]
 
-pooling: forward, and forward and backward, for several numbers of units, as medians of CUDA
-    events. The bytes are those that have to be moved: features, logits and output, each once;
-    in the backward pass once more, with the two gradients. Their rate is given as a share of a
-    copy's, measured here too; plain torch does the same work beside it.
-epoch: `fit` on synthetic sets of the size of Kinetics (246,535 videos of 25 frames, 400
-    classes), held on the device, in mixed precision; the first epoch is a warm-up. Needs 19 GB
-    of memory for the sets, and on the device what `cache="device"` takes for them.
+pooling: median times of the forward pass, and of the forward and backward pass, for several
+    numbers of units. The bytes counted are those that must be moved: features, logits and output
+    once in the forward pass, and once more with two gradients in the backward pass. The rate is a
+    share of the measured rate of a copy. Plain torch does the same work for comparison.
+epoch: `fit` on synthetic sets of the size of Kinetics (246,535 videos of 25 frames, 400 classes),
+    held on the device, in mixed precision. The first epoch is a warm-up. The sets need 19 GB of
+    memory, and on the device what `cache="device"` takes for them.
 
---smoke does it all at tiny sizes, without a GPU too: in Triton's interpreter, if it is
-installed. Its figures say nothing.
+--smoke runs everything at tiny sizes, also without a GPU, in Triton's interpreter if it is
+installed. Its figures mean nothing.
 """
 
 import argparse
@@ -45,7 +45,7 @@ SMOKE = {
 
 
 def measure_pooling(n, n_features, cluster_sizes, dtype, device, repeats):
-    """Bytes per second of Triton's and of torch's pooling, for each number of units."""
+    """Return the rates of Triton's and torch's pooling, for each number of units."""
     copy = machine.copy_bandwidth(device, budget=0.5)
     report = {"copy_gb_per_second": copy / GIGA, "sets": n, "n_features": n_features, "units": {}}
     for N in cluster_sizes:
@@ -59,7 +59,7 @@ def measure_pooling(n, n_features, cluster_sizes, dtype, device, repeats):
 
 
 def make_case(n, N, n_features, dtype, device):
-    """Features, offsets, logits, α and β, and a gradient of the output."""
+    """Return features, offsets, logits, (α, β), and a gradient of the output."""
     values = torch.randn(n * L, n_features, device=device).to(dtype)
     logits, alpha, beta = (
         torch.randn(*shape, device=device, requires_grad=True)
@@ -70,28 +70,28 @@ def make_case(n, N, n_features, dtype, device):
 
 
 def bytes_to_move(values, offsets, logits, shift, gradient):
-    """What each pass reads and writes at least; the output is as large as its gradient."""
+    """Return the least bytes that each pass moves; the output is as large as its gradient."""
     forward = values.nbytes + logits.nbytes + gradient.nbytes
     backward = values.nbytes + 2 * logits.nbytes + 2 * gradient.nbytes
     return {"forward": forward, "forward_backward": forward + backward}
 
 
 def passes(attend, values, offsets, logits, shift, gradient):
-    """The functions to time."""
-    learnt = (logits, *shift)
+    """Return the functions to time."""
+    learned = (logits, *shift)
 
     def forward():
         with torch.no_grad():
             return attend(values, offsets, logits, shift)
 
     def forward_backward():
-        return torch.autograd.grad(attend(values, offsets, logits, shift), learnt, gradient)
+        return torch.autograd.grad(attend(values, offsets, logits, shift), learned, gradient)
 
     return {"forward": forward, "forward_backward": forward_backward}
 
 
 def attend_in_torch(values, offsets, logits, shift):
-    """Equations 2 and 7 for sets of equal size, as anybody would write them."""
+    """Compute equations 2 and 7 for sets of equal size in plain torch."""
     a = logits.unflatten(0, (-1, L)).softmax(dim=1)
     pooled = (a.to(values.dtype).mT @ values.unflatten(0, (-1, L))).float()
     alpha, beta = shift
@@ -99,6 +99,7 @@ def attend_in_torch(values, offsets, logits, shift):
 
 
 def rates(functions, n_bytes, copy, device, repeats):
+    """Return time and bytes per second of every function."""
     report = {}
     for name, function in functions.items():
         seconds = median_seconds(function, device, repeats)
@@ -112,7 +113,7 @@ def rates(functions, n_bytes, copy, device, repeats):
 
 
 def median_seconds(function, device, repeats):
-    """Of a call, on the device's own clock; the first few are a warm-up."""
+    """Return the median seconds of a call on the device's clock, after a warm-up."""
     for _ in range(min(repeats, 3)):
         function()
     if device == "cpu":
@@ -120,7 +121,7 @@ def median_seconds(function, device, repeats):
     marks = [torch.cuda.Event(enable_timing=True) for _ in range(2 * repeats)]
     torch.cuda.synchronize()
     for start, end in zip(marks[::2], marks[1::2], strict=True):
-        # Work ahead of the clock's start hides the time that Python takes to launch.
+        # Keep the device busy before the clock starts, to hide the launch overhead of Python.
         torch.cuda._sleep(2_000_000)
         start.record()
         function()
@@ -137,7 +138,7 @@ def seconds_of_call(function):
 
 
 class EpochClock:
-    """A callback that notes when each epoch ends; the loss of an epoch waits for the device."""
+    """Callback that records the end of each epoch, when its loss has arrived from the device."""
 
     def __init__(self):
         self.ends = []
@@ -156,7 +157,7 @@ class EpochClock:
 
 
 def measure_epoch(n, n_features, cluster_size, n_classes, epochs, device, batch_size=256):
-    """Seconds of each epoch after the first, and of all before its end."""
+    """Time the epochs of a fit; the first one includes the setup."""
     X, y = make_sets(n, n_features, n_classes)
     clock = EpochClock()
     clf = AttentionClusterClassifier(
@@ -174,7 +175,7 @@ def measure_epoch(n, n_features, cluster_size, n_classes, epochs, device, batch_
     ).set_callbacks(clock)
     started = time.perf_counter()
     clf.fit(X, y)
-    ends = clock.ends[:epochs]  # the end of the fit is noted too
+    ends = clock.ends[:epochs]  # drop the end of the whole fit
     seconds = np.diff(ends).tolist()
     return {
         "sets": n,
@@ -188,7 +189,7 @@ def measure_epoch(n, n_features, cluster_size, n_classes, epochs, device, batch_
 
 
 def make_sets(n, n_features, n_classes):
-    """Noise, the same for every few thousand sets: their numbers do not change the speed."""
+    """Return a repeated block of noise, because values do not affect speed, and classes."""
     rng = np.random.default_rng(0)
     block = rng.normal(size=(min(n, 2048) * L, n_features)).astype(np.float16)
     values = np.empty((n * L, n_features), np.float16)
@@ -199,6 +200,7 @@ def make_sets(n, n_features, n_classes):
 
 
 def print_report(report):
+    """Print the figures of a report."""
     pooling, epoch = report.get("pooling"), report.get("epoch")
     if pooling is not None:
         print(f"copy: {pooling['copy_gb_per_second']:.0f} GB/s")
@@ -215,6 +217,7 @@ def print_report(report):
 
 
 def describe(device):
+    """Return the date, the device and the versions."""
     modules = [np, sklearn, torch]
     if importlib.util.find_spec("triton"):
         modules.append(importlib.import_module("triton"))
@@ -229,10 +232,12 @@ def parse(arguments):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--dtype", default="float16", choices=["float16", "bfloat16", "float32"])
-    parser.add_argument("--sets", type=int, default=KINETICS["n"], help="of the epoch")
-    parser.add_argument("--repeats", type=int, default=30, help="timed calls of each pass")
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes, on any machine")
-    parser.add_argument("--json", help="also write the figures to this file")
+    parser.add_argument(
+        "--sets", type=int, default=KINETICS["n"], help="number of sets in an epoch"
+    )
+    parser.add_argument("--repeats", type=int, default=30, help="timed calls per pass")
+    parser.add_argument("--smoke", action="store_true", help="run at tiny sizes on any machine")
+    parser.add_argument("--json", help="file for the figures")
     return parser.parse_args(arguments)
 
 
@@ -240,13 +245,13 @@ def main(arguments=None):
     options = parse(arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu" and not options.smoke:
-        sys.exit("No CUDA device is there; --smoke runs tiny sizes without one.")
+        sys.exit("No CUDA device found. Pass --smoke to run tiny sizes without one.")
     parts = options.parts
     if not importlib.util.find_spec("triton"):
         parts = [part for part in parts if part != "pooling"]
-        print("Triton is not installed: no pooling.")
+        print("Skipping pooling: Triton is not installed.")
     if device == "cpu":
-        os.environ["TRITON_INTERPRET"] = "1"  # before anything imports it
+        os.environ["TRITON_INTERPRET"] = "1"  # must be set before Triton is imported
     sizes = {"pooling": POOLING, "epoch": KINETICS | {"n": options.sets}}
     sizes = SMOKE if options.smoke else sizes
     repeats = 1 if options.smoke else options.repeats

@@ -1,4 +1,4 @@
-"""The machine: what it is, and what its processor and its memory reach at best."""
+"""Describe the machine, and measure its peak arithmetic and memory throughput."""
 
 import importlib.metadata
 import os
@@ -12,12 +12,12 @@ from acluster.training import is_faster_in_bfloat16
 
 DISTRIBUTIONS = ("acluster", "numpy", "scikit-learn", "torch", "numba", "skorch", "torchmil")
 MATMUL_SIZES = {"cpu": 2048, "cuda": 8192}
-COPIED = 64 * 2**20  # float32 numbers: more than the caches hold
+COPIED = 64 * 2**20  # float32 values, more than the caches hold
 GIGA = 1e9
 
 
 def describe(device, budget=0.5):
-    """Name, threads, versions, load, and the peaks, each measured for `budget` seconds."""
+    """Return name, threads, versions, load and peaks, each measured for `budget` seconds."""
     return {
         "device": device_name(device),
         "threads": torch.get_num_threads(),
@@ -33,7 +33,7 @@ def describe(device, budget=0.5):
 
 
 def versions():
-    """Of what takes part; None for what is not installed."""
+    """Return the versions of the libraries in the benchmarks, None for those not installed."""
     found = {}
     for name in DISTRIBUTIONS:
         try:
@@ -44,34 +44,35 @@ def versions():
 
 
 def device_name(device):
+    """Return the name of the GPU or of the processor."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
     return _cpu_info("model name") or platform.processor() or platform.machine()
 
 
 def _cpu_info(field):
-    """The first such line of /proc/cpuinfo; empty where there is none."""
+    """Return the first value of a field in /proc/cpuinfo, or an empty string."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(field)), "")
 
 
 def matmul_peak(dtype, device, budget):
-    """Floating-point operations per second of a large matrix product, at best."""
+    """Return the peak floating-point operations per second of a large matrix product."""
     size = MATMUL_SIZES[torch.device(device).type]
     a, b, product = (torch.rand(size, size, device=device).to(dtype) for _ in range(3))
     return 2 * size**3 / _fastest(lambda: torch.mm(a, b, out=product), device, budget)
 
 
 def copy_bandwidth(device, budget):
-    """Bytes per second, read and written, of a copy beyond the caches, at best."""
+    """Return the peak bytes per second, read plus written, of a copy beyond the caches."""
     source = torch.rand(COPIED, device=device)
     target = torch.empty_like(source)
     return 2 * source.nbytes / _fastest(lambda: target.copy_(source), device, budget)
 
 
 def _fastest(function, device, budget):
-    """The least seconds of a call, of as many as fit into the budget, after a warm-up."""
+    """Return the shortest time of a call within the budget, after a warm-up."""
     function()
     measured = []
     while sum(measured) < budget:

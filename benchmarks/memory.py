@@ -1,4 +1,4 @@
-"""Peak memory of a fit, in a fresh process. Linux only; elsewhere None."""
+"""Measure the peak memory of a fit in a fresh process (Linux only; None elsewhere)."""
 
 import dataclasses
 import gc
@@ -13,15 +13,15 @@ KILOBYTES_PER_MEGABYTE = 1024
 
 
 def peak_of_fit(method, **workload):
-    """Megabytes that a fit of one epoch takes beyond the sets and the libraries it needs.
+    """Return the megabytes that one epoch needs beyond the sets and the imported libraries.
 
     Parameters
     ----------
     method : callable
-        Makes an object with a `fit` out of a task; it must pickle.
+        Picklable; takes a task and returns an object with a `fit` method.
 
     **workload
-        Of `make_task`.
+        Arguments of `make_task`.
     """
     if not sys.platform.startswith("linux"):
         return None
@@ -39,9 +39,9 @@ def _peak_here(method, workload):
 
 
 def rise(function):
-    """Megabytes of resident memory that a call takes at its peak beyond those before it."""
+    """Return by how many megabytes a call raises the peak resident memory."""
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+        Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     except OSError:
         return None
     before = _status("VmRSS")

@@ -1,11 +1,11 @@
-"""A newcomer's way, timed: from an empty environment to a model that predicts elsewhere.
+"""Time a newcomer's steps, from an empty environment to a model loaded in another one.
 
     python benchmarks/newcomer.py [--json FILE]
 
-The last commit is cloned twice. In one clone the commands of `docs/first_steps.rst` and the
-README's example are run as they stand in it; in the other, which has an environment of its own,
-the saved model is loaded. Packages come from wherever pip finds them; what it has kept of earlier
-installations makes the first step shorter.
+The script clones the last commit twice. In the first clone, it runs the commands of
+`docs/first_steps.rst` and the README's example. In the second, which has its own environment, it
+loads the saved model. Packages come from pip's index or cache; a filled cache shortens the
+installation.
 """
 
 import argparse
@@ -24,10 +24,10 @@ from machine import device_name
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = Path("docs") / "first_steps.rst"
-# What its blocks of Python come to.
+# One name per Python block of the page.
 STEPS = ("sets of local features", "own store", "grid search", "attention picture", "saved model")
 
-# Runs pieces of code in one namespace, and writes down the seconds of each.
+# Runs pieces of code in one namespace, and records the seconds of each.
 RUNNER = """
 import json, sys, time
 names, seconds = {}, {}
@@ -40,7 +40,7 @@ open(sys.argv[1], "w").write(json.dumps(seconds))
 
 
 def blocks(page, language):
-    """The code of a page, with the number of the line where each block begins."""
+    """Yield the line number and the code of each block of a page."""
     text = page.read_text()
     pattern = rf"^\.\. code-block:: {language}\n\n((?:    .*\n|\n)+)"
     for found in re.finditer(pattern, text, flags=re.MULTILINE):
@@ -48,11 +48,12 @@ def blocks(page, language):
 
 
 def readme_example(root=ROOT):
+    """Return the code of the README's Python example."""
     return (root / "README.md").read_text().split("```python\n")[1].split("```")[0]
 
 
 def first_steps(python, folder, root=ROOT):
-    """The seconds of each step in Python, and what they print; what they write is in the folder."""
+    """Run the Python steps of the page in a folder; return their seconds and their output."""
     codes = (code for _, code in blocks(root / PAGE, "python"))
     pieces = dict(zip(STEPS, codes, strict=True))
     seconds = folder / "seconds.json"
@@ -61,20 +62,21 @@ def first_steps(python, folder, root=ROOT):
 
 
 def run(command, folder, **options):
-    """What a command prints; what it complains of goes to our own standard error."""
+    """Return the standard output of a command; its errors go to our standard error."""
     return subprocess.run(
         command, cwd=folder, check=True, stdout=subprocess.PIPE, text=True, **options
     ).stdout
 
 
 def timed(command, folder):
+    """Return the seconds of a command."""
     started = time.perf_counter()
     run(command, folder)
     return round(time.perf_counter() - started, 2)
 
 
 def walk(folder):
-    """The seconds of every step, in order."""
+    """Return the seconds of every step, in order."""
     here, elsewhere = folder / "here", folder / "elsewhere"
     for clone in (here, elsewhere):
         run(["git", "clone", "--quiet", ROOT, clone], folder)
@@ -95,10 +97,10 @@ def walk(folder):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
-    parser.add_argument("--json", type=Path, help="where the figures go")
+    parser.add_argument("--json", type=Path, help="file for the figures")
     options = parser.parse_args(arguments)
     if options.json:
-        options.json.touch()  # rather now than after the work
+        options.json.touch()  # fail now rather than after the work
     with tempfile.TemporaryDirectory() as folder:
         seconds = walk(Path(folder))
     seconds["in all"] = round(sum(seconds.values()), 2)

@@ -1,13 +1,13 @@
-"""Training and prediction from a store that is larger than the memory allowed.
+"""Benchmark training and prediction from a store larger than the allowed memory.
 
     python benchmarks/out_of_core.py [memory] [epochs] [reading] [search]
         [--gigabytes 4] [--repeats 5] [--folder DIR] [--json FILE]
 
-memory: a process that may hold 1 GB of data (RLIMIT_DATA, and its resident memory is
-    watched) trains for an epoch, predicts and transforms into a zarr array.
-epochs: the same epoch streamed from the warm store and in memory, interleaved.
-reading: shuffled batches of items by our reader, numpy.memmap and zarr-python, interleaved.
-search: GridSearchCV(n_jobs=2) over 500 MB, and the unique memory of its workers.
+memory: a process limited to 1 GB of data (RLIMIT_DATA) trains for an epoch, predicts, and
+    transforms into a zarr array, while its peak resident memory is measured.
+epochs: the same epoch, streamed from the warm store and in memory, interleaved.
+reading: shuffled batches of items, read by acluster, numpy.memmap and zarr-python.
+search: GridSearchCV(n_jobs=2) over 500 MB, with the unique memory of its workers.
 """
 
 import argparse
@@ -38,7 +38,7 @@ LIMIT = 1 << 30
 
 
 def write_store(path, n_bytes, shortest=20, longest=30):
-    """Noise in which one local feature of an item leans towards its class."""
+    """Write noise in which one local feature per item depends on its class."""
     rng = np.random.default_rng(0)
     noise = rng.standard_normal((4096, N_FEATURES)).astype(np.float16)
     classes = rng.standard_normal((N_CLASSES, N_FEATURES)).astype(np.float16)
@@ -54,22 +54,24 @@ def write_store(path, n_bytes, shortest=20, longest=30):
 
 
 def status(field, process="self"):
-    """A line of /proc/PID/status, in megabytes."""
+    """Return a field of /proc/PID/status, in megabytes."""
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 def unique_memory(process):
-    """What belongs to this process alone, in megabytes."""
+    """Return the memory that belongs to this process alone, in megabytes."""
     lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
     return sum(int(line.split()[1]) / 1024 for line in lines if line.startswith("Private_"))
 
 
 def reset_peak():
+    """Reset the peak resident memory of this process."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def classifier(**changes):
+    """Return the classifier to benchmark."""
     return AttentionClusterClassifier(
         **{
             "cluster_size": 8,
@@ -86,11 +88,11 @@ def classifier(**changes):
 
 
 def measure_memory(path, folder, results):
-    """Runs in a process of its own."""
+    """Measure the peak memory of fit, predict_proba and transform; runs in its own process."""
     resource.setrlimit(resource.RLIMIT_DATA, (LIMIT, LIMIT))
     X = open_feature_sets(path)
     y = X.label
-    # The base: a process that has trained on, and predicted, two batches in memory.
+    # The baseline has already trained on two batches in memory and transformed them.
     few = X[: 2 * BATCH_SIZE].load()
     classifier().fit(few, y[: len(few)]).transform(few)
     del few
@@ -114,6 +116,7 @@ def measure_memory(path, folder, results):
 
 
 def memory(path, folder, options):
+    """Run `measure_memory` in a fresh process, and return its figures."""
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
     process = context.Process(target=measure_memory, args=(path, folder, results))
@@ -124,7 +127,7 @@ def memory(path, folder, options):
 
 
 def interleaved(functions, repeats):
-    """Seconds of every function, one after the other in each repeat; the first is a warm-up."""
+    """Return the seconds of every function in each repeat, after a warm-up."""
     seconds = {name: [] for name in functions}
     for repeat in range(repeats + 1):
         for name, function in functions.items():
@@ -136,12 +139,13 @@ def interleaved(functions, repeats):
 
 
 def ratio(seconds, name, to):
+    """Return the median and the range of the ratios of two functions."""
     ratios = [a / b for a, b in zip(seconds[name], seconds[to], strict=True)]
     return {"median": statistics.median(ratios), "range": [min(ratios), max(ratios)]}
 
 
 def epochs(path, folder, options):
-    """A light and a heavy network over the first items of the store."""
+    """Time epochs of a light and a heavy network over the first items of the store."""
     X = open_feature_sets(path)
     figures = {}
     for name, n_items, network in (
@@ -166,7 +170,7 @@ def epochs(path, folder, options):
 
 
 def reading(path, folder, options):
-    """Shuffled batches of items, each end to end, in MB/s."""
+    """Return the MB/s of three ways to read shuffled batches of items."""
     X = open_feature_sets(path)
     X = X[: int(len(X) * min(1, 1000 * MEGABYTE / (X.lengths.sum() * N_FEATURES * 2)))]
     offsets = np.concatenate([[0], np.cumsum(X.lengths)])
@@ -180,7 +184,7 @@ def reading(path, folder, options):
     order = np.random.default_rng(0).permutation(len(X))
     batches = [order[i : i + 128] for i in range(0, len(order), 128)]
 
-    def by_us():
+    def by_acluster():
         for items in batches:
             X[items].packed()
 
@@ -192,7 +196,7 @@ def reading(path, folder, options):
         for items in batches[:4]:
             np.concatenate([array[offsets[i] : offsets[i + 1]] for i in items])
 
-    seconds = interleaved({"acluster": by_us, "memmap": by_memmap}, options.repeats)
+    seconds = interleaved({"acluster": by_acluster, "memmap": by_memmap}, options.repeats)
     seconds["zarr"] = interleaved({"zarr": by_zarr}, 2)["zarr"]
     size = {"acluster": X.lengths.sum(), "memmap": X.lengths.sum()}
     size["zarr"] = X.lengths[np.concatenate(batches[:4])].sum()
@@ -209,20 +213,21 @@ def reading(path, folder, options):
 
 
 def watch_workers(unique, stop):
-    """Notes the unique memory of every child process, every 50 ms."""
+    """Record the unique memory of every child process, every 50 ms."""
     while not stop.wait(0.05):
         lists = Path(f"/proc/{os.getpid()}/task").glob("*/children")
         for child in " ".join(children.read_text() for children in lists).split():
-            with contextlib.suppress(OSError):  # it has ended
+            with contextlib.suppress(OSError):  # the child has ended
                 unique.setdefault(child, []).append(unique_memory(child))
 
 
 def search(path, folder, options):
+    """Return how much the memory of the workers of a grid search grows."""
     X = open_feature_sets(path)
     X = X[: int(len(X) * min(1, 500 * MEGABYTE / (X.lengths.sum() * N_FEATURES * 2)))]
     y = X.label
     data = X.lengths.sum() * N_FEATURES * 2 / MEGABYTE
-    # Workers that have trained once, in memory, on two batches are what growth is counted from.
+    # Growth is relative to workers that have already trained once, in memory, on few batches.
     grid = GridSearchCV(classifier(), {"cluster_size": [4, 8]}, cv=2, n_jobs=2, refit=False)
     few = X[: 4 * BATCH_SIZE].load()
     stop, before, during = threading.Event(), {}, {}
@@ -247,11 +252,11 @@ def search(path, folder, options):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parts = {"memory": memory, "epochs": epochs, "reading": reading, "search": search}
-    parser.add_argument("parts", nargs="*", default=list(parts), help=f"of {', '.join(parts)}")
+    parser.add_argument("parts", nargs="*", default=list(parts), help=f"some of {', '.join(parts)}")
     parser.add_argument("--gigabytes", type=float, default=4.0)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--folder", type=Path, help="where the store is, or will be and stay")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--folder", type=Path, help="folder to keep the store in")
+    parser.add_argument("--json", type=Path, help="file for the figures")
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp())
     folder.mkdir(parents=True, exist_ok=True)

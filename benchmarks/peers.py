@@ -1,8 +1,8 @@
-"""The peers: what else people would write, or call, to train the same network.
+"""Define the peers: other ways to train the same network, by hand or with other libraries.
 
-Every peer is made of a `Task`, and prepares its data in the form that it takes; `fit` trains
-a new network and `predict` gives the probabilities of all sets. Packages are imported where
-they are used: without them the other peers still run.
+A peer takes a `Task` and prepares its data in the required form. `fit` trains a new network, and
+`predict` returns the class probabilities of all sets. Packages are imported where they are used, so
+that the other peers run without them.
 """
 
 import importlib.util
@@ -17,7 +17,7 @@ ABMIL_ATTENTION_SIZE = 128  # the default of torchmil
 
 
 def available(task):
-    """The peers that can do the task, and for the others, why not."""
+    """Return the peers that can do the task, and the reasons why others cannot."""
     runnable, skipped = {}, {}
     for name, peer in PEERS.items():
         if reason := peer.obstacle(task):
@@ -28,11 +28,13 @@ def available(task):
 
 
 class Peer:
-    package = None  # that it needs beside torch
+    """Base class of the peers."""
+
+    package = None  # required package besides torch
 
     @classmethod
     def obstacle(cls, task):
-        """Why it cannot do the task; None if it can."""
+        """Return why this peer cannot do the task, or None if it can."""
         if cls.package and importlib.util.find_spec(cls.package) is None:
             return f"{cls.package} is not installed"
         return None
@@ -43,11 +45,13 @@ class Peer:
         self.target = torch.from_numpy(task.y)
 
     def loss(self, logits, target):
+        """Return the binary or multiclass cross-entropy."""
         if self.task.n_outputs == 1:
             return functional.binary_cross_entropy_with_logits(logits.flatten(), target.float())
         return functional.cross_entropy(logits, target)
 
     def probabilities(self, logits):
+        """Return the class probabilities (B, n_classes)."""
         if self.task.n_outputs == 1:
             positive = logits.flatten().sigmoid()
             return torch.stack([1 - positive, positive], dim=1)
@@ -55,7 +59,7 @@ class Peer:
 
 
 class AttentionUnit(nn.Module):
-    """Equations 2, 4 and 7, with the layers of this unit alone."""
+    """One attention unit with its own layers (equations 2, 4 and 7)."""
 
     def __init__(self, n_features, cluster_size):
         super().__init__()
@@ -71,7 +75,7 @@ class AttentionUnit(nn.Module):
 
 
 class LoopedNetwork(nn.Module):
-    """A Python loop over the units."""
+    """A network with a Python loop over the units."""
 
     def __init__(self, n_features, cluster_size, n_outputs):
         super().__init__()
@@ -87,7 +91,7 @@ class LoopedNetwork(nn.Module):
 
 
 class PaddedNetwork(nn.Module):
-    """All units at once, by matrix products of padded batches."""
+    """A network that computes all units at once, by matrix products of padded batches."""
 
     def __init__(self, n_features, cluster_size, n_outputs):
         super().__init__()
@@ -107,18 +111,19 @@ class PaddedNetwork(nn.Module):
 
 
 def network_of(kind, task):
+    """Return a network of a class for a task."""
     return kind(task.n_features, task.cluster_size, task.n_outputs)
 
 
 def pad(sets):
-    """Sets padded to the longest, and a mask of what is not padding."""
+    """Return the sets padded to the longest, and a mask of the local features."""
     lengths = torch.tensor([len(features) for features in sets])
     padded = nn.utils.rnn.pad_sequence(sets, batch_first=True)
     return padded, torch.arange(padded.shape[1]) < lengths[:, None]
 
 
 class PerSample(Dataset):
-    """One item at a time, as torch's own loader asks for them."""
+    """Dataset that returns one item at a time."""
 
     def __init__(self, sets, target):
         self.sets, self.target = sets, target
@@ -131,7 +136,7 @@ class PerSample(Dataset):
 
 
 class Authors(Peer):
-    """The authors' way: a loop over units, every set padded, a per-sample loader."""
+    """The authors' approach: a loop over units, padded sets, a per-sample loader."""
 
     def _loader(self, shuffle):
         return DataLoader(
@@ -171,7 +176,7 @@ class Authors(Peer):
 
 
 class Padded(Peer):
-    """What a skilled user writes: no loader, no mask where all sets are of one size."""
+    """A skilled user's code: no loader, and no mask if all sets have the same size."""
 
     def __init__(self, task):
         super().__init__(task)
@@ -190,7 +195,7 @@ class Padded(Peer):
                 optimizer.step()
 
     def _inputs(self, items):
-        """What the network takes, of items chosen by a tensor or a slice."""
+        """Return the inputs of the network for items given by a tensor or a slice."""
         if self.stacked is not None:
             return (self.stacked[items],)
         sets = (
@@ -211,7 +216,7 @@ class Padded(Peer):
 
 
 class WholeBatches(Dataset):
-    """A batch at a time: torch's loader hands all indices to a dataset with __getitems__."""
+    """Dataset that returns one batch at a time, through `__getitems__` of torch's loader."""
 
     def __init__(self, inputs, target):
         self.inputs, self.target = inputs, target
@@ -233,7 +238,7 @@ def _as_it_is(batch):
 
 
 class SkorchBatches(Padded):
-    """The padded network in skorch, which gets whole batches."""
+    """The padded network in skorch, with whole batches."""
 
     package = "skorch"
 
@@ -280,7 +285,7 @@ class SkorchBatches(Padded):
 
 
 class SkorchSets(SkorchBatches):
-    """The padded network in skorch, which gets sets one by one and collates them."""
+    """The padded network in skorch, with sets collated one by one."""
 
     def _prepare(self, target):
         return PerSample(self.sets, target.cpu()), self._collate
@@ -292,7 +297,7 @@ class SkorchSets(SkorchBatches):
 
 
 class Bags(Dataset):
-    """Sets as torchmil's collate function takes them."""
+    """Dataset in the form of torchmil's collate function."""
 
     def __init__(self, sets, target):
         self.sets, self.target = sets, target
@@ -307,8 +312,8 @@ class Bags(Dataset):
 class TorchmilLoop(Peer):
     """torchmil's ABMIL and its collate function, in a plain loop.
 
-    Its network is one attention unit with a hidden layer (equation 5), without shifting and
-    dropout. The library gives binary models only; for more classes its linear layer is replaced.
+    The network is one attention unit with a hidden layer (equation 5), without shifting and
+    dropout. The library has binary models only, so the linear layer is replaced for more classes.
     """
 
     package = "torchmil"
@@ -367,13 +372,13 @@ class TorchmilTrainer(TorchmilLoop):
         trainer = Trainer(
             self.network, optimizer, device=self.task.device, disable_pbar=True, verbose=False
         )
-        # It validates after every epoch, on all training sets unless given others.
+        # The trainer validates after every epoch, by default on all training sets.
         one_bag = self._loader(shuffle=False, n_bags=1)
         trainer.train(self.task.epochs, self._loader(shuffle=True), val_dataloader=one_bag)
 
 
 PEERS = {
-    # A name before a slash is a library, of whose settings the fastest counts.
+    # The name before a slash is a library; the fastest of its settings counts.
     "authors": Authors,
     "padded": Padded,
     "skorch/batches": SkorchBatches,

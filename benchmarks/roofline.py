@@ -1,14 +1,15 @@
-"""The least time that a machine could need: its arithmetic, or its memory, never idle.
+"""Compute a lower bound of the run time: the roofline of arithmetic and memory bandwidth.
 
-Counted per set of L local features of width M, with N units and C outputs, in operations:
+Operations per set of L local features of width M, with N units and C outputs:
 
 - the scores X·W, the pooling Aᵀ·X, and the linear layer: 2LMN + 2LMN + 2NMC;
-- backward the two products of the linear layer, dA = X·dVᵀ and dW = Xᵀ·dS: 4NMC + 4LMN.
+- in the backward pass, the two products of the linear layer, dA = X·dVᵀ and dW = Xᵀ·dS:
+  4NMC + 4LMN.
 
-And in bytes of float32, if everything is passed over as seldom as can be: X and the parameters
-are read once forward and once backward, the global features and their gradients are written
-and read, and the optimiser reads and writes the parameters and its running averages, gradients
-never leaving the cache. Elementwise operations count for nothing.
+Bytes of float32, with the fewest possible passes: X and the parameters are read once in the
+forward and once in the backward pass. The global features and their gradients are written and
+read. The optimizer reads and writes the parameters and its running averages, and gradients never
+leave the cache. Elementwise operations are not counted.
 """
 
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ class Work:
     bytes: float
 
     def least_seconds(self, machine, dtypes):
-        """On a machine as `machine.describe` gives it, matrix products in the best of `dtypes`."""
+        """Return the bound on a machine of `machine.describe`, with the fastest of `dtypes`."""
         gflops = max(machine["matmul_gflops"][dtype] for dtype in dtypes)
         return max(
             self.flops / (gflops * 1e9),
@@ -31,7 +32,7 @@ class Work:
 
 
 def training_work(task):
-    """Of all epochs of a fit."""
+    """Return the work of all epochs of a fit."""
     n_scores, n_global, n_parameters, n_batches = _sizes(task)
     flops = 8 * n_scores * task.n_features + 6 * n_global * task.n_outputs
     passes_over_parameters = 2 + 4
@@ -44,7 +45,7 @@ def training_work(task):
 
 
 def prediction_work(task):
-    """Of a prediction of all sets."""
+    """Return the work of a prediction of all sets."""
     n_scores, n_global, n_parameters, n_batches = _sizes(task)
     flops = 4 * n_scores * task.n_features + 2 * n_global * task.n_outputs
     moved = task.lengths.sum() * task.n_features + 2 * n_global + n_batches * n_parameters
@@ -52,7 +53,7 @@ def prediction_work(task):
 
 
 def _sizes(task):
-    """Numbers of scores, of components of global features, of parameters and of batches."""
+    """Return the numbers of scores, global feature components, parameters and batches."""
     global_size = task.cluster_size * task.n_features
     n_parameters = global_size + 2 * task.cluster_size + (global_size + 1) * task.n_outputs
     n_batches = -(-len(task) // task.batch_size)

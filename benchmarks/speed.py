@@ -1,17 +1,17 @@
-"""Speed and memory of the public `fit` and `predict_proba`, beside other ways to do the same.
+"""Benchmark the speed and memory of `fit` and `predict_proba` against peers.
 
     python benchmarks/speed.py [--workloads A B C musk1 vowels] [--repeats 5]
         [--epochs N] [--sets N] [--precision full mixed] [--device cpu] [--no-memory]
         [--json FILE]
 
-Our estimator and its peers (peers.py) run one after the other in one process, several times
-over, after a warm-up. Each gets the sets in the form that it takes, prepared beforehand; what
-it does to make batches of them is timed. A fit is the whole of it: the first weights, and a
-few epochs. The ratio of a peer's median seconds to ours is what counts, and has the range of
-the ratios of the single repeats beside it. musk1 and vowels are read from $ACLUSTER_DATA.
+The estimator and its peers (peers.py) run in turn in one process, several times, after a warm-up.
+Each gets the sets in the form it needs. Preparing this form is not timed, but making batches is. A
+fit includes the initialization and a few epochs. The result is the ratio of a peer's median
+seconds to ours, with the range of the ratios of single repeats. musk1 and vowels are read from
+$ACLUSTER_DATA.
 
-torchmil's network is another one, so our estimator runs a second time, set up as that network.
-The roofline (roofline.py) is the least time for the network on the measured machine.
+torchmil has a different network, so the estimator runs a second time, configured as that network.
+The roofline (roofline.py) is a lower bound of the time on the measured machine.
 """
 
 import argparse
@@ -39,14 +39,14 @@ AS_TORCHMIL = {
     "shifting": False,
     "dropout": 0.0,
 }
-DTYPES = {  # that matrix products may have
+DTYPES = {  # allowed dtypes of matrix products
     "acluster": ["float32"],
     "acluster/mixed": ["float32", "bfloat16"],
 }
 
 
 class Ours:
-    """The public estimator, with the recipe that the peers follow."""
+    """The public estimator, with the training recipe of the peers."""
 
     def __init__(self, task, **parameters):
         recipe = {
@@ -74,13 +74,13 @@ class Ours:
 
 
 def our_methods(precisions):
-    """Our estimator in each precision."""
+    """Return the estimator in each precision, by name."""
     names = {"full": OURS, "mixed": f"{OURS}/mixed"}
     return {names[p]: partial(Ours, precision=p) for p in precisions}
 
 
 def methods_for(task, precisions):
-    """Everything that is timed, by name, and why something is not."""
+    """Return the methods to time by name, and the reasons for skipped ones."""
     ours = our_methods(precisions)
     peers, skipped = available(task)
     if any(library(name) == "torchmil" for name in peers):
@@ -89,11 +89,12 @@ def methods_for(task, precisions):
 
 
 def library(name):
+    """Return the library of a method."""
     return name.split("/")[0]
 
 
 def run(task, repeats, precisions, device_figures):
-    """Time a task by all methods; the figures of a workload."""
+    """Time all methods on a task, and return the report of the workload."""
     methods, skipped = methods_for(task, precisions)
     made = {name: make(task) for name, make in methods.items()}
     calls = {(name, p): getattr(method, p) for name, method in made.items() for p in PHASES}
@@ -111,6 +112,7 @@ def run(task, repeats, precisions, device_figures):
 
 
 def describe(task):
+    """Return the sizes of a task."""
     return {
         "sets": len(task),
         "lengths": [int(task.lengths.min()), int(task.lengths.max())],
@@ -123,6 +125,7 @@ def describe(task):
 
 
 def figures(task, phase, seconds):
+    """Return time and throughput of a phase."""
     passes = task.epochs if phase == "fit" else 1
     median = statistics.median(seconds)
     return {
@@ -133,7 +136,7 @@ def figures(task, phase, seconds):
 
 
 def ratios(task, seconds, names):
-    """How many times our seconds every peer takes; of a library, at its fastest setting."""
+    """Return the seconds of each library, at its fastest setting, relative to ours."""
     ours = [name for name in names if library(name) == OURS]
     peers = dict.fromkeys(library(name) for name in names if name not in ours)
     return {
@@ -150,20 +153,22 @@ def ratios(task, seconds, names):
 
 
 def are_comparable(task, our, peer):
-    """Whether they are the same network, or both meant for the task.
+    """Return whether the networks are the same, or both are meant for the task.
 
-    torchmil's network is made for two classes, and with more classes it is by far the smaller.
+    torchmil's network is meant for two classes. With more classes it is much smaller than ours.
     """
     same_network = (peer == "torchmil") == our.endswith("as torchmil")
     return same_network or (peer == "torchmil" and task.n_classes == 2)
 
 
 def fastest(seconds, names, peer, phase):
+    """Return the setting of a library with the shortest median time."""
     settings = [(name, phase) for name in names if library(name) == peer]
     return min(settings, key=lambda setting: statistics.median(seconds[setting]))
 
 
 def ratio(seconds, our, peer):
+    """Return the ratio of medians, and the range of the ratios of single repeats."""
     single = [b / a for a, b in zip(seconds[our], seconds[peer], strict=True)]
     return {
         "of_medians": statistics.median(seconds[peer]) / statistics.median(seconds[our]),
@@ -173,7 +178,7 @@ def ratio(seconds, our, peer):
 
 
 def roofline_figures(task, seconds, device_figures):
-    """The share of the least possible seconds in ours."""
+    """Return the lower bound of the time as a share of ours."""
     work = {"fit": roofline.training_work(task), "predict": roofline.prediction_work(task)}
     return {
         name: {
@@ -187,7 +192,7 @@ def roofline_figures(task, seconds, device_figures):
 
 
 def add_memory(report, workload, task, precisions):
-    """The peak memory of every method; last, so that no process runs beside a timing."""
+    """Add the peak memory of every method; called last, to keep other processes from timings."""
     methods, _ = methods_for(task, precisions)
     for name, make in methods.items():
         peak = peak_of_fit(make, name=workload, n_sets=len(task), device=task.device)
@@ -195,6 +200,7 @@ def add_memory(report, workload, task, precisions):
 
 
 def show(name, report):
+    """Print the report of a workload."""
     task = report["task"]
     shortest, longest = task["lengths"]
     print(
@@ -226,37 +232,40 @@ def show(name, report):
 
 
 def show_machine(figures):
+    """Print the figures of the machine."""
     speeds = figures["matmul_gflops"]
     print(
         f"{figures['device']}, {figures['threads']} threads: matrix products "
         f"{speeds['float32']:.0f} GFLOP/s in float32, {speeds['bfloat16']:.0f} in bfloat16 "
-        f"(mixed precision {'uses' if figures['bf16_is_faster'] else 'does without'} it), "
+        f"(mixed precision {'uses' if figures['bf16_is_faster'] else 'does not use'} it), "
         f"copy {figures['copy_gb_per_second']:.1f} GB/s"
     )
     if (figures["load_average"] or 0) > 0.5:
-        print("Others are at work on this machine: with all its cores taken, figures mislead.")
+        print("Other processes are running: figures are misleading if they keep all cores busy.")
 
 
 def parse(arguments):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
-    parser.add_argument("--repeats", type=int, default=5, help="timed runs of each")
-    parser.add_argument("--epochs", type=int, help="of every fit, in place of the workload's")
-    parser.add_argument("--sets", type=int, help="of every workload, in place of its own")
+    parser.add_argument("--repeats", type=int, default=5, help="timed repeats")
+    parser.add_argument(
+        "--epochs", type=int, help="epochs of every fit (default: those of the workload)"
+    )
+    parser.add_argument("--sets", type=int, help="number of sets (default: that of the workload)")
     parser.add_argument(
         "--precision",
         nargs="+",
         choices=["full", "mixed"],
-        help="of ours; by default both where bfloat16 is faster, else full",
+        help="precisions of acluster (default: both if bfloat16 is faster, else full)",
     )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--json", type=Path, help="file for the figures")
     return parser.parse_args(arguments)
 
 
 def measure(name, options, device_figures):
-    """The report of a workload; a string that says why not if its data are not there."""
+    """Return the report of a workload, or the reason why its data cannot be read."""
     try:
         task = make_task(name, options.sets, options.epochs, options.device)
     except FileNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Seconds that calls take, interleaved."""
+"""Time functions, interleaved."""
 
 import gc
 import time
@@ -7,29 +7,30 @@ import torch
 
 
 def seconds(function, device="cpu"):
-    """How long a call takes, until its work on the device is done."""
-    synchronise(device)
+    """Return the seconds of a call, until its work on the device is done."""
+    synchronize(device)
     started = time.perf_counter()
     function()
-    synchronise(device)
+    synchronize(device)
     return time.perf_counter() - started
 
 
-def synchronise(device):
+def synchronize(device):
+    """Wait for the work queued on a CUDA device."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def interleaved(functions, repeats, device="cpu"):
-    """Seconds of every function, one after the other in each repeat; the first is a warm-up.
+    """Return the seconds of every function in each repeat, after a warm-up.
 
-    A machine that slows down for a while so slows all of them.
+    Every repeat calls all functions, so that a temporary slowdown of the machine affects all alike.
     """
     measured = {name: [] for name in functions}
-    gc.freeze()  # or every collection would look through all modules
+    gc.freeze()  # keep collections from scanning all imported modules
     for repeat in range(repeats + 1):
         for name, function in functions.items():
-            gc.collect()  # nobody pays for the garbage of the one before
+            gc.collect()  # do not charge a function for garbage of the one before
             taken = seconds(function, device)
             if repeat > 0:
                 measured[name].append(taken)

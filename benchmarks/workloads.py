@@ -1,4 +1,4 @@
-"""What is learnt: sets of three generated shapes and two real ones, and the recipe."""
+"""Define the workloads: three generated and two real data sets, and the training recipe."""
 
 from dataclasses import dataclass, replace
 
@@ -9,13 +9,13 @@ from sklearn.preprocessing import StandardScaler
 from acluster.datasets import load_benchmark
 from acluster.preprocessing import LocalFeatureTransformer
 
-# The recipe: RMSprop, as the paper trains on video; the same for all who can follow it.
+# The training recipe of all peers that allow it, with RMSprop as in the paper's video experiments.
 LEARNING_RATE, MAX_GRAD_NORM, DROPOUT = 1e-3, 5.0, 0.5
 
 
 @dataclass(frozen=True)
 class Task:
-    """Sets to learn, the size of the network, and for how long; all methods get the same."""
+    """Training sets, network size and schedule, the same for all methods."""
 
     arrays: list[NDArray[np.float32]]  # (L_i, M) each
     y: NDArray[np.int64]  # 0 to n_classes - 1
@@ -45,17 +45,17 @@ class Task:
 
     @property
     def n_outputs(self) -> int:
-        """Logits per item: two classes share one, under a sigmoid."""
+        """Number of logits per item: two classes need only one, with a sigmoid."""
         return 1 if self.n_classes == 2 else self.n_classes
 
     def tiny(self) -> "Task":
-        """A task that loads all the code a fit needs, in next to no time and memory."""
+        """Return a tiny task, to load all code that a fit needs."""
         y = np.arange(8) % 2
         return replace(self, arrays=self.arrays[:8], y=y, cluster_size=2, batch_size=4, epochs=1)
 
 
 def generated(n_sets, shortest, longest, n_features, n_classes):
-    """Noise: what is learnt does not change how long it takes. Two sets of a class at least."""
+    """Return noise, as content does not affect speed, and classes of at least two sets each."""
     rng = np.random.default_rng(0)
     lengths = rng.integers(shortest, longest + 1, size=n_sets)
     arrays = [rng.standard_normal((length, n_features), dtype=np.float32) for length in lengths]
@@ -63,7 +63,7 @@ def generated(n_sets, shortest, longest, n_features, n_classes):
 
 
 def real(n_sets, name):
-    """Standardised, and shuffled, as the items are stored class by class."""
+    """Return a real data set, standardized and shuffled, because it is stored class by class."""
     data = load_benchmark(name)
     X = LocalFeatureTransformer(StandardScaler()).fit_transform(data.data)
     order = np.random.default_rng(0).permutation(len(X))[:n_sets]
@@ -72,7 +72,7 @@ def real(n_sets, name):
 
 
 WORKLOADS = {
-    # name: how to make the sets, the network and the schedule
+    # name: (function that makes the sets, its arguments, network size and schedule)
     "A": (
         generated,
         {"n_sets": 2048, "shortest": 25, "longest": 25, "n_features": 50, "n_classes": 1024},
@@ -102,7 +102,7 @@ WORKLOADS = {
 
 
 def make_task(name, n_sets=None, epochs=None, device="cpu"):
-    """A workload, with another number of sets or epochs if given."""
+    """Return a workload, optionally with another number of sets or epochs."""
     make_sets, shape, network = WORKLOADS[name]
     arrays, y = make_sets(**{**shape, "n_sets": n_sets or shape["n_sets"]})
     task = Task(arrays, y, **network, device=device)

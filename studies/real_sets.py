@@ -183,14 +183,14 @@ def summarize(path):
         print(f"{dataset:16} {method:18} {mean:5.1f} ± {error:.1f} ({len(percent)} runs)")
 
 
-def main():
+def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     names = sorted({dataset for dataset, _ in METHODS})
     parser.add_argument("datasets", nargs="*", default=names, help=f"some of {', '.join(names)}")
     parser.add_argument("--folds", type=int, help="run only the first folds of each data set")
     parser.add_argument("--csv", type=Path, default=CSV, help="results file")
     parser.add_argument("--n-jobs", type=int, default=2)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     finished, tasks = finished_folds(options.csv), []
     for dataset, method in METHODS:
         if dataset in options.datasets:

@@ -139,9 +139,7 @@ def plot_ranks(methods, ranks, difference, path):
     ax.axvspan(ranks.min(), ranks.min() + difference, color="0.9", zorder=0)
     ax.set_yticks(places, [methods[i] for i in order])
     ax.invert_yaxis()
-    ax.set_xlabel(
-        f"mean rank (gray: within the critical difference {difference:.1f} of the best)"
-    )
+    ax.set_xlabel(f"mean rank (gray: within the critical difference {difference:.1f} of the best)")
     figure.savefig(path, dpi=150)
     plt.close(figure)
 

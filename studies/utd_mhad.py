@@ -220,7 +220,7 @@ def summarize(path):
     print("missing: " + ", ".join(f"{name} {share:.0%}" for name, share in MISSING_COLUMNS))
 
 
-def main():
+def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     task = parser.add_mutually_exclusive_group(required=True)
     task.add_argument("--cv", type=int, metavar="N", help="leave N training subjects out")
@@ -228,7 +228,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds")
     parser.add_argument("--csv", type=Path, default=CSV, help="results file of the study")
     parser.add_argument("--store", type=Path, default=STORE, help="folder for the features")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     X = local_features(options.store)
     is_train = X.group % 2 == 1  # the official split: subjects 1, 3, 5 and 7

@@ -123,7 +123,9 @@ def test_wheel_and_sdist_are_built_and_installed_offline(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     for name in ("acluster/py.typed", "acluster/nn/pooling/__init__.py", "acluster/__main__.py"):
         assert name in names
-    assert not any(name.startswith(("tests", "benchmarks", "studies", "examples", "docs")) for name in names)
+    assert not any(
+        name.startswith(("tests", "benchmarks", "studies", "examples", "docs")) for name in names
+    )
     assert any(name.endswith("entry_points.txt") for name in names)
     with tarfile.open(sdist) as archive:
         inside = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}

@@ -1,8 +1,9 @@
 """
-From a fitted model to another program
-======================================
+Deploy a fitted model
+=====================
 
-A model as a file that runs nothing, and as an ONNX file that needs neither torch nor this package.
+Save a model to a file that cannot execute code, or export it to ONNX, which needs neither torch nor
+acluster for predictions.
 """
 
 import tempfile
@@ -16,6 +17,8 @@ import acluster
 from acluster import AttentionClusterClassifier
 
 # %%
+# Train a classifier. One local feature of every wren is shifted.
+
 rng = np.random.default_rng(0)
 y = np.array(["wren", "robin"])[np.arange(200) % 2]
 X = [rng.normal(size=(rng.integers(2, 9), 4)).astype(np.float32) for _ in y]
@@ -25,7 +28,7 @@ clf = AttentionClusterClassifier(cluster_size=4, max_iter=50, tol=None)
 clf.fit(X, y)
 
 # %%
-# Here or elsewhere, to the same bits:
+# Save the model and load it again. The probabilities are bitwise identical.
 
 folder = Path(tempfile.mkdtemp())
 clf.save(folder / "birds.model")
@@ -33,7 +36,7 @@ again = acluster.load(folder / "birds.model")
 print(np.array_equal(again.predict_proba(X), clf.predict_proba(X)))
 
 # %%
-# Without torch; sets are padded there, and their lengths say how far they go.
+# Export it to ONNX. The exported model takes padded sets and their lengths.
 
 clf.to_onnx(folder / "birds.onnx")
 session = onnxruntime.InferenceSession(folder / "birds.onnx")
@@ -46,10 +49,10 @@ classes = session.get_modelmeta().custom_metadata_map["classes"]
 print(classes, proba[:3].round(3))
 
 # %%
-# Both say the same, to five digits.
+# Both models agree to five digits.
 
 here = clf.predict_proba(X)
 print(np.abs(proba - here).max() < 1e-5)
 figure, ax = plt.subplots(figsize=(4, 4), layout="constrained")
 ax.plot(here[:, 1], proba[:, 1], ".")
-ax.set(xlabel="probability of a wren, here", ylabel="in onnxruntime", aspect="equal")
+ax.set(xlabel="probability of a wren, acluster", ylabel="onnxruntime", aspect="equal")

@@ -2,9 +2,9 @@
 Handwritten digits as sets of patches
 =====================================
 
-An image can be taken as a set of its patches: small windows that hold some ink, each with its
-place. The sets differ in size, and nothing says in what order patches come. Which of them does the
-classifier look at?
+An image becomes a set of patches: small windows that contain ink, each with its position. Sets
+differ in size, and patches have no natural order. The attention weights show which patches the
+classifier uses.
 """
 
 import matplotlib.pyplot as plt
@@ -17,10 +17,11 @@ from acluster import AttentionClusterClassifier
 from acluster.inspection import AttentionDisplay
 
 # %%
-# Windows of 4 x 4 pixels with ink in them, and where they lie.
+# Extract the 4 x 4 windows that contain ink, and their positions.
 
 
 def patches(image, size=4):
+    """Return the pixels and position of every window with ink, and the positions alone."""
     windows = sliding_window_view(image, (size, size))
     places = np.argwhere(windows.mean(axis=(2, 3)) > 4)
     pixels = windows[tuple(places.T)].reshape(len(places), -1)
@@ -32,10 +33,10 @@ X = [patches(image)[0] for image in digits.images]
 X_train, X_test, y_train, y_test, _, images = train_test_split(
     X, digits.target, digits.images, random_state=0
 )
-print(f"{min(map(len, X))} to {max(map(len, X))} patches, {X[0].shape[1]} wide")
+print(f"{min(map(len, X))} to {max(map(len, X))} patches of {X[0].shape[1]} features per image")
 
 # %%
-# `standardize` brings pixels and places to one scale.
+# Train. `standardize=True` scales pixels and positions to unit variance.
 
 clf = AttentionClusterClassifier(
     cluster_size=16,
@@ -49,7 +50,7 @@ clf.fit(X_train, y_train)
 print(f"accuracy on the test images: {clf.score(X_test, y_test):.3f}")
 
 # %%
-# What four of the units weigh, drawn over the image: a patch is as dark as its weight is large.
+# Draw the attention of four units over the image. Darker patches have larger weights.
 
 figure, axes = plt.subplots(4, 5, figsize=(7, 6), layout="constrained")
 attention = clf.attention_weights(X_test[:4])
@@ -67,7 +68,7 @@ for ax in axes.flat:
     ax.set_axis_off()
 
 # %%
-# The same as figure 5 of the paper has it: patches on top, a row for each unit.
+# Draw the same weights as in Figure 5 of the paper: patches on top, one row per unit below.
 
 windows = X_test[0][:, :16].reshape(-1, 4, 4)
 display = AttentionDisplay.from_estimator(clf, X_test[0], thumbnails=-windows, units=range(8))

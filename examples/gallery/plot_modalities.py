@@ -1,9 +1,9 @@
 """
-What each modality is worth
-===========================
+Measure the importance of modalities
+====================================
 
-Items with three modalities, one of them noise, of which some items lack one. Shuffling a
-modality's sets among the items shows what the classifier owes to it.
+The items have three modalities. One of them is noise, and one is missing from some items. Shuffling
+the sets of a modality among the items shows how much accuracy depends on it.
 """
 
 import matplotlib.pyplot as plt
@@ -13,13 +13,14 @@ from acluster import MultimodalAttentionClusterClassifier, MultimodalFeatureSets
 from acluster.inspection import modality_importance
 
 # %%
-# Frames tell the first class from the others, sound the last; a tenth of the items is silent.
+# Frames identify the first class, sound the last. A tenth of the items lacks sound.
 
 rng = np.random.default_rng(0)
 y = np.arange(300) % 3
 
 
 def item(label):
+    """Return the local features of one item, by modality."""
     frames = rng.normal(size=(rng.integers(5, 20), 8))
     frames[rng.integers(len(frames)), 0] += 6 * (label == 0)
     sound = rng.normal(size=(rng.integers(2, 9), 4)) + 1.5 * (label == 2)
@@ -32,13 +33,17 @@ X = MultimodalFeatureSets.from_items([item(label) for label in y])
 print(X)
 
 # %%
+# Train on two thirds of the items.
+
 clf = MultimodalAttentionClusterClassifier(cluster_size=8, max_iter=60, tol=None, random_state=0)
 clf.fit(X[:200], y[:200])
-print(f"accuracy on the other items: {clf.score(X[200:], y[200:]):.3f}")
+print(f"accuracy on held-out items: {clf.score(X[200:], y[200:]):.3f}")
 
 # %%
+# Shuffle each modality 20 times, and plot the loss of accuracy.
+
 found = modality_importance(clf, X[200:], y[200:], n_repeats=20, random_state=0)
 figure, ax = plt.subplots(figsize=(6, 2.5), layout="constrained")
 ax.boxplot(list(found.importances.values()), orientation="horizontal", tick_labels=X.names)
-ax.set_xlabel("what shuffling it costs in accuracy")
+ax.set_xlabel("decrease of accuracy")
 figure.show()

@@ -1,9 +1,9 @@
 """
-When to stop
-============
+Stop training early
+===================
 
-With `early_stopping` and a validation set, the weights of its best epoch stay. The curve shows what
-that saves.
+With `early_stopping`, the classifier keeps the weights of the epoch with the best validation score.
+The learning curve shows where overfitting begins.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from acluster import AttentionClusterClassifier
 from acluster.inspection import LearningCurveDisplay
 
 # %%
-# Few items, and labels of which a fifth is wrong: there is much to learn by heart.
+# A small data set with a fifth of the labels wrong invites overfitting.
 
 rng = np.random.default_rng(0)
 y = np.arange(240) % 2
@@ -23,6 +23,8 @@ wrong = rng.random(len(y)) < 0.2
 y_given = np.where(wrong, 1 - y, y)
 
 # %%
+# Train with a validation set.
+
 clf = AttentionClusterClassifier(
     cluster_size=16,
     early_stopping=True,
@@ -30,15 +32,17 @@ clf = AttentionClusterClassifier(
     random_state=0,
 )
 clf.fit(X[:120], y_given[:120], X_val=X[120:180], y_val=y_given[120:180])
-print(f"{clf.n_iter_} epochs; the best was {np.argmax(clf.validation_scores_) + 1}")
+print(f"{clf.n_iter_} epochs; the best was epoch {np.argmax(clf.validation_scores_) + 1}")
 
 # %%
+# Plot the learning curve.
+
 display = LearningCurveDisplay.from_estimator(clf)
 
 # %%
-# On the last items, with their true labels, against training without a halt:
+# Compare with 200 epochs of training, on held-out items with their true labels.
 
 without = AttentionClusterClassifier(cluster_size=16, max_iter=200, tol=None, random_state=0)
 without.fit(X[:120], y_given[:120])
-for name, model in (("stopped", clf), ("200 epochs", without)):
+for name, model in (("early stopping", clf), ("200 epochs", without)):
     print(f"{name}: {model.score(X[180:], y[180:]):.3f}")

@@ -1,9 +1,10 @@
 """
-Units that agree, units that do not
-===================================
+Compare the diversity of attention units
+========================================
 
-Do the units of a cluster look at different things? With the shifting operation and without. Here,
-on features that have no offset in common, units without it differ more and tell more.
+Do the units of a cluster attend to different local features? This example compares clusters with
+and without the shifting operation. These local features have no common offset. On them, units
+without shifting are more diverse and more accurate.
 """
 
 import matplotlib.pyplot as plt
@@ -13,20 +14,22 @@ from acluster import AttentionClusterClassifier
 from acluster.inspection import UnitDiversityDisplay
 
 # %%
-# Every item holds several of six patterns among noise; its labels are which.
+# Every item contains some of six patterns among noise. Its labels say which.
 
 rng = np.random.default_rng(0)
 patterns = 3 * rng.normal(size=(6, 12))
 shown = rng.random((400, 6)) < 0.4
 X = []
-for of_item in shown:
+for is_shown in shown:
     features = rng.normal(size=(15, 12))
-    places = rng.permutation(15)[: of_item.sum()]
-    features[places] += patterns[of_item]
+    places = rng.permutation(15)[: is_shown.sum()]
+    features[places] += patterns[is_shown]
     X.append(features)
 y = shown.astype(int)
 
 # %%
+# Train both clusters, and plot the similarity of their units.
+
 figure, axes = plt.subplots(1, 2, figsize=(13, 4.5))
 figure.subplots_adjust(wspace=0.3)
 for ax, shifting in zip(axes, (True, False), strict=True):

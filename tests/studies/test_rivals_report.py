@@ -1,0 +1,75 @@
+import csv
+
+import numpy as np
+import pytest
+import rivals
+import rivals_report as report
+from result_rows import write_rows
+
+
+def test_table_pairs_runs_and_ranks_without_data_sets():
+    accuracy = {
+        ("skeleton", "attention cluster"): [90, 80],
+        ("skeleton", "average"): [93, 81],
+        ("skeleton", "pooled SVM"): [70],
+        ("depth", "attention cluster"): [50, 50],
+        ("depth", "average"): [40, 40],
+        ("depth", "pooled SVM"): [60],
+    }
+    rows = {
+        rivals.Run(dataset, method, seed, 0): {"accuracy": str(value)}
+        for (dataset, method), values in accuracy.items()
+        for seed, value in enumerate(values)
+    }
+    table = report.Table(rows)
+    assert report.describe(table.differences("skeleton", "average")) == "2.0 ± 1.0"
+    assert report.describe(table.differences("skeleton", "pooled SVM")) == "-15.0 ± 5.0"
+    assert report.describe(table.differences("skeleton", "BiLSTM")) == ""
+    assert table.mean_ranks()[0].tolist() == [2, 2, 2]
+    assert table.mean_ranks({"depth"})[0].tolist() == [2, 1, 3]
+
+
+def test_critical_difference_matches_published_quantiles():
+    # Demsar (2006), Table 5: q is 2.728 for 5 methods and 2.850 for 6.
+    for n_methods, n_sets, q in ((5, 30, 2.728), (6, 14, 2.850)):
+        expected = q * (n_methods * (n_methods + 1) / (6 * n_sets)) ** 0.5
+        found = report.critical_difference(n_methods, n_sets)
+        assert found == pytest.approx(expected, rel=1e-3)
+
+
+def test_main_writes_tables_and_plot(tmp_path, capsys):
+    methods, options = ["attention cluster", "efficient probing", "pooled SVM"], ["5 highest"]
+    generator = np.random.default_rng(0)
+    rows = [
+        {
+            **rivals.Run(dataset, method, 0, fold)._asdict(),
+            "accuracy": generator.integers(50, 100),
+            "fit_seconds": 1.5,
+            "predict_seconds": 0.25,
+            "parameters": "" if method == "pooled SVM" else 123,
+        }
+        for dataset in ("musk1", "elephant")
+        for method in (*methods, *options)
+        for fold in range(2)
+    ]
+    write_rows(rows, tmp_path / "rivals.csv")
+    image = tmp_path / "ranks.png"
+    arguments = ["--csv", tmp_path / "rivals.csv", "--output", tmp_path, "--image", image]
+    report.main(list(map(str, arguments)))
+    assert "Ranks over 2 data sets" in capsys.readouterr().out
+    assert image.read_bytes().startswith(b"\x89PNG")
+
+    def read(name):
+        return list(csv.reader((tmp_path / f"rivals_{name}.csv").read_text().splitlines()))
+
+    header, *lines = read("accuracy")
+    assert header == ["method", "rank", "musk1", "elephant"]
+    assert sorted(line[0] for line in lines) == sorted(methods)
+    assert sum(float(line[1]) for line in lines) == pytest.approx(6, abs=0.11)
+    assert read("ranks")[0][-1] == "without UTD-MHAD"
+    header, *lines = read("differences")
+    assert [line[0] for line in lines if all(line)] == [*methods[1:], *options]
+    header, *lines = read("options")
+    assert header == ["", "musk1", "elephant"]
+    assert [line[0] for line in lines if all(line)] == ["attention cluster", *options]
+    assert ["pooled SVM", "", "1.5 / 0.25", "1.5 / 0.25"] in read("seconds")
