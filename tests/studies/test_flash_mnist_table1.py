@@ -9,6 +9,9 @@ import pytest
 
 from tests.studies.conftest import SMALL, read, train_table1
 
+# 256 videos have too few items for each of the 1,024 classes.
+pytestmark = pytest.mark.filterwarnings("ignore:The number of unique classes")
+
 
 def test_main_trains_every_method_once(bundled_digits, tmp_path, capsys):
     arguments = ("--cluster-sizes", "1", "4", "--epochs", "2")

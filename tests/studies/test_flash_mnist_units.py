@@ -5,6 +5,9 @@ import pytest
 from acluster import FeatureSets
 from tests.studies.conftest import read, train_table1
 
+# 256 videos have too few items for each of the 1,024 classes.
+pytestmark = pytest.mark.filterwarnings("ignore:The number of unique classes")
+
 
 def test_main_measures_and_draws_checkpoints(bundled_digits, tmp_path, capsys):
     cells = ("--methods", "fc1", "fc1+shift", "--cluster-sizes", "1", "8", "--epochs", "1")
