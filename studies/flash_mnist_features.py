@@ -38,16 +38,19 @@ class Part(NamedTuple):
     n_videos: int
 
 
+def image_source():
+    """Return the name of the images: MNIST if the data home has it, else scikit-learn's digits."""
+    return "MNIST" if (get_data_home() / "mnist").is_dir() else "scikit-learn's digits"
+
+
 def load_digit_images():
-    """Return a name and the images: MNIST if the data home has it, else scikit-learn's digits."""
-    if (get_data_home() / "mnist").is_dir():
-        return "MNIST", fetch_mnist()
-    return "scikit-learn's digits", load_digits_28()
+    """Return the images of `image_source`."""
+    return fetch_mnist() if image_source() == "MNIST" else load_digits_28()
 
 
 def make_parts(options):
     """Return the training and test parts of the paper, reduced as the options say."""
-    source, digits = load_digit_images()
+    digits, source = load_digit_images(), image_source()
     if source != "MNIST" and options.csv.resolve().parent == RESULTS:
         raise SystemExit(
             f"{options.csv} holds results on MNIST, but the data home has no MNIST, only {source}. "
@@ -78,7 +81,7 @@ def make_features(folder, extractor, parts):
     made_of = {
         name: f"{part.n_videos} videos, {len(part.images)} images" for name, part in parts.items()
     }
-    made_of = {"digits": load_digit_images()[0], "extractor": describe(extractor), **made_of}
+    made_of = {"digits": image_source(), "extractor": describe(extractor), **made_of}
     if folder.exists():
         found = {name: read_about(folder).get(name) for name in made_of}
         if found != made_of:
@@ -107,7 +110,7 @@ def trained(extractor, part, path):
     """Return the trained extractor saved at `path`, or train this one and save it there."""
     # The number of threads changes the rounding, and training amplifies the difference.
     torch.set_num_threads(1)
-    made_of = [load_digit_images()[0], describe(extractor), len(part.images)]
+    made_of = [image_source(), describe(extractor), len(part.images)]
     if path.exists():
         kept_of, kept = joblib.load(path)
         if kept_of == made_of:

@@ -171,7 +171,7 @@ def main(arguments=None):
     }
     folder = options.work / f"features_{options.videos}"
     X = open_feature_sets(folder / "test.zarr")
-    _, digits = load_digit_images()
+    digits = load_digit_images()
     test = make_flash_mnist(digits.test_images, digits.test_labels, n_videos=len(X), random_state=1)
     assert np.array_equal(test.target, X.label), "the features were extracted from other videos"
     draw_samples(test, options.output / "flash_mnist_samples.png")
