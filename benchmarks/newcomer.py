@@ -3,7 +3,7 @@
     python benchmarks/newcomer.py [--json FILE]
 
 The script clones the last commit twice. In the first clone, it runs the commands of
-`docs/first_steps.rst` and the README's example. In the second, which has its own environment, it
+`docs/getting_started/quickstart.rst` and the README's example. In the second, which has its own environment, it
 loads the saved model. Packages come from pip's index or cache; a filled cache shortens the
 installation.
 """
@@ -23,7 +23,7 @@ from pathlib import Path
 from machine import device_name
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = Path("docs") / "first_steps.rst"
+PAGE = Path("docs") / "getting_started" / "quickstart.rst"
 # One name per Python block of the page.
 STEPS = ("sets of local features", "own store", "grid search", "attention picture", "saved model")
 

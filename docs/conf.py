@@ -1,4 +1,9 @@
+import sys
+from pathlib import Path
+
 import acluster
+
+sys.path.insert(0, str(Path(__file__).parent))  # for the extension in mathml.py
 
 project = "acluster"
 copyright = "2026, the acluster developers"
@@ -6,32 +11,69 @@ release = version = acluster.__version__
 
 extensions = [
     "sphinx.ext.autodoc",
-    "sphinx.ext.mathjax",
+    "sphinx.ext.autosummary",
     "numpydoc",
+    "sphinx_copybutton",
+    "sphinx_design",
     "sphinx_gallery.gen_gallery",
+    "mathml",
 ]
-autodoc_typehints = "none"
-nitpicky = True  # what a page refers to has to be there
+exclude_patterns = ["_build"]
+templates_path = ["_templates"]
+html_math_renderer = "mathml"
+
+# The reference has a page for every name in the __all__ of a public module, so that a new class
+# appears there without an edit here.
+autosummary_ignore_module_all = False
+autosummary_imported_members = True
+autodoc_typehints = "none"  # the docstrings state the types
+autosummary_context = {
+    # What a class inherits from these is documented by torch and Python.
+    "foreign_bases": "Module, Exception",
+    # Members that acluster's own modules use to work together.
+    "internal_members": "attention_weights_of, blocks, description, from_source, place, residuals, "
+    "standardized, train",
+}
+toc_object_entries_show_parents = "hide"
+
+nitpicky = True  # a reference to a name that does not exist is an error
 nitpick_ignore_regex = [
-    ("py:.*", r"(sklearn|numpy|torch|zarr)\..*"),  # other packages' pages
+    ("py:.*", r"(sklearn|numpy|torch|zarr)\..*"),  # documented elsewhere
     ("py:obj", r"[a-z_]+_"),  # fitted attributes that are properties
+    # From the docstrings of methods inherited from scikit-learn:
+    ("std:ref", "metadata_routing|accuracy_score|df_output_transform|sphx_glr_auto_examples_.*"),
+    ("std:term", "meta-estimator"),
 ]
 numpydoc_show_class_members = False
-# Every parameter and what comes back is described. Two classes have a constructor of torch's, and
-# the forward of a weighting function is described where their base has it.
+# Every parameter and return value must be described, with two exceptions: classes whose constructor
+# is torch's, and methods that override a described one.
 numpydoc_validation_checks = {"PR01", "PR02", "RT01"}
 numpydoc_validation_exclude = {
     r"acluster\.nn\.Integration$",
     r"acluster\.nn\.Weighting$",
     r"acluster\.nn\.\w+Weighting\.forward$",
+    r"acluster\.nn\..*\.(reset_parameters|attention_logits)$",
 }
-exclude_patterns = ["_build"]
-html_theme = "furo"
+
+html_theme = "pydata_sphinx_theme"
 html_title = "acluster"
+html_static_path = ["_static"]
+html_css_files = ["acluster.css"]
+html_show_sourcelink = False
+html_sidebars = {"index": []}
+html_theme_options = {
+    "logo": {"text": "acluster"},
+    "header_links_before_dropdown": 6,
+    "navbar_end": ["theme-switcher"],
+    "navigation_with_keys": False,
+    "show_toc_level": 2,
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
 
 sphinx_gallery_conf = {
     "examples_dirs": "../examples/gallery",
-    "gallery_dirs": "gallery",
+    "gallery_dirs": "examples",
     "abort_on_example_error": True,
     "show_signature": False,
     "download_all_examples": False,

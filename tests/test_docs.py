@@ -1,4 +1,4 @@
-"""The code of the documentation runs, page by page, on small made-up data."""
+"""The code of the documentation runs, page by page, on small synthetic data."""
 
 import os
 import re
@@ -13,10 +13,11 @@ from newcomer import blocks
 
 from tests.test_bad_input import CASES
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
 
-# What a reader has of their own, and which of it a page goes on from.
-AT_HAND = """
+# What the pages assume that a reader has, and which names each page assumes.
+READER_DATA = """
 import types
 import numpy as np
 from acluster import FeatureSets
@@ -32,18 +33,25 @@ videos = [types.SimpleNamespace(label=int(label), name=f"video{i}") for i, label
 X = rgb
 extract, listen = lambda video: np.ones((2, 3)), lambda video: np.ones((4, 2))
 """
-OF_PAGE = {
+ASSUMED_NAMES = {
     "index": (),
-    "guide": ("rgb", "flow", "audio", "y", "videos", "extract", "listen"),
-    "gpu": ("X", "y"),
-    "choosing": (),
-    "extending": ("X", "y"),
-    "coming_from": (),
+    "user_guide/sets": (),
+    "user_guide/stores": ("rgb", "y", "videos", "extract", "listen"),
+    "user_guide/multimodal": ("rgb", "flow", "audio", "y"),
+    "user_guide/scikit_learn": ("rgb", "y"),
+    "user_guide/training": ("rgb", "y"),
+    "user_guide/inspection": ("rgb", "y"),
+    "user_guide/saving": ("rgb", "y"),
+    "user_guide/integrations": ("rgb", "y"),
+    "user_guide/performance": ("X", "y"),
+    "user_guide/hyperparameters": (),
+    "user_guide/coming_from": (),
+    "developer/extending": ("X", "y"),
 }
 
 
 def run_commands(code, folder):
-    """What a shell prints that has `python` and `acluster`, those of this environment."""
+    """Return what a shell prints whose `python` and `acluster` are those of this environment."""
     (folder / "bin").mkdir(exist_ok=True)
     for name, command in (("acluster", "-W ignore -m acluster"), ("python", "")):
         program = folder / "bin" / name
@@ -60,10 +68,21 @@ def run_commands(code, folder):
     ).stdout
 
 
-def test_the_first_steps_lead_to_a_model(tmp_path, monkeypatch):
+def test_every_page_with_python_code_is_run():
+    written = [page.relative_to(DOCS) for page in DOCS.glob("*/*.rst")]
+    pages = {
+        str(page.with_suffix(""))
+        for page in written
+        if page.parts[0] not in ("_build", "examples")
+        and "code-block:: python" in (DOCS / page).read_text()
+    }
+    assert pages == set(ASSUMED_NAMES) - {"index"} | {"getting_started/quickstart"}
+
+
+def test_quickstart_leads_to_a_model(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONWARNINGS", "error")
     _, shown = newcomer.first_steps(sys.executable, tmp_path)
-    assert float(shown.split()[-1]) > 0.97  # the score on the items that were held out
+    assert float(shown.split()[-1]) > 0.97  # the score on held-out items
     assert (tmp_path / "attention.png").stat().st_size > 1000
     install, elsewhere = (code for _, code in blocks(newcomer.ROOT / newcomer.PAGE, "bash"))
     assert "pip install" in install
@@ -73,13 +92,13 @@ def test_the_first_steps_lead_to_a_model(tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize("page", OF_PAGE)
-def test_the_code_of_a_page_runs(tmp_path, monkeypatch, page):
+@pytest.mark.parametrize("page", ASSUMED_NAMES)
+def test_python_code_of_page_runs(tmp_path, monkeypatch, page):
     pytest.importorskip("onnxruntime")
     monkeypatch.chdir(tmp_path)
-    at_hand = {}
-    exec(AT_HAND, at_hand)
-    names = {"__name__": page, **{name: at_hand[name] for name in OF_PAGE[page]}}
+    reader_data = {}
+    exec(READER_DATA, reader_data)
+    names = {"__name__": page, **{name: reader_data[name] for name in ASSUMED_NAMES[page]}}
     found = list(blocks(DOCS / f"{page}.rst", "python"))
     assert len(found) == (DOCS / f"{page}.rst").read_text().count("code-block:: python")
     for line, code in found:
@@ -88,7 +107,7 @@ def test_the_code_of_a_page_runs(tmp_path, monkeypatch, page):
         assert names["clf"].score(names["X"][100:], names["y"][100:]) > 0.95
 
 
-def test_the_command_line_runs(tmp_path):
+def test_command_line_page_runs(tmp_path):
     (tmp_path / "features").mkdir()
     rng = np.random.default_rng(0)
     lines = ["id,label"]
@@ -97,7 +116,7 @@ def test_the_command_line_runs(tmp_path):
         np.save(tmp_path / "features" / f"item{number}.npy", rows)
         lines.append(f"item{number},{'wren' if number % 2 else 'robin'}")
     (tmp_path / "labels.csv").write_text("\n".join(lines))
-    for _, code in blocks(DOCS / "command_line.rst", "bash"):
+    for _, code in blocks(DOCS / "user_guide" / "command_line.rst", "bash"):
         run_commands(code, tmp_path)
     assert (tmp_path / "predictions.csv").read_text().startswith("id,prediction,probability of")
     assert (tmp_path / "item7.png").stat().st_size > 1000
@@ -105,8 +124,8 @@ def test_the_command_line_runs(tmp_path):
     assert (tmp_path / "global.zarr" / "zarr.json").exists()
 
 
-def test_messages_that_are_explained_are_those_of_the_package():
-    text = (DOCS / "troubleshooting.rst").read_text().split("By symptom")[0]
+def test_troubleshooting_explains_messages_of_the_package():
+    text = (DOCS / "user_guide" / "troubleshooting.rst").read_text().split("By symptom")[0]
     explained = re.findall(r"^``(.+)``$", text, flags=re.MULTILINE)
     assert len(explained) > 10
     explained = [message for message in explained if not message.startswith("Maximum iter")]
@@ -115,9 +134,16 @@ def test_messages_that_are_explained_are_those_of_the_package():
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
-def test_links_between_files_lead_somewhere(page):
-    path = DOCS.parent / page
-    links = re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text())
+def test_links_between_files_resolve(page):
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / page).read_text())
     local = [link for link in links if "://" not in link]
-    assert [link for link in local if not (path.parent / link).exists()] == []
-    assert local or page != "README.md"
+    assert local
+    assert [link for link in local if not (ROOT / link).exists()] == []
+
+
+def test_modules_of_the_design_page_exist():
+    """A path in the three walks through the code leads to a file."""
+    walks = (DOCS / "developer" / "design.rst").read_text().split("Three walks")[1]
+    paths = re.findall(r"``([a-z_/]+\.py)``", walks.split("Choices\n---")[0])
+    assert len(paths) > 8
+    assert [path for path in paths if not (ROOT / "acluster" / path).exists() and "/" in path] == []

@@ -1,4 +1,4 @@
-"""Small runs on real data; the full figures, with their commands, are in docs/results.rst."""
+"""Small runs on real data; the full figures, with their commands, are in docs/about/results.rst."""
 
 import numpy as np
 import pytest
