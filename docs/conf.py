@@ -33,6 +33,8 @@ autosummary_context = {
     # Members that acluster's own modules use to work together.
     "internal_members": "attention_weights_of, blocks, description, from_source, place, residuals, "
     "standardized, train",
+    # The other names of acluster.sets are public from acluster, or serve its own modules.
+    "public_names": {"acluster.sets": ["StoreError", "info", "validate"]},
 }
 toc_object_entries_show_parents = "hide"
 
@@ -64,6 +66,7 @@ html_sidebars = {"index": []}
 html_theme_options = {
     "logo": {"text": "acluster"},
     "header_links_before_dropdown": 6,
+    "navbar_persistent": ["search-button"],
     "navbar_end": ["theme-switcher"],
     "navigation_with_keys": False,
     "show_toc_level": 2,
