@@ -3,9 +3,9 @@
     python benchmarks/newcomer.py [--json FILE]
 
 The script clones the last commit twice. In the first clone, it runs the commands of
-`docs/getting_started/quickstart.rst` and the README's example. In the second, which has its own environment, it
-loads the saved model. Packages come from pip's index or cache; a filled cache shortens the
-installation.
+`docs/getting_started/quickstart.rst` and the README's example. In the second, which has its own
+environment, it loads the saved model. Packages come from pip's index or cache; a filled cache
+shortens the installation.
 """
 
 import argparse

@@ -31,8 +31,8 @@ autosummary_context = {
     # What a class inherits from these is documented by torch and Python.
     "foreign_bases": "Module, Exception",
     # Members that acluster's own modules use to work together.
-    "internal_members": "attention_weights_of, blocks, description, from_source, located, place, residuals, "
-    "standardized, train",
+    "internal_members": "attention_weights_of, blocks, description, from_source, located, "
+    "residuals, standardized, train",
     # The other names of acluster.sets are public from acluster, or serve its own modules.
     "public_names": {"acluster.sets": ["StoreError", "info", "validate"]},
 }

@@ -74,7 +74,9 @@ def test_items_that_lack_a_modality(tmp_path, missing_modality):
     )
     clf.set_params(max_iter=20, learning_rate=0.05, random_state=0).fit(both, y)
     clf.to_onnx(tmp_path / "model.onnx")
-    inputs = {name: padded(both[name], width, 9.0) for name, width in clf._architecture.widths.items()}
+    inputs = {
+        name: padded(both[name], width, 9.0) for name, width in clf._architecture.widths.items()
+    }
     got = run(tmp_path / "model.onnx", **inputs)
     np.testing.assert_allclose(got, clf.predict_proba(both), atol=1e-5)
     inputs["sounds"] = padded([None] * 40, 2, 9.0)

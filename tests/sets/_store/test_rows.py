@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, TransposeCodec
 from zarr.storage import LocalStore, MemoryStore
 
+from acluster.sets import StoreError
 from acluster.sets._store import _decoded_rows, _raw_rows
 from acluster.sets._store._decoded_rows import DecodedRows
 from acluster.sets._store._raw_rows import RawRows
 from acluster.sets._store._reader import open_rows
-from acluster.sets import StoreError
 
 M = 3
 FILL = 7
