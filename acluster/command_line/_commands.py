@@ -20,17 +20,6 @@ from acluster.command_line._convert import convert as convert_source
 from acluster.sets import info as store_info
 from acluster.sets import validate as validate_store
 
-__all__ = [
-    "attention",
-    "convert",
-    "describe_parameters",
-    "fit",
-    "info",
-    "predict",
-    "transform",
-    "validate",
-]
-
 _ITEMS_PER_BATCH = 256
 # Defaults of the command that differ from those of the classifiers.
 _DEFAULTS = {"standardize": True, "random_state": 0}

@@ -18,8 +18,10 @@ import acluster
 
 __all__ = ["main"]
 
-_STORE_HELP = "the store to read, as written by acluster convert or FeatureSetsWriter"
-_MODEL_HELP = "the model file, as written by acluster fit or the method save() of a classifier"
+_INPUT_HELP = {
+    "model": "the model file, as written by acluster fit or the method save() of a classifier",
+    "store": "the store to read, as written by acluster convert or FeatureSetsWriter",
+}
 
 _DESCRIPTION = """\
 Work with stores of local features and train attention cluster classifiers on them.
@@ -74,7 +76,7 @@ def _show_warning(message: Any, *_: Any, **__: Any) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
 
-class _CommandParser(argparse.ArgumentParser):
+class _Command(argparse.ArgumentParser):
     """A parser whose epilog can be computed at the time its help is shown."""
 
     make_epilog: Callable[[], str] | None = None
@@ -91,20 +93,16 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"acluster {acluster.__version__}")
     commands = parser.add_subparsers(
-        required=True,
-        metavar="COMMAND",
-        dest="command",
-        title="commands",
-        parser_class=_CommandParser,
+        required=True, metavar="COMMAND", dest="command", title="commands", parser_class=_Command
     )
-    for add_arguments, summary in (
-        (_info, "show what a store contains"),
-        (_validate, "read a whole store and check it"),
-        (_convert, "write arrays to a store"),
-        (_fit, "train a classifier on a store"),
-        (_predict, "predict the labels of a store's items"),
-        (_transform, "write the global features of a store's items"),
-        (_attention, "show the attention weights of one item"),
+    for add_arguments, summary, inputs in (
+        (_info, "show what a store contains", ["store"]),
+        (_validate, "read a whole store and check it", ["store"]),
+        (_convert, "write arrays to a store", []),
+        (_fit, "train a classifier on a store", ["store"]),
+        (_predict, "predict the labels of a store's items", ["model", "store"]),
+        (_transform, "write the global features of a store's items", ["model", "store"]),
+        (_attention, "show the attention weights of one item", ["model", "store"]),
     ):
         command = commands.add_parser(
             add_arguments.__name__.strip("_"),
@@ -112,34 +110,34 @@ def _make_parser() -> argparse.ArgumentParser:
             description=inspect.getdoc(add_arguments),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+        for name in inputs:
+            command.add_argument(name, help=_INPUT_HELP[name])
         add_arguments(command)
     return parser
 
 
-# The docstrings below are the descriptions that `acluster COMMAND --help` prints.
+# Each function adds the arguments of a command; `--help` prints its docstring.
 
 
-def _info(command: _CommandParser) -> None:
+def _info(command: _Command) -> None:
     """Show what a store contains: items, modalities, columns and attributes.
 
     Example:
 
       acluster info videos.zarr
     """
-    command.add_argument("store", help=_STORE_HELP)
 
 
-def _validate(command: _CommandParser) -> None:
+def _validate(command: _Command) -> None:
     """Read a store from end to end, check it against its format and show what it contains.
 
     Example:
 
       acluster validate videos.zarr
     """
-    command.add_argument("store", help=_STORE_HELP)
 
 
-def _convert(command: _CommandParser) -> None:
+def _convert(command: _Command) -> None:
     """Convert local features from another format to a store.
 
     SOURCE is one of the following:
@@ -170,7 +168,7 @@ def _convert(command: _CommandParser) -> None:
     )
 
 
-def _fit(command: _CommandParser) -> None:
+def _fit(command: _Command) -> None:
     """Train an attention cluster classifier on the items of a store and their labels.
 
     A store with several modalities trains one attention cluster per modality. Sample weights in
@@ -185,7 +183,6 @@ def _fit(command: _CommandParser) -> None:
       acluster fit videos.zarr --out videos.model --set cluster_size=16 weighting=fc2 tol=null
     """
     command.make_epilog = _describe_parameters
-    command.add_argument("store", help=_STORE_HELP)
     command.add_argument("--out", required=True, metavar="MODEL", help="the model file to write")
     command.add_argument(
         "--set",
@@ -215,7 +212,7 @@ def _describe_parameters() -> str:
     return describe_parameters()
 
 
-def _predict(command: _CommandParser) -> None:
+def _predict(command: _Command) -> None:
     """Predict the label of each item, as a CSV table with the columns id and prediction.
 
     If the store has labels, the accuracy is printed too. It is too optimistic on items that the
@@ -225,33 +222,27 @@ def _predict(command: _CommandParser) -> None:
 
       acluster predict videos.model new.zarr --proba --out predictions.csv
     """
-    command.add_argument("model", help=_MODEL_HELP)
-    command.add_argument("store", help=_STORE_HELP)
     command.add_argument("--proba", action="store_true", help="add the probability of each class")
     command.add_argument("--out", metavar="CSV", help="the table to write; by default stdout")
 
 
-def _transform(command: _CommandParser) -> None:
+def _transform(command: _Command) -> None:
     """Write the global feature of each item, one per row, to a zarr array.
 
     Example:
 
       acluster transform videos.model videos.zarr --out global.zarr
     """
-    command.add_argument("model", help=_MODEL_HELP)
-    command.add_argument("store", help=_STORE_HELP)
     command.add_argument("--out", required=True, metavar="ZARR", help="the array to write")
 
 
-def _attention(command: _CommandParser) -> None:
+def _attention(command: _Command) -> None:
     """Show the weight that each attention unit gives to each local feature of an item.
 
     Example:
 
       acluster attention videos.model videos.zarr item7 --png item7.png
     """
-    command.add_argument("model", help=_MODEL_HELP)
-    command.add_argument("store", help=_STORE_HELP)
     command.add_argument("item", help="the id of the item, or its position in the store")
     command.add_argument(
         "--png", metavar="FILE", help="the figure to write; by default a CSV table is printed"

@@ -98,9 +98,8 @@ def load_benchmark(name: str, *, data_home: str | os.PathLike[str] | None = None
     relative_path, description = _BENCHMARKS[name]
     path = get_data_home(data_home) / relative_path
     arrays = read_arrays(path, ["X", "lengths", "y"])
-    offsets = np.concatenate([[0], np.cumsum(arrays["lengths"], dtype=np.int64)])
     return Bunch(
-        data=FeatureSets(arrays["X"], offsets),
+        data=FeatureSets(arrays["X"], np.cumsum([0, *arrays["lengths"]])),
         target=arrays["y"],
         DESCR=description,
         **_splits(arrays),

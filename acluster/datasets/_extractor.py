@@ -27,7 +27,6 @@ from acluster.datasets._flash_mnist import (
     sample_noise,
 )
 from acluster.datasets._frame_network import (
-    check_frame_size,
     class_logits,
     draw_weights,
     drop,
@@ -45,8 +44,6 @@ _NOISE = 10  # the class of a frame without a digit, after the ten digits
 _FRAMES_PER_BLOCK = {"cpu": 1024, "cuda": 16_384}
 # Callbacks are called at most this often per epoch: more calls would slow down short batches.
 _MAX_CALLBACK_STEPS = 50
-
-Step = Callable[[Tensor, Tensor], Tensor]
 
 
 class FrameExtractor(CallbackSupportMixin, BaseEstimator):
@@ -200,12 +197,11 @@ class FrameExtractor(CallbackSupportMixin, BaseEstimator):
             If `images` or `labels` are not valid, or training diverges.
         """
         images, labels = check_digit_images(images, labels)
-        check_frame_size(images.shape[1:])
         device = resolve_device(self.device)
         rng = make_rng(self.random_state)
+        weights = _to_device(draw_weights(images.shape[1:], self.n_features, rng), device)
         context = self._init_callback_context(max_subtasks=self.n_epochs)
         context.call_on_fit_task_begin(estimator=self, X=images, y=labels)
-        weights = _to_device(draw_weights(images.shape[1:], self.n_features, rng), device)
         self.loss_curve_ = self._train(weights, images, labels, rng, context)
         learned = to_numpy_state(weights)
         if not all(np.isfinite(weight).all() for weight in learned.values()):
@@ -310,48 +306,38 @@ class FrameExtractor(CallbackSupportMixin, BaseEstimator):
         context: CallbackContext,
     ) -> list[float]:
         """Train `weights` in place and return the mean loss of each epoch."""
-        n_frames = self.n_noisy_copies * len(images) + self.n_noise_images
-        n_batches = math.ceil(n_frames / self.batch_size)
+        n_batches = math.ceil(
+            (self.n_noisy_copies * len(images) + self.n_noise_images) / self.batch_size
+        )
         # A callback step is a run of batches, so that there are at most _MAX_CALLBACK_STEPS.
         run = math.ceil(n_batches / _MAX_CALLBACK_STEPS)
         step = self._make_step(weights, self.n_epochs * n_batches, rng)
         loss_curve = []
         for _ in range(self.n_epochs):
+            frames, classes = (
+                torch.from_numpy(array).to(weights["classes"].device)
+                for array in _make_training_frames(
+                    images, labels, self.n_noisy_copies, self.n_noise_images, rng
+                )
+            )
+            order = torch.from_numpy(rng.permutation(len(frames))).to(frames.device)
             epoch = context.subcontext("epoch", max_subtasks=math.ceil(n_batches / run))
             epoch.call_on_fit_task_begin(estimator=self)
-            loss_curve.append(self._train_epoch(step, run, images, labels, rng, epoch))
+            losses = []
+            for batches in order.split(run * self.batch_size):
+                task = epoch.subcontext("batches").call_on_fit_task_begin(estimator=self)
+                losses += [step(frames[b], classes[b]) for b in batches.split(self.batch_size)]
+                if task.call_on_fit_task_end(estimator=self):
+                    break
+            loss_curve.append(float(torch.stack(losses).mean()))
+            del frames, classes  # before the next epoch makes its own, hundreds of megabytes
             if epoch.call_on_fit_task_end(estimator=self):
                 break
         return loss_curve
 
-    def _train_epoch(
-        self,
-        step: Step,
-        run: int,
-        images: NDArray[np.uint8],
-        labels: NDArray[Any],
-        rng: np.random.Generator,
-        context: CallbackContext,
-    ) -> float:
-        device = resolve_device(self.device)
-        frames, classes = (
-            torch.from_numpy(array).to(device)
-            for array in _make_training_frames(
-                images, labels, self.n_noisy_copies, self.n_noise_images, rng
-            )
-        )
-        order = torch.from_numpy(rng.permutation(len(frames))).to(device)
-        losses = []
-        for batches in order.split(run * self.batch_size):
-            task = context.subcontext("batches").call_on_fit_task_begin(estimator=self)
-            losses += [step(frames[b], classes[b]) for b in batches.split(self.batch_size)]
-            if task.call_on_fit_task_end(estimator=self):
-                break
-        return float(torch.stack(losses).mean())
-
     def _make_step(
         self, weights: dict[str, Tensor], n_steps: int, rng: np.random.Generator
-    ) -> Step:
+    ) -> Callable[[Tensor, Tensor], Tensor]:
         """Return a function that takes a training step and returns the loss before it."""
         for weight in weights.values():
             weight.requires_grad_()

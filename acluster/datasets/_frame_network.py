@@ -12,16 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = [
-    "Dropout",
-    "check_frame_size",
-    "class_logits",
-    "draw_weights",
-    "drop",
-    "exact_convolutions",
-    "keep",
-    "local_features",
-]
+__all__ = ["class_logits", "draw_weights", "drop", "exact_convolutions", "local_features"]
 
 _N_CLASSES = 11
 _N_CHANNELS = (10, 20)
@@ -39,9 +30,19 @@ def draw_weights(
     """Draw initial weights and biases.
 
     They are uniform between ±1/√(number of inputs of a unit), as torch initializes its layers.
+
+    Raises
+    ------
+    ValueError
+        If the frames are too small for two convolutions and poolings.
     """
     first, second = _N_CHANNELS
     height, width = map(_pooled_twice, frame_shape)
+    if min(height, width) < 1:
+        raise ValueError(
+            f"images of {frame_shape[0]} x {frame_shape[1]} pixels are too small for two 5 x 5 "
+            "convolutions with pooling; they need 16 x 16 pixels or more. Enlarge or pad them."
+        )
     shapes = {
         "kernel1": (first, 1, _KERNEL_SIZE, _KERNEL_SIZE),
         "kernel2": (second, first, _KERNEL_SIZE, _KERNEL_SIZE),
@@ -56,24 +57,13 @@ def draw_weights(
     return weights
 
 
-def check_frame_size(frame_shape: tuple[int, ...]) -> None:
-    """Raise a ValueError if nothing is left of a frame after two convolutions and poolings."""
-    if min(map(_pooled_twice, frame_shape)) < 1:
-        height, width = frame_shape
-        raise ValueError(
-            f"images of {height} x {width} pixels are too small for two 5 x 5 convolutions with "
-            "pooling; they need 16 x 16 pixels or more. Enlarge or pad them."
-        )
-
-
 def _pooled_twice(extent: int) -> int:
     for _ in _N_CHANNELS:
         extent = (extent - _KERNEL_SIZE + 1) // 2
     return extent
 
 
-def keep(x: Tensor) -> Tensor:
-    """Return `x` unchanged, in place of dropout."""
+def _keep(x: Tensor) -> Tensor:
     return x
 
 
@@ -88,7 +78,7 @@ def drop(x: Tensor, probability: float, generator: np.random.Generator) -> Tenso
 
 
 def local_features(
-    weights: dict[str, Tensor], frames: Tensor, log_softmax: bool, dropout: Dropout = keep
+    weights: dict[str, Tensor], frames: Tensor, log_softmax: bool, dropout: Dropout = _keep
 ) -> Tensor:
     """Compute the local features (B, n_features) of frames (B, height, width) of bytes."""
     x = (frames[:, None] / 255 - _PIXEL_MEAN) / _PIXEL_STD
@@ -102,7 +92,7 @@ def local_features(
 
 
 def class_logits(
-    weights: dict[str, Tensor], frames: Tensor, log_softmax: bool, dropout: Dropout = keep
+    weights: dict[str, Tensor], frames: Tensor, log_softmax: bool, dropout: Dropout = _keep
 ) -> Tensor:
     """Compute the logits (B, 11) of the ten digits and of noise."""
     features = local_features(weights, frames, log_softmax, dropout)

@@ -89,22 +89,17 @@ def load_utd_mhad(*, data_home: str | os.PathLike[str] | None = None) -> Bunch:
             "Replace both with the original files."
         )
     is_train = np.isin(arrays["subject"], _TRAINING_SUBJECTS)
-    frames = depth["depth"].reshape(len(depth["depth"]), -1)
+    arrays["depth"] = depth["depth"].reshape(len(depth["depth"]), -1)
+    arrays["depth_lengths"] = depth["lengths"]
+    sets = {
+        name: FeatureSets(arrays[name], np.cumsum([0, *arrays[f"{name}_lengths"]]))
+        for name in ("skeleton", "inertial", "depth")
+    }
     return Bunch(
-        data=MultimodalFeatureSets(
-            {
-                "skeleton": FeatureSets(arrays["skeleton"], _offsets(arrays["skeleton_lengths"])),
-                "inertial": FeatureSets(arrays["inertial"], _offsets(arrays["inertial_lengths"])),
-                "depth": FeatureSets(frames, _offsets(depth["lengths"])),
-            }
-        ),
+        data=MultimodalFeatureSets(sets),
         target=arrays["y"],
         subject=arrays["subject"],
         train_indices=np.flatnonzero(is_train),
         test_indices=np.flatnonzero(~is_train),
         DESCR=_DESCRIPTION,
     )
-
-
-def _offsets(lengths: np.ndarray) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
