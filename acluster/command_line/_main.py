@@ -140,7 +140,7 @@ def _validate(command: _Command) -> None:
 def _convert(command: _Command) -> None:
     """Convert local features from another format to a store.
 
-    SOURCE is one of the following:
+    The source is one of the following:
 
       a folder of .npy files, one per item, each of shape (number of local features, number of
       columns); for several modalities, a folder with one such folder per modality, where an item
@@ -164,7 +164,7 @@ def _convert(command: _Command) -> None:
     command.add_argument(
         "--dtype",
         choices=("float16", "float32"),
-        help="of the stored features; by default float16 for float16 features, else float32",
+        help="dtype of the stored features; by default float16 if they are, else float32",
     )
 
 
@@ -190,7 +190,7 @@ def _fit(command: _Command) -> None:
         action="extend",
         default=[],
         metavar="NAME=VALUE",
-        help="parameters of the classifier; put them after STORE",
+        help="parameters of the classifier; put them after the store",
     )
     command.add_argument(
         "--hold-out",

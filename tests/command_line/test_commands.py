@@ -235,7 +235,7 @@ def test_fit_checkpoint_resumes(fitted, capsys):
             ["attention", "model", "sets.zarr", "7", "--png", "nowhere/a.png"],
             "nowhere' does not exist",
         ),
-        (["predict", "run/fit.checkpoint", "sets.zarr"], "is the checkpoint of a fit and no model"),
+        (["predict", "run/fit.checkpoint", "sets.zarr"], "is the checkpoint of a fit, not a model"),
     ],
 )
 def test_error_is_one_line(fitted, capsys, command, message):
