@@ -22,14 +22,6 @@ from acluster.sets._store import UNNAMED, open_if_store
 if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
 
-__all__ = [
-    "check_multimodal_sets",
-    "check_sets",
-    "check_streamed",
-    "is_multimodal",
-    "warn_of_scale",
-]
-
 # Features are checked for NaN and infinity in blocks of about this many rows, so that the memory
 # for the check is bounded.
 _ROWS_PER_CHECK = 1 << 18

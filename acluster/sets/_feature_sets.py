@@ -11,16 +11,7 @@ from sklearn.utils import deprecated
 
 from acluster.sets._sequence import ItemSequence, as_range
 
-__all__ = [
-    "FeatureSets",
-    "Rows",
-    "RowsInMemory",
-    "Source",
-    "check_lengths",
-    "check_set",
-    "rows_of_runs",
-    "to_numpy",
-]
+Int64Array = NDArray[np.int64]
 
 
 class Rows(Protocol):
@@ -43,10 +34,7 @@ class Rows(Protocol):
         """The number of rows that are decoded together, if the rows have to be decoded."""
 
     def gather(
-        self,
-        starts: NDArray[np.int64],
-        lengths: NDArray[np.int64],
-        out: NDArray[Any] | None = None,
+        self, starts: Int64Array, lengths: Int64Array, out: NDArray[Any] | None = None
     ) -> NDArray[Any]:
         """Return the runs of rows ``starts[i]`` to ``starts[i] + lengths[i]``, end to end.
 
@@ -55,14 +43,14 @@ class Rows(Protocol):
 
 
 class Source(Protocol):
-    """The unselected whole behind `FeatureSets`, which select items of it."""
+    """All items behind `FeatureSets`, which select some of them."""
 
     @property
     def rows(self) -> Rows:
         """The local features of all items."""
 
     @property
-    def offsets(self) -> NDArray[np.int64]:
+    def offsets(self) -> Int64Array:
         """The row at which each item starts, and the number of rows, (n_items + 1,)."""
 
     @property
@@ -95,10 +83,7 @@ class RowsInMemory:
         self.dtype = values.dtype
 
     def gather(
-        self,
-        starts: NDArray[np.int64],
-        lengths: NDArray[np.int64],
-        out: NDArray[Any] | None = None,
+        self, starts: Int64Array, lengths: Int64Array, out: NDArray[Any] | None = None
     ) -> NDArray[Any]:
         """Return the runs end to end: a view if they are adjacent in memory, else a copy."""
         rows = rows_of_runs(starts, lengths)
@@ -108,9 +93,7 @@ class RowsInMemory:
         return self.values.take(rows, axis=0, out=out, mode="clip")
 
 
-def rows_of_runs(
-    starts: NDArray[np.int64], lengths: NDArray[np.int64]
-) -> NDArray[np.int64] | slice:
+def rows_of_runs(starts: Int64Array, lengths: Int64Array) -> Int64Array | slice:
     """Return the row numbers of all runs end to end, as a slice if the runs are adjacent."""
     ends = np.cumsum(lengths)
     n_rows = int(ends[-1]) if len(ends) else 0
@@ -126,7 +109,7 @@ class SetsInMemory:
     in_memory = True
     description = "X"
 
-    def __init__(self, values: NDArray[Any], offsets: NDArray[np.int64]) -> None:
+    def __init__(self, values: NDArray[Any], offsets: Int64Array) -> None:
         self.rows = RowsInMemory(values)
         self.offsets = offsets
 
@@ -304,7 +287,7 @@ class FeatureSets(ItemSequence):
         return cls(rows[kept.ravel()], np.concatenate([[0], np.cumsum(lengths)]))
 
     @property
-    def lengths(self) -> NDArray[np.int64]:
+    def lengths(self) -> Int64Array:
         """The number of local features of each item, shape (n_items,)."""
         offsets = self._source.offsets
         return offsets[self._items + 1] - offsets[self._items]
@@ -331,11 +314,11 @@ class FeatureSets(ItemSequence):
 
     @property
     def description(self) -> str:
-        """The name of the unselected whole in error messages."""
+        """The name of the source in error messages."""
         return self._source.description
 
     @property
-    def blocks(self) -> NDArray[np.int64] | None:
+    def blocks(self) -> Int64Array | None:
         """The block of the store in which each item begins, if reading in order is faster.
 
         None if items can be read in any order: in memory, and from uncompressed local stores.
@@ -343,7 +326,7 @@ class FeatureSets(ItemSequence):
         rows = self._source.rows
         return None if rows.is_fast else self._source.offsets[self._items] // rows.rows_per_block
 
-    def packed(self, out: NDArray[Any] | None = None) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    def packed(self, out: NDArray[Any] | None = None) -> tuple[NDArray[Any], Int64Array]:
         """Return the selected sets end to end, in the order of the selection.
 
         Parameters
@@ -372,7 +355,7 @@ class FeatureSets(ItemSequence):
         values = self._source.rows.gather(self._source.offsets[self._items], lengths, out)
         return values, np.concatenate([[0], np.cumsum(lengths)])
 
-    def locate(self) -> tuple[Any, NDArray[np.int64] | slice] | None:
+    def locate(self) -> tuple[Any, Int64Array | slice] | None:
         """Return where the selected sets are in memory, without copying them.
 
         Returns
@@ -399,7 +382,7 @@ class FeatureSets(ItemSequence):
         return rows.values, rows_of_runs(self._source.offsets[self._items], self.lengths)
 
     @deprecated("Use FeatureSets.locate instead.")
-    def located(self) -> tuple[Any, NDArray[np.int64] | slice] | None:
+    def located(self) -> tuple[Any, Int64Array | slice] | None:
         """Call `locate`."""
         return self.locate()
 
@@ -420,7 +403,7 @@ class FeatureSets(ItemSequence):
     def _column(self, name: str) -> NDArray[Any] | None:
         return self._source.column(name)
 
-    def _select(self, items: NDArray[np.int64]) -> FeatureSets:
+    def _select(self, items: Int64Array) -> FeatureSets:
         """Return ``self[items]``, keeping the very array `items` if no item was left out before.
 
         The modalities of `MultimodalFeatureSets` then share one array, which is pickled once.
@@ -438,12 +421,15 @@ class FeatureSets(ItemSequence):
         return super().__getstate__()
 
     def __repr__(self) -> str:
-        lengths = self.lengths
-        sizes = f"{lengths.min()}..{lengths.max()}" if len(lengths) else "none"
         return (
             f"FeatureSets(n_items={len(self)}, n_features={self.n_features}, "
-            f"lengths={sizes}, dtype={self.dtype})"
+            f"lengths={length_range(self.lengths)}, dtype={self.dtype})"
         )
+
+
+def length_range(lengths: Int64Array) -> str:
+    """Format the smallest and largest set size for a repr."""
+    return f"{lengths.min()}..{lengths.max()}" if len(lengths) else "none"
 
 
 def to_numpy(array: Any) -> NDArray[Any]:
@@ -513,7 +499,7 @@ def check_set(item: Any, name: str) -> NDArray[Any]:
     return array
 
 
-def _check_offsets(offsets: ArrayLike, n_rows: int) -> NDArray[np.int64]:
+def _check_offsets(offsets: ArrayLike, n_rows: int) -> Int64Array:
     array = to_numpy(offsets)
     if array.ndim != 1 or len(array) == 0 or array.dtype.kind not in "iu":
         raise ValueError(
@@ -535,7 +521,7 @@ def _check_offsets(offsets: ArrayLike, n_rows: int) -> NDArray[np.int64]:
     return array
 
 
-def check_lengths(lengths: ArrayLike, n_items: int, longest: int) -> NDArray[np.int64]:
+def check_lengths(lengths: ArrayLike, n_items: int, longest: int) -> Int64Array:
     """Check the number of local features of each item of a padded array."""
     array = to_numpy(lengths)
     if array.shape != (n_items,) or array.dtype.kind not in "iu":

@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from acluster.sets._feature_sets import FeatureSets, to_numpy
+from acluster.sets._feature_sets import FeatureSets, length_range, to_numpy
 from acluster.sets._sequence import ItemSequence
-
-__all__ = ["MultimodalFeatureSets", "check_modality_names", "name_modality_in_errors"]
 
 
 class MultimodalFeatureSets(ItemSequence):
@@ -179,7 +177,7 @@ class MultimodalFeatureSets(ItemSequence):
 
     def __repr__(self) -> str:
         parts = [
-            f"{name}: {_span(sets.lengths)} x {sets.n_features} {sets.dtype}"
+            f"{name}: {length_range(sets.lengths)} x {sets.n_features} {sets.dtype}"
             + (f" ({absent} missing)" if (absent := int((sets.lengths == 0).sum())) else "")
             for name, sets in ((name, self[name]) for name in self._modalities)
         ]
@@ -249,7 +247,3 @@ def _check_modalities(modalities: dict[str, FeatureSets]) -> None:
             f"The modalities have different numbers of items: {counts}. If an item lacks a "
             "modality, give it an empty set there."
         )
-
-
-def _span(lengths: NDArray[np.int64]) -> str:
-    return f"{lengths.min()}..{lengths.max()}" if len(lengths) else "none"

@@ -11,8 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils._array_api import get_namespace
 
-__all__ = ["ItemSequence", "as_range"]
-
 
 def _stored_column(name: str, doc: str) -> property:
     """Return a property that selects the entries of the selected items from a stored column."""
@@ -47,11 +45,11 @@ class ItemSequence(ABC):
 
     @abstractmethod
     def _item(self, number: int) -> Any:
-        """Return the features of one item, given its number in the unselected whole."""
+        """Return the features of one item, given its number among all items."""
 
     @abstractmethod
     def _column(self, name: str) -> NDArray[Any] | None:
-        """Return a stored column for all items of the unselected whole, if there is one."""
+        """Return a stored column for all items, selected or not; None if there is none."""
 
     @property
     def shape(self) -> tuple[int]:
@@ -70,7 +68,7 @@ class ItemSequence(ABC):
 
     @property
     def numbers(self) -> NDArray[np.int64]:
-        """The numbers of the selected items in the unselected whole, (n_items,)."""
+        """The numbers of the selected items among all items, (n_items,)."""
         return self._items
 
     def take(self, indices: Any, axis: int = 0, out: None = None, mode: str = "raise") -> Self:

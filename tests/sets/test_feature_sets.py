@@ -1,4 +1,4 @@
-"""FeatureSets indexes like an array of items, copies nothing, and travels small."""
+"""FeatureSets indexes like an array of items, copies no features, and pickles small."""
 
 import pickle
 
@@ -45,8 +45,8 @@ def sets_and_key(draw):
 
 
 @given(sets_and_key())
-@settings(max_examples=300, deadline=None)
-def test_selection_is_that_of_an_object_array(case):
+@settings(max_examples=100, deadline=None)
+def test_getitem_selects_like_object_array(case):
     lengths, key = case
     arrays = arrays_of(lengths)
     as_objects = np.empty(len(arrays), dtype=object)
@@ -62,8 +62,8 @@ def test_selection_is_that_of_an_object_array(case):
 
 
 @given(sets_and_key(), st.data())
-@settings(max_examples=200, deadline=None)
-def test_selections_compose(case, data):
+@settings(max_examples=60, deadline=None)
+def test_getitem_of_view_selects_from_view(case, data):
     lengths, key = case
     X = FeatureSets.from_arrays(arrays_of(lengths))
     first = X[key]
@@ -77,8 +77,8 @@ def test_selections_compose(case, data):
 
 
 @given(sets_and_key())
-@settings(max_examples=100, deadline=None)
-def test_packed_rows_are_the_items_end_to_end(case):
+@settings(max_examples=50, deadline=None)
+def test_packed_and_locate_return_items_end_to_end(case):
     lengths, key = case
     view = FeatureSets.from_arrays(arrays_of(lengths))[key]
     values, offsets = view.packed()
@@ -91,8 +91,8 @@ def test_packed_rows_are_the_items_end_to_end(case):
 
 
 @given(sets_and_key())
-@settings(max_examples=50, deadline=None)
-def test_pickling_keeps_the_items_and_only_their_rows(case):
+@settings(max_examples=30, deadline=None)
+def test_pickle_keeps_only_rows_of_selected_items(case):
     lengths, key = case
     view = FeatureSets.from_arrays(arrays_of(lengths))[key]
     copy = pickle.loads(pickle.dumps(view))
@@ -101,7 +101,7 @@ def test_pickling_keeps_the_items_and_only_their_rows(case):
     assert copy._source.rows.shape[0] == view.lengths.sum()
 
 
-def test_int_index_gives_the_array_itself():
+def test_getitem_int_returns_view_of_array():
     arrays = arrays_of([2, 3])
     X = FeatureSets.from_arrays(arrays)
     np.testing.assert_array_equal(X[1], arrays[1])
@@ -110,14 +110,14 @@ def test_int_index_gives_the_array_itself():
     assert X[0].base is not None
 
 
-def test_a_view_copies_no_features():
+def test_getitem_copies_no_features():
     X = FeatureSets.from_arrays(arrays_of([2, 3, 1]))
     assert X[[2, 0]]._source is X._source
     assert np.shares_memory(X[1:].packed()[0], X._source.rows.values)
     assert np.shares_memory(X.packed()[0], X._source.rows.values)
 
 
-def test_protocol_of_scikit_learn():
+def test_container_follows_scikit_learn_protocol():
     X = FeatureSets.from_arrays(arrays_of([2, 3, 1]))
     assert X.shape == (3,)
     assert X.ndim == 1
@@ -134,7 +134,7 @@ def test_protocol_of_scikit_learn():
 @pytest.mark.parametrize(
     "indices", [[0, 2], np.array([2, 0]), np.array([True, False, True]), slice(0, 2), [True] * 3]
 )
-def test_safe_indexing_keeps_the_type(indices, dispatch):
+def test_safe_indexing_keeps_type(indices, dispatch):
     X = FeatureSets.from_arrays(arrays_of([2, 3, 1]))
     with sklearn.config_context(array_api_dispatch=dispatch, skip_parameter_validation=True):
         selected = _safe_indexing(X, indices)
@@ -143,7 +143,7 @@ def test_safe_indexing_keeps_the_type(indices, dispatch):
 
 
 class TestConstructors:
-    def test_three_dimensional_array_is_not_copied(self):
+    def test_from_padded_without_lengths_copies_nothing(self):
         array = np.random.default_rng(0).normal(size=(4, 5, 2))
         X = FeatureSets.from_padded(array)
         assert np.shares_memory(X.packed()[0], array)
@@ -151,30 +151,30 @@ class TestConstructors:
 
     @given(st.lists(st.integers(0, 6), min_size=1, max_size=8))
     @settings(max_examples=50, deadline=None)
-    def test_padding_is_left_out(self, lengths):
+    def test_from_padded_drops_padding(self, lengths):
         array = np.random.default_rng(0).normal(size=(len(lengths), 6, 2))
         X = FeatureSets.from_padded(array, lengths)
         assert_same_items(X, [a[:n] for a, n in zip(array, lengths, strict=True)])
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64, torch.int32])
-    def test_tensors(self, dtype):
+    def test_from_arrays_accepts_tensors(self, dtype):
         tensors = [torch.ones(2, 3, dtype=dtype), torch.zeros(1, 3, dtype=dtype)]
         X = FeatureSets.from_arrays(tensors)
         assert str(X.dtype) == str(dtype).removeprefix("torch.")
         assert_same_items(X, [t.numpy() for t in tensors])
 
-    def test_tensors_with_gradient_and_of_bfloat16(self):
+    def test_from_arrays_accepts_bfloat16_and_requires_grad(self):
         X = FeatureSets.from_arrays([torch.ones(2, 3, requires_grad=True)])
         assert X.dtype == np.float32
         X = FeatureSets.from_arrays([torch.full((2, 3), 1.5, dtype=torch.bfloat16)])
         assert X.dtype == np.float32
         assert (X[0] == 1.5).all()
 
-    def test_tensor_values_and_offsets(self):
+    def test_init_accepts_tensors(self):
         X = FeatureSets(torch.arange(6.0).reshape(3, 2), torch.tensor([0, 1, 3]))
         np.testing.assert_array_equal(X[1], [[2, 3], [4, 5]])
 
-    def test_object_array_and_nested_lists(self):
+    def test_from_arrays_accepts_object_array_and_nested_lists(self):
         objects = np.empty(2, dtype=object)
         objects[:] = arrays_of([2, 3])
         assert_same_items(FeatureSets.from_arrays(objects), list(objects))
@@ -182,5 +182,12 @@ class TestConstructors:
         assert X.dtype == np.float64
         np.testing.assert_array_equal(X.lengths, [1, 2])
 
-    def test_a_generator_of_arrays(self):
+    def test_from_arrays_accepts_generator(self):
         assert len(FeatureSets.from_arrays(array for array in arrays_of([1, 2, 3]))) == 3
+
+
+def test_located_warns_and_returns_locate():
+    X = FeatureSets.from_arrays(arrays_of([2, 3]))
+    with pytest.warns(FutureWarning, match="locate"):
+        values, rows = X[1:].located()
+    np.testing.assert_array_equal(values[rows], X[1])

@@ -1,4 +1,4 @@
-"""MultimodalFeatureSets indexes like a list of dicts, copies nothing, and travels small."""
+"""MultimodalFeatureSets indexes like a list of dicts, copies no features, and pickles small."""
 
 import pickle
 
@@ -14,63 +14,24 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils._array_api import get_namespace_and_device
 
 from acluster import FeatureSets, MultimodalAttentionClusterClassifier, MultimodalFeatureSets
+from tests.sets.helpers import (
+    all_lengths,
+    assert_same_items,
+    keys,
+    make_items,
+    make_sets,
+    numbers_of,
+)
 
-WIDTHS = {"rgb": 3, "audio": 2, "text": 1}
 INDICES = [[0, 2], np.array([2, 0]), np.array([True, False, True]), slice(0, 2), [True] * 3]
 
 
-def make_items(lengths):
-    """A dict of arrays per item; no two rows are alike. Missing modalities have 0 rows."""
-    rng = np.random.default_rng(len(lengths))
-    return [
-        {
-            name: rng.permutation(2000)[: n * WIDTHS[name]].reshape(n, -1).astype(float)
-            if n
-            else np.empty((0, WIDTHS[name]))
-            for name, n in zip(WIDTHS, item, strict=False)
-        }
-        for item in lengths
-    ]
-
-
-def make_sets(items):
-    names = list(items[0])
-    return MultimodalFeatureSets(
-        {name: FeatureSets.from_arrays([item[name] for item in items]) for name in names}
-    )
-
-
-def assert_same_items(X, items):
-    assert len(X) == len(items)
-    for item, expected in zip(X, items, strict=True):
-        assert list(item) == list(expected)
-        for name, values in expected.items():
-            np.testing.assert_array_equal(item[name], values)
-
-
-def keys(n):
-    """Every form in which `n` items are indexed."""
-    numbers = st.lists(st.integers(-n, n - 1), max_size=20) if n else st.just([])
-    mask = st.lists(st.booleans(), min_size=n, max_size=n)
-    arrays = numbers.map(lambda key: np.array(key, int)) | mask.map(lambda key: np.array(key, bool))
-    return st.slices(n) | numbers | mask | arrays
-
-
-def numbers_of(key, n):
-    return np.arange(n)[np.array(key, int) if isinstance(key, list) and not key else key]
-
-
-all_lengths = st.integers(1, 3).flatmap(
-    lambda n_modalities: st.lists(
-        st.tuples(*[st.integers(0, 4)] * n_modalities).filter(any), min_size=1, max_size=10
-    )
-)
 three = make_items([(2, 1), (3, 0), (1, 4)])
 
 
 @given(all_lengths, st.data())
-@settings(max_examples=80, deadline=None)
-def test_chains_of_selections_are_those_of_a_list(lengths, data):
+@settings(max_examples=50, deadline=None)
+def test_getitem_selects_like_a_list(lengths, data):
     items = make_items(lengths)
     X, expected = make_sets(items), items
     for _ in range(data.draw(st.integers(1, 3))):
@@ -87,8 +48,8 @@ def test_chains_of_selections_are_those_of_a_list(lengths, data):
 
 
 @given(all_lengths, st.data())
-@settings(max_examples=50, deadline=None)
-def test_pickling_keeps_the_items_and_only_their_rows(lengths, data):
+@settings(max_examples=30, deadline=None)
+def test_pickle_keeps_only_rows_of_selected_items(lengths, data):
     X = make_sets(make_items(lengths))
     view = X[data.draw(keys(len(X)))]
     twin = pickle.loads(pickle.dumps(view))
@@ -99,8 +60,8 @@ def test_pickling_keeps_the_items_and_only_their_rows(lengths, data):
 
 
 @given(all_lengths)
-@settings(max_examples=50, deadline=None)
-def test_from_items(lengths):
+@settings(max_examples=30, deadline=None)
+def test_from_items_builds_same_items(lengths):
     items = make_items(lengths)
     given = [
         {name: x if len(x) else None for name, x in item.items() if len(x) or i % 2}
@@ -112,18 +73,18 @@ def test_from_items(lengths):
         assert sorted(X.names) == sorted(present)
         assert_same_items(X, [{name: item[name] for name in X.names} for item in items])
     else:
-        with pytest.raises(ValueError, match="leave the modality out"):
+        with pytest.raises(ValueError, match="Leave the modality out"):
             MultimodalFeatureSets.from_items(given)
 
 
-def test_modalities_come_in_the_order_in_which_they_turn_up():
+def test_from_items_orders_modalities_by_first_appearance():
     items = [{"b": np.ones((1, 2))}, {"a": np.ones((1, 3)), "b": None}]
     X = MultimodalFeatureSets.from_items(items)
     assert X.names == ["b", "a"]
     assert X.n_features == {"b": 2, "a": 3}
 
 
-def test_protocol_of_scikit_learn():
+def test_container_follows_scikit_learn_protocol():
     X = make_sets(three)
     assert (X.shape, X.ndim, X.device, X.names) == ((3,), 1, "cpu", ["rgb", "audio"])
     assert X.n_features == {"rgb": 3, "audio": 2}
@@ -142,7 +103,7 @@ def test_protocol_of_scikit_learn():
 
 @pytest.mark.parametrize("dispatch", [False, True])
 @pytest.mark.parametrize("indices", INDICES)
-def test_safe_indexing_keeps_the_type(indices, dispatch):
+def test_safe_indexing_keeps_type(indices, dispatch):
     X = make_sets(three)
     with sklearn.config_context(array_api_dispatch=dispatch, skip_parameter_validation=True):
         selected = _safe_indexing(X, indices)
@@ -152,7 +113,7 @@ def test_safe_indexing_keeps_the_type(indices, dispatch):
     assert_same_items(selected, [three[i] for i in np.arange(3)[indices]])
 
 
-def test_an_item_is_a_dict_and_a_name_gives_a_modality():
+def test_getitem_returns_item_as_dict_and_modality_by_name():
     X = make_sets(three)
     for i in (1, -2, np.int64(1)):
         np.testing.assert_array_equal(X[i]["rgb"], three[1]["rgb"])
@@ -161,13 +122,13 @@ def test_an_item_is_a_dict_and_a_name_gives_a_modality():
     np.testing.assert_array_equal(X[[2, 0]]["audio"].lengths, [4, 1])
 
 
-def test_a_view_copies_no_features():
+def test_getitem_copies_no_features():
     X = make_sets(three)
     assert X[[2, 0]]["rgb"]._source is X["rgb"]._source
     assert np.shares_memory(X[1:]["rgb"].packed()[0], X["rgb"].packed()[0])
 
 
-def test_modalities_that_are_views():
+def test_init_accepts_views():
     X = make_sets(three)
     mixed = MultimodalFeatureSets({"rgb": X["rgb"][[2, 1]], "audio": X["audio"][:2]})
     expected = [
@@ -179,42 +140,44 @@ def test_modalities_that_are_views():
 
 
 RGB = FeatureSets.from_arrays([np.ones((2, 3))] * 2)
-WRONG = {
-    "none": ({}, ValueError, "There is no modality"),
-    "slash": ({"a/b": RGB}, ValueError, "'a/b' is not the name of a modality"),
-    "empty name": ({"": RGB}, ValueError, "'' is not the name of a modality"),
-    "number": ({1: RGB}, ValueError, "1 is not the name of a modality"),
+INVALID_MODALITIES = {
+    "none": ({}, ValueError, "X has 0 modalities"),
+    "slash": ({"a/b": RGB}, ValueError, "'a/b' is not a valid name of a modality"),
+    "empty name": ({"": RGB}, ValueError, "'' is not a valid name of a modality"),
+    "number": ({1: RGB}, ValueError, "1 is not a valid name of a modality"),
     "list": ({"rgb": [np.ones((2, 3))]}, TypeError, "'rgb' is a list; expected FeatureSets"),
     "counts": ({"rgb": RGB, "audio": RGB[:1]}, ValueError, "{'rgb': 2, 'audio': 1}"),
 }
 
 
-@pytest.mark.parametrize(("modalities", "error", "message"), WRONG.values(), ids=WRONG)
-def test_wrong_modalities(modalities, error, message):
+@pytest.mark.parametrize(
+    ("modalities", "error", "message"), INVALID_MODALITIES.values(), ids=INVALID_MODALITIES
+)
+def test_init_rejects_invalid_modalities(modalities, error, message):
     with pytest.raises(error) as caught:
         MultimodalFeatureSets(modalities)
     assert message in str(caught.value)
 
 
-WRONG_ITEMS = {
+INVALID_ITEMS = {
     "width": ([{"a": np.ones((1, 2))}, {"a": np.ones((3, 4))}], "X[1] has 4 features"),
     "shape": ([{"a": np.ones(2)}, {}], "X[0] has shape (2,)"),
-    "ragged": ([{"a": [[1], [1, 2]]}, {"a": None}], "X[0] has rows of differing length"),
+    "ragged": ([{"a": [[1], [1, 2]]}, {"a": None}], "X[0] has rows of different lengths"),
     "dtype": ([{"a": np.ones((1, 2))}, {"a": np.ones((1, 2), "f4")}], "X[1] has dtype float32"),
     "all none": ([{"a": None}, {}], "All 2 items are None"),
 }
 
 
-@pytest.mark.parametrize(("items", "message"), WRONG_ITEMS.values(), ids=WRONG_ITEMS)
-def test_wrong_items_are_named_with_their_modality(items, message):
+@pytest.mark.parametrize(("items", "message"), INVALID_ITEMS.values(), ids=INVALID_ITEMS)
+def test_from_items_names_modality_of_invalid_item(items, message):
     with pytest.raises(ValueError) as caught:
         MultimodalFeatureSets.from_items(items)
     assert str(caught.value).startswith(f"In modality 'a': {message}")
 
 
-def test_wrong_indices():
+def test_getitem_and_take_reject_invalid_index():
     X = make_sets(three)
-    with pytest.raises(KeyError, match=r"no modality 'depth'; there are \['rgb', 'audio'\]"):
+    with pytest.raises(KeyError, match=r"no modality 'depth'; the modalities are \['rgb'"):
         X["depth"]
     with pytest.raises(IndexError, match="out of bounds"):
         X[3]
@@ -224,8 +187,8 @@ def test_wrong_indices():
         X.take([0], axis=1)
 
 
-def test_it_does_not_become_an_array():
-    message = r"MultimodalFeatureSets does not become one array.*X\[name\]\.packed\(\)"
+def test_asarray_raises_type_error():
+    message = r"MultimodalFeatureSets cannot be converted to one array.*X\[name\]\.packed\(\)"
     with pytest.raises(TypeError, match=message):
         np.asarray(make_sets(three))
 
@@ -247,7 +210,7 @@ def small_classifier():
     )
 
 
-def test_splitters(learnable):
+def test_splitters_give_views(learnable):
     X, y = learnable
     train, test, y_train, _ = train_test_split(X, y, stratify=y, random_state=0)
     assert type(train) is type(test) is MultimodalFeatureSets
@@ -259,7 +222,7 @@ def test_splitters(learnable):
 
 
 @pytest.mark.parametrize("n_jobs", [None, 2])
-def test_grid_search(learnable, n_jobs):
+def test_grid_search_fits_views(learnable, n_jobs):
     X, y = learnable
     search = GridSearchCV(
         small_classifier(), {"cluster_size": [1, 2]}, cv=2, n_jobs=n_jobs, error_score="raise"

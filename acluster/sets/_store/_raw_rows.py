@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from acluster.sets._feature_sets import Int64Array
 from acluster.sets._store._format import StoreError
-from acluster.sets._store._rows import Int64Array, Pieces, StoredRows, local_directory
+from acluster.sets._store._rows import Pieces, StoredRows, local_directory
 
 _MAX_OPEN_FILES = 64  # per array; the usual limit of a process is 1024
 _NOT_STORED = 2**64 - 1  # in the index of a shard, both for the offset and the size of a chunk

@@ -239,7 +239,7 @@ class FeatureStore:
 
     @property
     def columns(self) -> list[str]:
-        """The names of the columns beside the features."""
+        """The names of the columns stored with the features."""
         return list(self.attributes["committed"]["columns"])
 
     def column(self, name: str) -> NDArray[Any] | None:

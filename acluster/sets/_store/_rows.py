@@ -11,9 +11,8 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from acluster.sets._feature_sets import Int64Array
 from acluster.sets._store._format import StoreError
-
-Int64Array = NDArray[np.int64]
 
 # All readers of this process. A lock that another thread holds during a fork stays locked forever
 # in the child, which does not have that thread, so every reader gets a new lock there.

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -207,17 +208,15 @@ def _padded_items(X: Any, lengths: ArrayLike | None) -> Iterator[Any]:
 
 def _multimodal_items(modalities: Mapping[str, Iterator[Any]]) -> Iterator[dict[str, Any]]:
     ended = object()
-    while True:
-        row = [next(x, ended) for x in modalities.values()]
-        if all(x is ended for x in row):
-            return
-        if any(x is ended for x in row):
-            short = [name for name, x in zip(modalities, row, strict=True) if x is ended]
+    for sets in zip_longest(*modalities.values(), fillvalue=ended):
+        item = dict(zip(modalities, sets, strict=True))
+        short = [name for name, values in item.items() if values is ended]
+        if short:
             raise ValueError(
                 f"Modality {short[0]!r} has fewer items than the others. Pass None for an item "
                 "that lacks it."
             )
-        yield dict(zip(modalities, row, strict=True))
+        yield item
 
 
 def save_rows(

@@ -1,4 +1,4 @@
-"""Rows gathered from files are zarr's own, damage is named, and files are closed."""
+"""Readers of rows return the same values as zarr, name damage, and close their files."""
 
 import gc
 import os
@@ -145,9 +145,9 @@ def stored_values(draw):
     return values, {"chunk": chunk, "shard": shard, "index": index, **options}, rng
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(stored=stored_values(), data=st.data())
-def test_any_runs_of_any_layout(stored, data):
+def test_gather_reads_any_runs_of_any_layout(stored, data):
     values, layout, rng = stored
     n_rows = len(values)
     starts = data.draw(st.lists(st.integers(0, n_rows), max_size=12))
@@ -170,7 +170,7 @@ def test_any_runs_of_any_layout(stored, data):
 @pytest.mark.parametrize("shard", [None, 8])
 @pytest.mark.parametrize("separator", ["/", "."])
 @pytest.mark.parametrize("encoding", ["default", "v2"])
-def test_absent_files_are_fill_value_and_reported(tmp_path, shard, separator, encoding):
+def test_raw_rows_report_absent_files_and_read_fill_value(tmp_path, shard, separator, encoding):
     values = numbers(20)
     keys = {"name": encoding, "separator": separator}
     write(tmp_path, values, chunk=4, shard=shard, chunk_key_encoding=keys)
@@ -186,13 +186,13 @@ def test_absent_files_are_fill_value_and_reported(tmp_path, shard, separator, en
     assert_gathers(rows, values, [0, 3, 15], [20, 6, 5])
 
 
-def test_nan_fill_value(tmp_path):
+def test_gather_reads_nan_fill_value(tmp_path):
     values = numbers(8)
     values[4:] = np.nan
     assert_gathers(open_rows(write(tmp_path, values, fill_value=np.nan)), values, [2], [6])
 
 
-def test_fill_value_between_chunks_that_are_neighbours_in_the_file(tmp_path):
+def test_gather_fills_gap_between_adjacent_chunks(tmp_path):
     values = numbers(12)
     values[4:8] = FILL
     assert_gathers(open_rows(write(tmp_path, values, shard=12)), values, [1], [10])
@@ -217,7 +217,7 @@ NOT_RAW = {
 
 
 @pytest.mark.parametrize("options", NOT_RAW.values(), ids=NOT_RAW)
-def test_other_layouts_are_decoded(tmp_path, options):
+def test_open_rows_decodes_other_layouts(tmp_path, options):
     values = numbers(21)
     rows = open_rows(write(tmp_path, values, **options))
     assert isinstance(rows, DecodedRows)
@@ -227,7 +227,7 @@ def test_other_layouts_are_decoded(tmp_path, options):
     assert_gathers(rows, values, [17, 0, 3, 3, 21], [4, 2, 9, 9, 0])
 
 
-def test_derived_stores_are_decoded(tmp_path):
+def test_open_rows_decodes_derived_stores(tmp_path):
     array = write(tmp_path, numbers(8), store=DerivedStore(tmp_path / "store.zarr"))
     assert isinstance(open_rows(array), DecodedRows)
 
@@ -239,7 +239,7 @@ def test_decoded_rows_report_absent_files(tmp_path):
 
 
 @pytest.mark.parametrize("compressors", [None, "auto"])
-def test_big_endian_values_are_gathered_as_native(tmp_path, compressors):
+def test_gather_returns_native_byte_order(tmp_path, compressors):
     values = numbers(9)
     rows = open_rows(write(tmp_path, values.astype(">f4"), compressors=compressors))
     assert isinstance(rows, DecodedRows if compressors else RawRows)
@@ -247,19 +247,19 @@ def test_big_endian_values_are_gathered_as_native(tmp_path, compressors):
     assert_gathers(rows, values, [1], [8])
 
 
-def test_blocks_and_speed(tmp_path):
+def test_raw_rows_are_fast_with_blocks_of_one_chunk(tmp_path):
     rows = open_rows(write(tmp_path, numbers(20), chunk=4, shard=8))
     assert rows.is_fast
     assert rows.rows_per_block == 4
 
 
-def test_array_that_is_its_own_store(tmp_path):
+def test_error_names_array_at_root_of_store(tmp_path):
     array = zarr.create_array(tmp_path / "a.zarr" / "depth", shape=(8, M), dtype="f4")
     with pytest.raises(StoreError, match=r"array 'depth' of a\.zarr has 8 rows"):
         open_rows(array).gather(np.array([9]), np.array([1]))
 
 
-def test_index_without_checksum(tmp_path):
+def test_raw_rows_read_index_without_checksum(tmp_path):
     codec = ShardingCodec(chunk_shape=(2, M), index_codecs=[BytesCodec()])
     values = numbers(20)
     array = write_with_codecs(tmp_path, values, [codec])
@@ -272,7 +272,7 @@ def test_index_without_checksum(tmp_path):
     )
 
 
-def test_index_of_another_byte_order_is_decoded(tmp_path):
+def test_open_rows_decodes_big_endian_index(tmp_path):
     index_codecs = [BytesCodec(endian="big"), Crc32cCodec()]
     codec = ShardingCodec(chunk_shape=(2, M), index_codecs=index_codecs)
     rows = open_rows(write_with_codecs(tmp_path, numbers(9), [codec]))
@@ -298,7 +298,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="need
 
 
 @needs_proc
-def test_neighbours_are_one_read(tmp_path, monkeypatch):
+def test_raw_rows_merge_adjacent_reads(tmp_path, monkeypatch):
     values = numbers(32)
     rows = open_rows(write(tmp_path, values, chunk=4, shard=16))
     gather_all(rows)  # the indexes are known from here on
@@ -309,7 +309,7 @@ def test_neighbours_are_one_read(tmp_path, monkeypatch):
 
 
 @needs_proc
-def test_each_index_is_read_once(tmp_path, monkeypatch):
+def test_raw_rows_read_each_index_once(tmp_path, monkeypatch):
     rows = open_rows(write(tmp_path, numbers(32), chunk=4, shard=16))
     calls = record_reads(monkeypatch)
     for _ in range(3):
@@ -319,14 +319,14 @@ def test_each_index_is_read_once(tmp_path, monkeypatch):
 
 
 @needs_proc
-def test_short_reads_are_continued(tmp_path, monkeypatch):
+def test_raw_rows_continue_short_reads(tmp_path, monkeypatch):
     rows = open_rows(write(tmp_path, numbers(32), chunk=4, shard=16))
     calls = record_reads(monkeypatch, most=10)
     assert_gathers(rows, numbers(32), [3, 0], [20, 7])
     assert len(calls) > 30
 
 
-def test_without_preadv(tmp_path, monkeypatch):
+def test_raw_rows_read_without_preadv(tmp_path, monkeypatch):
     monkeypatch.delattr(os, "preadv", raising=False)
     read = os.read
     monkeypatch.setattr(os, "read", lambda file, n_bytes: read(file, min(n_bytes, 10)))
@@ -345,7 +345,7 @@ def descriptors(folder):
 
 
 @needs_proc
-def test_descriptors_are_bounded_and_closed(tmp_path, monkeypatch):
+def test_raw_rows_bound_and_close_descriptors(tmp_path, monkeypatch):
     monkeypatch.setattr(_raw_rows, "_MAX_OPEN_FILES", 3)
     values = numbers(40)
     rows = open_rows(write(tmp_path, values, chunk=4))
@@ -360,7 +360,7 @@ def test_descriptors_are_bounded_and_closed(tmp_path, monkeypatch):
 
 
 @needs_proc
-def test_the_file_used_least_recently_is_closed(tmp_path, monkeypatch):
+def test_raw_rows_close_least_recently_used_file(tmp_path, monkeypatch):
     monkeypatch.setattr(_raw_rows, "_MAX_OPEN_FILES", 2)
     array = write(tmp_path, numbers(12), chunk=4)
     rows = open_rows(array)
@@ -370,7 +370,7 @@ def test_the_file_used_least_recently_is_closed(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("compressors", [None, "auto"])
-def test_pickled_and_in_a_thread(tmp_path, compressors):
+def test_gather_after_pickling_and_in_thread(tmp_path, compressors):
     values = numbers(32)
     rows = open_rows(write(tmp_path, values, shard=16, compressors=compressors))
     gather_all(rows)
@@ -384,7 +384,7 @@ def test_pickled_and_in_a_thread(tmp_path, compressors):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
-def test_after_fork(tmp_path):
+def test_gather_after_fork(tmp_path):
     values = numbers(32)
     rows = open_rows(write(tmp_path, values, shard=16))
     gather_all(rows)
@@ -418,33 +418,33 @@ def decoded(tmp_path, monkeypatch, n_rows=40, *, cache=1 << 20, read=1 << 20, bl
     return rows, rows._array.slices
 
 
-def test_neighbouring_blocks_are_read_in_one_call(tmp_path, monkeypatch):
+def test_decoded_rows_read_adjacent_blocks_in_one_call(tmp_path, monkeypatch):
     rows, slices = decoded(tmp_path, monkeypatch)
     assert_gathers(rows, numbers(40), [30, 1, 9, 1], [2, 3, 6, 8])
     assert slices == [(0, 16), (28, 32)]
 
 
-def test_kept_blocks_are_not_read_again(tmp_path, monkeypatch):
+def test_decoded_rows_cache_blocks(tmp_path, monkeypatch):
     rows, slices = decoded(tmp_path, monkeypatch)
     for start, length in [(4, 1), (0, 12), (17, 0)]:
         assert_gathers(rows, numbers(40), [start], [length])
     assert slices == [(4, 8), (0, 4), (8, 12)]
 
 
-def test_one_call_reads_no_more_than_its_share(tmp_path, monkeypatch):
+def test_decoded_rows_bound_bytes_of_one_call(tmp_path, monkeypatch):
     rows, slices = decoded(tmp_path, monkeypatch, read=2 * 4 * 12)
     assert_gathers(rows, numbers(40), [0], [20])
     assert slices == [(0, 8), (8, 16), (16, 20)]
 
 
-def test_small_chunks_are_decoded_together(tmp_path, monkeypatch):
+def test_decoded_rows_join_small_chunks(tmp_path, monkeypatch):
     rows, slices = decoded(tmp_path, monkeypatch, block=100, read=1)
     assert rows.rows_per_block == 12
     assert_gathers(rows, numbers(40), [13, 38], [1, 2])
     assert slices == [(12, 24), (36, 40)]
 
 
-def test_cache_is_bounded_and_drops_what_was_used_least_recently(tmp_path, monkeypatch):
+def test_decoded_rows_drop_least_recently_used_blocks(tmp_path, monkeypatch):
     rows, slices = decoded(tmp_path, monkeypatch, cache=3 * 48, read=1)
     for row in [0, 4, 8, 0, 12, 0, 4]:  # 12 drops block 1, for 0 was used after it
         rows.gather(np.array([row]), np.array([1]))
@@ -454,7 +454,7 @@ def test_cache_is_bounded_and_drops_what_was_used_least_recently(tmp_path, monke
     assert all(block.base is None for block in rows._blocks.values())
 
 
-def test_more_blocks_than_the_cache_holds_are_decoded_once_each(tmp_path, monkeypatch):
+def test_decoded_rows_decode_each_block_once_per_gather(tmp_path, monkeypatch):
     rows, slices = decoded(tmp_path, monkeypatch, cache=1, read=1)
     starts = np.array([0, 20, 1, 21, 2, 22])
     np.testing.assert_array_equal(
@@ -481,13 +481,13 @@ def assert_says(message, *parts):
     ("start", "length"), [(19, 2), (-1, 1), (21, 0), (3, -1), (2**63 - 1, 2), (0, 2**63 - 1)]
 )
 @pytest.mark.parametrize("compressors", [None, "auto"])
-def test_run_outside_the_array(tmp_path, compressors, start, length):
+def test_gather_rejects_run_outside_array(tmp_path, compressors, start, length):
     rows = open_rows(write(tmp_path, numbers(20), compressors=compressors))
     message = error_of(rows, lambda r: r.gather(np.array([0, start]), np.array([1, length])))
     assert_says(message, f"has 20 rows, but run 1 is {length} rows from row {start} on")
 
 
-def test_not_two_dimensional(tmp_path):
+def test_open_rows_rejects_one_dimensional_array(tmp_path):
     array = zarr.create_array(tmp_path / "store.zarr", name="rgb", shape=(4,), dtype="f4")
     with pytest.raises(StoreError, match=r"array 'rgb' of store.zarr has shape \(4,\)"):
         open_rows(array)
@@ -505,9 +505,9 @@ def test_not_two_dimensional(tmp_path):
         np.broadcast_to(np.float32(0), (5, M)),
     ],
 )
-def test_out_that_does_not_fit(tmp_path, out):
+def test_gather_rejects_invalid_out(tmp_path, out):
     rows = open_rows(write(tmp_path, numbers(20)))
-    said = f"float32, at least 5 rows of 3; got shape {out.shape}, dtype {out.dtype}"
+    said = f"float32, with at least 5 rows of 3; got shape {out.shape}, dtype {out.dtype}"
     with pytest.raises(ValueError, match=re.escape(said)):
         rows.gather(np.array([2]), np.array([5]), out=out)
 
@@ -519,7 +519,7 @@ both_ways = pytest.mark.parametrize(
 
 @both_ways
 @pytest.mark.parametrize("index", ["start", "end"])
-def test_wrong_checksum(tmp_path, act, index):
+def test_raw_rows_reject_wrong_checksum(tmp_path, act, index):
     array = write(tmp_path, numbers(32), shard=16, index=index)
     path = shard_file(array, 1)
     data = bytearray(path.read_bytes())
@@ -538,7 +538,7 @@ def test_wrong_checksum(tmp_path, act, index):
 @both_ways
 @pytest.mark.parametrize("index", ["start", "end"])
 @pytest.mark.parametrize("size", [0, 67])
-def test_shorter_than_the_index(tmp_path, act, index, size):
+def test_raw_rows_reject_file_shorter_than_index(tmp_path, act, index, size):
     array = write(tmp_path, numbers(32), shard=16, index=index)
     os.truncate(shard_file(array, 1), size)
     message = error_of(open_rows(array), act)
@@ -546,19 +546,19 @@ def test_shorter_than_the_index(tmp_path, act, index, size):
 
 
 @both_ways
-def test_truncated_after_an_index_at_the_start(tmp_path, act):
+def test_raw_rows_reject_truncation_after_leading_index(tmp_path, act):
     array = write(tmp_path, numbers(32), shard=16, index="start")
     os.truncate(shard_file(array, 1), 259)
     message = error_of(open_rows(array), act)
     assert_says(
         message,
         "shard c/1/0 places chunk 3 (from row 28 on) at bytes 212 to 260",
-        "a chunk takes 48 bytes, between byte 68 and byte 259 of this file",
+        "a chunk has 48 bytes, between byte 68 and byte 259 of this file",
     )
 
 
 @both_ways
-def test_truncated_before_an_index_at_the_end(tmp_path, act):
+def test_raw_rows_reject_truncation_of_trailing_index(tmp_path, act):
     array = write(tmp_path, numbers(32), shard=16)
     os.truncate(shard_file(array, 1), 200)
     assert_says(error_of(open_rows(array), act), "shard c/1/0 ends at byte 200", "truncated")
@@ -576,7 +576,7 @@ WRONG_ENTRIES = {
 
 @both_ways
 @pytest.mark.parametrize("entry", WRONG_ENTRIES.values(), ids=WRONG_ENTRIES)
-def test_wrong_index_entry(tmp_path, act, entry):
+def test_raw_rows_reject_invalid_index_entry(tmp_path, act, entry):
     array = write(tmp_path, numbers(32), shard=16)
     replace_index(shard_file(array, 1), 4, 2, entry)
     begin, size = entry
@@ -584,11 +584,11 @@ def test_wrong_index_entry(tmp_path, act, entry):
     assert_says(
         message,
         f"shard c/1/0 places chunk 2 (from row 24 on) at bytes {begin} to {begin + size}",
-        "a chunk takes 48 bytes, between byte 0 and byte 192",
+        "a chunk has 48 bytes, between byte 0 and byte 192",
     )
 
 
-def test_chunk_within_an_index_at_the_start(tmp_path):
+def test_raw_rows_reject_chunk_inside_leading_index(tmp_path):
     array = write(tmp_path, numbers(32), shard=16, index="start")
     replace_index(shard_file(array), 4, 1, (20, 48), "start")
     assert_says(error_of(open_rows(array)), "places chunk 1 (from row 4 on) at bytes 20 to 68")
@@ -596,22 +596,24 @@ def test_chunk_within_an_index_at_the_start(tmp_path):
 
 @both_ways
 @pytest.mark.parametrize("size", [0, 47, 49])
-def test_chunk_file_of_the_wrong_size(tmp_path, act, size):
+def test_raw_rows_reject_chunk_file_of_wrong_size(tmp_path, act, size):
     array = write(tmp_path, numbers(32))
     os.truncate(shard_file(array, 5), size)
     message = error_of(open_rows(array), act)
     assert_says(message, f"shard c/5/0 places chunk 0 (from row 20 on) at bytes 0 to {size}", "48")
 
 
-def test_truncated_while_open(tmp_path):
+def test_raw_rows_reject_file_truncated_while_open(tmp_path):
     array = write(tmp_path, numbers(32), shard=16)
     rows = open_rows(array)
     gather_all(rows)
     os.truncate(shard_file(array, 1), 100)
-    assert_says(error_of(rows), "shard c/1/0 ends at byte 100, but holds rows at bytes 0 to 192")
+    assert_says(
+        error_of(rows), "c/1/0 ends at byte 100, but its index places rows at bytes 0 to 192"
+    )
 
 
-def test_damage_is_met_again_after_a_failed_check(tmp_path):
+def test_raw_rows_report_damage_again_after_failed_check(tmp_path):
     array = write(tmp_path, numbers(32), shard=16)
     rows = open_rows(array)
     gather_all(rows)
@@ -624,7 +626,7 @@ def test_damage_is_met_again_after_a_failed_check(tmp_path):
     np.testing.assert_array_equal(gather_all(rows), numbers(32))
 
 
-def test_check_sees_a_file_that_was_replaced(tmp_path):
+def test_check_reads_replaced_file(tmp_path):
     array = write(tmp_path, numbers(32), shard=16)
     rows = open_rows(array)
     gather_all(rows)
@@ -635,7 +637,7 @@ def test_check_sees_a_file_that_was_replaced(tmp_path):
 
 
 @pytest.mark.parametrize("shard", [None, 16])
-def test_damaged_compressed_block(tmp_path, monkeypatch, shard):
+def test_decoded_rows_reject_damaged_block(tmp_path, monkeypatch, shard):
     monkeypatch.setattr(_decoded_rows, "_BLOCK_BYTES", 1)
     array = write(tmp_path, numbers(32), shard=shard, compressors="auto")
     path = shard_file(array, 1)
@@ -650,7 +652,7 @@ def test_damaged_compressed_block(tmp_path, monkeypatch, shard):
 
 
 @pytest.mark.parametrize("compressors", [None, "auto"])
-def test_threads_take_turns(tmp_path, monkeypatch, compressors):
+def test_gather_is_thread_safe(tmp_path, monkeypatch, compressors):
     monkeypatch.setattr(_raw_rows, "_MAX_OPEN_FILES", 2)
     for name, n_bytes in {"_CACHE_BYTES": 100, "_BLOCK_BYTES": 1, "_READ_BYTES": 1}.items():
         monkeypatch.setattr(_decoded_rows, name, n_bytes)
@@ -661,7 +663,7 @@ def test_threads_take_turns(tmp_path, monkeypatch, compressors):
 
     def gather(rows, seed):
         rng = np.random.default_rng(seed)
-        for _ in range(60):
+        for _ in range(25):
             starts = rng.integers(60, size=5)
             found = rows.gather(starts, np.ones(5, int))
             if not np.array_equal(found, values[starts]):
@@ -669,8 +671,8 @@ def test_threads_take_turns(tmp_path, monkeypatch, compressors):
 
     try:
         sys.setswitchinterval(1e-6)
-        for _ in range(3):
-            rows = open_rows(array)  # what both learn, they learn at once
+        for _ in range(2):
+            rows = open_rows(array)  # new, so that both threads load the indexes at the same time
             with ThreadPoolExecutor(2) as pool:
                 for done in [pool.submit(gather, rows, seed) for seed in range(2)]:
                     done.result()
@@ -681,7 +683,7 @@ def test_threads_take_turns(tmp_path, monkeypatch, compressors):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:This process")
-def test_a_fork_does_not_inherit_a_lock_that_is_held(tmp_path):
+def test_gather_in_fork_ignores_lock_held_by_parent(tmp_path):
     rows = open_rows(write(tmp_path, numbers(8), chunk=4))
     with rows._lock:
         child = os.fork()

@@ -1,0 +1,261 @@
+"""info and validate read stores, pickles open them again, and damaged stores are rejected."""
+
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from acluster import (
+    FeatureSets,
+    FeatureSetsWriter,
+    MultimodalFeatureSets,
+    open_feature_sets,
+    save_feature_sets,
+)
+from acluster.sets import StoreError, info, validate
+from tests.sets._store.helpers import (
+    ARRAYS,
+    AUDIO,
+    COLUMNS,
+    item_of,
+    read_all,
+    write_items,
+    zarr_array,
+)
+
+
+def test_info_describes_store(written):
+    X, found = open_feature_sets(written), info(written)
+    assert (found.complete, found.version, found.n_items) == (True, 1, 12)
+    assert found.columns == list(COLUMNS)
+    assert list(found.modalities) == ["rgb", "audio", "text"]
+    rows = X.lengths["rgb"].sum()
+    expected = {"n_features": 3, "n_local_features": rows, "dtype": np.float32, "bytes": rows * 12}
+    assert found.modalities["rgb"] == expected
+
+
+def test_info_describes_incomplete_store(path, small):
+    writer = FeatureSetsWriter(path)
+    write_items(writer, 9)
+    found = info(path)
+    assert not found.complete
+    assert 0 < found.n_items < 9
+    rows = sum(len(item_of(i)["rgb"]) for i in range(found.n_items))
+    assert found.modalities["rgb"].n_local_features == rows
+
+
+def error_of(use, path):
+    """Return the message of the error. The exception, whose frames hold open files, is released."""
+    try:
+        use(path)
+    except StoreError as error:
+        return str(error)
+    pytest.fail("no error was raised")
+
+
+def set_attribute(name, value):
+    return lambda path: zarr.open_group(path).attrs.update({name: value})
+
+
+def set_value(array, place, value):
+    def damage(path):
+        zarr.open_array(path, path=array, mode="r+")[place] = value
+
+    return damage
+
+
+def resize(array, n_rows):
+    def damage(path):
+        opened = zarr.open_array(path, path=array, mode="r+")
+        opened.resize((n_rows, *opened.shape[1:]))
+
+    return damage
+
+
+def remove(name):
+    def damage(path):
+        target = Path(path, name)
+        shutil.rmtree(target) if target.is_dir() else target.unlink()
+
+    return damage
+
+
+def truncate(name, n_bytes):
+    return lambda path: os.truncate(Path(path, name), os.path.getsize(Path(path, name)) - n_bytes)
+
+
+def flip(name, place):
+    def damage(path):
+        data = bytearray(Path(path, name).read_bytes())
+        data[place] ^= 1
+        Path(path, name).write_bytes(data)
+
+    return damage
+
+
+DAMAGES = {
+    "not complete": (
+        set_attribute("complete", False),
+        ["store.zarr is not complete", "after 12 items", "resume=True"],
+    ),
+    "version": (set_attribute("version", 2), ["store.zarr has version 2", "reads version 1"]),
+    "foreign": (
+        set_attribute("acluster_format", "x"),
+        ["without the attribute acluster_f"],
+    ),
+    "attributes": (truncate("zarr.json", 9), ["store.zarr is not a zarr group"]),
+    "no attributes": (remove("zarr.json"), ["store.zarr is not a zarr group"]),
+    "shard": (remove("rgb/c/1/0"), ["Array 'rgb'", "lacks the files c/1/0"]),
+    "short shard": (truncate("rgb/c/1/0", 1), ["'rgb'", "shard c/1/0", "truncated"]),
+    "shard index": (flip("rgb/c/1/0", -7), ["'rgb'", "shard c/1/0", "checksum"]),
+    "offsets": (set_value("rgb_offsets", 5, 12), ["'rgb_offsets'", "12 at index 5", "to 11"]),
+    "row size": (set_value("audio_row_size", 5, 1), ["'audio_row_size' before it", " index 6,"]),
+    "row below 0": (
+        set_value("audio_row_size", 5, -1),
+        ["'audio_row_size' before it", " index 6,"],
+    ),
+    "short row size": (truncate("rgb_row_size/c/1", 1), ["'rgb_row_size'", "cannot be read"]),
+    "flipped offsets": (flip("rgb_offsets/c/1", 8), ["'rgb_offsets'", "cannot be read"]),
+    "flipped label": (flip("label/c/2", 8), ["'label'", "cannot be read"]),
+    "flipped id": (flip("id/c/0", 9), ["'id'", "cannot be read"]),
+    "label chunk": (remove("label/c/1"), ["'label'", "2 of its 3 chunks"]),
+    "short label": (resize("label", 11), ["'label'", "11 rows, but 12 were written"]),
+    "short id": (resize("id", 11), ["'id'", "11 rows, but 12 were written"]),
+    "long label": (resize("label", 13), ["'label'", "13 rows, but 12 were written"]),
+    "rows": (resize("audio", 11), ["'audio'", "11 rows, but 12 were written"]),
+    "row sizes": (resize("audio_row_size", 3), ["'audio_row_size'", "3 rows, but 12 were written"]),
+    "fewer offsets": (resize("audio_offsets", 12), ["'audio_offsets'", "12 rows, but 13"]),
+}
+for name in ["rgb", "rgb_row_size", "audio_offsets", "label", "id", "group", "weight"]:
+    DAMAGES[f"no {name}"] = (remove(name), [f"Array '{name}' of ", "is missing"])
+    DAMAGES[f"no attributes of {name}"] = (
+        truncate(f"{name}/zarr.json", 3),
+        [f"Array '{name}' of ", "cannot be opened"],
+    )
+
+
+@pytest.mark.parametrize(("damage", "parts"), DAMAGES.values(), ids=DAMAGES)
+def test_open_and_validate_reject_damaged_store(written, damage, parts):
+    damage(written)
+    for use in (read_all, validate):
+        message = error_of(use, written)
+        for part in parts:
+            assert part in message
+
+
+DAMAGES_FOR_RESUME = [
+    "version",
+    "foreign",
+    "attributes",
+    "no rgb",
+    "no attributes of rgb",
+    "no label",
+]
+
+
+@pytest.mark.parametrize("name", [*DAMAGES_FOR_RESUME, "short label", "rows", "row sizes"])
+def test_writer_rejects_resuming_damaged_store(written, name):
+    DAMAGES[name][0](written)
+    with pytest.raises(StoreError):
+        FeatureSetsWriter(written, resume=True)
+
+
+def test_open_info_and_validate_reject_missing_path(path):
+    for use in (open_feature_sets, info, validate):
+        with pytest.raises(FileNotFoundError, match=r"There is no store at .*store\.zarr"):
+            use(path)
+
+
+def write_file(path):
+    Path(path).write_text("text")
+
+
+def write_array(path):
+    zarr_array(path, np.ones(3))
+
+
+def write_folder(path):
+    os.mkdir(path)
+    Path(path, "notes.txt").write_text("text")
+
+
+@pytest.mark.parametrize("make", [write_file, write_folder, write_array])
+def test_open_info_and_validate_reject_other_files(path, make):
+    make(path)
+    for use in (open_feature_sets, info, validate):
+        with pytest.raises(StoreError, match=r"store\.zarr is not a zarr group"):
+            use(path)
+    with pytest.raises(StoreError, match=r"store\.zarr is not a"):
+        FeatureSetsWriter(path, resume=True)
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+@pytest.mark.parametrize("item", [0, 5, 11])
+def test_validate_rejects_nonfinite_features(written, item, value, monkeypatch):
+    row = int(open_feature_sets(written)["rgb"].lengths[:item].sum())
+    set_value("rgb", (row, 2), value)(written)
+    monkeypatch.setattr("acluster.sets._store._reader._BYTES_PER_CHECK", 40)
+    open_feature_sets(written)
+    message = error_of(validate, written)
+    assert f"Array 'rgb' of {written} holds {value} in row {row}, column 2" in message
+    assert f"(item {item})" in message
+
+
+@pytest.fixture(scope="module")
+def large_store(tmp_path_factory):
+    path = str(tmp_path_factory.mktemp("large") / "store.zarr")
+    n = 2_001
+    values = np.arange(n * 2, dtype="f4").reshape(n, 2)
+    sets = {name: FeatureSets(values + k, np.arange(n + 1)) for k, name in enumerate("abc")}
+    save_feature_sets(path, MultimodalFeatureSets(sets), id=np.arange(n))
+    return path
+
+
+def random_view(X):
+    return X[np.random.default_rng(0).permutation(len(X))[:2_000]]
+
+
+def test_pickled_view_holds_only_item_numbers(large_store):
+    X = open_feature_sets(large_store)
+    for view in (random_view(X), random_view(X)["b"], random_view(X["b"])):
+        assert len(view) == 2_000
+        pickled = pickle.dumps(view)
+        assert len(pickled) <= 8 * 2_000 + 4096
+        twin = pickle.loads(pickled)
+        assert type(twin) is type(view)
+        np.testing.assert_array_equal(twin.id, view.id)
+        one, other = (v if isinstance(v, FeatureSets) else v["c"] for v in (twin, view))
+        np.testing.assert_array_equal(one.packed()[0], other.packed()[0])
+    assert len(pickle.dumps(X)) < 4096
+    assert len(pickle.dumps(X[5:1900])) < 4096
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_unpickled_view_opens_store_on_first_use(tmp_path, path, several, monkeypatch):
+    save_feature_sets(path, {"a": ARRAYS, "b": AUDIO} if several else ARRAYS, id=range(11))
+    monkeypatch.chdir(tmp_path)
+    X = open_feature_sets("store.zarr")
+    pickled = pickle.dumps(X[[4, 2]])
+    monkeypatch.chdir("/")
+    os.rename(path, tmp_path / "away")
+    view = pickle.loads(pickled)
+    assert (len(view), view.shape) == (2, (2,))
+    for use in (lambda: view[0], lambda: view.lengths, lambda: view.id, lambda: list(view)):
+        with pytest.raises(FileNotFoundError, match=r"There is no store at .*store\.zarr"):
+            use()
+    os.rename(tmp_path / "away", path)
+    assert repr(list(view)) == repr([X[4], X[2]])
+    assert view.id.tolist() == [4, 2]
+
+
+def test_unpickled_view_rejects_replaced_store(path):
+    save_feature_sets(path, ARRAYS)
+    pickled = pickle.dumps(open_feature_sets(path)[2:4])
+    shutil.rmtree(path)
+    save_feature_sets(path, ARRAYS[:5])
+    with pytest.raises(StoreError, match=r"store\.zarr has 5 items, but had 11 .* Open it again"):
+        pickle.loads(pickled)[0]

@@ -1,0 +1,220 @@
+"""FeatureSetsWriter stores the same items however it is used, and rejects invalid ones."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from acluster import FeatureSetsWriter, open_feature_sets, save_feature_sets
+from acluster.sets import info
+from tests.sets._store.helpers import (
+    COLUMNS,
+    assert_holds,
+    assert_same_columns,
+    assert_tidy,
+    columns_at,
+    item_of,
+    shrink,
+    write_items,
+)
+from tests.sets.helpers import assert_same_items
+
+
+@given(st.lists(st.sampled_from(["", "", "flush", "close", "resume", "raise"]), max_size=5))
+@settings(max_examples=5, deadline=None)
+def test_writer_stores_same_items_after_any_actions(actions):
+    n = len(actions) + 1
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        shrink(patch)
+        path = f"{folder}/a.zarr"
+        writer = FeatureSetsWriter(path)
+        for i, action in enumerate([*actions, "close"]):
+            writer.append(item_of(i), **columns_at(i))
+            assert len(writer) == i + 1
+            assert writer.id == [f"item{j}" for j in range(i + 1)]
+            if action in ("flush", "close"):
+                getattr(writer, action)()
+            elif action in ("resume", "raise"):
+                error = KeyboardInterrupt() if action == "raise" else None
+                writer.__exit__(error and type(error), error, None)
+                assert info(path).complete == (error is None)
+                writer = FeatureSetsWriter(path, resume=True)
+                assert len(writer) == i + 1
+                assert info(path).complete == (error is None), "resuming changed the store"
+        assert_holds(path, n)
+        assert_tidy(path)
+
+
+def test_writer_writes_same_files_as_save(tmp_path, path):
+    with FeatureSetsWriter(path) as writer:
+        write_items(writer, 8)
+    columns = {name: [columns_at(i)[name] for i in range(8)] for name in COLUMNS}
+    save_feature_sets(tmp_path / "b.zarr", [item_of(i) for i in range(8)], **columns)
+    for name in [p.relative_to(path) for p in Path(path).rglob("*") if p.is_file()]:
+        assert (tmp_path / "b.zarr" / name).read_bytes() == (path / name).read_bytes()
+
+
+def test_writer_flushes_into_several_shards(path, small):
+    with FeatureSetsWriter(path) as writer:
+        write_items(writer, 20)
+    assert_holds(path, 20)
+    rgb = zarr.open_array(path, path="rgb")
+    assert rgb.shape[0] / rgb.shards[0] > 4
+    assert zarr.open_array(path, path="label").nchunks > 4
+
+
+def test_append_bounds_pending_bytes(path, small, monkeypatch):
+    flushed, flush = [], FeatureSetsWriter.flush
+
+    def recorded(writer):
+        flushed.append(sum(x.nbytes for sets, _ in writer._pending for x in sets.values()))
+        flush(writer)
+
+    monkeypatch.setattr(FeatureSetsWriter, "flush", recorded)
+    writer = FeatureSetsWriter(path)
+    write_items(writer, 40)
+    largest = max(sum(x.size * 4 for x in item_of(i).values()) for i in range(40))
+    assert len(flushed) > 3
+    assert 300 <= min(flushed) <= max(flushed) < 300 + largest
+
+
+@pytest.mark.parametrize("fails_at", [5, 8])
+def test_flush_can_be_repeated_after_an_error(path, monkeypatch, fails_at):
+    writer = FeatureSetsWriter(path)
+    write_items(writer, 6)
+    writer.flush()
+    write_items(writer, 12)
+    calls, extend = [], FeatureSetsWriter._extend
+
+    def failing(self, *args, **kwargs):
+        calls.append(args[0])
+        if len(calls) == fails_at // 2 + 1:
+            if fails_at % 2:
+                extend(self, *args, **kwargs)
+            raise OSError("No space left on device")
+        extend(self, *args, **kwargs)
+
+    monkeypatch.setattr(FeatureSetsWriter, "_extend", failing)
+    with pytest.raises(OSError, match="No space"), writer:
+        pass
+    assert len(writer) == 12
+    writer.close()
+    assert_holds(path, 12)
+
+
+def test_resume_accepts_missing_and_empty_stores(path):
+    FeatureSetsWriter(path, resume=True)
+    assert info(path).n_items == 0
+    with pytest.raises(ValueError, match="has no items; append at least one"):
+        FeatureSetsWriter(path, resume=True).close()
+    with FeatureSetsWriter(path, resume=True) as writer:
+        write_items(writer, 3)
+    assert_holds(path, 3)
+
+
+def test_append_forgets_types_of_rejected_first_item(path):
+    with FeatureSetsWriter(path) as writer:
+        with pytest.raises(ValueError):
+            writer.append({"rgb": np.ones(3)}, label=1)
+        writer.append(np.ones((1, 2)), label="cat")
+    assert open_feature_sets(path).label.tolist() == ["cat"]
+
+
+def test_context_manager_keeps_items_before_an_error(path):
+    writer = FeatureSetsWriter(path)
+    write_items(writer, 5)
+    with pytest.raises(ValueError, match="Item 5"), writer:
+        writer.append({"rgb": np.ones(3)}, **columns_at(5))
+    writer = FeatureSetsWriter(path, resume=True)
+    assert len(writer) == 5
+
+
+FIRST_ITEM = {**item_of(0), "audio": np.ones((2, 2)), "half": np.ones((1, 1), "f2")}
+INVALID_ITEMS = {
+    "form": ([[1.0, 2]], {}, ["is a list", "mappings of modalities", "same form"]),
+    "nothing": ({}, {}, ["has 0 local features", "Leave it out"]),
+    "all none": ({"rgb": None}, {}, ["has 0 local features", "Leave it out"]),
+    "empty": ({"rgb": np.empty((0, 3))}, {}, ["has 0 local features", "Leave it out"]),
+    "1d": ({"rgb": np.ones(3)}, {}, ["'rgb'", "two-dimensional", "shape (3,)"]),
+    "text": ({"rgb": [["a", "b"]]}, {}, ["'rgb'", "real numbers", "dtype <U1"]),
+    "complex": ({"rgb": [[1j] * 3]}, {}, ["'rgb'", "real numbers", "complex128"]),
+    "no columns": ({"rgb": np.ones((2, 0))}, {}, ["'rgb'", "has 0 features"]),
+    "ragged": ({"rgb": [[1], [1, 2]]}, {}, ["'rgb'", "different lengths", "same width"]),
+    "width": ({"rgb": np.ones((2, 4))}, {}, ["4 features, but earlier items have 3", "extractor"]),
+    "empty of another width": (
+        {"rgb": np.ones((1, 3)), "audio": np.empty((0, 9))},
+        {},
+        ["'audio'", "9 features, but earlier items have 2"],
+    ),
+    "range": ({"half": np.ones((1, 1)) * 1e6}, {}, ["'half'", "float16", "1e+06", "Scale"]),
+    "range of float32": ({"rgb": np.full((1, 3), 1e300)}, {}, ["'rgb'", "float32", "1e+300"]),
+    "label kind": (
+        FIRST_ITEM,
+        {"label": 3},
+        ["label (an integer)", "label (a string)", "the same"],
+    ),
+    "no label": (FIRST_ITEM, {"label": None}, ["earlier items came with label", "the same"]),
+    "bytes": (FIRST_ITEM, {"id": b"x"}, ["id (|S1)", "the same"]),
+}
+INVALID_NAMES = [
+    "a/b",
+    "a\\b",
+    "",
+    ".",
+    "..",
+    "zarr.json",
+    "id",
+    "label",
+    "rgb_offsets",
+    "rgb_row_size",
+    3,
+]
+for name in INVALID_NAMES:
+    INVALID_ITEMS[f"name {name!r}"] = (
+        {name: np.ones((1, 3))},
+        {},
+        [f"modality {name!r}", "without '/'", "Rename"],
+    )
+
+
+@pytest.mark.parametrize(("item", "columns", "parts"), INVALID_ITEMS.values(), ids=INVALID_ITEMS)
+def test_append_rejects_invalid_item(path, item, columns, parts):
+    writer = FeatureSetsWriter(path)
+    writer.append(FIRST_ITEM, **columns_at(0))
+    writer.append(FIRST_ITEM, **columns_at(1))
+    with pytest.raises(ValueError) as caught:
+        writer.append(item, **columns_at(2) | columns)
+    assert str(caught.value).startswith("Item 2")
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_append_adds_nothing_for_rejected_items(path):
+    with FeatureSetsWriter(path) as writer:
+        for i in range(3):
+            writer.append(FIRST_ITEM, **columns_at(i))
+            for item, columns, _ in INVALID_ITEMS.values():
+                with pytest.raises(ValueError):
+                    writer.append(item, **columns_at(i + 1) | columns)
+            assert len(writer) == i + 1
+    X = open_feature_sets(path)
+    assert_same_items(X, [FIRST_ITEM] * 3)
+    assert_same_columns(X, {name: [columns_at(i)[name] for i in range(3)] for name in COLUMNS})
+
+
+def test_writer_rejects_unknown_dtype(path):
+    with pytest.raises(ValueError, match="dtype='float64' is not 'float16', 'float32' or None"):
+        FeatureSetsWriter(path, dtype="float64")
+    assert not os.path.exists(path)
+
+
+def test_writer_rejects_resuming_with_another_dtype(path):
+    save_feature_sets(path, [np.ones((2, 3), np.float16)])
+    with pytest.raises(ValueError, match=r"dtype='float32', but .* holds 'features' as float16"):
+        FeatureSetsWriter(path, resume=True, dtype="float32")
+    assert open_feature_sets(path).dtype == np.float16
