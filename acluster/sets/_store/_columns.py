@@ -1,4 +1,4 @@
-"""The columns stored with the features: their types, their checks, and how they are stored and read.
+"""The columns stored with the features: their types, their checks and their encoding.
 
 All entries of a column have one type, named as in error messages: "a string", "an integer", "a row
 of labels, 3 times an integer" and so on.
