@@ -56,7 +56,7 @@ def numpy_parameters(module):
 
 
 @given(**cases)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_attention_cluster_matches_reference(
     lengths, n_features, cluster_size, weighting, shifting, seed
 ):
@@ -107,7 +107,7 @@ def test_attention_cluster_gradients_match_finite_differences(weighting, shiftin
 
 
 @given(**cases)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_attention_cluster_ignores_order(
     lengths, n_features, cluster_size, weighting, shifting, seed
 ):
@@ -121,7 +121,7 @@ def test_attention_cluster_ignores_order(
 
 
 @given(**cases, repeats=st.integers(2, 4))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_attention_cluster_is_invariant_to_repetition(
     lengths, n_features, cluster_size, weighting, shifting, seed, repeats
 ):
@@ -132,7 +132,7 @@ def test_attention_cluster_is_invariant_to_repetition(
 
 
 @given(**cases)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_attention_cluster_treats_sets_independently(
     lengths, n_features, cluster_size, weighting, shifting, seed
 ):
@@ -143,7 +143,7 @@ def test_attention_cluster_treats_sets_independently(
 
 
 @given(**{name: cases[name] for name in ("lengths", "n_features", "cluster_size", "seed")})
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_shifting_operation_gives_unit_norm(lengths, n_features, cluster_size, seed):
     cluster = make_cluster(n_features, cluster_size, "fc1", True, seed)
     values, offsets = make_packed(lengths, n_features, seed)
@@ -152,7 +152,7 @@ def test_shifting_operation_gives_unit_norm(lengths, n_features, cluster_size, s
 
 
 @given(lengths=lengths_of_sets, cluster_size=st.integers(1, 5), seed=st.integers(0, 10**6))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_attention_weights_sum_to_one(lengths, cluster_size, seed):
     logits, offsets = make_packed(lengths, cluster_size, seed, scale=30.0)
     weights = attention_weights(offsets, logits)

@@ -45,7 +45,7 @@ def rows_and_weights(X, k, cluster, weighting, own):
 
 
 @given(**cases)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_attention_cluster_matches_reference(lengths, cluster_size, weighting, seed, **options):
     cluster = make(cluster_size, seed, weighting=weighting, **options)
     values, offsets = make_packed(lengths, 3, seed)

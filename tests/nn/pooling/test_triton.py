@@ -133,9 +133,9 @@ def assert_matches_reference(case, direction):
 @pytest.mark.parametrize(
     ("lengths", "N", "M"),
     [
-        ([25, 25, 25], 64, 130),
-        ([1, 40, 7, 100], 17, 300),
-        ([3, 1], 128, 50),
+        ([25, 25, 25], 64, 70),
+        ([1, 40, 7, 70], 17, 140),
+        ([3, 1], 70, 20),
         ([1], 1, 1),
     ],
     ids=["equal sizes", "ragged", "many units", "minimal"],
@@ -148,9 +148,9 @@ def test_attend_triton_matches_reference(lengths, N, M, programs, dtype, shiftin
 @pytest.mark.parametrize(
     ("lengths", "N", "M", "dtype"),
     [
-        ([25, 9], 17, 1536, torch.float16),
-        ([2, 5000, 1], 2, 3, torch.float32),
-        ([40, 2], 256, 20, torch.bfloat16),
+        ([25, 9], 17, 700, torch.float16),
+        ([2, 700, 1], 2, 3, torch.float32),
+        ([40, 2], 130, 20, torch.bfloat16),
     ],
     ids=str,
 )
@@ -166,7 +166,7 @@ def test_attend_triton_matches_reference_for_large_sizes(lengths, N, M, dtype):
     shifting=st.booleans(),
     seed=st.integers(0, 2**31 - 1),
 )
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_attend_triton_matches_reference_for_any_shape(lengths, N, M, dtype, shifting, seed):
     assert_matches_reference(*make_case(lengths, N, M, dtype, shifting, seed))
 
@@ -284,13 +284,11 @@ def test_attend_triton_in_cuda_graph():
         assert torch.equal(got.detach().cpu(), wanted)
 
 
-def test_import_without_triton():
-    code = (
-        "import sys; sys.modules['triton'] = None\n"
-        "from acluster.nn.pooling import _triton\n"
-        "assert not _triton._INSTALLED"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_import_without_triton(monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton", None)
+    module = importlib.util.module_from_spec(_triton.__spec__)
+    _triton.__spec__.loader.exec_module(module)  # a second copy of the module
+    assert not module._INSTALLED
 
 
 # Runs in a separate process, because a process that imported the interpreter cannot compile.
