@@ -129,7 +129,8 @@ def test_wheel_and_sdist_are_built_and_installed_offline(tmp_path):
     assert any(name.endswith("entry_points.txt") for name in names)
     with tarfile.open(sdist) as archive:
         inside = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
-    assert {"pyproject.toml", "README.md", "LICENSE", "tests/conftest.py"} <= inside
+    scripts = {"benchmarks/speed.py", "studies/rivals.py", "examples/flash_mnist.py"}
+    assert {"pyproject.toml", "README.md", "LICENSE", "tests/conftest.py"} | scripts <= inside
     for source in (wheel, sdist):
         target = tmp_path / source.name.replace(".", "_")
         command = [*pip, "install", *offline, "--target", target, source]
