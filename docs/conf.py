@@ -53,7 +53,7 @@ numpydoc_validation_checks = {"PR01", "PR02", "RT01"}
 numpydoc_validation_exclude = {
     r"acluster\.nn\.Integration$",
     r"acluster\.nn\.Weighting$",
-    r"acluster\.nn\.\w+Weighting\.forward$",
+    r"acluster\.nn\.(\w+Weighting|ScoreFusionNetwork)\.forward$",
     r"acluster\.nn\..*\.(reset_parameters|attention_logits)$",
 }
 
