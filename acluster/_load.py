@@ -10,8 +10,6 @@ from acluster import estimators, rivals
 from acluster._utils._model_file import ModelFileError, open_model
 from acluster.estimators import restore
 
-__all__ = ["load"]
-
 
 def load(path: str | os.PathLike[str]) -> Any:
     """Return the classifier that its method `save` wrote to a file.

@@ -15,8 +15,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Pool", "empty"]
-
 # The allocator below torch already keeps smaller blocks for reuse when they are freed.
 _MIN_POOLED_BYTES = 1 << 25
 

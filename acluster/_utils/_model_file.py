@@ -19,8 +19,6 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-__all__ = ["FORMAT_VERSION", "ModelFileError", "Tensors", "open_model", "write_model"]
-
 FORMAT_VERSION = 1
 _DTYPES = {"F32": "float32", "F64": "float64", "I64": "int64"}
 

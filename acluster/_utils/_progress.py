@@ -6,8 +6,6 @@ import sys
 from collections.abc import Generator, Iterable
 from typing import TypeVar
 
-__all__ = ["progress"]
-
 _T = TypeVar("_T")
 
 

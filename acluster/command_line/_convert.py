@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from acluster._utils._progress import progress
 from acluster.sets import COLUMNS, FeatureSetsWriter, info, natural_key, open_feature_sets
 
-__all__ = ["convert"]
-
 
 class Source(NamedTuple):
     """Items that can be read one by one.

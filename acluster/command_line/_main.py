@@ -16,8 +16,6 @@ from typing import Any
 
 import acluster
 
-__all__ = ["main"]
-
 _INPUT_HELP = {
     "model": "the model file, as written by acluster fit or the method save() of a classifier",
     "store": "the store to read, as written by acluster convert or FeatureSetsWriter",

@@ -15,8 +15,6 @@ from sklearn.utils import Bunch
 from acluster import FeatureSets
 from acluster.datasets._data_home import get_data_home
 
-__all__ = ["load_benchmark", "read_arrays"]
-
 # The file of each benchmark in the data home, and its description.
 _BENCHMARKS = {
     "musk1": (

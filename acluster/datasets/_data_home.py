@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["get_data_home"]
-
 
 def get_data_home(data_home: str | os.PathLike[str] | None = None) -> Path:
     """Return the folder that the loaders read from.

@@ -35,8 +35,6 @@ from acluster.datasets._frame_network import (
 )
 from acluster.training import resolve_device, to_numpy_state, to_torch_state
 
-__all__ = ["FrameExtractor"]
-
 _NOISE = 10  # the class of a frame without a digit, after the ten digits
 
 # Frames per block of inference: on a CPU few, so that they stay in the cache; on a GPU enough to

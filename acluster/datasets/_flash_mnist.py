@@ -9,14 +9,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import Bunch, check_random_state
 
-__all__ = [
-    "check_digit_images",
-    "make_flash_mnist",
-    "make_rng",
-    "noise_levels",
-    "sample_noise",
-]
-
 _N_DIGITS = 10
 _N_SUBSETS = 2**_N_DIGITS
 _MAX_FLASHES = 2  # of a digit in a video

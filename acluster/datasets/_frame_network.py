@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["class_logits", "draw_weights", "drop", "exact_convolutions", "local_features"]
-
 _N_CLASSES = 11
 _N_CHANNELS = (10, 20)
 _KERNEL_SIZE = 5

@@ -15,8 +15,6 @@ from sklearn.utils import Bunch
 from acluster import FeatureSets
 from acluster.datasets._data_home import get_data_home
 
-__all__ = ["load_fsdd", "log_mel_spectrogram"]
-
 _RATE = 8000  # samples per second
 _WINDOW, _HOP, _N_FFT = 200, 80, 256  # 25 ms, every 10 ms
 _MAX_MELS = 80  # more bands than that would have some without a frequency

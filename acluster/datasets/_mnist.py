@@ -16,8 +16,6 @@ from sklearn.utils import Bunch
 
 from acluster.datasets._data_home import get_data_home
 
-__all__ = ["fetch_mnist", "load_digits_28"]
-
 _N_TRAIN, _N_TEST = 60_000, 10_000
 
 # The file of each field, and the shape of its array.

@@ -11,8 +11,6 @@ from acluster import FeatureSets, MultimodalFeatureSets
 from acluster.datasets._benchmarks import read_arrays
 from acluster.datasets._data_home import get_data_home
 
-__all__ = ["load_utd_mhad"]
-
 _SENSORS_FILE = "utd_mhad/utd_mhad.npz"
 _DEPTH_FILE = "utd_mhad/utd_mhad_depth.npz"
 _TRAINING_SUBJECTS = (1, 3, 5, 7)

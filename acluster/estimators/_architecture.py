@@ -12,8 +12,6 @@ import torch
 from acluster.nn import Integration, IntegrationNetwork, ScoreFusionNetwork
 from acluster.training import resolve_device
 
-__all__ = ["Architecture"]
-
 
 @dataclass(frozen=True)
 class Architecture:

@@ -15,8 +15,6 @@ from acluster.estimators._parameters import ClusterParameters, choice, estimator
 from acluster.estimators._set_classifier import ATTRIBUTES, SetClassifier
 from acluster.nn import AttentionCluster, Weighting
 
-__all__ = ["AttentionClusterClassifier", "MultimodalAttentionClusterClassifier"]
-
 
 class AttentionClusters(SetClassifier, ClusterParameters):
     """The base of both classifiers."""

@@ -6,8 +6,6 @@ from typing import Any
 
 from acluster.training import Fit
 
-__all__ = ["EstimatorCallbacks"]
-
 
 class EstimatorCallbacks:
     """The callbacks set on an estimator, as a `Fit` calls them.

@@ -22,8 +22,6 @@ from acluster.nn import Integration
 from acluster.sets import check_modality_names
 from acluster.training import to_numpy_state, to_torch_state
 
-__all__ = ["check_savable", "describe", "restore"]
-
 _LIBRARIES = ("acluster", "numpy", "sklearn", "torch")
 _LABELS = {"bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"}
 _LABELS |= {"float16", "float32", "float64", "str", "object"}

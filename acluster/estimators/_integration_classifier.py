@@ -11,8 +11,6 @@ from acluster.estimators._parameters import estimator, parameter
 from acluster.estimators._set_classifier import SetClassifier
 from acluster.nn import Integration
 
-__all__ = ["BaseIntegrationClassifier", "IntegrationClassifier"]
-
 _PREFIX = "integration__"
 
 

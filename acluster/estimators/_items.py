@@ -13,16 +13,6 @@ from sklearn.utils.validation import _check_sample_weight
 from acluster.estimators._labels import LabelCoding, check_labels
 from acluster.sets import MultimodalFeatureSets, check_multimodal_sets, check_sets
 
-__all__ = [
-    "Items",
-    "check_X",
-    "check_items",
-    "check_partial_fit",
-    "check_validation",
-    "hold_out",
-    "unwrapped",
-]
-
 
 @dataclass(frozen=True)
 class Items:

@@ -15,8 +15,6 @@ from torch.nn import functional
 
 from acluster.sets import to_numpy
 
-__all__ = ["LabelCoding", "check_labels", "to_mean_one"]
-
 
 def check_labels(y: Any, estimator_name: str) -> NDArray[Any]:
     """Return y as an array: (n,) labels, or an (n, n_labels) indicator of 0 and 1.

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from acluster.training import FeatureMoments
 
-__all__ = ["MissingModality"]
-
 
 @dataclass(frozen=True)
 class MissingModality:

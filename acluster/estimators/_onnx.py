@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 from acluster.estimators._labels import LabelCoding
 from acluster.nn import IntegrationNetwork, PaddedNetwork
 
-__all__ = ["write_onnx"]
-
 OUTPUT = "probabilities"
 
 

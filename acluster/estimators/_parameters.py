@@ -26,18 +26,6 @@ from sklearn.utils._param_validation import (
 from acluster.nn import WEIGHTINGS, Weighting
 from acluster.training import CACHES, OPTIMIZERS
 
-__all__ = [
-    "ClusterParameters",
-    "TrainingParameters",
-    "boolean",
-    "choice",
-    "estimator",
-    "integer",
-    "parameter",
-    "real",
-    "value_per_modality",
-]
-
 _C = TypeVar("_C", bound=type)
 
 

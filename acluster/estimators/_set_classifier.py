@@ -61,8 +61,6 @@ from acluster.training import (
     to_torch_state,
 )
 
-__all__ = ["ATTRIBUTES", "SetClassifier", "restore_on_error"]
-
 # Parameters on which the bits of an epoch do not depend.
 _NOT_IN_IDENTITY = ("max_iter", "verbose", "warm_start", "device")
 

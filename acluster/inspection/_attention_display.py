@@ -10,8 +10,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from acluster.inspection._axes import as_axes, check_attends
 
-__all__ = ["AttentionDisplay"]
-
 _BAR_HEIGHT = 0.9  # of the largest weight, as a fraction of the height of a row
 
 

@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["as_axes", "check_attends"]
-
 
 def as_axes(given: Any, n: int, size: tuple[float, float]) -> NDArray[Any]:
     """Return `n` Axes: the given ones, or those of a new figure, one below the other.

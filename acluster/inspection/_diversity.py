@@ -7,8 +7,6 @@ from numpy.typing import NDArray
 
 from acluster import FeatureSets, MultimodalFeatureSets
 
-__all__ = ["unit_entropy", "unit_similarity"]
-
 # Weights in half precision are rounded to about three digits, so their sum may be off by 1 %.
 _TOLERANCE = 0.01
 

@@ -11,8 +11,6 @@ from acluster import MultimodalFeatureSets
 from acluster.inspection._axes import as_axes, check_attends
 from acluster.inspection._diversity import unit_entropy, unit_similarity
 
-__all__ = ["UnitDiversityDisplay"]
-
 _DEAD_ENTROPY = 0.99  # of the largest possible
 
 

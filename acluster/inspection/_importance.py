@@ -12,8 +12,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from acluster import MultimodalFeatureSets
 
-__all__ = ["modality_importance"]
-
 
 def modality_importance(
     estimator: Any,

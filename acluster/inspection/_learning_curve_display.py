@@ -10,8 +10,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from acluster.inspection._axes import as_axes
 
-__all__ = ["LearningCurveDisplay"]
-
 
 class LearningCurveDisplay:
     """Training loss and, if there is a validation set, validation accuracy of each epoch.

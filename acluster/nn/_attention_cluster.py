@@ -10,8 +10,6 @@ from acluster.nn._integration import Integration
 from acluster.nn._weighting import WEIGHTINGS, Weighting
 from acluster.nn.pooling import attend, shifted
 
-__all__ = ["AttentionCluster", "ShiftingOperation"]
-
 
 class ShiftingOperation(nn.Module):
     """Scale and shift each unit's output by learned scalars, then normalize it (equation 7).

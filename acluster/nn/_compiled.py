@@ -13,8 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["available_for", "run"]
-
 # `find_spec` locates Numba without importing it, so that `import acluster.nn` stays fast.
 _INSTALLED = importlib.util.find_spec("numba") is not None
 # Numba's "workqueue" threading layer aborts the process if two threads launch kernels at once.

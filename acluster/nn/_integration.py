@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from acluster.nn._weighting import uniform_
 from acluster.nn.pooling import attention_weights, drop_empty_sets
 
-__all__ = ["Integration"]
-
 
 class Integration(nn.Module, ABC):
     """Integrate the local features of each set into one vector: the base class.

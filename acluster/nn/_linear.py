@@ -18,8 +18,6 @@ from acluster._utils._memory import empty
 from acluster.nn._compiled import available_for, run
 from acluster.nn._weighting import uniform_
 
-__all__ = ["DropoutLinear"]
-
 # Elements of (n, in_features) to mask at a time: 1 MiB in float32, which fits the cache.
 _CHUNK_ELEMENTS = 1 << 18
 

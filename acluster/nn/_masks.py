@@ -10,8 +10,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["below_top_k", "mask_logits", "outside_pyramid_part", "positions_and_lengths"]
-
 
 def mask_logits(logits: Tensor, mask: Tensor) -> Tensor:
     """Return the logits with a very low value where `mask` is True.

@@ -14,8 +14,6 @@ from acluster.nn._linear import DropoutLinear
 from acluster.nn._standardization import Standardization
 from acluster.nn.pooling import drop_empty_sets
 
-__all__ = ["IntegrationNetwork", "ScoreFusionNetwork"]
-
 Packed = tuple[Tensor, Tensor]  # values (R, M) and offsets (n + 1,) of one modality
 
 

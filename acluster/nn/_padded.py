@@ -13,8 +13,6 @@ from acluster.nn._attention_cluster import AttentionCluster
 from acluster.nn._masks import below_top_k, mask_logits, outside_pyramid_part
 from acluster.nn._network import IntegrationNetwork
 
-__all__ = ["PaddedNetwork"]
-
 
 class PaddedNetwork(nn.Module):
     """A network of attention clusters over padded sets and their lengths.

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Standardization"]
-
 
 class Standardization(nn.Module):
     """Center and scale each feature: ``(x - mean) / scale``.

@@ -12,8 +12,6 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-__all__ = ["WEIGHTINGS", "AverageWeighting", "FC1Weighting", "FC2Weighting", "Weighting"]
-
 
 class Weighting(nn.Module, ABC):
     """Score every local feature for every attention unit: the base class.

@@ -5,19 +5,6 @@ from __future__ import annotations
 from acluster.estimators import BaseIntegrationClassifier, choice, estimator, integer
 from acluster.nn import integrations
 
-__all__ = [
-    "AttentionMILClassifier",
-    "AverageClassifier",
-    "BiLSTMClassifier",
-    "EfficientProbingClassifier",
-    "FlattenClassifier",
-    "GatedAttentionMILClassifier",
-    "NetVLADClassifier",
-    "SetTransformerClassifier",
-    "TSLSTMClassifier",
-    "TemporalInceptionClassifier",
-]
-
 
 @estimator
 class AverageClassifier(BaseIntegrationClassifier):

@@ -18,8 +18,6 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from acluster.estimators import check_labels, restore_on_error
 from acluster.sets import FeatureSets, MultimodalFeatureSets, check_multimodal_sets
 
-__all__ = ["PooledClassifier", "pooled_statistics"]
-
 _ROWS_PER_BLOCK = 1 << 16
 
 

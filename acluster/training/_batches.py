@@ -13,8 +13,6 @@ from torch import Tensor
 from acluster.sets import FeatureSets
 from acluster.training._packing import Packed, Packer
 
-__all__ = ["Batch", "BatchSource", "TrainingBatches", "items_per_block", "prefetched", "shuffled"]
-
 Items = NDArray[np.int64] | slice
 _T = TypeVar("_T")
 

@@ -15,8 +15,6 @@ from torch import Tensor
 from acluster.sets import FeatureSets, check_streamed, rows_of_runs
 from acluster.training._batches import BatchSource, items_per_block
 
-__all__ = ["CACHES", "cached"]
-
 CACHES = ("auto", "device", "memory", "stream")
 
 

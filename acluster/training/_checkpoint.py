@@ -18,8 +18,6 @@ from acluster._utils._model_file import ModelFileError, Tensors, open_model, wri
 from acluster.sets import FeatureSets
 from acluster.training._fit import Fit
 
-__all__ = ["Checkpoint", "check_resumable", "data_digest"]
-
 # After a write that took t seconds, none follows for 10 t: writing takes at most a tenth.
 _PAUSE_FACTOR = 10
 _ITEMS_PER_BLOCK = 4096

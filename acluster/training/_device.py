@@ -10,18 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = [
-    "autocast",
-    "check_precision",
-    "is_faster_in_bfloat16",
-    "make_generator",
-    "resolve_device",
-    "resolve_dtype",
-    "to_numpy_state",
-    "to_torch_state",
-]
-
-
 if hasattr(os, "register_at_fork"):
     # The child of a fork inherits OpenMP's state but not its threads: it would wait for them
     # forever.

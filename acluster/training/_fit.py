@@ -16,8 +16,6 @@ from acluster.training._batches import TrainingBatches
 from acluster.training._device import to_numpy_state, to_torch_state
 from acluster.training._trainer import Trainer
 
-__all__ = ["Callbacks", "Fit", "Patience"]
-
 
 class Callbacks(Protocol):
     """What is told of every epoch."""

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from acluster.sets import FeatureSets
 from acluster.training._batches import BatchSource, items_per_block
 
-__all__ = ["FeatureMoments", "feature_moments"]
-
 
 class FeatureMoments(NamedTuple):
     """The mean and standard deviation of every feature, (M,), over `n_rows` local features."""

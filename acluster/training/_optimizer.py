@@ -12,8 +12,6 @@ from torch.optim.adam import adam
 
 from acluster.training._device import to_numpy_state, to_torch_state
 
-__all__ = ["OPTIMIZERS", "Optimizer", "factored_gradients"]
-
 # Devices on which torch's fused Adam divides the gradients by `grad_scale` itself. It was made for
 # loss scaling; here it saves a pass over all gradients when they are clipped.
 _DIVIDING_DEVICES = ("cpu", "cuda")

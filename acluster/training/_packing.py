@@ -14,8 +14,6 @@ from torch import Tensor
 from acluster._utils._memory import Pool
 from acluster.sets import FeatureSets, check_streamed
 
-__all__ = ["Packed", "Packer", "sampled_rows"]
-
 Packed = tuple[Tensor, Tensor]  # values (R, M) on the device, offsets (n + 1,) on the CPU
 
 # torch uses its thread pool for operations on more elements than this.

@@ -18,8 +18,6 @@ from acluster.training._device import autocast, to_numpy_state, to_torch_state
 from acluster.training._optimizer import Optimizer, factored_gradients
 from acluster.training._packing import Packed
 
-__all__ = ["Trainer", "infer", "stack_blocks"]
-
 
 class Trainer:
     """A network, its loss and its optimizer; `step` trains on one batch.

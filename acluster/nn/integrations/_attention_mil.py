@@ -8,8 +8,6 @@ from torch import Tensor, nn
 from acluster.nn._integration import Integration
 from acluster.nn.pooling import attend
 
-__all__ = ["AttentionMIL", "GatedAttentionMIL"]
-
 
 class AttentionMIL(Integration):
     """Average the local features with weights from a two-layer attention unit.

@@ -7,8 +7,6 @@ from torch import Tensor
 from acluster.nn._integration import Integration
 from acluster.nn.pooling import attend
 
-__all__ = ["Average"]
-
 
 class Average(Integration):
     """Average the local features of each set.

@@ -5,8 +5,6 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["BatchNorm"]
-
 
 class BatchNorm(nn.BatchNorm1d):
     """Batch normalization that uses the running statistics for a batch of a single row.

@@ -8,8 +8,6 @@ from torch import Tensor, nn
 from acluster.nn._integration import Integration
 from acluster.nn.integrations._sequences import padded
 
-__all__ = ["BiLSTM"]
-
 
 class BiLSTM(Integration):
     """Concatenate the final states of a forward and a backward LSTM.

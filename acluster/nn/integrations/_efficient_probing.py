@@ -9,8 +9,6 @@ from acluster.nn._integration import Integration
 from acluster.nn.integrations._batch_norm import BatchNorm
 from acluster.nn.pooling import attend
 
-__all__ = ["EfficientProbing"]
-
 
 class EfficientProbing(Integration):
     """Pool slices of projected local features with learned queries, then normalize the batch.

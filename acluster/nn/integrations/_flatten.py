@@ -7,8 +7,6 @@ from torch import Tensor
 from acluster.nn._integration import Integration
 from acluster.nn.integrations._sequences import resampled
 
-__all__ = ["Flatten"]
-
 
 class Flatten(Integration):
     """Concatenate a fixed number of local features, taken at even distances.

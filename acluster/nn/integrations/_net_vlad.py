@@ -9,8 +9,6 @@ from torch.nn import functional
 from acluster.nn._integration import Integration
 from acluster.nn.integrations._batch_norm import BatchNorm
 
-__all__ = ["NetVLAD"]
-
 
 class NetVLAD(Integration):
     """Sum residuals from learned cluster centers, then apply a linear layer and context gating.

@@ -6,8 +6,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["padded", "resampled", "segment"]
-
 
 def padded(values: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
     """Return sets padded with zeros, (n, L, M), and a mask (n, L) that is False in the padding."""

@@ -9,8 +9,6 @@ from torch.nn import functional
 from acluster.nn._integration import Integration
 from acluster.nn.integrations._sequences import padded
 
-__all__ = ["SetTransformer"]
-
 
 class SetTransformer(Integration):
     """Pool by multihead attention from learned seed vectors to the local features.

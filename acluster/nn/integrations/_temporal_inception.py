@@ -13,8 +13,6 @@ from acluster.nn._integration import Integration
 from acluster.nn.integrations._batch_norm import BatchNorm
 from acluster.nn.integrations._sequences import resampled
 
-__all__ = ["TemporalInception"]
-
 
 class TemporalInception(Integration):
     """Apply temporal convolutions of two widths to each feature, then a linear layer.

@@ -9,8 +9,6 @@ from acluster.nn._integration import Integration
 from acluster.nn.integrations._batch_norm import BatchNorm
 from acluster.nn.integrations._sequences import segment
 
-__all__ = ["TSLSTM"]
-
 
 class TSLSTM(Integration):
     """Max-pool contiguous segments of each set and read them with an LSTM.

@@ -23,8 +23,6 @@ from torch.autograd.function import once_differentiable
 
 from acluster._utils._memory import empty
 
-__all__ = ["attend_analytic"]
-
 _MIN_NORM = 1e-12  # the default of torch.nn.functional.normalize, which the definition uses
 
 # Elements of (n, N, M) to work on at a time: 1 MiB in float32, which fits the cache.

@@ -20,8 +20,6 @@ from torch.autograd.function import once_differentiable
 from acluster._utils._memory import empty
 from acluster.nn._compiled import run
 
-__all__ = ["attend_numba"]
-
 
 def attend_numba(
     values: Tensor,

@@ -36,8 +36,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["attend_triton", "supports"]
-
 _INSTALLED = importlib.util.find_spec("triton") is not None
 # Triton compiles the host code that launches a kernel with a C compiler.
 _HAS_COMPILER = bool(os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang"))
