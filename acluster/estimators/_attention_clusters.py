@@ -12,7 +12,7 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 
 from acluster.estimators._parameters import ClusterParameters, choice, estimator, real
-from acluster.estimators._set_classifier import ATTRIBUTES, SetClassifier
+from acluster.estimators._set_classifier import SetClassifier
 from acluster.nn import AttentionCluster, Weighting
 
 
@@ -151,7 +151,6 @@ class AttentionClusterClassifier(AttentionClusters):
     """
 
     _is_multimodal = False
-    _attributes_doc = ATTRIBUTES
     missing_modality = "mask"  # an item without local features is an error here
 
 

@@ -314,8 +314,9 @@ def estimator(cls: _C) -> _C:
         text = indent(declared["doc"], "    ")
         entries.append(f"{one.name} : {type_}, default={default}\n{text}")
     made._parameter_constraints = constraints
+    attributes = next(text for base in cls.__mro__ if (text := _section(base, "Attributes")))
     made.__doc__ = _with_sections(
-        summary, {"Parameters": "\n\n".join(entries), "Attributes": made._attributes_doc}
+        summary, {"Parameters": "\n\n".join(entries), "Attributes": attributes}
     )
     return made
 
@@ -327,6 +328,15 @@ def _declaration(cls: type, name: str) -> dict[str, Any]:
         if own is not None and own.metadata:
             return dict(own.metadata)
     raise TypeError(f"{cls.__name__}.{name} is declared without `parameter`.")
+
+
+def _section(cls: type, title: str) -> str:
+    """The text of a numpydoc section of a class's own docstring, or nothing."""
+    text = inspect.cleandoc(vars(cls).get("__doc__") or "")
+    _, _, after = text.partition(f"\n{title}\n{'-' * len(title)}\n")
+    lines = after.split("\n")
+    ends = [i - 1 for i in range(1, len(lines)) if lines[i] and set(lines[i]) == {"-"}]
+    return "\n".join(lines[: ends[0]] if ends else lines).strip()
 
 
 def _with_sections(docstring: str, sections: dict[str, str]) -> str:

@@ -64,44 +64,6 @@ from acluster.training import (
 # Parameters on which the bits of an epoch do not depend.
 _NOT_IN_IDENTITY = ("max_iter", "verbose", "warm_start", "device")
 
-ATTRIBUTES = """
-classes_ : ndarray of shape (n_classes,)
-    The class labels, sorted; for an indicator y, the column numbers.
-
-n_features_in_ : int
-    The width M of a local feature, summed over the modalities.
-
-feature_names_in_ : ndarray of str
-    The column names. Defined only if X was a data frame.
-
-n_iter_ : int
-    The number of epochs trained.
-
-loss_curve_ : list of float
-    The training loss of every epoch: the weighted mean of the items' negative log-likelihood
-    (nats); for an indicator y, summed over the labels.
-
-validation_scores_ : list of float or None
-    The validation accuracy of every epoch, if there was a validation set; NaN for the epochs of a
-    fit without one.
-
-best_validation_score_ : float or None
-    The highest validation accuracy.
-
-network_ : acluster.nn.IntegrationNetwork
-    The fitted torch module.
-"""
-
-_MODALITY_ATTRIBUTES = """
-modalities_ : list of str
-    The names of the modalities, in the order of the global feature. Sets without a name are one
-    modality, "features".
-
-feature_means_ : dict of str to ndarray of shape (M,), or None
-    The mean local feature of every modality over the training set, which stands for a missing
-    one; None under ``missing_modality="mask"``.
-"""
-
 
 def restore_on_error(fit: Callable[..., Any]) -> Callable[..., Any]:
     """Leave the estimator as it was if `fit` fails; ignore torch modes set by the caller."""
@@ -140,12 +102,47 @@ class SetClassifier(
     A subclass declares its parameters, decorated by `estimator`, and names the class of its
     `acluster.nn.Integration` with those of the parameters that its constructor takes. Inside,
     every X is a `MultimodalFeatureSets`; a classifier of one modality wraps and unwraps it.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The class labels, sorted; for an indicator y, the column numbers.
+
+    modalities_ : list of str
+        The names of the modalities, in the order of the global feature; sets without a name are
+        one modality, "features". Defined only by classifiers that accept several modalities.
+
+    feature_means_ : dict of str to ndarray of shape (M,), or None
+        The mean local feature of every modality over the training set, which replaces a missing
+        set; None under ``missing_modality="mask"``. Defined as `modalities_`.
+
+    n_features_in_ : int
+        The width M of a local feature, summed over the modalities.
+
+    feature_names_in_ : ndarray of str
+        The column names. Defined only if X was a data frame.
+
+    n_iter_ : int
+        The number of epochs trained.
+
+    loss_curve_ : list of float
+        The training loss of every epoch: the weighted mean of the items' negative log-likelihood
+        (nats); for an indicator y, summed over the labels.
+
+    validation_scores_ : list of float or None
+        The validation accuracy of every epoch, if there was a validation set; NaN for the epochs
+        of a fit without one.
+
+    best_validation_score_ : float or None
+        The highest validation accuracy.
+
+    network_ : acluster.nn.IntegrationNetwork
+        The fitted torch module.
     """
 
     _integration: ClassVar[type[Integration]]
     _integration_parameters: ClassVar[tuple[str, ...]] = ()
     _is_multimodal: ClassVar[bool] = True
-    _attributes_doc: ClassVar[str] = f"{_MODALITY_ATTRIBUTES}{ATTRIBUTES}"
 
     # Set by `fit`.
     network_: IntegrationNetwork
