@@ -1,6 +1,6 @@
 """The classifier on the global features: dropout and one linear layer.
 
-The weight has one row per component of the global feature, and is by far the largest parameter.
+The weight has one row per component of the global feature, and is usually the largest parameter.
 This layer therefore takes care of three things that `torch.nn.Dropout` and `torch.nn.Linear` do
 not: cheap dropout masks, a gradient in two small factors instead of one large matrix, and no
 products of subnormal numbers.
