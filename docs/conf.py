@@ -40,7 +40,7 @@ toc_object_entries_show_parents = "hide"
 
 nitpicky = True  # a reference to a name that does not exist is an error
 nitpick_ignore_regex = [
-    ("py:.*", r"(sklearn|numpy|torch|zarr)\..*"),  # documented elsewhere
+    ("py:.*", r"(joblib|sklearn|numpy|torch|zarr)\..*"),  # documented elsewhere
     ("py:obj", r"[a-z_]+_"),  # fitted attributes that are properties
     # From the docstrings of methods inherited from scikit-learn:
     ("std:ref", "metadata_routing|accuracy_score|df_output_transform|sphx_glr_auto_examples_.*"),
