@@ -6,11 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from acluster import FeatureSets
 
 # Nets this small run faster on one thread, and the suite runs in several processes.
 torch.set_num_threads(1)
+
+# How long an example takes depends on the processor and its load, and says nothing of the code.
+settings.register_profile("any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any speed")
 
 
 def make_sets(n=60, n_features=4, n_classes=2, dtype=np.float64, seed=0, gap=6.0):

@@ -13,6 +13,8 @@ from acluster import FeatureSets
 from acluster.datasets import FrameExtractor, _extractor, load_digits_28, make_flash_mnist
 from acluster.datasets._frame_network import _convolve_and_pool
 
+pytestmark = pytest.mark.numerical
+
 
 @pytest.fixture(scope="module")
 def digits():

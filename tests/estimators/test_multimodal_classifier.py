@@ -19,6 +19,8 @@ from acluster.nn import AttentionCluster, IntegrationNetwork
 from acluster.preprocessing import LocalFeatureTransformer
 from tests.conftest import make_sets
 
+pytestmark = pytest.mark.numerical
+
 
 def make_modalities(n=60, missing=(), seed=0):
     """Two modalities of different width; `missing` items lack the audio."""

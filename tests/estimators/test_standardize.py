@@ -19,6 +19,8 @@ from acluster import (
 from acluster.preprocessing import LocalFeatureTransformer
 from tests.conftest import make_sets
 
+pytestmark = pytest.mark.numerical
+
 NETWORKS = sorted({*rivals.__all__} - {"PooledClassifier", "pooled_statistics"})
 
 

@@ -9,6 +9,8 @@ from sklearn.metrics.pairwise import cosine_similarity
 from acluster import AttentionClusterClassifier, FeatureSets, MultimodalFeatureSets
 from acluster.inspection import unit_entropy, unit_similarity
 
+pytestmark = pytest.mark.numerical
+
 
 def weights(rng, lengths, n_units=3):
     """Random attention weights: the columns of every set sum to 1."""

@@ -17,6 +17,8 @@ from acluster.nn import (
 )
 from tests import reference
 
+pytestmark = pytest.mark.numerical
+
 lengths_of_sets = st.lists(st.integers(1, 7), min_size=1, max_size=8)
 cases = {
     "lengths": lengths_of_sets,

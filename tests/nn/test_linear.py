@@ -7,6 +7,8 @@ from torch import nn
 from acluster.nn import DropoutLinear, _compiled, _linear
 from acluster.nn._linear import _drawn_dropout, _mask
 
+pytestmark = pytest.mark.numerical
+
 
 @pytest.fixture(
     params=[

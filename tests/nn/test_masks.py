@@ -15,6 +15,8 @@ from acluster.nn.pooling._analytic import attend_analytic
 from tests import reference
 from tests.nn.test_attention_cluster import make_packed, numpy_parameters
 
+pytestmark = pytest.mark.numerical
+
 cases = {
     "lengths": st.lists(st.integers(1, 9), min_size=1, max_size=6),
     "cluster_size": st.integers(7, 9),

@@ -7,6 +7,8 @@ from torch import nn
 from acluster.training import _optimizer
 from acluster.training._optimizer import OPTIMIZERS, Optimizer
 
+pytestmark = pytest.mark.numerical
+
 TORCHS = {
     "rmsprop": torch.optim.RMSprop,
     "adam": torch.optim.Adam,

@@ -21,6 +21,8 @@ from acluster.training import (
     to_torch_state,
 )
 
+pytestmark = pytest.mark.numerical
+
 
 class Sums(nn.Module):
     """One logit per item: a weight times the sum of all values of the set."""

@@ -11,6 +11,8 @@ from acluster.nn.integrations._batch_norm import BatchNorm
 from acluster.nn.integrations._sequences import segment
 from tests.nn.integrations import reference
 
+pytestmark = pytest.mark.numerical
+
 M = 6
 LENGTHS = [3, 1, 11, 7, 5]
 CASES = {

@@ -15,6 +15,8 @@ from acluster.nn.pooling import _analytic, attend_plainly
 from acluster.nn.pooling._analytic import attend_analytic
 from acluster.nn.pooling._numba import attend_numba
 
+pytestmark = pytest.mark.numerical
+
 needs_numba = pytest.mark.skipif(not _compiled._INSTALLED, reason="Numba is not installed")
 compiled = pytest.param(attend_numba, marks=needs_numba, id="attend_numba")
 implementations = pytest.mark.parametrize("implementation", [attend_analytic, compiled])
