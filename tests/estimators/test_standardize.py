@@ -1,4 +1,4 @@
-"""`standardize=True` is a scaler in front, inside the network."""
+"""`standardize=True` equals a scaler in front of the network, and the warning that names it."""
 
 import pickle
 
@@ -25,7 +25,7 @@ NETWORKS = sorted({*rivals.__all__} - {"PooledClassifier", "pooled_statistics"})
 
 
 def ill_scaled(dtype=np.float64):
-    """Features of very different scales; one is constant."""
+    """Return sets whose features have very different scales; one feature is constant."""
     X, y = make_sets()
     values, offsets = X.packed()
     values = values * [1000, 0.001, 1, 0] + [5000, 0, -3, 7]
@@ -38,7 +38,7 @@ def make(**changes):
 
 
 @pytest.mark.parametrize("weighting", ["fc1", "fc2", "average"])
-def test_it_is_a_scaler_in_front(weighting):
+def test_standardize_equals_a_scaler_in_a_pipeline(weighting):
     X, y = ill_scaled()
     inside = make(standardize=True, weighting=weighting).fit(X, y)
     before = make_pipeline(LocalFeatureTransformer(StandardScaler()), make(weighting=weighting))
@@ -51,7 +51,7 @@ def test_it_is_a_scaler_in_front(weighting):
         np.testing.assert_allclose(a, b, atol=1e-9)
 
 
-def test_no_warning_of_what_is_put_right(recwarn):
+def test_standardize_silences_the_warning_of_scale(recwarn):
     X, y = ill_scaled()
     make(standardize=True).fit(X, y)
     assert not recwarn.list
@@ -60,7 +60,7 @@ def test_no_warning_of_what_is_put_right(recwarn):
 
 
 @pytest.mark.parametrize("missing_modality", ["mean", "mask"])
-def test_several_modalities(missing_modality):
+def test_standardize_scales_every_modality(missing_modality):
     frames, y = ill_scaled()
     sounds = FeatureSets(np.arange(59.0)[:, None] * [1, 100], np.r_[0, 0, np.arange(1, 60)])
     X = MultimodalFeatureSets({"frames": frames, "sounds": sounds})
@@ -76,7 +76,7 @@ def test_several_modalities(missing_modality):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_rivals(name):
+def test_standardize_of_rivals_equals_a_scaler(name):
     X, y = ill_scaled()
     parameters = {"max_iter": 2, "tol": None, "random_state": 0}
     inside = getattr(rivals, name)(standardize=True, **parameters).fit(X, y)
@@ -85,7 +85,7 @@ def test_rivals(name):
     np.testing.assert_allclose(inside.predict_proba(X), outside.predict_proba(scaled), atol=1e-6)
 
 
-def test_a_store_is_as_good_as_memory(tmp_path):
+def test_standardize_from_a_store_gives_the_same_bits(tmp_path):
     X, y = ill_scaled(np.float32)
     save_feature_sets(tmp_path / "store.zarr", X)
     for cache in ("memory", "stream"):
@@ -94,7 +94,7 @@ def test_a_store_is_as_good_as_memory(tmp_path):
         assert np.array_equal(stored.predict_proba(tmp_path / "store.zarr"), expected)
 
 
-def test_what_was_learnt_stays():
+def test_warm_start_and_partial_fit_keep_the_first_statistics():
     X, y = ill_scaled()
     clf = make(standardize=True, warm_start=True).fit(X, y)
     before = clf.network_.standardizations[0].mean.clone()
@@ -111,7 +111,7 @@ def test_what_was_learnt_stays():
         make(standardize=True, warm_start=True).fit(X, y).set_params(standardize=False).fit(X, y)
 
 
-def test_only_what_is_trained_on_counts():
+def test_standardize_ignores_items_of_weight_zero():
     X, y = ill_scaled()
     weights = np.r_[np.ones(40), np.zeros(20)]
     clf = make(standardize=True).fit(X, y, sample_weight=weights)
@@ -119,7 +119,7 @@ def test_only_what_is_trained_on_counts():
     np.testing.assert_allclose(clf.network_.standardizations[0].mean.numpy(), expected)
 
 
-def test_it_goes_along(tmp_path):
+def test_standardize_survives_pickle_save_and_checkpoint(tmp_path):
     X, y = ill_scaled()
     clf = make(standardize=True).fit(X, y)
     expected = clf.predict_proba(X)
@@ -130,18 +130,7 @@ def test_it_goes_along(tmp_path):
     assert np.array_equal(checkpointed.predict_proba(X), expected)
 
 
-def test_onnx_has_it(tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime")
-    X, y = ill_scaled()
-    clf = make(standardize=True).fit(X, y)
-    clf.to_onnx(tmp_path / "model.onnx")
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    for rows, proba in zip(X[:3], clf.predict_proba(X[:3]), strict=True):
-        inputs = {"features": rows[None], "features_lengths": np.array([len(rows)])}
-        np.testing.assert_allclose(session.run(None, inputs)[0], proba[None], atol=1e-5)
-
-
-def test_what_varies_by_rounding_is_constant():
+def test_standardize_treats_rounding_noise_as_constant():
     X, y = make_sets()
     values, offsets = X.packed()
     noise = np.random.default_rng(0).choice([1.0, 1 + 2e-16], size=len(values))
@@ -151,3 +140,29 @@ def test_what_varies_by_rounding_is_constant():
         scale = clf.network_.standardizations[0].scale.numpy()
         assert scale[4] == 1
         assert (scale > 0).all()
+
+
+class TestWarningOfScale:
+    @pytest.mark.parametrize(
+        ("scale", "shown", "method"),
+        [(300.0, "3e+02", "fit"), (0.001, "0.00", "fit"), (300.0, "3e+02", "partial_fit")],
+    )
+    def test_fit_warns_of_badly_scaled_features(self, scale, shown, method):
+        rng = np.random.default_rng(0)
+        X = [scale * rng.normal(size=(length, 4)) for length in rng.integers(3, 9, 100)]
+        y = np.arange(100) % 2
+        classes = {"classes": [0, 1]} if method == "partial_fit" else {}
+        with pytest.warns(UserWarning, match=r"of X have a spread of .*standardize=True") as seen:
+            getattr(make(max_iter=1), method)(X, y, **classes)
+        assert f"spread of {shown}" in str(seen[0].message)
+        assert seen[0].filename == __file__
+
+    def test_fit_warns_of_one_badly_scaled_modality(self):
+        X = {"rgb": np.ones((4, 3, 2)), "audio": 300 * np.arange(24.0).reshape(4, 3, 2)}
+        clf = MultimodalAttentionClusterClassifier(max_iter=1, tol=None)
+        with pytest.warns(UserWarning, match="of modality 'audio' have a spread"):
+            clf.fit(X, [0, 1, 0, 1])
+
+    @pytest.mark.parametrize("value", [0.0, 1e6])
+    def test_fit_does_not_warn_of_constant_features(self, value):
+        make(max_iter=1).fit(np.full((4, 3, 2), value), [0, 1, 0, 1])
