@@ -1,4 +1,4 @@
-"""One attention cluster per modality: missing modalities, parameters and outputs by modality."""
+"""MultimodalAttentionClusterClassifier: parameters per modality, forms of X, missing modalities."""
 
 import pickle
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.numerical
 
 
 def make_modalities(n=60, missing=(), seed=0):
-    """Two modalities of different width; `missing` items lack the audio."""
+    """Return two modalities of different widths; the items in `missing` lack the audio."""
     rgb, y = make_sets(n, seed=seed)
     rng = np.random.default_rng(seed + 1)
     audio = [
@@ -43,16 +43,16 @@ MISSING = [0, 1, 7, 20]
 X_missing, _ = make_modalities(missing=MISSING)
 
 
-class TestParameters:
+class TestParametersPerModality:
     @pytest.mark.parametrize("options", [{"n_attended": 2}, {"pyramid_levels": 2}])
     @pytest.mark.parametrize("missing_modality", ["mean", "mask"])
-    def test_a_modality_that_nobody_has_is_attended_to_by_nobody(self, options, missing_modality):
+    def test_attention_weights_of_an_absent_modality_are_empty(self, options, missing_modality):
         clf = make_classifier(missing_modality=missing_modality, **options).fit(X_missing, y)
         attention = clf.attention_weights({"rgb": X["rgb"][:3]})
         assert [weights.shape for weights in attention["audio"]] == [(0, 4)] * 3
         assert [len(weights) for weights in attention["rgb"]] == list(X["rgb"].lengths[:3])
 
-    def test_one_value_or_one_for_each(self):
+    def test_parameters_accept_a_dict_per_modality(self):
         clf = make_classifier(
             cluster_size={"audio": 3, "rgb": 5},
             weighting={"rgb": "fc2", "audio": "average"},
@@ -72,13 +72,13 @@ class TestParameters:
         assert clf.modalities_ == ["rgb", "audio"]
         assert clf.n_features_in_ == 4 + 3
 
-    def test_search_over_sizes_by_modality(self):
+    def test_grid_search_over_a_dict_per_modality(self):
         grid = {"cluster_size": [1, {"rgb": 8, "audio": 2}]}
         search = GridSearchCV(make_classifier(max_iter=20), grid, cv=3).fit(X, y)
         assert search.best_score_ > 0.8
         assert [p["cluster_size"] for p in search.cv_results_["params"]] == grid["cluster_size"]
 
-    def test_one_modality_is_the_sibling(self):
+    def test_one_modality_equals_attention_cluster_classifier(self):
         clf = make_classifier().fit({"features": X["rgb"]}, y)
         sibling = AttentionClusterClassifier(
             cluster_size=4, max_iter=5, tol=None, dropout=0.0, random_state=0
@@ -94,13 +94,13 @@ FORMS = {
 }
 
 
-class TestForms:
+class TestFormsOfX:
     @pytest.mark.parametrize("name", FORMS)
-    def test_all_are_the_same_items(self, name):
+    def test_predict_proba_accepts_every_form_of_x(self, name):
         clf = make_classifier().fit(X, y)
         np.testing.assert_array_equal(clf.predict_proba(FORMS[name]), clf.predict_proba(X))
 
-    def test_none_is_missing(self):
+    def test_none_is_a_missing_modality(self):
         clf = make_classifier().fit(X_missing, y)
         audio = [None if i in MISSING else sets for i, sets in enumerate(X_missing["audio"])]
         with_none = clf.predict_proba({"rgb": X["rgb"], "audio": audio})
@@ -111,22 +111,22 @@ class TestForms:
         ]
         np.testing.assert_array_equal(clf.predict_proba(items), with_none)
 
-    def test_some_of_the_modalities(self):
+    def test_fit_on_a_subset_of_the_modalities(self):
         assert X[["audio"]].names == ["audio"]
         clf = make_classifier().fit(X[["rgb", "audio"]][5:], y[5:])
         assert clf.fit(X[["audio"]], y).modalities_ == ["audio"]
 
-    def test_items_that_are_no_mappings_are_named(self):
+    def test_fit_names_an_item_that_is_not_a_mapping(self):
         with pytest.raises(ValueError, match=r"X\[1\]"):
             make_classifier().fit([{"rgb": np.ones((1, 2))}, None], [0, 1])
 
-    def test_one_local_feature_per_item(self):
+    def test_two_dimensional_tables_are_sets_of_one_local_feature(self):
         tables = {"rgb": np.eye(4)[y], "audio": np.eye(3)[y]}
         assert make_classifier(max_iter=100).fit(tables, y).score(tables, y) == 1.0
 
 
-class TestOutputs:
-    def test_global_feature_is_that_of_each_modality_side_by_side(self):
+class TestTransformAndAttention:
+    def test_transform_concatenates_the_modalities(self):
         clf = make_classifier(cluster_size={"rgb": 2, "audio": 5}).fit(X, y)
         g = clf.transform(X)
         assert g.shape == (60, 2 * 4 + 5 * 3)
@@ -139,7 +139,7 @@ class TestOutputs:
             np.testing.assert_allclose(g[:, columns], alone, atol=1e-12)
             np.testing.assert_allclose(np.linalg.norm(g[:, columns], axis=1), 1)
 
-    def test_names(self):
+    def test_get_feature_names_out_names_modality_unit_and_feature(self):
         clf = make_classifier(cluster_size={"rgb": 1, "audio": 2}).fit(X, y)
         names = clf.get_feature_names_out()
         assert [*names[:4]] == [f"rgb_unit0_x{i}" for i in range(4)]
@@ -149,7 +149,7 @@ class TestOutputs:
         table = clf.set_output(transform="pandas").transform(X)
         assert [*table.columns] == [*names]
 
-    def test_attention_weights_sum_to_one_where_there_is_something(self):
+    def test_attention_weights_sum_to_one_over_present_modalities(self):
         clf = make_classifier(cluster_size={"rgb": 1, "audio": 2}).fit(X_missing, y)
         weights = clf.attention_weights(X_missing)
         for name, n_units in (("rgb", 1), ("audio", 2)):
@@ -159,14 +159,14 @@ class TestOutputs:
                 if len(a):
                     np.testing.assert_allclose(a.sum(axis=0), 1)
 
-    def test_pickled(self):
+    def test_pickle_predicts_the_same_bits(self):
         clf = make_classifier().fit(X_missing, y)
         copy = pickle.loads(pickle.dumps(clf))
         np.testing.assert_array_equal(copy.predict_proba(X_missing), clf.predict_proba(X_missing))
 
 
-class TestMissing:
-    def test_the_mean_training_feature_stands_in(self):
+class TestMissingModality:
+    def test_mean_replaces_a_missing_modality_at_predict(self):
         clf = make_classifier().fit(X_missing, y)
         mean = X_missing["audio"].packed()[0].mean(axis=0)
         np.testing.assert_allclose(clf.feature_means_["audio"], mean)
@@ -174,14 +174,14 @@ class TestMissing:
         filled = {"rgb": X["rgb"], "audio": audio}
         np.testing.assert_allclose(clf.predict_proba(X_missing), clf.predict_proba(filled))
 
-    def test_fitting_with_gaps_is_fitting_with_the_mean(self):
+    def test_mean_replaces_a_missing_modality_at_fit(self):
         mean = X_missing["audio"].packed()[0].mean(axis=0)
         audio = [mean[None] if len(x) == 0 else x for x in X_missing["audio"]]
         gaps = make_classifier().fit(X_missing, y)
         filled = make_classifier().fit({"rgb": X["rgb"], "audio": audio}, y)
         np.testing.assert_allclose(gaps.loss_curve_, filled.loss_curve_)
 
-    def test_the_mask_zeroes_the_modality_and_scales_the_rest(self):
+    def test_mask_zeroes_the_modality_and_scales_the_others(self):
         clf = make_classifier(missing_modality="mask").fit(X_missing, y)
         assert clf.feature_means_ is None
         g, whole = clf.transform(X_missing), clf.transform(X)
@@ -191,7 +191,7 @@ class TestMissing:
         complete = clf.transform(X_missing[there])
         np.testing.assert_array_equal(g[there], complete)
 
-    def test_no_gradient_reaches_a_masked_cluster(self):
+    def test_mask_passes_no_gradient_to_the_missing_cluster(self):
         network = IntegrationNetwork([AttentionCluster(2, 3), AttentionCluster(2, 3)], 1)
         there, gone = torch.tensor([0, 2, 3]), torch.tensor([0, 0, 0])
         sets = [(torch.randn(3, 2), there), (torch.randn(0, 2), gone)]
@@ -201,27 +201,27 @@ class TestMissing:
         assert network.attention_weights(sets)[1].shape == (0, 3)
 
     @pytest.mark.parametrize("rule", ["mean", "mask"])
-    def test_a_modality_may_be_absent_altogether_at_predict(self, rule):
+    def test_predict_accepts_x_without_a_modality(self, rule):
         clf = make_classifier(missing_modality=rule).fit(X, y)
         nothing = FeatureSets(np.empty((0, 3)), np.zeros(61, int))
         empty = clf.predict_proba({"rgb": X["rgb"], "audio": nothing})
         np.testing.assert_array_equal(clf.predict_proba({"rgb": X["rgb"]}), empty)
 
-    def test_partial_fits_average_over_all_items_so_far(self):
+    def test_partial_fit_updates_the_means(self):
         clf = make_classifier()
         for part in (slice(0, 25), slice(25, 60)):
             clf.partial_fit(X_missing[part], y[part], classes=[0, 1])
         whole = X_missing["audio"].packed()[0].mean(axis=0)
         np.testing.assert_allclose(clf.feature_means_["audio"], whole)
 
-    def test_the_mean_starts_anew_after_a_mask(self):
+    def test_warm_start_recomputes_the_means_after_a_mask(self):
         clf = make_classifier(warm_start=True).fit(X_missing, y)
         mean = clf.feature_means_["audio"]
         clf.set_params(missing_modality="mask").fit(X_missing, y)
         clf.set_params(missing_modality="mean").fit(X_missing, y)
         np.testing.assert_allclose(clf.feature_means_["audio"], mean)
 
-    def test_modality_dropout_touches_training_only_and_is_reproducible(self):
+    def test_modality_dropout_is_reproducible_and_only_for_training(self):
         a = make_classifier(modality_dropout=0.5).fit(X, y)
         b = make_classifier(modality_dropout=0.5).fit(X, y)
         np.testing.assert_array_equal(a.predict_proba(X), b.predict_proba(X))
@@ -229,8 +229,8 @@ class TestMissing:
         assert make_classifier().fit(X, y).loss_curve_ != a.loss_curve_
 
 
-class TestTransformedModalities:
-    def test_each_modality_has_a_scaler_of_its_own(self):
+class TestLocalFeatureTransformer:
+    def test_fit_transform_scales_each_modality_by_itself(self):
         scaled = LocalFeatureTransformer(StandardScaler()).fit_transform(X_missing)
         for name in X_missing.names:
             values = scaled[name].packed()[0]
@@ -238,15 +238,15 @@ class TestTransformedModalities:
             np.testing.assert_allclose(values.std(axis=0), 1)
             np.testing.assert_array_equal(scaled[name].lengths, X_missing[name].lengths)
 
-    def test_or_its_own_transformer_or_none(self):
+    def test_transformer_may_be_a_dict_with_passthrough(self):
         own = {"rgb": StandardScaler(), "audio": "passthrough"}
         scaled = LocalFeatureTransformer(own).fit_transform(X)
         np.testing.assert_array_equal(scaled["audio"].packed()[0], X["audio"].packed()[0])
         assert abs(scaled["rgb"].packed()[0].mean()) < 1e-12
-        with pytest.raises(ValueError, match=r"names the modalities \['rgb'\], but X has"):
+        with pytest.raises(ValueError, match=r"has the modalities \['rgb'\], but X has"):
             LocalFeatureTransformer({"rgb": StandardScaler()}).fit(X)
 
-    def test_in_a_pipeline_with_an_absent_modality(self):
+    def test_pipeline_predicts_without_a_modality(self):
         model = make_pipeline(LocalFeatureTransformer(StandardScaler()), make_classifier())
         model.fit(X_missing, y)
         assert model.predict({"rgb": X["rgb"]}).shape == (60,)

@@ -1,4 +1,4 @@
-"""An exported model gives, in another runtime, what `predict_proba` gives."""
+"""`to_onnx` and `to_torch`: ONNX Runtime gives the probabilities of `predict_proba`."""
 
 import importlib.util
 import json
@@ -9,7 +9,7 @@ import pytest
 import torch
 from sklearn.exceptions import NotFittedError
 
-from acluster import AttentionClusterClassifier, MultimodalAttentionClusterClassifier
+from acluster import AttentionClusterClassifier, FeatureSets, MultimodalAttentionClusterClassifier
 from acluster.nn import IntegrationNetwork, PaddedNetwork
 from acluster.rivals import AverageClassifier
 from tests.conftest import make_sets
@@ -18,7 +18,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 
 def padded(sets, width, fill):
-    """(n, L, M) and lengths, with `fill` for what is not there."""
+    """Return the sets as an array (n, L, M), padded by `fill`, and their lengths."""
     lengths = np.array([0 if rows is None else len(rows) for rows in sets])
     values = np.full((len(sets), max(lengths.max(), 1), width), float(fill))
     for item, rows in zip(values, sets, strict=True):
@@ -35,21 +35,21 @@ def run(path, dtype=np.float64, **sets):
     return session.run(["probabilities"], inputs)[0]
 
 
-@pytest.mark.parametrize("weighting", ["fc1", "fc2", "average"])
 @pytest.mark.parametrize(
-    ("shifting", "dtype", "options"),
+    ("weighting", "shifting", "dtype", "options"),
     [
-        (True, np.float32, {}),
-        (False, np.float64, {}),
-        (True, np.float32, {"n_attended": 3, "pyramid_levels": 2}),
+        ("fc1", True, np.float32, {}),
+        ("fc2", False, np.float64, {}),
+        ("average", True, np.float32, {}),
+        ("fc1", True, np.float32, {"n_attended": 3, "pyramid_levels": 2}),
     ],
 )
-def test_sets_of_any_size(tmp_path, weighting, shifting, dtype, options):
+def test_to_onnx_predicts_sets_of_any_size(tmp_path, weighting, shifting, dtype, options):
     X, y = make_sets(n=60, n_classes=3, dtype=dtype)
     clf = AttentionClusterClassifier(
         weighting=weighting, shifting=shifting, cluster_size=5, learning_rate=0.05, tol=None
     )
-    clf.set_params(max_iter=20, random_state=0, **options).fit(X, y)
+    clf.set_params(max_iter=5, random_state=0, **options).fit(X, y)
     clf.to_onnx(tmp_path / "model.onnx")
     rng = np.random.default_rng(0)
     sets = [rng.normal(size=(size, X[0].shape[1])).astype(dtype) for size in (1, 7, 300)]
@@ -63,19 +63,20 @@ def test_sets_of_any_size(tmp_path, weighting, shifting, dtype, options):
         np.testing.assert_allclose(together, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("missing_modality", ["mean", "mask"])
-def test_items_that_lack_a_modality(tmp_path, missing_modality):
+@pytest.mark.parametrize(("missing_modality", "is_multilabel"), [("mean", False), ("mask", True)])
+def test_to_onnx_predicts_items_that_lack_a_modality(tmp_path, missing_modality, is_multilabel):
     X, y = make_sets(n=40, n_classes=3)
+    y = np.stack([y == 0, y > 0], axis=1).astype(int) if is_multilabel else y
     rng = np.random.default_rng(1)
     sounds = [rng.normal(size=(1 + i % 3, 2)) if i % 4 else None for i in range(40)]
     both = {"frames": list(X), "sounds": sounds}
     clf = MultimodalAttentionClusterClassifier(
         cluster_size={"frames": 3, "sounds": 2}, missing_modality=missing_modality, tol=None
     )
-    clf.set_params(max_iter=20, learning_rate=0.05, random_state=0).fit(both, y)
+    clf.set_params(max_iter=5, learning_rate=0.05, random_state=0).fit(both, y)
     clf.to_onnx(tmp_path / "model.onnx")
     inputs = {
-        name: padded(both[name], width, 9.0) for name, width in clf._architecture.widths.items()
+        name: padded(both[name], width, 9.0) for name, width in (("frames", 4), ("sounds", 2))
     }
     got = run(tmp_path / "model.onnx", **inputs)
     np.testing.assert_allclose(got, clf.predict_proba(both), atol=1e-5)
@@ -84,24 +85,43 @@ def test_items_that_lack_a_modality(tmp_path, missing_modality):
     np.testing.assert_allclose(got, clf.predict_proba({"frames": both["frames"]}), atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["binary", "multilabel", "text"])
-def test_classes(tmp_path, kind):
-    X, y = make_sets(n=40, n_classes=3)
-    labels = {
-        "binary": y > 0,
-        "multilabel": np.stack([y == 0, y > 0], axis=1).astype(int),
-        "text": np.array(["a", "b", "c"])[y],
-    }[kind]
-    clf = AttentionClusterClassifier(cluster_size=3, max_iter=5, tol=None).fit(X, labels)
-    clf.to_onnx(tmp_path / "model.onnx")
-    got = run(tmp_path / "model.onnx", features=padded(list(X), X[0].shape[1], 0))
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Export a standardizing binary classifier of strings, and record what it logs."""
+    X, y = make_sets(n=40)
+    X = FeatureSets(X.packed()[0] * [1000, 0.001, 1, 0] + [5000, 0, -3, 7], X.packed()[1])
+    clf = AttentionClusterClassifier(cluster_size=3, max_iter=5, tol=None, standardize=True)
+    clf.fit(X, np.array(["clap", "wave"])[y])
+    path, records = tmp_path_factory.mktemp("onnx") / "model.onnx", []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = records.append
+    logging.root.addHandler(handler)
+    try:
+        clf.to_onnx(path)
+    finally:
+        logging.root.removeHandler(handler)
+    return clf, X, path, records
+
+
+def test_to_onnx_includes_the_standardization(exported):
+    clf, X, path, _ = exported
+    got = run(path, features=padded(list(X), 4, 0))
     np.testing.assert_allclose(got, clf.predict_proba(X), atol=1e-5)
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
-    assert classes == clf.classes_.tolist()
 
 
-def test_what_to_install_is_said(tmp_path, monkeypatch):
+def test_to_onnx_records_the_classes(exported):
+    clf, _, path, _ = exported
+    metadata = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["classes"]) == clf.classes_.tolist() == ["clap", "wave"]
+
+
+def test_to_onnx_logs_no_warnings_and_restores_logging(exported):
+    *_, records = exported
+    assert not records
+    assert logging.root.manager.disable == logging.NOTSET
+
+
+def test_to_onnx_names_the_missing_package_and_reserved_modality_names(tmp_path, monkeypatch):
     X, y = make_sets(n=20)
     clf = AttentionClusterClassifier(max_iter=1, tol=None)
     with pytest.raises(NotFittedError):
@@ -119,14 +139,7 @@ def test_what_to_install_is_said(tmp_path, monkeypatch):
     assert not (tmp_path / "model.onnx").exists()
 
 
-def test_logging_is_as_before(tmp_path, caplog):
-    X, y = make_sets(n=20)
-    AttentionClusterClassifier(max_iter=1, tol=None).fit(X, y).to_onnx(tmp_path / "model.onnx")
-    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert logging.root.manager.disable == logging.NOTSET
-
-
-def test_torch_exports_it_too():
+def test_padded_network_is_exported_by_torch():
     X, y = make_sets(n=20)
     clf = AttentionClusterClassifier(cluster_size=2, max_iter=1, tol=None).fit(X, y)
     network = PaddedNetwork(clf.to_torch(), [None])
@@ -140,14 +153,14 @@ def test_torch_exports_it_too():
     np.testing.assert_allclose(got.detach().numpy()[:, 0], clf.decision_function(short), atol=1e-8)
 
 
-def test_only_attention_clusters_can_be_had_over_padded_sets():
+def test_padded_network_rejects_other_integrations():
     X, y = make_sets(n=20)
     clf = AverageClassifier(max_iter=1, tol=None).fit(X, y)
     with pytest.raises(TypeError, match=r"Average is not an attention cluster"):
         PaddedNetwork(clf.network_, [None])
 
 
-def test_a_network_in_torch_is_a_copy():
+def test_to_torch_returns_a_copy():
     X, y = make_sets(n=20)
     clf = AttentionClusterClassifier(max_iter=1, tol=None).fit(X, y)
     before = clf.predict_proba(X)
