@@ -1,15 +1,16 @@
-"""Order, sampling, filling and reading ahead of batches."""
+"""BatchSource: order, sampling, missing modalities, prefetching and caches."""
 
 import threading
 
 import numpy as np
 import pytest
+import sklearn
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acluster import FeatureSets, open_feature_sets, save_feature_sets
-from acluster.training import BatchSource, cached, feature_moments
+from acluster.training import BatchSource, cached
 from acluster.training._batches import keep_modalities, prefetched, shuffled
 from acluster.training._packing import sampled_rows
 
@@ -17,7 +18,7 @@ LIKE = torch.zeros(1)
 
 
 def numbered(lengths, dtype=np.float32):
-    """Sets whose rows hold the number of their item."""
+    """Return sets whose rows hold the number of their item."""
     offsets = np.cumsum([0, *lengths])
     values = np.repeat(np.arange(len(lengths)), lengths).astype(dtype)[:, None]
     return FeatureSets(values, offsets)
@@ -33,7 +34,7 @@ def stored(tmp_path):
 
 
 @given(n_items=st.integers(1, 50), batch_size=st.integers(1, 60))
-def test_an_epoch_sees_every_item_once(n_items, batch_size):
+def test_epoch_visits_every_item_once(n_items, batch_size):
     source, numbers = BatchSource([numbered([1] * n_items)], LIKE), np.arange(n_items)
     seen = []
     for items, ((values, _),) in source.epoch(batch_size, np.random.RandomState(0), [None]):
@@ -44,7 +45,7 @@ def test_an_epoch_sees_every_item_once(n_items, batch_size):
 
 
 @given(n_items=st.integers(1, 50), batch_size=st.integers(1, 60))
-def test_inference_sees_the_items_in_order(n_items, batch_size):
+def test_in_order_visits_the_items_in_order(n_items, batch_size):
     source = BatchSource([numbered([2] * n_items)], LIKE)
     seen = torch.cat([values for ((values, _),) in source.in_order(batch_size)])
     np.testing.assert_array_equal(seen[:, 0], np.repeat(np.arange(n_items), 2))
@@ -56,7 +57,7 @@ def test_inference_sees_the_items_in_order(n_items, batch_size):
     seed=st.integers(0, 1000),
 )
 @settings(deadline=None)
-def test_sampling_draws_distinct_rows_of_the_same_set(lengths, n, seed):
+def test_sampled_rows_draws_distinct_rows_of_each_set(lengths, n, seed):
     offsets = np.cumsum([0, *lengths])
     rows, new_offsets = sampled_rows(offsets, n, np.random.RandomState(seed))
     rows = np.arange(offsets[-1]) if rows is None else rows
@@ -64,11 +65,11 @@ def test_sampling_draws_distinct_rows_of_the_same_set(lengths, n, seed):
     for i, length in enumerate(lengths):
         drawn = rows[new_offsets[i] : new_offsets[i + 1]]
         assert len(set(drawn)) == min(length, n)
-        assert (np.diff(drawn) > 0).all()  # in their order
+        assert (np.diff(drawn) > 0).all()  # They keep their order.
         assert ((drawn >= offsets[i]) & (drawn < offsets[i + 1])).all()
 
 
-def test_sampling_is_uniform():
+def test_sampled_rows_is_uniform():
     random_state = np.random.RandomState(0)
     drawn = [sampled_rows(np.array([0, 5]), 2, random_state)[0] for _ in range(5000)]
     np.testing.assert_allclose(np.bincount(np.concatenate(drawn)) / 5000, 0.4, atol=0.03)
@@ -82,10 +83,10 @@ def test_sampling_is_uniform():
     reverse=st.booleans(),
 )
 @settings(deadline=None)
-def test_a_batch_holds_drawn_rows_of_its_items(lengths, n, seed, writeable, reverse):
+def test_epoch_samples_rows_of_its_items(lengths, n, seed, writeable, reverse):
     offsets = np.cumsum([0, *lengths])
     values = np.repeat(np.arange(offsets[-1], dtype=np.float32)[:, None], 3, axis=1)
-    values.flags.writeable = writeable  # torch takes no other
+    values.flags.writeable = writeable  # torch warns of arrays that are read-only.
     sets = FeatureSets(values, offsets)[:: -1 if reverse else 1]
     random_state = np.random.RandomState(seed)
     for items, ((packed, cuts),) in BatchSource([sets], LIKE).epoch(2, random_state, [n]):
@@ -98,7 +99,7 @@ def test_a_batch_holds_drawn_rows_of_its_items(lengths, n, seed, writeable, reve
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_packing_takes_the_networks_dtype_and_leaves_the_users_memory_alone(dtype):
+def test_batches_have_the_dtype_of_the_network_and_copy_the_features(dtype):
     values = np.arange(6.0).reshape(3, 2).astype(dtype)
     values.flags.writeable = False
     for like in (torch.zeros(1, dtype=torch.float32), torch.zeros(1, dtype=torch.float64)):
@@ -110,25 +111,25 @@ def test_packing_takes_the_networks_dtype_and_leaves_the_users_memory_alone(dtyp
         assert values[0, 0] == 0
 
 
-def test_half_precision_is_widened_exactly_beyond_one_piece():
+def test_float16_features_are_widened_exactly():
     values = np.random.default_rng(0).normal(size=(1000, 70)).astype(np.float16)
     ((packed, _),) = next(BatchSource([FeatureSets(values, [0, 1000])], LIKE).in_order(1))
     np.testing.assert_array_equal(packed, values.astype(np.float32))
 
 
-class TestMissing:
-    def test_the_stand_in_takes_the_place_of_an_empty_set(self):
+class TestMissingModalities:
+    def test_stand_in_replaces_an_empty_set(self):
         source = BatchSource([numbered([2, 0, 1, 0])], LIKE, [np.array([9.0])])
         ((values, offsets),) = next(source.in_order(4))
         assert values[:, 0].tolist() == [0, 0, 9, 2, 9]
         assert offsets.tolist() == [0, 2, 3, 4, 5]
 
-    def test_without_one_the_set_stays_empty(self):
+    def test_empty_set_stays_empty_without_a_stand_in(self):
         ((values, offsets),) = next(BatchSource([numbered([0, 1])], LIKE).in_order(4))
         assert values[:, 0].tolist() == [1]
         assert offsets.tolist() == [0, 0, 1]
 
-    def test_a_dropped_modality_is_a_missing_one(self):
+    def test_modality_dropout_empties_sets_but_keeps_one_per_item(self):
         modalities = [numbered([2, 3] * 50), numbered([1, 0] * 50)]
         source = BatchSource(modalities, LIKE)
         state = np.random.RandomState(0)
@@ -142,39 +143,18 @@ class TestMissing:
             np.testing.assert_array_equal(values[:, 0], items)
             assert offsets[-1] == len(values)
 
-    def test_dropout_has_its_probability_and_never_takes_the_last(self):
+    def test_keep_modalities_has_its_probability_and_keeps_one(self):
         present = np.ones((20_000, 3), bool)
         kept = keep_modalities(present, 0.3, np.random.RandomState(0))
         assert kept.any(axis=1).all()
-        # Each goes with 0.3; of the 0.027 that lose all, one of three comes back.
+        # Each is dropped with 0.3; in the 0.027 of all cases that drop all three, one comes back.
         np.testing.assert_allclose(1 - kept.mean(axis=0), 0.3 - 0.027 / 3, atol=0.01)
         kept = keep_modalities(present & [True, False, True], 0.9, np.random.RandomState(0))
         assert not kept[:, 1].any()
 
-    @pytest.mark.parametrize("far_off", [0, 1e6])
-    @pytest.mark.parametrize("bytes_per_block", [100, 1 << 23])
-    def test_moments_count_every_row_once(self, far_off, bytes_per_block, monkeypatch):
-        monkeypatch.setattr("acluster.training._batches._BYTES_PER_BLOCK", bytes_per_block)
-        rng = np.random.default_rng(0)
-        values = rng.normal(size=(3000, 3)) + far_off
-        values[0] = 0  # a black frame
-        values[:, 1] = 1 / 3
-        sets = FeatureSets(values, np.r_[0, 1, 5, 5, np.arange(6, 3001)])
-        mean, std, count = feature_moments(sets, with_std=True)
-        assert count == 3000
-        np.testing.assert_allclose(mean, values.mean(axis=0), rtol=1e-12)
-        np.testing.assert_allclose(std, values.std(axis=0), rtol=1e-9, atol=1e-12)
-        assert std[1] == 0
-        np.testing.assert_allclose(feature_moments(sets, with_std=False).mean, mean, rtol=1e-12)
 
-
-def prefetching_threads():
-    """Threads that read ahead; zarr's own come and go with the load."""
-    return [thread for thread in threading.enumerate() if "prefetch" in thread.name]
-
-
-class TestReadingAhead:
-    def test_makes_one_element_ahead_in_another_thread(self):
+class TestPrefetched:
+    def test_prefetched_makes_one_element_ahead_in_another_thread(self):
         made, threads = [], set()
 
         def elements():
@@ -188,32 +168,32 @@ class TestReadingAhead:
         assert made == [0, 1, 2, 3, 4]
         assert threading.current_thread() not in threads
 
-    def test_errors_come_through_and_the_thread_ends(self):
+    def test_prefetched_raises_errors_and_ends_its_thread(self):
         def elements():
-            assert prefetching_threads()
             yield 1
             raise RuntimeError("disk on fire")
 
+        n_threads = threading.active_count()
         with pytest.raises(RuntimeError, match="disk on fire"):
             list(prefetched(elements()))
-        assert not prefetching_threads()
+        assert threading.active_count() == n_threads
 
-    def test_an_abandoned_epoch_leaves_no_thread(self, stored):
+    def test_closing_an_epoch_ends_its_thread(self, stored):
         source = BatchSource([stored(numbered([3] * 40))], LIKE)
+        n_threads = threading.active_count()
         epoch = source.epoch(4, np.random.RandomState(0), [None])
         next(epoch)
-        assert prefetching_threads()
         epoch.close()
-        assert not prefetching_threads()
+        assert threading.active_count() == n_threads
 
 
-class TestOrder:
+class TestShuffled:
     @given(blocks=st.lists(st.integers(0, 200), min_size=1, max_size=300), seed=st.integers(0, 9))
-    def test_any_order_is_a_permutation(self, blocks, seed):
+    def test_shuffled_is_a_permutation(self, blocks, seed):
         order = shuffled(len(blocks), np.random.RandomState(seed), np.array(blocks))
         np.testing.assert_array_equal(np.sort(order), np.arange(len(blocks)))
 
-    def test_blocks_that_are_decoded_together_stay_together(self):
+    def test_shuffled_keeps_items_of_a_block_in_one_window(self):
         blocks = np.repeat(np.arange(320), 10)
         order = shuffled(len(blocks), np.random.RandomState(0), blocks)
         for window in blocks[order].reshape(10, 320):
@@ -222,9 +202,9 @@ class TestOrder:
         assert len(set(np.sort(blocks[order][:320])) - set(range(32))) > 0, "blocks in order"
 
 
-class TestCache:
+class TestCached:
     @pytest.mark.parametrize("cache", ["auto", "device", "memory", "stream"])
-    def test_every_place_gives_the_same_batches(self, cache, stored):
+    def test_cached_gives_the_same_batches_for_every_cache(self, cache, stored):
         sets = numbered(np.random.RandomState(0).randint(1, 9, size=40), np.float16)
         (settled,) = cached([stored(sets)[5:]], cache, LIKE)
         assert settled.in_memory == (cache != "stream")
@@ -235,9 +215,7 @@ class TestCache:
             assert torch.equal(a, c)
             assert torch.equal(b, d)
 
-    def test_auto_streams_what_exceeds_the_budget(self, stored):
-        import sklearn
-
+    def test_cached_auto_streams_what_exceeds_working_memory(self, stored):
         sets = stored(numbered([1000] * 1000))  # 4 MB
         with sklearn.config_context(working_memory=3):
             assert not cached([sets], "auto", LIKE)[0].in_memory

@@ -1,4 +1,4 @@
-"""Our optimisers are torch's own, also for gradients in factors and tile by tile."""
+"""Optimizer equals torch's optimizers, also with factored gradients and tile by tile."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def make_parameters():
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 @pytest.mark.parametrize("in_factors", [False, True])
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
-def test_steps_are_those_of_torch(name, in_factors, weight_decay, max_grad_norm, tile, monkeypatch):
+def test_step_equals_torch(name, in_factors, weight_decay, max_grad_norm, tile, monkeypatch):
     monkeypatch.setattr(_optimizer, "_NUMBERS_PER_TILE", tile)
     ours, theirs = make_parameters(), make_parameters()
     optimizer = Optimizer(
@@ -54,7 +54,7 @@ def test_steps_are_those_of_torch(name, in_factors, weight_decay, max_grad_norm,
 
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
-def test_the_state_goes_on_with_tiles_of_another_size(name, monkeypatch):
+def test_load_state_continues_with_tiles_of_another_size(name, monkeypatch):
     settings = {"learning_rate": 0.01, "weight_decay": 0.0, "max_grad_norm": None}
     gradient = drawn(5, 50, 7)
 
@@ -74,7 +74,7 @@ def test_the_state_goes_on_with_tiles_of_another_size(name, monkeypatch):
     torch.testing.assert_close(second.parameters[0], straight.parameters[0])
 
 
-def test_gradients_are_divided_where_torch_would_not(monkeypatch):
+def test_clipping_gives_the_same_step_where_gradients_are_divided(monkeypatch):
     found = []
     for devices in (("cpu",), ()):
         monkeypatch.setattr(_optimizer, "_DIVIDING_DEVICES", devices)
@@ -88,7 +88,7 @@ def test_gradients_are_divided_where_torch_would_not(monkeypatch):
     torch.testing.assert_close(*found)
 
 
-def test_parameters_without_a_gradient_stay():
+def test_step_skips_parameters_without_a_gradient():
     parameters = make_parameters()
     optimizer = Optimizer(
         parameters, "adam", learning_rate=1.0, weight_decay=0.5, max_grad_norm=1.0
@@ -100,7 +100,7 @@ def test_parameters_without_a_gradient_stay():
     assert not torch.equal(parameters[1], before[1])
 
 
-def test_the_norm_of_a_product_needs_no_product():
+def test_norm_of_product_equals_the_norm_of_the_product():
     D, G = drawn(0, 6, 40).float(), drawn(1, 6, 9).float()
     expected = torch.linalg.matrix_norm(D.T @ G)
     torch.testing.assert_close(_optimizer._norm_of_product(D, G), expected)

@@ -1,0 +1,24 @@
+"""feature_moments: mean and standard deviation in one pass over blocks."""
+
+import numpy as np
+import pytest
+
+from acluster import FeatureSets
+from acluster.training import feature_moments
+
+
+@pytest.mark.parametrize("far_off", [0, 1e6])
+@pytest.mark.parametrize("bytes_per_block", [100, 1 << 23])
+def test_feature_moments_equal_numpy_for_any_block_size(far_off, bytes_per_block, monkeypatch):
+    monkeypatch.setattr("acluster.training._batches._BYTES_PER_BLOCK", bytes_per_block)
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(3000, 3)) + far_off
+    values[0] = 0  # An outlier, such as a black frame.
+    values[:, 1] = 1 / 3
+    sets = FeatureSets(values, np.r_[0, 1, 5, 5, np.arange(6, 3001)])
+    mean, std, count = feature_moments(sets, with_std=True)
+    assert count == 3000
+    np.testing.assert_allclose(mean, values.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(std, values.std(axis=0), rtol=1e-9, atol=1e-12)
+    assert std[1] == 0
+    np.testing.assert_allclose(feature_moments(sets, with_std=False).mean, mean, rtol=1e-12)
