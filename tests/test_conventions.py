@@ -1,6 +1,8 @@
-"""What users of scikit-learn and of typed packages take for granted."""
+"""Conventions of scikit-learn and of typed packages: signatures, tags, wheel, version."""
 
 import inspect
+import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -35,7 +37,7 @@ def quick(**parameters):
 
 
 @pytest.mark.parametrize("kind", ESTIMATORS)
-def test_parameters_are_given_by_keyword(kind):
+def test_parameters_are_keyword_only(kind):
     parameters = inspect.signature(kind).parameters.values()
     assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters)
     for name in ("fit", "partial_fit"):
@@ -46,7 +48,7 @@ def test_parameters_are_given_by_keyword(kind):
 
 
 @pytest.mark.parametrize("kind", ESTIMATORS)
-def test_tags_say_what_is(kind):
+def test_tags_describe_the_classifier(kind):
     tags = get_tags(kind())
     assert tags.estimator_type == "classifier"
     assert tags.input_tags.three_d_array or kind is rivals.PooledClassifier
@@ -55,7 +57,7 @@ def test_tags_say_what_is(kind):
     assert tags.target_tags.required
 
 
-def test_html_of_notebooks():
+def test_repr_and_html_repr_show_parameters():
     clf = quick(cluster_size=7)
     assert "AttentionClusterClassifier" in clf._repr_html_()
     assert "cluster_size" in clf._repr_html_()
@@ -67,7 +69,7 @@ def test_html_of_notebooks():
     )
 
 
-def test_sample_weights_are_routed():
+def test_metadata_routing_of_sample_weight():
     X, y = make_sets(n=60)
     weight = np.random.default_rng(0).random(60)
     with sklearn.config_context(enable_metadata_routing=True):
@@ -84,7 +86,7 @@ def test_sample_weights_are_routed():
         cross_validate(clf, X, y, params={"sample_weight": weight}, cv=2)
 
 
-def test_set_output():
+def test_set_output_pandas_names_columns():
     pd = pytest.importorskip("pandas")
     X, y = make_sets()
     table = quick(cluster_size=2).set_output(transform="pandas").fit(X, y).transform(X)
@@ -92,7 +94,7 @@ def test_set_output():
     assert list(table.columns)[:2] == ["unit0_x0", "unit0_x1"]
 
 
-def test_public_names_are_described_and_typed():
+def test_public_names_have_docstrings_and_annotations():
     for room in (acluster, inspection, rivals, acluster.nn, acluster.sets):
         for name in room.__all__:
             thing = getattr(room, name)
@@ -104,7 +106,7 @@ def test_public_names_are_described_and_typed():
     assert (Path(acluster.__file__).parent / "py.typed").exists()
 
 
-def test_versions_are_semantic():
+def test_version_is_semantic_and_in_the_changelog():
     major, minor, patch, *stage = acluster.__version__.split(".")
     assert all(part.isdigit() for part in (major, minor, patch))
     assert all(part.startswith(("dev", "rc")) for part in stage)
@@ -113,35 +115,54 @@ def test_versions_are_semantic():
     assert "deprecated name warns for two minor releases" in changes
 
 
-def test_wheel_and_sdist_are_built_and_installed_offline(tmp_path):
-    pytest.importorskip("hatchling")
-    pip = [sys.executable, "-m", "pip"]
-    offline = ["--no-index", "--no-deps", "--no-build-isolation", "--quiet"]
-    build = [sys.executable, "-m", "hatchling", "build", "-d", tmp_path]
-    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
-    (wheel,), (sdist,) = tmp_path.glob("*.whl"), tmp_path.glob("*.tar.gz")
-    names = zipfile.ZipFile(wheel).namelist()
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory):
+    """Build the wheel and the source distribution; return their paths."""
+    build = pytest.importorskip("hatchling.build")
+    folder, before = tmp_path_factory.mktemp("dist"), Path.cwd()
+    os.chdir(ROOT)  # A build backend works in the folder of the project.
+    try:
+        return folder / build.build_wheel(str(folder)), folder / build.build_sdist(str(folder))
+    finally:
+        os.chdir(before)
+
+
+def test_sdist_contains_sources_tests_and_license(distributions):
+    with tarfile.open(distributions[1]) as archive:
+        inside = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
+    assert {"pyproject.toml", "README.md", "LICENSE", "tests/conftest.py"} <= inside
+
+
+def test_wheel_contains_only_the_package(distributions):
+    names = zipfile.ZipFile(distributions[0]).namelist()
     for name in ("acluster/py.typed", "acluster/nn/pooling/__init__.py", "acluster/__main__.py"):
         assert name in names
-    assert not any(
-        name.startswith(("tests", "benchmarks", "studies", "examples", "docs")) for name in names
-    )
+    assert not any(name.startswith(("tests", "examples", "docs")) for name in names)
     assert any(name.endswith("entry_points.txt") for name in names)
-    with tarfile.open(sdist) as archive:
-        inside = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
-    scripts = {"benchmarks/speed.py", "studies/rivals.py", "examples/flash_mnist.py"}
-    assert {"pyproject.toml", "README.md", "LICENSE", "tests/conftest.py"} | scripts <= inside
-    for source in (wheel, sdist):
-        target = tmp_path / source.name.replace(".", "_")
-        command = [*pip, "install", *offline, "--target", target, source]
-        subprocess.run(command, check=True, capture_output=True)
-        code = "import acluster, sys; print(acluster.__file__, acluster.__version__)"
-        shown = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=tmp_path,
-            env={"PYTHONPATH": str(target)},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        assert shown == f"{target / 'acluster' / '__init__.py'} {acluster.__version__}\n"
+
+
+def test_installed_wheel_loads_a_model_in_a_new_process(distributions, tmp_path):
+    X, y = make_sets()
+    # This model needs no kernels, which Numba would compile anew for the installed package.
+    clf = rivals.AverageClassifier(max_iter=1, tol=None).fit(X, y)
+    clf.save(tmp_path / "model")
+    np.save(tmp_path / "X.npy", X[0])
+    target = tmp_path / "installed"
+    options = ["--no-index", "--no-deps", "--no-compile", "--quiet", "--target", target]
+    command = [sys.executable, "-m", "pip", "install", *options, distributions[0]]
+    subprocess.run(command, check=True, capture_output=True)
+    code = (
+        "import acluster, numpy as np; print(acluster.__file__, acluster.__version__);"
+        "print(acluster.load('model').predict_proba([np.load('X.npy')]).tolist())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(target)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    package, probabilities = done.stdout.splitlines()
+    assert package == f"{target / 'acluster' / '__init__.py'} {acluster.__version__}"
+    np.testing.assert_allclose(json.loads(probabilities), clf.predict_proba([X[0]]))
