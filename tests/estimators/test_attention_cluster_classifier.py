@@ -8,6 +8,8 @@ from sklearn.linear_model import LogisticRegression
 from acluster import AttentionClusterClassifier, FeatureSets
 from acluster.training import OPTIMIZERS
 from tests.conftest import make_sets
+
+pytestmark = pytest.mark.numerical
 from tests.estimators.common import have_same_weights, quick
 
 
@@ -52,9 +54,10 @@ class TestFit:
 
     def test_pyramid_levels_distinguish_the_position_in_a_set(self):
         rng = np.random.default_rng(0)
-        y = np.arange(200) % 2
-        X = rng.normal(size=(200, 20, 4))
-        X[np.arange(200), 10 * y + rng.integers(10, size=200), 0] += 6  # The class is the half.
+        y = np.arange(350) % 2
+        X = rng.normal(size=(350, 20, 4))
+        # The class is the half with the large value; the gap keeps items off the boundary.
+        X[np.arange(350), 10 * y + rng.integers(10, size=350), 0] += 10
         options = {"max_iter": 25, "learning_rate": 0.03}
         for sampling in ({}, {"n_local_features": 15}):
             clf = quick(pyramid_levels=2, **options, **sampling).fit(X[:150], y[:150])

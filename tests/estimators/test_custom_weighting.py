@@ -11,6 +11,8 @@ from acluster import AttentionClusterClassifier
 from acluster.nn import Weighting
 from tests.conftest import make_sets
 
+pytestmark = pytest.mark.numerical
+
 
 class DistanceWeighting(Weighting):
     """Each unit scores local features by their distance to a learned point."""
@@ -29,7 +31,8 @@ class DistanceWeighting(Weighting):
 
 def test_custom_weighting_is_trained_cloned_and_pickled():
     X, y = make_sets()
-    parameters = {"cluster_size": 4, "max_iter": 60, "tol": None, "learning_rate": 0.03}
+    # With 4 units, some seeds end at 0.65: points that start far from all features stay there.
+    parameters = {"cluster_size": 16, "max_iter": 60, "tol": None, "learning_rate": 0.03}
     clf = AttentionClusterClassifier(weighting=DistanceWeighting, random_state=0, **parameters).fit(
         X, y
     )

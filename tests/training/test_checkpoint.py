@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -236,20 +237,27 @@ def test_checkpoint_dir_requires_an_int_seed_and_no_warm_start(tmp_path):
 
 
 def test_checkpoints_take_a_small_share_of_the_time(tmp_path, monkeypatch):
-    from acluster.training import _checkpoint
+    from acluster.training import Fit, _checkpoint
 
-    n_written = []
-    write = _checkpoint.write_model
+    seconds, written_after = [0], []
+    run_epoch, write = Fit.run_epoch, _checkpoint.write_model
 
-    def slow(*args):
-        n_written.append(1)
-        time.sleep(0.05)
-        write(*args)
+    def run_epoch_in_a_second(*args):
+        seconds[0] += 1
+        return run_epoch(*args)
 
-    monkeypatch.setattr(_checkpoint, "write_model", slow)
+    def write_in_a_second(path, description, tensors):
+        seconds[0] += 1
+        written_after.append(len(description["loss_curve"]))
+        write(path, description, tensors)
+
+    monkeypatch.setattr(Fit, "run_epoch", run_epoch_in_a_second)
+    monkeypatch.setattr(_checkpoint, "write_model", write_in_a_second)
+    # A clock of its own: under load, a real one would let the checkpoint be written less often.
+    monkeypatch.setattr(_checkpoint, "time", SimpleNamespace(monotonic=lambda: seconds[0]))
     X, y = make_sets()
     make(50).fit(X, y, checkpoint_dir=tmp_path)
-    assert 2 <= len(n_written) < 25  # The first, the last and a few between.
+    assert written_after == [1, 11, 21, 31, 41, 50]  # A tenth of the time, and the last epoch.
 
 
 def interrupted_in(epoch, monkeypatch):
