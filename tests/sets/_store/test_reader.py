@@ -76,6 +76,17 @@ def resize(array, n_rows):
     return damage
 
 
+def drop_last_committed_row(array):
+    def damage(path):
+        group = zarr.open_group(path)
+        committed = group.attrs["committed"]
+        committed["n_rows"][array] -= 1
+        group.attrs.update({"committed": committed})
+        resize(array, committed["n_rows"][array])(path)
+
+    return damage
+
+
 def remove(name):
     def damage(path):
         target = Path(path, name)
@@ -127,6 +138,7 @@ DAMAGES = {
     "short id": (resize("id", 11), ["'id'", "11 rows, but 12 were written"]),
     "long label": (resize("label", 13), ["'label'", "13 rows, but 12 were written"]),
     "rows": (resize("audio", 11), ["'audio'", "11 rows, but 12 were written"]),
+    "last row": (drop_last_committed_row("audio"), ["ends at 12, but 'audio' has 11 rows"]),
     "row sizes": (resize("audio_row_size", 3), ["'audio_row_size'", "3 rows, but 12 were written"]),
     "fewer offsets": (resize("audio_offsets", 12), ["'audio_offsets'", "12 rows, but 13"]),
 }

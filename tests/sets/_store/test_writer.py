@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acluster import FeatureSetsWriter, open_feature_sets, save_feature_sets
-from acluster.sets import info
+from acluster.sets import StoreError, info
 from tests.sets._store.helpers import (
     COLUMNS,
     assert_holds,
@@ -115,6 +115,26 @@ def test_resume_accepts_missing_and_empty_stores(path):
     with FeatureSetsWriter(path, resume=True) as writer:
         write_items(writer, 3)
     assert_holds(path, 3)
+
+
+def test_resume_removes_arrays_without_metadata(path):
+    writer = FeatureSetsWriter(path)
+    write_items(writer, 3)
+    writer.flush()
+    Path(path, "depth", "c").mkdir(parents=True)
+    with FeatureSetsWriter(path, resume=True) as writer:
+        write_items(writer, 5)
+    assert_holds(path, 5)
+    assert_tidy(path)
+
+
+def test_resume_rejects_incomplete_store_without_its_rows(path):
+    writer = FeatureSetsWriter(path)
+    write_items(writer, 3)
+    writer.flush()
+    zarr.open_array(path, path="rgb", mode="r+").resize((1, 3))
+    with pytest.raises(StoreError, match=r"Array 'rgb' of .* is missing some of the 6 rows"):
+        FeatureSetsWriter(path, resume=True)
 
 
 def test_append_forgets_types_of_rejected_first_item(path):
