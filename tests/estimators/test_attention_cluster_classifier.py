@@ -8,9 +8,9 @@ from sklearn.linear_model import LogisticRegression
 from acluster import AttentionClusterClassifier, FeatureSets
 from acluster.training import OPTIMIZERS
 from tests.conftest import make_sets
+from tests.estimators.common import have_same_weights, quick
 
 pytestmark = pytest.mark.numerical
-from tests.estimators.common import have_same_weights, quick
 
 
 @pytest.fixture(scope="module")
