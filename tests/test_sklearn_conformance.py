@@ -1,4 +1,4 @@
-"""The whole of scikit-learn's own estimator checks."""
+"""The attention cluster classifiers pass scikit-learn's estimator checks."""
 
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -13,7 +13,7 @@ MULTIMODAL = MultimodalAttentionClusterClassifier(dropout=0.0, batch_size=10**6,
 def expected_failures(estimator):
     if estimator is not DEFAULT:
         return {}
-    reason = "repeating an item differs from weighing it: other batches, and dropout masks"
+    reason = "repeated items change the batches and the dropout masks, weights do not"
     return {
         "check_sample_weight_equivalence_on_dense_data": reason,
         "check_sample_weight_equivalence_on_sparse_data": reason,

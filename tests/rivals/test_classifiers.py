@@ -1,8 +1,6 @@
-"""What the rivals do as estimators, beyond scikit-learn's checks."""
+"""The rival classifiers, beyond scikit-learn's estimator checks."""
 
-import inspect
 import pickle
-import re
 
 import numpy as np
 import pytest
@@ -20,7 +18,7 @@ N_ITEMS = 60
 CLASSIFIERS = [name for name in rivals.__all__ if name.endswith("Classifier")]
 NETWORKS = [name for name in CLASSIFIERS if name != "PooledClassifier"]
 
-# The products that follow each other from local features to logits, the last layer included.
+# Matrix products in sequence from local features to logits, including the last layer.
 N_PRODUCTS = {
     "AttentionMILClassifier": 3,  # hidden layer, attention unit
     "AverageClassifier": 1,
@@ -36,7 +34,7 @@ N_PRODUCTS = {
 
 
 def make(name, **parameters):
-    """Small and quick, of those parameters that this rival has."""
+    """Return a small, fast classifier; parameters that it does not have are ignored."""
     kind = getattr(rivals, name)
     given = {"max_iter": 30, "learning_rate": 0.03, "random_state": 0, "hidden_size": 16}
     given |= {"dropout": 0.0, "tol": None} | parameters
@@ -47,7 +45,7 @@ def make(name, **parameters):
 
 
 def make_modalities(seed=0):
-    """Two modalities that say it together; every sixth item lacks the second."""
+    """Return two modalities that give the class together; every sixth item lacks the second."""
     rng = np.random.default_rng(seed)
     y = np.arange(N_ITEMS) % 3
     frames = [rng.normal(size=(rng.integers(1, 8), 4)) + 3 * (label == 1) for label in y]
@@ -57,7 +55,7 @@ def make_modalities(seed=0):
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_several_modalities_of_which_some_are_missing(name):
+def test_fit_on_several_modalities_with_missing_ones(name):
     X, y = make_modalities()
     clf = make(name).fit(X, y)
     assert clf.score(X, y) > 0.8
@@ -69,20 +67,20 @@ def test_several_modalities_of_which_some_are_missing(name):
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_a_store_is_as_good_as_memory(name, tmp_path):
+def test_fit_on_a_store_gives_the_same_bits(name, tmp_path):
     rng = np.random.default_rng(0)
     X = FeatureSets.from_arrays(
         [rng.normal(size=(rng.integers(1, 8), 4)).astype(np.float32) for _ in range(N_ITEMS)]
     )
     y = np.arange(N_ITEMS) % 3
     save_feature_sets(tmp_path / "store.zarr", X)
-    in_memory = make(name).fit(X, y)
-    stored = make(name).fit(tmp_path / "store.zarr", y)
+    in_memory = make(name, max_iter=2).fit(X, y)
+    stored = make(name, max_iter=2).fit(tmp_path / "store.zarr", y)
     assert np.array_equal(in_memory.predict_proba(X), stored.predict_proba(X))
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_several_labels(name):
+def test_fit_with_an_indicator_predicts_several_labels(name):
     X, y = make_modalities()
     labels = np.stack([y == 1, y == 2], axis=1).astype(int)
     proba = make(name).fit(X, labels).predict_proba(X)
@@ -91,7 +89,7 @@ def test_several_labels(name):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_names_of_what_transform_gives(name):
+def test_get_feature_names_out_names_the_transform(name):
     X, y = make_modalities()
     clf = make(name, max_iter=1).fit(X, y)
     names = clf.get_feature_names_out()
@@ -99,17 +97,8 @@ def test_names_of_what_transform_gives(name):
     assert names[0] == f"{name.lower()}0"
 
 
-@pytest.mark.parametrize("name", CLASSIFIERS)
-def test_every_parameter_is_described(name):
-    kind = getattr(rivals, name)
-    text = inspect.getdoc(kind)
-    for parameter in inspect.signature(kind).parameters:
-        assert f"\n{parameter} : " in text, parameter
-    assert not re.search(r"\{(training|attributes|modalities|optimizer)\}", text)
-
-
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_clone_trains_to_the_same_bits(name):
+def test_clone_trains_to_the_same_bits(name):
     X, y = make_modalities()
     clf = make(name, max_iter=2, dropout=0.5)
     again = clone(clf).fit(X, y)
@@ -117,7 +106,7 @@ def test_a_clone_trains_to_the_same_bits(name):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_training_can_stop_early_and_go_on(name):
+def test_early_stopping_and_warm_start(name):
     X, y = make_modalities()
     clf = make(name, max_iter=3, early_stopping=True, warm_start=True).fit(X, y)
     first = clf.predict_proba(X)
@@ -149,7 +138,7 @@ def test_mixed_precision_learns(name, bfloat16):
 
 
 @pytest.mark.parametrize("name", ["AttentionMILClassifier", "EfficientProbingClassifier"])
-def test_attention_weights(name):
+def test_attention_weights_sum_to_one_over_present_modalities(name):
     X, y = make_modalities()
     weights = make(name, max_iter=1).fit(X, y).attention_weights(X)
     for modality, sets in X.items():
@@ -159,7 +148,7 @@ def test_attention_weights(name):
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
-def test_scores_are_averaged(n_classes):
+def test_score_fusion_averages_probabilities(n_classes):
     X, y = make_modalities()
     clf = make("AverageClassifier", fusion="scores", max_iter=5).fit(X, y % n_classes)
     W, b = (tensor.detach().numpy() for tensor in clf.network_.linear.parameters())
@@ -176,7 +165,7 @@ def test_scores_are_averaged(n_classes):
     np.testing.assert_allclose(clf.predict_proba(X), expected, rtol=1e-6)
 
 
-def test_the_fusion_is_that_of_fit():
+def test_predict_uses_the_fusion_of_fit():
     X, y = make_modalities()
     clf = make("AverageClassifier", fusion="scores", max_iter=3).fit(X, y)
     proba = clf.predict_proba(X)
@@ -186,17 +175,17 @@ def test_the_fusion_is_that_of_fit():
         clf.partial_fit(X, y)
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_temporal_inception_learns_wherever_it_starts(seed):
+@pytest.mark.parametrize("seed", range(3))
+def test_temporal_inception_learns_from_every_seed(seed):
     X, y = make_modalities()
-    # The last epoch is left to rounding: batch norm and kinks make the accuracy of single epochs
-    # jump, so that 3 of 40 starts end below 0.8. The best epoch tells whether a start learns.
+    # Batch normalization and kinks make the accuracy of single epochs jump with the rounding:
+    # 3 of 40 seeds end below 0.8. The best epoch shows whether a seed learns.
     clf = make("TemporalInceptionClassifier", random_state=seed, hidden_size=64, max_iter=60)
     clf.set_params(learning_rate=0.01, early_stopping=True).fit(X, y, X_val=X, y_val=y)
     assert clf.score(X, y) > 0.8
 
 
-def test_pooled_statistics():
+def test_pooled_statistics_equal_numpy():
     rng = np.random.default_rng(0)
     arrays = [rng.normal(size=(length, 3)) for length in (4, 1, 9)]
     X = FeatureSets.from_arrays(arrays)
@@ -206,7 +195,7 @@ def test_pooled_statistics():
     )
 
 
-def test_pooled_statistics_of_many_blocks(monkeypatch):
+def test_pooled_statistics_do_not_depend_on_block_size(monkeypatch):
     X, _ = make_modalities()
     sets = FeatureSets.from_arrays(X["frames"])
     whole = rivals.pooled_statistics(sets, ["mean", "max"])
@@ -215,7 +204,7 @@ def test_pooled_statistics_of_many_blocks(monkeypatch):
 
 
 @pytest.mark.parametrize("statistics", [["median"], [], [["mean"]]])
-def test_strange_statistics(statistics):
+def test_pooled_statistics_rejects_unknown_statistics(statistics):
     X, y = make_modalities()
     with pytest.raises(ValueError, match="must be a list or tuple of some of"):
         rivals.PooledClassifier(statistics=statistics).fit(X, y)
@@ -225,14 +214,14 @@ def test_strange_statistics(statistics):
         rivals.pooled_statistics(X["frames"], ["mean"])
 
 
-def test_pooled_keeps_the_statistics_of_fit():
+def test_pooled_classifier_predicts_with_the_statistics_of_fit():
     X, y = make_modalities()
     clf = rivals.PooledClassifier(statistics=["mean"]).fit(X, y)
     proba = clf.predict_proba(X)
     assert np.array_equal(clf.set_params(statistics=["max", "min"]).predict_proba(X), proba)
 
 
-def test_pooled_weights():
+def test_pooled_classifier_sample_weight_equals_repetition():
     X, y = make_modalities()
     labels = np.stack([y == 1, y == 2, np.zeros(N_ITEMS)], axis=1).astype(int)  # one is constant
     weights = np.random.default_rng(0).integers(0, 3, N_ITEMS)
@@ -247,7 +236,7 @@ def test_pooled_weights():
         rivals.PooledClassifier().fit(X, y, sample_weight=-weights)
 
 
-def test_pooled_is_as_it_was_after_a_fit_that_fails():
+def test_pooled_classifier_keeps_the_earlier_model_if_fit_fails():
     X, y = make_modalities()
     clf = rivals.PooledClassifier()
     with pytest.raises(ValueError, match="class"):

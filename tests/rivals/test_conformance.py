@@ -1,4 +1,4 @@
-"""The rivals under scikit-learn's own estimator checks."""
+"""The rivals pass scikit-learn's estimator checks."""
 
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -35,14 +35,16 @@ def expected_failures(estimator):
     )
     if not isinstance(estimator, normalising):
         return {}
-    reason = "batch norm counts items, not their weights"
+    reason = "batch normalization counts items and ignores their weights"
     failures = {
         "check_sample_weight_equivalence_on_dense_data": reason,
         "check_sample_weight_equivalence_on_sparse_data": reason,
     }
     if isinstance(estimator, rivals.TSLSTMClassifier):
-        # Without that norm the check passes; it counts the items of the class that weighs nothing.
-        centred = "the norm behind the LSTM centres all items, so that raising some lowers others"
+        # The normalization also counts the items of the class that weighs nothing.
+        centred = (
+            "batch normalization after the LSTM centers all items, so raising some lowers others"
+        )
         failures["check_class_weight_classifiers"] = centred
     return failures
 
