@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import dataclass
 from typing import Any, Self
 
 from sklearn.base import ClassNamePrefixFeaturesOutMixin
@@ -22,8 +23,30 @@ class BaseIntegrationClassifier(ClassNamePrefixFeaturesOutMixin, SetClassifier):
         return sum(integration.global_size for integration in self.network_.integrations)
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
+class IntegrationParameters:
+    """The parameters of `IntegrationClassifier`; they come before those of training."""
+
+    integration: type[Integration] | None = parameter(
+        default=None,
+        type="subclass of acluster.nn.Integration",
+        constraints=[callable, None],
+        doc="""
+        The class of the torch module that integrates the local features. Its constructor takes
+        ``n_features``, the width of a local feature, and `integration_params`, by keyword. It
+        must be given.
+        """,
+    )
+    integration_params: dict[str, Any] | None = parameter(
+        default=None,
+        type="dict",
+        constraints=[dict, None],
+        doc="Arguments of `integration` other than ``n_features``, the same for every modality.",
+    )
+
+
 @estimator
-class IntegrationClassifier(BaseIntegrationClassifier):
+class IntegrationClassifier(BaseIntegrationClassifier, IntegrationParameters):
     """Classify items with an integration of your own.
 
     The integration maps the local features of a set to one vector, the global feature. Global
@@ -70,23 +93,6 @@ class IntegrationClassifier(BaseIntegrationClassifier):
     >>> clf.fit(X, y).score(X, y)
     1.0
     """
-
-    integration: type[Integration] | None = parameter(
-        default=None,
-        type="subclass of acluster.nn.Integration",
-        constraints=[callable, None],
-        doc="""
-        The class of the torch module that integrates the local features. Its constructor takes
-        ``n_features``, the width of a local feature, and `integration_params`, by keyword. It
-        must be given.
-        """,
-    )
-    integration_params: dict[str, Any] | None = parameter(
-        default=None,
-        type="dict",
-        constraints=[dict, None],
-        doc="Arguments of `integration` other than ``n_features``, the same for every modality.",
-    )
 
     @property
     def _integration(self) -> type[Integration]:  # type: ignore[override]
