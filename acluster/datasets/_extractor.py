@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from itertools import repeat
 from numbers import Integral, Real
 from typing import Any
 
@@ -17,7 +17,6 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 from torch.nn import functional
-from torch.optim import lr_scheduler
 
 from acluster import FeatureSets
 from acluster.datasets._flash_mnist import (
@@ -26,14 +25,8 @@ from acluster.datasets._flash_mnist import (
     noise_levels,
     sample_noise,
 )
-from acluster.datasets._frame_network import (
-    class_logits,
-    draw_weights,
-    drop,
-    exact_convolutions,
-    local_features,
-)
-from acluster.training import resolve_device, to_numpy_state, to_torch_state
+from acluster.datasets._frame_network import FrameNetwork, draw_weights, exact_convolutions
+from acluster.training import Batch, Trainer, resolve_device, to_numpy_state
 
 _NOISE = 10  # the class of a frame without a digit, after the ten digits
 
@@ -197,11 +190,22 @@ class FrameExtractor(CallbackSupportMixin, BaseEstimator):
         images, labels = check_digit_images(images, labels)
         device = resolve_device(self.device)
         rng = make_rng(self.random_state)
-        weights = _to_device(draw_weights(images.shape[1:], self.n_features, rng), device)
+        weights = draw_weights(images.shape[1:], self.n_features, rng)
+        network = FrameNetwork(weights, self.log_softmax, self.dropout).to(device)
+        trainer = Trainer(
+            network,
+            _batch_cross_entropy,
+            optimizer="adam",
+            learning_rate=self.learning_rate,
+            weight_decay=0.0,
+            max_grad_norm=None,
+            precision="full",
+            generator=rng,
+        )
         context = self._init_callback_context(max_subtasks=self.n_epochs)
         context.call_on_fit_task_begin(estimator=self, X=images, y=labels)
-        self.loss_curve_ = self._train(weights, images, labels, rng, context)
-        learned = to_numpy_state(weights)
+        self.loss_curve_ = self._train(trainer, images, labels, context)
+        learned = to_numpy_state(network.state_dict())
         if not all(np.isfinite(weight).all() for weight in learned.values()):
             raise ValueError(
                 f"Training diverged: the losses are {self.loss_curve_}. Lower learning_rate, now "
@@ -240,7 +244,7 @@ class FrameExtractor(CallbackSupportMixin, BaseEstimator):
                 f"{videos.shape}. Pass a single video as video[np.newaxis]."
             )
         n_videos, n_frames = videos.shape[:2]
-        values = self._apply(local_features, videos.reshape(-1, *videos.shape[2:]))
+        values = self._apply(FrameNetwork.local_features, videos.reshape(-1, *videos.shape[2:]))
         return FeatureSets(values, np.arange(n_videos + 1) * n_frames)
 
     def predict(self, frames: ArrayLike) -> NDArray[np.int64]:
@@ -262,7 +266,7 @@ class FrameExtractor(CallbackSupportMixin, BaseEstimator):
             If `frames` have another size or type than the images in `fit`.
         """
         check_is_fitted(self)
-        classes = self._apply(class_logits, np.asarray(frames)).argmax(axis=1)
+        classes = self._apply(FrameNetwork.forward, np.asarray(frames)).argmax(axis=1)
         return np.where(classes == _NOISE, -1, classes)
 
     def score(self, frames: ArrayLike, frame_digits: ArrayLike) -> float:
@@ -297,34 +301,37 @@ class FrameExtractor(CallbackSupportMixin, BaseEstimator):
 
     def _train(
         self,
-        weights: dict[str, Tensor],
+        trainer: Trainer,
         images: NDArray[np.uint8],
         labels: NDArray[Any],
-        rng: np.random.Generator,
         context: CallbackContext,
     ) -> list[float]:
-        """Train `weights` in place and return the mean loss of each epoch."""
-        n_batches = math.ceil(
-            (self.n_noisy_copies * len(images) + self.n_noise_images) / self.batch_size
-        )
+        """Train the network and return the mean loss of each epoch."""
+        device, rng = resolve_device(self.device), trainer.generator
+        weight = torch.ones(1, device=device)  # of the mean loss of a batch
+        n_frames = self.n_noisy_copies * len(images) + self.n_noise_images
+        n_batches = math.ceil(n_frames / self.batch_size)
         # A callback step is a run of batches, so that there are at most _MAX_CALLBACK_STEPS.
         run = math.ceil(n_batches / _MAX_CALLBACK_STEPS)
-        step = self._make_step(weights, self.n_epochs * n_batches, rng)
+        learning_rates = self._learning_rates(self.n_epochs * n_batches)
         loss_curve = []
         for _ in range(self.n_epochs):
             frames, classes = (
-                torch.from_numpy(array).to(weights["classes"].device)
+                torch.from_numpy(array).to(device)
                 for array in _make_training_frames(
                     images, labels, self.n_noisy_copies, self.n_noise_images, rng
                 )
             )
-            order = torch.from_numpy(rng.permutation(len(frames))).to(frames.device)
+            order = torch.from_numpy(rng.permutation(n_frames)).to(device)
             epoch = context.subcontext("epoch", max_subtasks=math.ceil(n_batches / run))
             epoch.call_on_fit_task_begin(estimator=self)
             losses = []
-            for batches in order.split(run * self.batch_size):
+            for items in order.split(run * self.batch_size):
                 task = epoch.subcontext("batches").call_on_fit_task_begin(estimator=self)
-                losses += [step(frames[b], classes[b]) for b in batches.split(self.batch_size)]
+                with torch.enable_grad(), exact_convolutions(), trainer.training():
+                    for batch in items.split(self.batch_size):
+                        trainer.optimizer.learning_rate = next(learning_rates)
+                        losses.append(trainer.step(Batch(frames[batch], classes[batch], weight)))
                 if task.call_on_fit_task_end(estimator=self):
                     break
             loss_curve.append(float(torch.stack(losses).mean()))
@@ -333,40 +340,17 @@ class FrameExtractor(CallbackSupportMixin, BaseEstimator):
                 break
         return loss_curve
 
-    def _make_step(
-        self, weights: dict[str, Tensor], n_steps: int, rng: np.random.Generator
-    ) -> Callable[[Tensor, Tensor], Tensor]:
-        """Return a function that takes a training step and returns the loss before it."""
-        for weight in weights.values():
-            weight.requires_grad_()
-        optimizer = torch.optim.Adam(weights.values(), lr=self.learning_rate, fused=True)
-        schedule: lr_scheduler.LRScheduler
-        if self.learning_rate_schedule == "one-cycle":
-            schedule = lr_scheduler.OneCycleLR(
-                optimizer, self.learning_rate, total_steps=n_steps, cycle_momentum=False
-            )
-        else:
-            schedule = lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
-        dropout = partial(drop, probability=self.dropout, generator=rng)
-
-        @torch.enable_grad()
-        def step(frames: Tensor, classes: Tensor) -> Tensor:
-            optimizer.zero_grad()
-            with exact_convolutions():
-                logits = class_logits(weights, frames, self.log_softmax, dropout)
-                loss = functional.cross_entropy(logits, classes)
-                loss.backward()
-            optimizer.step()
-            schedule.step()
-            return loss.detach()
-
-        return step
+    def _learning_rates(self, n_steps: int) -> Iterator[float]:
+        """Return the learning rate of each training step."""
+        if self.learning_rate_schedule == "constant":
+            return repeat(self.learning_rate)
+        return (_one_cycle(step, n_steps, self.learning_rate) for step in range(n_steps))
 
     @torch.inference_mode()
     def _apply(
-        self, network: Callable[..., Tensor], frames: NDArray[np.uint8]
+        self, method: Callable[..., Tensor], frames: NDArray[np.uint8]
     ) -> NDArray[np.float32]:
-        """Return the output of `network` for all frames, computed in blocks of bounded memory."""
+        """Call a method of the network on all frames, in blocks of bounded memory."""
         if frames.dtype != np.uint8 or frames.shape[1:] != self.frame_shape_:
             height, width = self.frame_shape_
             raise ValueError(
@@ -375,20 +359,31 @@ class FrameExtractor(CallbackSupportMixin, BaseEstimator):
                 "the extractor on such images."
             )
         device = resolve_device(self.device)
-        weights = _to_device(self.weights_, device)
+        network = FrameNetwork(self.weights_, self.log_softmax).to(device).eval()
         size = _FRAMES_PER_BLOCK.get(device.type, _FRAMES_PER_BLOCK["cuda"])
         with exact_convolutions():
             outputs = [
-                network(
-                    weights, torch.tensor(frames[i : i + size], device=device), self.log_softmax
-                )
+                method(network, torch.tensor(frames[i : i + size], device=device))
                 for i in range(0, max(len(frames), 1), size)  # one empty block without frames
             ]
         return torch.cat(outputs).cpu().numpy()
 
 
-def _to_device(weights: dict[str, NDArray[np.float32]], device: torch.device) -> dict[str, Tensor]:
-    return {name: weight.to(device) for name, weight in to_torch_state(weights).items()}
+def _batch_cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:
+    """Return the mean cross-entropy of a batch, of shape (1,)."""
+    # The trainer averages the losses it gets. Averaging one loss per frame would round differently
+    # from this mean, and a given random_state would no longer reproduce published figures.
+    return functional.cross_entropy(logits, classes)[None]
+
+
+def _one_cycle(step: int, n_steps: int, maximum: float) -> float:
+    """Return the learning rate of :class:`torch.optim.lr_scheduler.OneCycleLR` at a step."""
+    peak = 0.3 * n_steps - 1
+    if step <= peak:
+        start, end, fraction = maximum / 25, maximum, step / peak
+    else:
+        start, end, fraction = maximum, maximum / 25 / 1e4, (step - peak) / (n_steps - 1 - peak)
+    return end + (start - end) / 2.0 * (math.cos(math.pi * fraction) + 1)
 
 
 def _make_training_frames(

@@ -1,15 +1,14 @@
-"""The convolutional network of `FrameExtractor`, as functions of its weights."""
+"""The convolutional network of `FrameExtractor`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 _N_CLASSES = 11
@@ -18,8 +17,6 @@ _KERNEL_SIZE = 5
 
 # Mean and standard deviation of MNIST's pixels, as fractions of 255.
 _PIXEL_MEAN, _PIXEL_STD = 0.1307, 0.3081
-
-Dropout = Callable[[Tensor], Tensor]
 
 
 def draw_weights(
@@ -61,40 +58,64 @@ def _pooled_twice(extent: int) -> int:
     return extent
 
 
-def _keep(x: Tensor) -> Tensor:
-    return x
+class FrameNetwork(nn.Module):
+    """Two convolutions and two linear layers: a classifier of single frames.
 
+    Parameters
+    ----------
+    weights : dict of ndarray of float32
+        The weights and biases as `draw_weights` returns them. The network has one parameter per
+        entry, of the same name.
 
-def drop(x: Tensor, probability: float, generator: np.random.Generator) -> Tensor:
-    """Drop units (B, n), or whole channels (B, n, height, width), at random.
+    log_softmax : bool
+        Whether to apply a log-softmax to the local features.
 
-    torch.nn.Dropout draws from torch's global generator, which training must leave untouched.
+    dropout : float, default=0.0
+        In training mode, the probability of dropping a channel of the second convolution or a unit
+        of the fully connected layer.
     """
-    is_kept = generator.random(x.shape[:2], dtype=np.float32) >= probability
-    scale = torch.from_numpy(is_kept.astype(np.float32) / (1 - probability)).to(x.device)
-    return x * scale.reshape(x.shape[:2] + (1,) * (x.ndim - 2))
 
+    def __init__(
+        self, weights: dict[str, NDArray[np.float32]], log_softmax: bool, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        for name, weight in weights.items():
+            self.register_parameter(name, nn.Parameter(torch.tensor(weight)))
+        self.log_softmax = log_softmax
+        self.dropout = dropout
 
-def local_features(
-    weights: dict[str, Tensor], frames: Tensor, log_softmax: bool, dropout: Dropout = _keep
-) -> Tensor:
-    """Compute the local features (B, n_features) of frames (B, height, width) of bytes."""
-    x = (frames[:, None] / 255 - _PIXEL_MEAN) / _PIXEL_STD
-    x = _convolve_and_pool(x, weights["kernel1"], weights["kernel1_bias"])
-    # The authors drop channels before pooling and relu. Dropping them afterwards is the same, for
-    # a quarter of the work.
-    x = dropout(_convolve_and_pool(x, weights["kernel2"], weights["kernel2_bias"]))
-    x = functional.linear(x.flatten(1), weights["hidden"], weights["hidden_bias"])
-    x = dropout(functional.relu(x))
-    return functional.log_softmax(x, dim=1) if log_softmax else x
+    def forward(self, frames: Tensor, generator: np.random.Generator | None = None) -> Tensor:
+        """Compute the logits (B, 11) of the ten digits and of noise."""
+        return functional.linear(self.local_features(frames, generator), *self._layer("classes"))
 
+    def local_features(
+        self, frames: Tensor, generator: np.random.Generator | None = None
+    ) -> Tensor:
+        """Compute the local features (B, n_features) of frames (B, height, width) of bytes.
 
-def class_logits(
-    weights: dict[str, Tensor], frames: Tensor, log_softmax: bool, dropout: Dropout = _keep
-) -> Tensor:
-    """Compute the logits (B, 11) of the ten digits and of noise."""
-    features = local_features(weights, frames, log_softmax, dropout)
-    return functional.linear(features, weights["classes"], weights["classes_bias"])
+        `generator` draws the dropout; it is required in training mode only.
+        """
+        x = (frames[:, None] / 255 - _PIXEL_MEAN) / _PIXEL_STD
+        x = _convolve_and_pool(x, *self._layer("kernel1"))
+        # The authors drop channels before pooling and relu. Dropping them afterwards is the same,
+        # for a quarter of the work.
+        x = self._drop(_convolve_and_pool(x, *self._layer("kernel2")), generator)
+        x = functional.relu(functional.linear(x.flatten(1), *self._layer("hidden")))
+        x = self._drop(x, generator)
+        return functional.log_softmax(x, dim=1) if self.log_softmax else x
+
+    def _layer(self, name: str) -> tuple[Tensor, Tensor]:
+        return self.get_parameter(name), self.get_parameter(f"{name}_bias")
+
+    def _drop(self, x: Tensor, generator: np.random.Generator | None) -> Tensor:
+        """Drop units (B, n), or whole channels (B, n, height, width), at random."""
+        if not self.training:
+            return x
+        assert generator is not None, "Training mode needs a generator for the dropout."
+        # torch.nn.Dropout draws from torch's global generator, which training must leave untouched.
+        is_kept = generator.random(x.shape[:2], dtype=np.float32) >= self.dropout
+        scale = torch.from_numpy(is_kept.astype(np.float32) / (1 - self.dropout)).to(x.device)
+        return x * scale.reshape(x.shape[:2] + (1,) * (x.ndim - 2))
 
 
 def _convolve_and_pool(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:

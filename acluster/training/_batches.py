@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,7 +131,7 @@ class BatchSource:
 class Batch(NamedTuple):
     """What one training step sees."""
 
-    sets: list[Packed]  # one (values, offsets) per modality
+    sets: Any  # what the network takes; for sets, one (values, offsets) per modality
     targets: Tensor  # (n,) or (n, n_outputs)
     weights: Tensor  # of the losses; broadcasts to them
 

@@ -45,7 +45,8 @@ class Trainer:
         "mixed" multiplies in bfloat16 where that is faster.
 
     generator : torch.Generator
-        Draws the dropout, on the device of the network.
+        Draws the dropout, on the device of the network. `step` only passes it on, so a network
+        may require a generator of another type; `state` and `load_state` need torch's.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Trainer:
         weight_decay: float,
         max_grad_norm: float | None,
         precision: str,
-        generator: torch.Generator,
+        generator: Any,
     ) -> None:
         self.network = network
         self.loss = loss

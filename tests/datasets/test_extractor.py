@@ -8,10 +8,12 @@ from sklearn.callback import ProgressBar, ScoringMonitor
 from sklearn.exceptions import NotFittedError
 from sklearn.utils._param_validation import InvalidParameterError
 from torch.nn import functional
+from torch.optim.lr_scheduler import OneCycleLR
 
 from acluster import FeatureSets
 from acluster.datasets import FrameExtractor, _extractor, load_digits_28, make_flash_mnist
-from acluster.datasets._frame_network import _convolve_and_pool
+from acluster.datasets._frame_network import FrameNetwork, _convolve_and_pool, draw_weights
+from acluster.training._optimizer import Optimizer
 
 pytestmark = pytest.mark.numerical
 
@@ -185,13 +187,13 @@ def test_fit_draws_new_noise_each_epoch(monkeypatch):
 @pytest.mark.parametrize("schedule", ["constant", "one-cycle"])
 def test_learning_rate_follows_the_schedule(monkeypatch, schedule):
     seen = []
+    step = Optimizer.step
 
-    class Adam(torch.optim.Adam):
-        def step(self):
-            seen.append(self.param_groups[0]["lr"])
-            super().step()
+    def remember(optimizer):
+        seen.append(optimizer.learning_rate)
+        step(optimizer)
 
-    monkeypatch.setattr(torch.optim, "Adam", Adam)
+    monkeypatch.setattr(Optimizer, "step", remember)
     quick(n_epochs=2, batch_size=6, learning_rate=0.01, learning_rate_schedule=schedule).fit(
         *small_images()
     )
@@ -206,6 +208,39 @@ def test_learning_rate_follows_the_schedule(monkeypatch, schedule):
     assert seen[-1] < 1e-5
     assert (np.diff(seen[: largest + 1]) > 0).all()
     assert (np.diff(seen[largest:]) < 0).all()
+
+
+@pytest.mark.parametrize("n_steps", [1, 3, 10, 237])
+def test_one_cycle_schedule_equals_torch(n_steps):
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+    schedule = OneCycleLR(optimizer, 0.03, total_steps=n_steps, cycle_momentum=False)
+    extractor = FrameExtractor(learning_rate=0.03, learning_rate_schedule="one-cycle")
+    learning_rates = list(extractor._learning_rates(n_steps))
+    assert len(learning_rates) == n_steps
+    for learning_rate in learning_rates:
+        assert learning_rate == schedule.get_last_lr()[0]  # the same bits
+        optimizer.step()
+        schedule.step()
+
+
+def test_frame_network_applies_dropout_in_training_mode_only():
+    weights = draw_weights((16, 16), 40, np.random.default_rng(0))
+    network = FrameNetwork(weights, log_softmax=False, dropout=0.25)
+    frames = torch.from_numpy(small_images(50, width=16)[0])
+    dropped, again = (network(frames, np.random.default_rng(0)) for _ in range(2))
+    assert torch.equal(dropped, again)
+    plain = network.eval()(frames)
+    assert not torch.equal(dropped, plain)
+    assert torch.equal(plain, FrameNetwork(weights, log_softmax=False).eval()(frames))
+
+
+def test_frame_network_dropout_drops_units_or_whole_channels():
+    network = FrameNetwork({}, log_softmax=False, dropout=0.25)
+    for shape in ((30, 40), (30, 40, 2, 3)):
+        scales = network._drop(torch.ones(shape), np.random.default_rng(0)).reshape(30, 40, -1)
+        assert (scales == scales[..., :1]).all()
+        torch.testing.assert_close(scales.unique(), torch.tensor([0, 1 / 0.75]))
+        assert (scales == 0).float().mean() == pytest.approx(0.25, abs=0.05)
 
 
 def test_fit_leaves_global_random_states_untouched():
