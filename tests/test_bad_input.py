@@ -370,7 +370,7 @@ OWN_CASES = [
         "fit X_val with another modality",
         lambda data: data.fit_multimodal(X_val={"flow": data.X}, y_val=data.y),
         ValueError,
-        "In X_val and y_val: X has the modality 'flow', which MultimodalAttentionClusterClassifier has not seen in fit; it was fitted on ['rgb', 'audio']. Leave it out, or fit anew with it.",
+        "In X_val and y_val: X has the modality 'flow', which MultimodalAttentionClusterClassifier has not seen in fit; it was fitted on ['rgb', 'audio']. Leave it out, or fit again with it.",
     ),
     Case(
         "fit y_val=indicator",
