@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,9 @@ class Items:
         return Items(self.X[index], self.y[index], self.sample_weight[index])
 
 
-def check_X(estimator: Any, X: Any, *, reset: bool) -> MultimodalFeatureSets:
+def check_X(
+    estimator: Any, X: Any, *, reset: bool, seen: Mapping[str, int] | None = None
+) -> MultimodalFeatureSets:
     """Return X checked, with named modalities.
 
     Parameters
@@ -42,9 +45,13 @@ def check_X(estimator: Any, X: Any, *, reset: bool) -> MultimodalFeatureSets:
 
     reset : bool
         Whether to learn the modalities and their widths, as in `fit`, or to compare them.
+
+    seen : dict of str to int, optional
+        The widths to compare with; by default those of the fitted network.
     """
     if estimator._is_multimodal:
-        seen = None if reset else estimator._architecture.widths
+        if not reset and seen is None:
+            seen = estimator._architecture.widths
         return check_multimodal_sets(X, estimator=estimator, seen=seen)
     return MultimodalFeatureSets({"features": check_sets(X, estimator=estimator, reset=reset)})
 
@@ -54,25 +61,38 @@ def unwrapped(estimator: Any, X: MultimodalFeatureSets) -> Any:
     return X if estimator._is_multimodal else X["features"]
 
 
-def check_items(estimator: Any, X: Any, y: Any, sample_weight: Any, *, reset: bool) -> Items:
+def check_items(
+    estimator: Any,
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+    *,
+    reset: bool,
+    seen: Mapping[str, int] | None = None,
+) -> Items:
     """Return the items checked, without those of weight 0."""
     y = check_labels(y, type(estimator).__name__)
-    X = check_X(estimator, X, reset=reset)
+    X = check_X(estimator, X, reset=reset, seen=seen)
     check_consistent_length(X, y)
     weight = _check_sample_weight(sample_weight, y, dtype=np.float64, ensure_non_negative=True)
     items, weighted = Items(X, y, weight), weight > 0
     return items if weighted.all() else items[weighted]
 
 
-def check_validation(estimator: Any, X_val: Any, y_val: Any, coding: LabelCoding) -> Items | None:
-    """Return the validation set of `fit`, checked, or None if there is none."""
+def check_validation(
+    estimator: Any, X_val: Any, y_val: Any, coding: LabelCoding, widths: Mapping[str, int]
+) -> Items | None:
+    """Return the validation set of `fit`, checked, or None if there is none.
+
+    `widths` are those of the training items: the network that has them does not exist yet.
+    """
     if (X_val is None) != (y_val is None):
         given, missing = ("y_val", "X_val") if X_val is None else ("X_val", "y_val")
         raise ValueError(f"{given} is passed without {missing}; pass both or neither.")
     if X_val is None:
         return None
     try:
-        items = check_items(estimator, X_val, y_val, None, reset=False)
+        items = check_items(estimator, X_val, y_val, None, reset=False, seen=widths)
     except (TypeError, ValueError) as error:
         raise type(error)(f"In X_val and y_val: {error}") from None
     coding.encode(items.y, name="y_val")

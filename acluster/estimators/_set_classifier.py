@@ -249,7 +249,7 @@ class SetClassifier(
         targets = coding.encode(items.y)
         weights = coding.weigh(targets, items.sample_weight, self.class_weight)
         weights = to_mean_one(weights, self.class_weight)
-        validation = check_validation(self, X_val, y_val, coding)
+        validation = check_validation(self, X_val, y_val, coding, items.X.n_features)
         self._start(items.X, coding, resumes)
         train = np.arange(len(items))
         if self.early_stopping and validation is None:
