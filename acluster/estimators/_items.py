@@ -30,9 +30,7 @@ class Items:
         return Items(self.X[index], self.y[index], self.sample_weight[index])
 
 
-def check_X(
-    estimator: Any, X: Any, *, reset: bool, seen: Mapping[str, int] | None = None
-) -> MultimodalFeatureSets:
+def check_X(estimator: Any, X: Any, *, seen: Mapping[str, int] | None) -> MultimodalFeatureSets:
     """Return X checked, with named modalities.
 
     Parameters
@@ -43,17 +41,14 @@ def check_X(
     X : object
         In any form that the classifiers accept.
 
-    reset : bool
-        Whether to learn the modalities and their widths, as in `fit`, or to compare them.
-
-    seen : dict of str to int, optional
-        The widths to compare with; by default those of the fitted network.
+    seen : dict of str to int, or None
+        The modalities and widths that X must have; None learns them, as a first `fit` does.
     """
     if estimator._is_multimodal:
-        if not reset and seen is None:
-            seen = estimator._architecture.widths
         return check_multimodal_sets(X, estimator=estimator, seen=seen)
-    return MultimodalFeatureSets({"features": check_sets(X, estimator=estimator, reset=reset)})
+    return MultimodalFeatureSets(
+        {"features": check_sets(X, estimator=estimator, reset=seen is None)}
+    )
 
 
 def unwrapped(estimator: Any, X: MultimodalFeatureSets) -> Any:
@@ -62,17 +57,11 @@ def unwrapped(estimator: Any, X: MultimodalFeatureSets) -> Any:
 
 
 def check_items(
-    estimator: Any,
-    X: Any,
-    y: Any,
-    sample_weight: Any,
-    *,
-    reset: bool,
-    seen: Mapping[str, int] | None = None,
+    estimator: Any, X: Any, y: Any, sample_weight: Any, *, seen: Mapping[str, int] | None
 ) -> Items:
     """Return the items checked, without those of weight 0."""
     y = check_labels(y, type(estimator).__name__)
-    X = check_X(estimator, X, reset=reset, seen=seen)
+    X = check_X(estimator, X, seen=seen)
     check_consistent_length(X, y)
     weight = _check_sample_weight(sample_weight, y, dtype=np.float64, ensure_non_negative=True)
     items, weighted = Items(X, y, weight), weight > 0
@@ -92,7 +81,7 @@ def check_validation(
     if X_val is None:
         return None
     try:
-        items = check_items(estimator, X_val, y_val, None, reset=False, seen=widths)
+        items = check_items(estimator, X_val, y_val, None, seen=widths)
     except (TypeError, ValueError) as error:
         raise type(error)(f"In X_val and y_val: {error}") from None
     coding.encode(items.y, name="y_val")

@@ -244,7 +244,8 @@ class SetClassifier(
         if checkpoint_dir is not None:
             check_resumable(self.random_state, self.warm_start)
         resumes = self.warm_start and hasattr(self, "network_")
-        items = check_items(self, X, y, sample_weight, reset=not resumes)
+        seen = self._architecture.widths if resumes else None
+        items = check_items(self, X, y, sample_weight, seen=seen)
         coding = self._coding if resumes else LabelCoding.of(items.y)
         targets = coding.encode(items.y)
         weights = coding.weigh(targets, items.sample_weight, self.class_weight)
@@ -316,7 +317,8 @@ class SetClassifier(
         """
         resumes = hasattr(self, "network_")
         check_partial_fit(self, classes, resumes)
-        items = check_items(self, X, y, sample_weight, reset=not resumes)
+        seen = self._architecture.widths if resumes else None
+        items = check_items(self, X, y, sample_weight, seen=seen)
         coding = self._coding if resumes else LabelCoding.of(items.y, classes)
         targets = coding.encode(items.y)
         weights = coding.weigh(targets, items.sample_weight, self.class_weight)
@@ -433,7 +435,7 @@ class SetClassifier(
     def _logits(self, X: Any) -> NDArray[Any]:
         check_is_fitted(self)
         check_precision(self.precision, self._dtype)
-        X = check_X(self, X, reset=False)
+        X = check_X(self, X, seen=self._architecture.widths)
         blocks = self._infer(_autocast_logits(self), _source(self, X))
         return stack_blocks(blocks, len(X))
 
@@ -546,7 +548,7 @@ class SetClassifier(
                 "out writes a zarr array, but set_output asks for another container. Call "
                 "set_output(transform='default'), or do not pass out."
             )
-        X = check_X(self, X, reset=False)
+        X = check_X(self, X, seen=self._architecture.widths)
         blocks = self._infer(self.network_.global_feature, _source(self, X))
         return stack_blocks(blocks, len(X)) if out is None else save_rows(out, blocks, len(X))
 
@@ -586,7 +588,7 @@ class SetClassifier(
                [0.5, 0.5, 0.5, 0.5]])
         """
         check_is_fitted(self)
-        X = check_X(self, X, reset=False)
+        X = check_X(self, X, seen=self._architecture.widths)
         like, weights = next(self.network_.parameters()), {}
         for i, name in enumerate(X.names):
             blocks = self._infer(
