@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +29,7 @@ class Items:
         return Items(self.X[index], self.y[index], self.sample_weight[index])
 
 
-def check_X(estimator: Any, X: Any, *, seen: Mapping[str, int] | None) -> MultimodalFeatureSets:
+def check_X(estimator: Any, X: Any, *, seen: dict[str, int] | None) -> MultimodalFeatureSets:
     """Return X checked, with named modalities.
 
     Parameters
@@ -57,7 +56,7 @@ def unwrapped(estimator: Any, X: MultimodalFeatureSets) -> Any:
 
 
 def check_items(
-    estimator: Any, X: Any, y: Any, sample_weight: Any, *, seen: Mapping[str, int] | None
+    estimator: Any, X: Any, y: Any, sample_weight: Any, *, seen: dict[str, int] | None
 ) -> Items:
     """Return the items checked, without those of weight 0."""
     y = check_labels(y, type(estimator).__name__)
@@ -69,7 +68,7 @@ def check_items(
 
 
 def check_validation(
-    estimator: Any, X_val: Any, y_val: Any, coding: LabelCoding, widths: Mapping[str, int]
+    estimator: Any, X_val: Any, y_val: Any, coding: LabelCoding, widths: dict[str, int]
 ) -> Items | None:
     """Return the validation set of `fit`, checked, or None if there is none.
 
