@@ -1,7 +1,5 @@
 """Loading model files: the only place that knows every estimator."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

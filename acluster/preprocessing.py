@@ -1,7 +1,5 @@
 """Transformers that return sets: of every local feature, or looked up by row number."""
 
-from __future__ import annotations
-
 from typing import Any, Self
 
 import numpy as np

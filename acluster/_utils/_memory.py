@@ -1,7 +1,5 @@
 """A buffer pool that reuses the memory of large arrays."""
 
-from __future__ import annotations
-
 import math
 import mmap
 import threading

@@ -4,8 +4,6 @@ The description is JSON text in the metadata of the file, under the key "acluste
 file never executes code from it, unlike unpickling.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import secrets

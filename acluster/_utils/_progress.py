@@ -1,7 +1,5 @@
 """A progress line on the terminal."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Generator, Iterable
 from typing import TypeVar

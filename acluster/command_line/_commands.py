@@ -1,7 +1,5 @@
 """The commands: each makes one or two calls of the Python package."""
 
-from __future__ import annotations
-
 import argparse
 import csv
 import json

@@ -3,8 +3,6 @@
 Only argparse is imported here, so that ``--help`` and usage errors appear at once.
 """
 
-from __future__ import annotations
-
 import argparse
 import inspect
 import os

@@ -1,7 +1,5 @@
 """Loader of published benchmarks, from local copies."""
 
-from __future__ import annotations
-
 import os
 import zipfile
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The folder that the loaders read from."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Generator of Flash-MNIST, noisy videos in which handwritten digits flash up briefly."""
 
-from __future__ import annotations
-
 from numbers import Integral
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The convolutional network of `FrameExtractor`."""
 
-from __future__ import annotations
-
 import math
 from contextlib import AbstractContextManager
 

@@ -1,7 +1,5 @@
 """Loader of the Free Spoken Digit Dataset, as sets of log-mel patches."""
 
-from __future__ import annotations
-
 import os
 import re
 from numbers import Integral

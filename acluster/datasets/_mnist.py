@@ -1,7 +1,5 @@
 """Loaders of images of handwritten digits: MNIST, and a small bundled substitute."""
 
-from __future__ import annotations
-
 import gzip
 import math
 import os

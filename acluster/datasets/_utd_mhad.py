@@ -1,7 +1,5 @@
 """Loader of UTD-MHAD, actions recorded by three sensors."""
 
-from __future__ import annotations
-
 import os
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The classifiers of the paper: attention clusters for one modality and for several."""
 
-from __future__ import annotations
-
 import os
 from numbers import Real
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """scikit-learn's callbacks, told of every epoch of a fit."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from acluster.training import Fit

@@ -1,7 +1,5 @@
 """A fitted classifier as the description and the tensors of a model file, and back."""
 
-from __future__ import annotations
-
 import inspect
 import platform
 import sys

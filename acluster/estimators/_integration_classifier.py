@@ -1,7 +1,5 @@
 """Classifiers around any integration: the public one for users' own, and the base of the rivals."""
 
-from __future__ import annotations
-
 import inspect
 from dataclasses import dataclass
 from typing import Any, Self

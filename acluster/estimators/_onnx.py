@@ -1,7 +1,5 @@
 """Export to ONNX: class probabilities without torch or scikit-learn."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -6,8 +6,6 @@ scikit-learn and editors read; the constraints become `_parameter_constraints`; 
 become the "Parameters" section of the class's docstring.
 """
 
-from __future__ import annotations
-
 import inspect
 import json
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """The base of the classifiers: from X and y to a fitted network, and from it to predictions."""
 
-from __future__ import annotations
-
 import copy
 import functools
 import math

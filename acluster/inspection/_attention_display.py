@@ -1,7 +1,5 @@
 """A display of the attention weights of one item, as in figure 5 of the paper."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 

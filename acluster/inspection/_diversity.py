@@ -1,7 +1,5 @@
 """Measures of how much the attention units differ from each other."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

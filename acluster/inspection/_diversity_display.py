@@ -1,7 +1,5 @@
 """A display of the similarity and the entropy of the attention units."""
 
-from __future__ import annotations
-
 from typing import Any, Self
 
 import numpy as np

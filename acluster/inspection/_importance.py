@@ -1,7 +1,5 @@
 """Permutation importance of modalities."""
 
-from __future__ import annotations
-
 from numbers import Integral
 from typing import Any
 

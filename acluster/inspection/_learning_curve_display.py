@@ -1,7 +1,5 @@
 """A display of the learning curve of a classifier."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Self
 

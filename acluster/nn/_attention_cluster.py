@@ -1,7 +1,5 @@
 """The attention cluster (equation 6) and the shifting operation (equation 7)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """Calls to the kernels that Numba compiles, if it is installed (the extra "fast")."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import os

@@ -1,7 +1,5 @@
 """The base class of all modules that integrate local features."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from typing import ClassVar
 

@@ -5,8 +5,6 @@ local features with the highest logits. The logits of all others become so low t
 gives them a weight of exactly 0.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """The network: integrate each modality into a vector, concatenate, dropout, one linear layer."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """The network over padded sets, in operations that can be exported."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import cast
 

@@ -1,7 +1,5 @@
 """Standardization of local features, as a layer of the network."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -4,8 +4,6 @@ A weighting function maps packed local features (R, M) to logits (R, N), one col
 unit. A softmax over each set then turns the logits into attention weights.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 

@@ -1,7 +1,5 @@
 """Rival classifiers with a network: other integrations behind the same `fit`."""
 
-from __future__ import annotations
-
 from acluster.estimators import BaseIntegrationClassifier, choice, estimator, integer
 from acluster.nn import integrations
 

@@ -1,7 +1,5 @@
 """The rival without a network: pooled statistics and logistic regression."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from numbers import Integral, Real

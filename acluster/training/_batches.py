@@ -1,7 +1,5 @@
 """Batches of items: their order, modality dropout, and prefetching."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar

@@ -1,7 +1,5 @@
 """Where local features are kept during training: on the device, in memory, or in their store."""
 
-from __future__ import annotations
-
 import multiprocessing
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """A fit on disk: written while it runs, so that a killed one resumes."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import time

@@ -1,7 +1,5 @@
 """Devices and precisions, and moving state between torch and numpy."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext

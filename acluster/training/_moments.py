@@ -1,7 +1,5 @@
 """Means and standard deviations of local features, over a whole training set in one pass."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -1,7 +1,5 @@
 """From the sets of a batch to tensors: gather, sample, convert, fill missing sets, move."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """One gradient step on a batch, and inference batch by batch; the network is opaque."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain

@@ -1,7 +1,5 @@
 """Attention pooling for multiple-instance learning, plain and gated (Ilse et al., 2018)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """Average pooling: the mean of the local features."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from acluster.nn._integration import Integration

@@ -1,7 +1,5 @@
 """Batch normalization that accepts a batch of one."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 from torch.nn import functional
 

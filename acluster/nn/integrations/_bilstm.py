@@ -1,7 +1,5 @@
 """A bidirectional LSTM over the local features in their order."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """Efficient probing: learned queries, each of which pools its own slice of the values."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """Concatenation of a fixed number of local features in their order."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from acluster.nn._integration import Integration

@@ -1,7 +1,5 @@
 """NetVLAD with context gating (Arandjelović et al., 2016; Miech et al., 2017)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional

@@ -1,7 +1,5 @@
 """Packed sets as sequences: padded, resampled to a fixed length, or divided into segments."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional

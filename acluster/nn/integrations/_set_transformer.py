@@ -1,7 +1,5 @@
 """Pooling by multihead attention, from the Set Transformer (Lee et al., 2019)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional

@@ -1,7 +1,5 @@
 """Temporal-Inception: convolutions over time of two widths (Ma et al., 2017)."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 from typing import cast
 

@@ -1,7 +1,5 @@
 """TS-LSTM: max-pooled temporal segments, read by an LSTM (Ma et al., 2017)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

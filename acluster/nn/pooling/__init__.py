@@ -5,8 +5,6 @@ with one of three implementations that agree with the definition to rounding: `_
 any device), `_numba` (CPU) and `_triton` (CUDA).
 """
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import torch

@@ -12,8 +12,6 @@ pass. Here only the features, the weights, y and ‖u‖ are kept. Both passes w
 time, so that the results of one operation are still in the processor's cache for the next.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 

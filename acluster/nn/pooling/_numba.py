@@ -9,8 +9,6 @@ Numba is an optional dependency (the extra "fast"). It compiles the kernels on f
 takes some seconds, and caches the result on disk.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -25,8 +25,6 @@ The kernels are in `_triton_kernels`, which is imported on first use. `import ac
 neither needs Triton nor waits for it.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Rows of any array that zarr can read, decoded block by block."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
