@@ -72,7 +72,12 @@ def load(path: str | os.PathLike[str]) -> Any:
 def _classes() -> dict[str, type]:
     """Return the public classes that have `save`, by name."""
     public = [getattr(room, name) for room in (estimators, rivals) for name in room.__all__]
-    return {one.__name__: one for one in public if isinstance(one, type) and hasattr(one, "save")}
+    # Without the base classes, which have no parameters of their own.
+    return {one.__name__: one for one in public if _is_savable(one)}
+
+
+def _is_savable(one: Any) -> bool:
+    return isinstance(one, type) and hasattr(one, "save") and hasattr(one, "_parameter_constraints")
 
 
 def _writer(description: dict[str, Any]) -> str:
