@@ -17,9 +17,7 @@ sets, splits and command-line options are those of `defaults.py`. No test item i
 """
 
 import math
-from dataclasses import dataclass
 from inspect import signature
-from typing import ClassVar
 
 import defaults
 import rivals
@@ -27,11 +25,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from acluster import IntegrationClassifier
 from acluster.nn import Integration, ShiftingOperation, attend
 from acluster.nn._weighting import uniform_
 from acluster.nn.integrations._batch_norm import BatchNorm
 from acluster.nn.integrations._sequences import padded
-from acluster.rivals._networks import Rival
 
 
 class Variant(Integration):
@@ -40,13 +38,13 @@ class Variant(Integration):
     def __init__(
         self,
         n_features,
-        cluster_size,
-        projection_size,
-        activation,
-        norm,
-        slice_size,
-        channel_levels,
-        time_coordinate,
+        cluster_size=32,
+        projection_size=0,
+        activation="softmax",
+        norm="shifting",
+        slice_size=0,
+        channel_levels=1,
+        time_coordinate=0,
     ):
         super().__init__()
         self.project = nn.Linear(n_features, projection_size) if projection_size else None
@@ -151,10 +149,6 @@ def entmax15(scores):
 ACTIVATIONS = {"sparsemax": sparsemax, "entmax": entmax15}
 
 
-# Parameters that are 0 or a name, which this study does not validate.
-UNCHECKED = ("projection_size", "activation", "norm", "slice_size", "time_coordinate")
-
-
 CANDIDATES = {
     "as it is": {},
     "no shifting": {"norm": "none"},
@@ -173,32 +167,14 @@ CANDIDATES = {
 }
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
-class VariantClassifier(Rival):
-    """The estimator of the variants, with the defaults of the attention cluster."""
-
-    cluster_size: int = 32
-    projection_size: int = 0
-    activation: str = "softmax"
-    norm: str = "shifting"
-    slice_size: int = 0
-    channel_levels: int = 1
-    time_coordinate: int = 0
-
-    _integration = Variant
-    _integration_parameters = tuple(signature(Variant).parameters)[1:]  # without n_features
-
-    _parameter_constraints: ClassVar = {
-        **Rival._parameter_constraints,
-        **dict.fromkeys(UNCHECKED, "no_validation"),
-    }
-
-
 def variant(is_multimodal, seed, **parameters):
     """Return a variant, or the attention cluster with one of its own options."""
     if {"n_attended", "pyramid_levels"} & set(parameters):
         return rivals.attention_cluster(is_multimodal, seed, **parameters)
-    return VariantClassifier(**parameters, random_state=seed)
+    own = {name: parameters.pop(name) for name in signature(Variant).parameters.keys() & parameters}
+    return IntegrationClassifier(
+        integration=Variant, integration_params=own, **parameters, random_state=seed
+    )
 
 
 VARIANTS = defaults.Study(CANDIDATES, variant, defaults.CSV.with_name("variants.csv"))

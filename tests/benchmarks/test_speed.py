@@ -47,7 +47,7 @@ def test_main_skips_workload_without_data(tmp_path, monkeypatch):
     speed.main(["--workloads", "musk1", "--json", str(path)])
     report = json.loads(path.read_text())
     assert report["workloads"] == {}
-    assert "musk1.npz is not there" in report["skipped"]["musk1"]
+    assert "musk1.npz does not exist" in report["skipped"]["musk1"]
 
 
 def test_our_methods_has_each_precision():
