@@ -331,6 +331,28 @@ class StopInEpoch3:
         return self.n_epochs == 3
 
 
+class NotesEpochs(StopInEpoch3):
+    """A callback that notes the epochs that an estimator has had before each one."""
+
+    def __init__(self):
+        self.n_iter = []
+
+    def on_fit_task_begin(self, estimator, context):
+        if context.task_name == "epoch":
+            self.n_iter.append((estimator.n_iter_, len(estimator.loss_curve_)))
+
+    def on_fit_task_end(self, estimator, context):
+        return False
+
+
+def test_callbacks_of_a_resumed_fit_see_the_epochs_before(tmp_path):
+    X, y = make_sets()
+    make(2).fit(X, y, checkpoint_dir=tmp_path)
+    callback = NotesEpochs()
+    make(4).set_callbacks(callback).fit(X, y, checkpoint_dir=tmp_path)
+    assert callback.n_iter == [(2, 2), (3, 3)]
+
+
 def test_checkpoint_keeps_the_stop_by_a_callback(tmp_path):
     X, y = make_sets()
     first = make(9).set_callbacks(StopInEpoch3()).fit(X, y, checkpoint_dir=tmp_path)
