@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from acluster.nn import Integration, IntegrationNetwork, ScoreFusionNetwork
 from acluster.training import resolve_device
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Architecture:
     """The parameters from which a network is built.
 
@@ -95,22 +96,27 @@ class Architecture:
         Raises
         ------
         ValueError
-            If `reset_parameters` of a user's class leaves a parameter or buffer unset.
+            If `reset_parameters` of a user's class leaves a parameter or buffer unset, or a
+            buffer is not persistent.
         """
-        network = self.outline(dropout).to_empty(device="cpu")
+        network = self.outline(dropout)
+        _check_buffers_are_persistent(network)
+        network = network.to_empty(device="cpu")
         with torch.no_grad():
-            # What is not set afterwards would be whatever lay in memory: NaN makes it visible.
+            # What is not set afterwards would be whatever lay in memory: a mark makes it visible.
             for tensor in network.state_dict().values():
-                if tensor.is_floating_point():
-                    tensor.fill_(torch.nan)
+                _mark(tensor)
             network.reset_parameters(generator)
         for name, tensor in network.state_dict().items():
-            if tensor.is_floating_point() and not tensor.isfinite().all():
+            if _is_marked(tensor):
                 raise ValueError(
                     f"reset_parameters does not set {name!r}. It must set every parameter and "
                     "buffer; values computed in the constructor are not kept."
                 )
         return network
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Architecture) and _are_equal(vars(self), vars(other))
 
     def difference(self, other: Architecture) -> str:
         """Return this network's parameters that differ from those of another, as text."""
@@ -131,7 +137,7 @@ class Architecture:
                     f"{name}={value!r}"
                     for own, others in pairs
                     for name, value in own.items()
-                    if others.get(name) != value
+                    if not _are_equal(value, others.get(name))
                 }
             )
         )
@@ -161,3 +167,40 @@ class Architecture:
             is_softmax=is_softmax,
             **sizes["network"],
         )
+
+
+def _check_buffers_are_persistent(network: torch.nn.Module) -> None:
+    """Raise a ValueError for a buffer that the state of the network, and so a pickle, lacks."""
+    saved = network.state_dict()
+    for name, _ in network.named_buffers():
+        if name not in saved:
+            raise ValueError(
+                f"The buffer {name!r} is not persistent, so its values would be lost. Register it "
+                "without persistent=False, and set it in reset_parameters."
+            )
+
+
+def _mark(tensor: torch.Tensor) -> None:
+    """Fill with a value that no initialization sets; booleans and bytes have none."""
+    if tensor.is_floating_point() or tensor.is_complex():
+        tensor.fill_(torch.nan)
+    elif tensor.dtype.is_signed:
+        tensor.fill_(torch.iinfo(tensor.dtype).min)
+
+
+def _is_marked(tensor: torch.Tensor) -> bool:
+    """Whether an element is still as `_mark` left it, or not finite."""
+    if tensor.is_floating_point() or tensor.is_complex():
+        return not bool(tensor.isfinite().all())
+    return tensor.dtype.is_signed and bool((tensor == torch.iinfo(tensor.dtype).min).any())
+
+
+def _are_equal(one: Any, other: Any) -> bool:
+    """Whether two values are equal; arrays and tensors compare element by element."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_are_equal(one[key], other[key]) for key in one)
+    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
+        return np.array_equal(one, other)
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return torch.equal(one, other)
+    return one is other or bool(one == other)

@@ -103,12 +103,14 @@ class IntegrationClassifier(BaseIntegrationClassifier, IntegrationParameters):
 
     def _integration_arguments(self, modalities: list[str]) -> dict[str, dict[str, Any]]:
         arguments = dict(self.integration_params or {})
+        signature = inspect.signature(self._integration)
         try:
-            inspect.signature(self._integration).bind(n_features=1, **arguments)
+            signature.bind(n_features=1, **arguments)
         except TypeError as error:
+            reason = str(error).removeprefix("inspect.Signature.bind() ")
             raise ValueError(
                 f"integration_params={arguments!r} do not fit "
-                f"{self._integration.__qualname__}{inspect.signature(self._integration)}: {error}."
+                f"{self._integration.__qualname__}{signature}: {reason}."
             ) from None
         return {modality: arguments for modality in modalities}
 
@@ -125,8 +127,8 @@ class IntegrationClassifier(BaseIntegrationClassifier, IntegrationParameters):
         dict of str to object
         """
         parameters: dict[str, Any] = super().get_params(deep=deep)
-        if deep:
-            own = self.integration_params or {}
+        own = self.integration_params
+        if deep and isinstance(own, dict):  # other values are reported by `fit`
             parameters |= {f"{_PREFIX}{name}": value for name, value in own.items()}
         return parameters
 

@@ -80,7 +80,9 @@ def restore_on_error(fit: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _has_attention_units(classifier: Any) -> bool:
-    if classifier._integration.attention_logits is Integration.attention_logits:
+    fitted = getattr(classifier, "_architecture", None)
+    integration = classifier._integration if fitted is None else fitted.integration
+    if integration.attention_logits is Integration.attention_logits:
         raise AttributeError(
             f"{type(classifier).__name__} has no attention units, so it has no attention_weights."
         )
@@ -681,17 +683,17 @@ class SetClassifier(
         if "network_" in state:
             # Plain numpy: a model trained on a GPU loads on a machine without one.
             state["network_"] = to_numpy_state(self.network_.state_dict())
-            state["_architecture"] = self._architecture.to_dict()
+            # The fitted integration: that of the parameters may have been set after `fit`.
+            fitted = self._architecture
+            state["_architecture"] = (fitted.integration, fitted.to_dict())
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if hasattr(self, "network_"):
             is_softmax = self._coding.kind == "multiclass"
-            self._architecture = Architecture.from_dict(
-                state["_architecture"], self._integration, is_softmax
-            )
-            self._missing = state.get("_missing", MissingModality())
+            integration, sizes = state["_architecture"]
+            self._architecture = Architecture.from_dict(sizes, integration, is_softmax)
             self.network_ = self._architecture.build(
                 self.dropout, self._dtype, to_torch_state(state["network_"]), self.device
             )

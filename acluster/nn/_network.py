@@ -242,9 +242,22 @@ def _log_mean(logarithms: Tensor) -> Tensor:
 def _part(integration: Integration, values: Tensor, offsets: Tensor, present: Tensor) -> Tensor:
     """Return the part of one modality in the global features; zero where the set is missing."""
     if bool(present.all()):
-        return integration(values, offsets)
+        return _integrate(integration, values, offsets)
     if len(values) == 0:  # the modality of every item is missing
         return values.new_zeros(len(present), integration.global_size)
-    g = integration(values, drop_empty_sets(offsets))
+    g = _integrate(integration, values, drop_empty_sets(offsets))
     items = torch.nonzero(present).flatten().to(g.device)
     return g.new_zeros(len(present), integration.global_size).index_copy(0, items, g)
+
+
+def _integrate(integration: Integration, values: Tensor, offsets: Tensor) -> Tensor:
+    """Return the vectors of sets of which none is empty, checked: the class may be a user's."""
+    g = integration(values, offsets)
+    expected = (len(offsets) - 1, integration.global_size)
+    if not isinstance(g, Tensor) or g.shape != expected:
+        found = f"shape {tuple(g.shape)}" if isinstance(g, Tensor) else f"a {type(g).__name__}"
+        raise ValueError(
+            f"{type(integration).__name__}.forward returned {found}; expected a tensor of shape "
+            f"{expected}, (number of sets, global_size)."
+        )
+    return g
