@@ -224,8 +224,8 @@ class TestErrors:
             integration=Average,
             dropout=0.0,
             batch_size=10**6,
-            learning_rate=0.03,
-            max_iter=60,
+            learning_rate=0.1,
+            max_iter=20,
             random_state=0,
         )
     ]
