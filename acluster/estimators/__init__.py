@@ -1,4 +1,4 @@
-"""The classifiers of acluster, and what they are composed of."""
+"""The classifiers of acluster and their components."""
 
 from acluster.estimators._attention_clusters import (
     AttentionClusterClassifier,

@@ -1,4 +1,4 @@
-"""What a network is made of, without its weights."""
+"""The structure of a network, without its weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Architecture:
     Attributes
     ----------
     integration : subclass of acluster.nn.Integration
-        How the local features of a modality become one vector.
+        The class that integrates the local features of a modality into one vector.
 
     modalities : dict of str to dict
         For every modality, the arguments of `integration`; ``n_features`` is one of them.
@@ -36,7 +36,7 @@ class Architecture:
         How modalities are combined; None for classifiers that do not offer the choice.
 
     is_softmax : bool
-        Whether the logits are those of a softmax, or each of a sigmoid of its own.
+        Whether the logits go through one softmax. If not, each goes through its own sigmoid.
     """
 
     integration: type[Integration]
@@ -69,7 +69,7 @@ class Architecture:
 
     def outline(self, dropout: float) -> IntegrationNetwork:
         """Return the network on torch's meta device: its shapes, without memory or weights."""
-        # On the meta device torch draws nothing, so its global random state stays as it is.
+        # On the meta device torch draws no random numbers, so its global state does not change.
         with torch.device("meta"):
             integrations = [self.integration(**arguments) for arguments in self.modalities.values()]
             widths = list(self.widths.values()) if self.standardize else None
@@ -103,7 +103,7 @@ class Architecture:
         _check_buffers_are_persistent(network)
         network = network.to_empty(device="cpu")
         with torch.no_grad():
-            # What is not set afterwards would be whatever lay in memory: a mark makes it visible.
+            # A parameter that is never set would hold arbitrary memory. A mark reveals it.
             for tensor in network.state_dict().values():
                 _mark(tensor)
             network.reset_parameters(generator)
@@ -143,7 +143,7 @@ class Architecture:
         )
 
     def _options(self) -> dict[str, Any]:
-        """The parameters of the network other than those of its integrations."""
+        """Return the parameters of the network other than those of its integrations."""
         options: dict[str, Any] = {"standardize": self.standardize}
         return options if self.fusion is None else {**options, "fusion": self.fusion}
 
@@ -159,7 +159,7 @@ class Architecture:
     def from_dict(
         cls, sizes: Mapping[str, Any], integration: type[Integration], is_softmax: bool
     ) -> Architecture:
-        """Invert `to_dict`; arguments that are newer than `sizes` take their defaults."""
+        """Invert `to_dict`; arguments missing from an older `sizes` take their defaults."""
         return cls.of(
             integration,
             sizes["integrations"],

@@ -15,7 +15,7 @@ from acluster.nn import AttentionCluster, Weighting
 
 
 class AttentionClusters(SetClassifier, ClusterParameters):
-    """The base of both classifiers."""
+    """The base class of both classifiers."""
 
     _integration = AttentionCluster
     _integration_parameters = (
@@ -28,14 +28,16 @@ class AttentionClusters(SetClassifier, ClusterParameters):
     )
 
     def to_onnx(self, path: str | os.PathLike[str]) -> None:
-        """Write what `predict_proba` computes as an ONNX file, for use without this package.
+        """Export `predict_proba` to an ONNX file, for use without this package.
 
-        The inputs are, for every modality by its name ("features" for a single one), padded sets
-        of shape (n, L, M) and, as ``NAME_lengths``, the number of local features of each item:
-        int64 of shape (n,). n and L are free; L is at least 1. Values in the padding do not
-        matter. An item of length 0 lacks the modality. The output, "probabilities", has the
-        columns of `predict_proba`; the classes are in the file's metadata, as JSON, under
-        "classes". Numbers have the dtype of the network: float32 after float32 features.
+        Each modality NAME ("features" if there is only one) has two inputs. ``NAME`` takes padded
+        sets of shape (n, L, M). ``NAME_lengths`` takes the number of local features of each item,
+        as int64 of shape (n,). n and L may vary; L is at least 1. The padding is ignored. An item
+        of length 0 lacks the modality.
+
+        The output, "probabilities", has the columns of `predict_proba`. The metadata of the file
+        holds the classes as JSON, under "classes". Features and probabilities have the dtype of
+        the network, which is float32 if it was fitted on float32 features.
 
         Parameters
         ----------
@@ -66,13 +68,13 @@ class AttentionClusters(SetClassifier, ClusterParameters):
         Parameters
         ----------
         input_features : array-like of str, shape (M,), optional
-            The column names of the local features, one modality after the other; by default those
-            seen in `fit`, else x0, x1, … in each modality.
+            The column names of the local features, one modality after the other. By default these
+            are the names seen in `fit`, or x0, x1, … in each modality if X had none.
 
         Returns
         -------
         ndarray of str objects, shape (n_features_out,)
-            Modality by modality and unit by unit, as the columns of `transform`.
+            The names, in the order of the columns of `transform`.
 
         Raises
         ------
@@ -98,7 +100,7 @@ class AttentionClusters(SetClassifier, ClusterParameters):
 
 @estimator
 class AttentionClusterClassifier(AttentionClusters):
-    """Classify items from their sets of local features, by one attention cluster.
+    """Classify items by their sets of local features, with one attention cluster.
 
     N attention units each take a weighted average of an item's local features (equations 2 to
     5). The shifting operation shifts, scales and normalizes each average (equation 7). Their
@@ -110,7 +112,7 @@ class AttentionClusterClassifier(AttentionClusters):
     MultimodalAttentionClusterClassifier : Several modalities per item.
     acluster.IntegrationClassifier : Another way to integrate the local features.
     acluster.FeatureSets : The container for sets of varying size.
-    acluster.nn : The torch modules, usable alone.
+    acluster.nn : The torch modules, usable on their own.
 
     Notes
     -----
@@ -125,7 +127,7 @@ class AttentionClusterClassifier(AttentionClusters):
     stacked on them sees items that the attention has been trained on. Use
     :class:`sklearn.ensemble.StackingClassifier`, which cross-fits, instead.
 
-    Predictions of a batch and of its items one by one agree to rounding, not to the bit.
+    Predicting a batch and predicting its items one by one give the same results up to rounding.
 
     References
     ----------
@@ -154,10 +156,10 @@ class AttentionClusterClassifier(AttentionClusters):
 
 @estimator
 class MultimodalAttentionClusterClassifier(AttentionClusters):
-    """Classify items from several sets of local features each, by one cluster per modality.
+    """Classify items with several modalities, with one attention cluster per modality.
 
-    Every modality has an attention cluster of its own (equations 2 to 7). Their global features
-    are concatenated and pass through dropout and one linear layer (section 3.5). The names and
+    Every modality has its own attention cluster (equations 2 to 7). Their global features are
+    concatenated and pass through dropout and one linear layer (section 3.5). The names and
     widths of the modalities are learned from the data. Items may lack modalities.
 
     The parameters of the clusters, down to `n_local_features`, take one value for all modalities
@@ -215,10 +217,10 @@ class MultimodalAttentionClusterClassifier(AttentionClusters):
         default="mean",
         options=("mean", "mask"),
         doc="""
-        What stands for a modality that an item lacks. "mean": one local feature, the mean of that
-        modality over the training set (section 5.2). "mask": nothing; its part of the global
-        feature is zero, and the other parts are scaled by the number of modalities over the
-        number that the item has.
+        What replaces a modality that an item lacks. "mean": one local feature, the mean of that
+        modality over the training set (section 5.2). "mask": nothing. Its part of the global
+        feature is zero, and the other parts are scaled up by the number of modalities divided by
+        the number that the item has.
         """,
     )
     modality_dropout: float = real(
@@ -226,9 +228,9 @@ class MultimodalAttentionClusterClassifier(AttentionClusters):
         type="float in [0, 1)",
         within=Interval(Real, 0, 1, closed="left"),
         doc="""
-        The probability with which a training item loses each of its modalities, drawn anew at
-        every step; it keeps at least one. Raise it if items to predict lack modalities more often
-        than those to train on.
+        The probability of hiding each modality of a training item, drawn anew at every step.
+        Every item keeps at least one modality. Raise it if modalities are missing more often at
+        prediction time than in the training data.
         """,
     )
 

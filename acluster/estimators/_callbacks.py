@@ -1,4 +1,4 @@
-"""scikit-learn's callbacks, told of every epoch of a fit."""
+"""Call scikit-learn's callbacks in every epoch of a fit."""
 
 from typing import Any
 
@@ -6,12 +6,12 @@ from acluster.training import Fit
 
 
 class EstimatorCallbacks:
-    """The callbacks set on an estimator, as a `Fit` calls them.
+    """The callbacks set on an estimator, in the form that a `Fit` calls.
 
     Parameters
     ----------
     estimator : SetClassifier
-        Its fitted attributes are brought up to date before callbacks look at it.
+        The estimator. Its fitted attributes are updated before the callbacks of each epoch run.
 
     **data : object
         X, y and metadata, which callbacks may use to score the estimator.
@@ -24,21 +24,21 @@ class EstimatorCallbacks:
         self._epoch_task: Any = None
 
     def begin_fit(self) -> None:
-        """Note that the fit begins."""
+        """Notify the callbacks that the fit begins."""
         self._fit_task.call_on_fit_task_begin(estimator=self._estimator, **self._data)
 
     def begin_epoch(self) -> None:
-        """Note that an epoch begins."""
+        """Notify the callbacks that an epoch begins."""
         self._epoch_task = self._fit_task.subcontext(task_name="epoch")
         self._epoch_task.call_on_fit_task_begin(estimator=self._estimator, **self._data)
 
     def end_epoch(self, fit: Fit) -> bool:
-        """Note that an epoch has ended; return whether a callback stops the training."""
+        """Notify the callbacks that an epoch has ended; return whether one stops the training."""
         self._estimator._record(fit)
         return bool(self._end(self._epoch_task))
 
     def end_fit(self) -> None:
-        """Note that the fit has ended."""
+        """Notify the callbacks that the fit has ended."""
         self._end(self._fit_task)
 
     def _end(self, task: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A fitted classifier as the description and the tensors of a model file, and back."""
+"""Convert a fitted classifier to the description and the tensors of a model file, and back."""
 
 import inspect
 import platform
@@ -27,11 +27,11 @@ _WIDTH = {"n_features": [Interval(Integral, 1, None, closed="left")]}
 
 
 def check_savable(model: Any) -> None:
-    """Raise a TypeError for a class that `acluster.load` could not find again."""
+    """Raise a TypeError for a class that `acluster.load` could not find."""
     if not type(model).__module__.startswith("acluster."):
         raise TypeError(
-            f"save writes classes of acluster, and {type(model).__qualname__} is not one of them: "
-            "load could not find it again. Use joblib.dump."
+            f"save supports only the classes of acluster; {type(model).__qualname__} is not one of "
+            "them, and load could not find it. Use joblib.dump."
         )
 
 
@@ -67,7 +67,7 @@ def describe(model: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
 
 
 def restore(kind: type, description: dict[str, Any], tensors: Tensors) -> Any:
-    """Invert `describe` for a class of classifiers; raises whatever a damaged file leads to."""
+    """Invert `describe` for a class of classifiers; a damaged file may raise any exception."""
     model: Any = kind(
         **{name: _from_json(value) for name, value in description["parameters"].items()}
     )
@@ -85,7 +85,7 @@ def restore(kind: type, description: dict[str, Any], tensors: Tensors) -> Any:
         model.feature_means_ = dict(model._missing.means) or None
     used |= _restore_network(model, tensors)
     if unused := set(tensors) - used:
-        raise ModelFileError(f"it has the tensor {min(unused)!r:.100}, which no part of it needs")
+        raise ModelFileError(f"it has the unexpected tensor {min(unused)!r:.100}")
     return model
 
 
@@ -108,12 +108,12 @@ def _restore_history(model: Any, description: dict[str, Any]) -> None:
 def _restore_architecture(
     model: Any, description: dict[str, Any], tensors: Tensors
 ) -> Architecture:
-    """Return the architecture, checked: a hostile file must not make building it hang."""
+    """Check and return the architecture: building that of a malicious file must not hang."""
     modalities, network = description["modalities"], description["network"]
     if not 1 <= len(modalities) <= tensors.spec("network.linear.weight")[0][0]:
         raise ModelFileError(f"it has {len(modalities)} modalities")
     if not model._is_multimodal and set(modalities) != {"features"}:
-        raise ModelFileError("its one modality is not 'features'")
+        raise ModelFileError("its only modality is not 'features'")
     check_modality_names(modalities)
     sizes = {"integrations": modalities, "network": network, "n_outputs": model._coding.n_outputs}
     is_softmax = model._coding.kind == "multiclass"
@@ -134,16 +134,16 @@ def _restore_architecture(
 def _check_module_counts(
     integration: type[Integration], modalities: Mapping[str, Mapping[str, Any]], tensors: Tensors
 ) -> None:
-    """Refuse more submodules than the file has tensors for, before they are built."""
+    """Reject more submodules than the file has tensors, before they are built."""
     for name in integration.module_counts:
         if sum(arguments[name] for arguments in modalities.values()) > len(tensors):
-            raise ModelFileError(f"its {name} are more than its tensors")
+            raise ModelFileError(f"its {name} exceeds the number of its tensors")
 
 
 def _restore_missing(
     model: Any, description: dict[str, Any], tensors: Tensors
 ) -> tuple[MissingModality, set[str]]:
-    """Return what stands for missing modalities, and the names of the tensors used for it."""
+    """Return the strategy for missing modalities, and the names of its tensors."""
     if not model._is_multimodal:
         return MissingModality(), set()
     widths, counts = model._architecture.widths, description["n_averaged"]
@@ -160,7 +160,7 @@ def _restore_missing(
 
 
 def _restore_network(model: Any, tensors: Tensors) -> set[str]:
-    """Set the network; nothing is allocated or read before names, shapes and dtypes agree."""
+    """Set the network; check all names, shapes and dtypes before memory is allocated."""
     outline = model._architecture.outline(model.dropout)
     expected = {
         name: (tuple(tensor.shape), model._dtype if tensor.is_floating_point() else "int64")
@@ -170,7 +170,7 @@ def _restore_network(model: Any, tensors: Tensors) -> set[str]:
         found = tensors.spec(f"network.{name}")
         if found != (shape, dtype):
             raise ModelFileError(
-                f"tensor {name!r} is {found[0]}, {found[1]}; by its sizes and dtype it should be "
+                f"tensor {name!r} has shape {found[0]} and dtype {found[1]}; the description needs "
                 f"{shape}, {dtype}"
             )
     state = {name: tensors[f"network.{name}"] for name in expected}
@@ -181,7 +181,7 @@ def _restore_network(model: Any, tensors: Tensors) -> set[str]:
 
 
 def _plain(value: Any) -> Any:
-    """Return the value with Python's numbers in the place of numpy's."""
+    """Return the value with numpy scalars converted to Python numbers."""
     if isinstance(value, Mapping):
         return {name: _plain(own) for name, own in value.items()}
     if isinstance(value, type):
@@ -193,7 +193,7 @@ def _plain(value: Any) -> Any:
 
 
 def _to_json(value: Any) -> Any:
-    """Return a parameter as JSON takes it; dicts become pairs, as their keys may be numbers."""
+    """Convert a parameter for JSON; dicts become pairs, because their keys may be numbers."""
     if isinstance(value, dict):
         return {"pairs": [[_plain(key), _plain(own)] for key, own in value.items()]}
     return _plain(value)
@@ -211,7 +211,7 @@ def _labels_to_json(coding: LabelCoding) -> dict[str, Any]:
         kind == "object" and not all(isinstance(value, str) for value in values)
     ):
         raise TypeError(
-            f"save writes labels that are text, numbers or booleans; these are {classes.dtype}, "
+            f"save supports labels that are text, numbers or booleans; these are {classes.dtype}, "
             f"such as {values[0]!r}. Fit on y.astype(str), or use joblib.dump."
         )
     return {"kind": coding.kind, "dtype": kind, "classes": values}
@@ -226,13 +226,13 @@ def _labels_from_json(labels: dict[str, Any]) -> LabelCoding:
         classes = np.array(labels["classes"], dtype=dtype)
     kind = _one_of(labels["kind"], ("binary", "multiclass", "multilabel"), "kind of the labels")
     if classes.ndim != 1 or not np.array_equal(np.unique(classes), classes):
-        raise ModelFileError("its classes are not in order, each once")
+        raise ModelFileError("its classes are not sorted and unique")
     if kind == "multilabel":
         is_right = np.array_equal(classes, np.arange(len(classes))) and len(classes) > 1
     else:
         is_right = len(classes) == 2 if kind == "binary" else len(classes) > 2
     if not is_right:
-        raise ModelFileError(f"{len(classes)} classes are not {kind}")
+        raise ModelFileError(f"it has {len(classes)} classes, which does not match {kind!r}")
     return LabelCoding(kind, classes)
 
 
@@ -244,7 +244,7 @@ def _one_of(value: Any, known: Iterable[str], name: str) -> str:
 
 def _texts(values: Any, n: int, name: str) -> NDArray[np.object_]:
     if not isinstance(values, list) or len(values) != n or not all(type(v) is str for v in values):
-        raise ModelFileError(f"its {name} are not {n} texts")
+        raise ModelFileError(f"its {name} are not {n} strings")
     return np.array(values, dtype=object)
 
 

@@ -1,4 +1,4 @@
-"""Classifiers around any integration: the public one for users' own, and the base of the rivals."""
+"""Classifiers that train any integration: the public class, and the base class of the rivals."""
 
 import inspect
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _PREFIX = "integration__"
 
 
 class BaseIntegrationClassifier(ClassNamePrefixFeaturesOutMixin, SetClassifier):
-    """The base of classifiers whose global features have no names of their own."""
+    """The base class of classifiers whose global features have numbers instead of names."""
 
     @property
     def _n_features_out(self) -> int:
@@ -23,7 +23,7 @@ class BaseIntegrationClassifier(ClassNamePrefixFeaturesOutMixin, SetClassifier):
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class IntegrationParameters:
-    """The parameters of `IntegrationClassifier`; they come before those of training."""
+    """The parameters of `IntegrationClassifier`; they precede the training parameters."""
 
     integration: type[Integration] | None = parameter(
         default=None,
@@ -31,8 +31,8 @@ class IntegrationParameters:
         constraints=[callable, None],
         doc="""
         The class of the torch module that integrates the local features. Its constructor takes
-        ``n_features``, the width of a local feature, and `integration_params`, by keyword. It
-        must be given.
+        ``n_features``, the width of a local feature, and `integration_params`, by keyword.
+        Required.
         """,
     )
     integration_params: dict[str, Any] | None = parameter(
@@ -45,26 +45,26 @@ class IntegrationParameters:
 
 @estimator
 class IntegrationClassifier(BaseIntegrationClassifier, IntegrationParameters):
-    """Classify items with an integration of your own.
+    """Classify items with a custom integration.
 
-    The integration maps the local features of a set to one vector, the global feature. Global
-    features of all modalities are concatenated and pass through dropout and one linear layer. The
-    checks, stores, missing modalities, callbacks, checkpoints and training are those of the other
+    The integration maps the local features of a set to one vector, the global feature. The global
+    features of all modalities are concatenated and pass through dropout and one linear layer.
+    Checks, stores, missing modalities, callbacks, checkpoints and training work as in the other
     classifiers.
 
     See Also
     --------
     acluster.nn.Integration : The base class to derive from.
-    acluster.rivals : Classifiers made in the same way.
+    acluster.rivals : Classifiers with ready-made integrations.
 
     Notes
     -----
     Arguments of the integration can be searched by name:
     ``GridSearchCV(clf, {"integration__hidden_size": [16, 64]})``.
 
-    The class travels through `clone`, searches and pickles like any parameter; for other
-    processes it must be defined in a module that they can import. `save` refuses a class of your
-    own, since model files contain no code; use :func:`joblib.dump`.
+    The class passes through `clone`, searches and pickles like any parameter. Other processes can
+    use it only if they can import it from a module. `save` rejects a custom class, because model
+    files contain no code; use :func:`joblib.dump`.
 
     Examples
     --------
@@ -120,7 +120,7 @@ class IntegrationClassifier(BaseIntegrationClassifier, IntegrationParameters):
         Parameters
         ----------
         deep : bool, default=True
-            Whether ``integration_params`` are listed as ``integration__name``, too.
+            Whether ``integration_params`` are also listed as ``integration__name``.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""The items of a fit, checked: their sets, labels and sample weights."""
+"""Check the items of a fit: their sets, labels and sample weights."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class Items:
 
 
 def check_X(estimator: Any, X: Any, *, seen: dict[str, int] | None) -> MultimodalFeatureSets:
-    """Return X checked, with named modalities.
+    """Check X, and return it with named modalities.
 
     Parameters
     ----------
     estimator : SetClassifier
-        Named in messages; it learns or checks its `n_features_in_`.
+        Named in error messages; its `n_features_in_` is set or checked.
 
     X : object
         In any form that the classifiers accept.
@@ -51,14 +51,14 @@ def check_X(estimator: Any, X: Any, *, seen: dict[str, int] | None) -> Multimoda
 
 
 def unwrapped(estimator: Any, X: MultimodalFeatureSets) -> Any:
-    """Return the sets as users of the estimator know them: of one modality, without its name."""
+    """Return the sets in the form that users see: without modalities if there is only one."""
     return X if estimator._is_multimodal else X["features"]
 
 
 def check_items(
     estimator: Any, X: Any, y: Any, sample_weight: Any, *, seen: dict[str, int] | None
 ) -> Items:
-    """Return the items checked, without those of weight 0."""
+    """Check the items, and return them without those of weight 0."""
     y = check_labels(y, type(estimator).__name__)
     X = check_X(estimator, X, seen=seen)
     check_consistent_length(X, y)
@@ -70,7 +70,7 @@ def check_items(
 def check_validation(
     estimator: Any, X_val: Any, y_val: Any, coding: LabelCoding, widths: dict[str, int]
 ) -> Items | None:
-    """Return the validation set of `fit`, checked, or None if there is none.
+    """Check and return the validation set of `fit`, or return None if there is none.
 
     `widths` are those of the training items: the network that has them does not exist yet.
     """
@@ -91,7 +91,7 @@ def hold_out(
     y: NDArray[Any], fraction: float, random_state: np.random.RandomState
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Split item numbers into those to train on and those to validate on."""
-    # The import of model_selection takes long, and only early stopping needs it.
+    # Importing model_selection is slow, and only early stopping needs it.
     from sklearn.model_selection import train_test_split
 
     try:
@@ -112,7 +112,7 @@ def hold_out(
 
 
 def check_partial_fit(estimator: Any, classes: ArrayLike | None, resumes: bool) -> None:
-    """Raise a ValueError for what `partial_fit` cannot do."""
+    """Raise a ValueError for parameters that `partial_fit` does not support."""
     if estimator.early_stopping:
         raise ValueError(
             "partial_fit does not support early_stopping=True: it never sees all items. "

@@ -1,4 +1,4 @@
-"""Labels: from y to the targets of the loss, and from logits back to labels."""
+"""Convert y to the targets of the loss, and logits back to labels."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class LabelCoding:
 
     @classmethod
     def of(cls, y: NDArray[Any], classes: Any = None) -> LabelCoding:
-        """Return the coding of checked labels, or of `classes` if not all are seen yet."""
+        """Return the coding of checked labels, or of `classes` if y may lack some of them."""
         if y.ndim == 2:
             columns = np.arange(y.shape[1])
             if classes is not None and not np.array_equal(classes, columns):
@@ -210,7 +210,7 @@ class LabelCoding:
             )
         total = sample_weight.sum()
         present = (sample_weight[:, None] * targets).sum(axis=0)
-        # A label that is always or never present has only one side, which keeps weight 1/2.
+        # If a label is always or never present, the only side that occurs keeps weight 1/2.
         present = np.clip(present, 0, total)
         with np.errstate(divide="ignore"):
             return np.where(targets > 0, total / (2 * present), total / (2 * (total - present)))

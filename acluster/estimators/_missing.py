@@ -1,4 +1,4 @@
-"""What stands for a modality that an item lacks."""
+"""The replacement of modalities that items lack."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class MissingModality:
     Attributes
     ----------
     strategy : {"mean", "mask"}
-        "mean": the mean local feature of the training set stands for a missing set (section 5.2
-        of the paper). "mask": the part of the global feature is zero.
+        "mean": the mean local feature of the training set replaces a missing set (section 5.2 of
+        the paper). "mask": its part of the global feature is zero.
 
     means : dict of str to ndarray of shape (M,)
         The mean local feature of every modality; empty under "mask".
 
     counts : dict of str to int
-        How many local features every mean is taken over, so that a later fit can update it.
+        The number of local features in every mean, which a later fit needs to update it.
     """
 
     strategy: str = "mask"

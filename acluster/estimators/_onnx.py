@@ -19,7 +19,7 @@ OUTPUT = "probabilities"
 
 
 class Probabilities(torch.nn.Module):
-    """What `predict_proba` computes, for padded sets."""
+    """A torch module that computes `predict_proba` for padded sets."""
 
     def __init__(self, network: PaddedNetwork, kind: str) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ def write_onnx(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence torch's deprecation warnings and its hints at packages that are not needed."""
+    """Silence torch's deprecation warnings and its hints about packages that are not needed."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

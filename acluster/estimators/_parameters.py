@@ -1,9 +1,9 @@
-"""The parameters of the classifiers: each one's default, constraints and description, once.
+"""The parameters of the classifiers: the default, constraints and description of each, once.
 
-`parameter` declares one as the field of a dataclass. `estimator` turns a class with such
-fields into a scikit-learn estimator: the dataclass makes the constructor, whose signature
-scikit-learn and editors read; the constraints become `_parameter_constraints`; the descriptions
-become the "Parameters" section of the class's docstring.
+`parameter` declares a parameter as the field of a dataclass. `estimator` turns a class with such
+fields into a scikit-learn estimator. The dataclass makes the constructor, whose signature
+scikit-learn and editors read. The constraints become `_parameter_constraints`, and the
+descriptions become the "Parameters" section of the class's docstring.
 """
 
 import inspect
@@ -33,16 +33,16 @@ def parameter(*, default: Any, type: str, constraints: list[Any], doc: str) -> A
     Parameters
     ----------
     default : object
-        Its default.
+        The default value.
 
     type : str
-        What it may be, as the docstring says it; the default is added.
+        The type in the words of the docstring; the default is appended.
 
     constraints : list
-        What it may be, as scikit-learn's parameter validation takes it.
+        The allowed values, in the form of scikit-learn's parameter validation.
 
     doc : str
-        What it does, and when to change it.
+        What the parameter does, and when to change it.
     """
     metadata = {"type": type, "constraints": constraints, "doc": inspect.cleandoc(doc)}
     return field(default=default, metadata=metadata)
@@ -79,7 +79,7 @@ _BELOW_ONE = Interval(Real, 0, 1, closed="left")
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class ClusterParameters:
-    """The parameters of attention clusters; they come before those of training."""
+    """The parameters of attention clusters; they precede the training parameters."""
 
     cluster_size: int = integer(
         default=32,
@@ -94,8 +94,8 @@ class ClusterParameters:
         constraints=[StrOptions(set(WEIGHTINGS)), callable],
         doc="""
         The weighting function: how a unit scores a local feature. "fc1" is one linear layer,
-        "fc2" two with a tanh between them; "average" weighs all alike (the paper's baseline: the
-        mean, N times).
+        "fc2" two with a tanh between them. "average" gives all local features the same weight:
+        the baseline of the paper, where all units compute the same mean.
         """,
     )
     hidden_size: int = integer(
@@ -113,39 +113,39 @@ class ClusterParameters:
         default=None,
         doc="""
         Each unit attends only to its `n_attended` highest-scoring local features (ties
-        included). None: to all of them.
+        included). None: each unit attends to all local features.
         """,
     )
     pyramid_levels: int = integer(
         default=1,
         doc="""
-        Levels of a temporal pyramid, for sets whose order matters. Level l = 0, 1, ... cuts a set
-        into 2^l segments. The units are divided evenly among the segments of all levels (7 for 3
-        levels), at least one each, and attend only to local features of their segment. A segment
-        holds at least one local feature. 1: every unit attends to the whole set, and the order
-        does not matter.
+        The number of levels of a temporal pyramid, for sets whose order matters. Level
+        l = 0, 1, ... divides a set into 2^l parts, and each unit attends only to the local
+        features of one part. The units are distributed evenly over the parts of all levels, at
+        least one each; 3 levels have 7 parts. A part has at least one local feature. 1: every
+        unit attends to the whole set, and the order does not matter.
         """,
     )
     n_local_features: int | None = integer(
         default=None,
         doc="""
-        Local feature set augmentation: every training step sees this many local features of each
-        set, drawn at random without replacement. Prediction sees all. None: training sees all,
-        too.
+        Local feature set augmentation: every training step uses this many local features of each
+        set, drawn at random without replacement. Prediction uses all. None: training also uses
+        all.
         """,
     )
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class TrainingParameters:
-    """The parameters of training, which every set classifier has."""
+    """The training parameters, which every set classifier has."""
 
     standardize: bool = boolean(
         default=False,
         doc="""
         Whether to center and scale every feature by its mean and standard deviation over all
         local features of the training set. Set it unless your features already have about unit
-        variance. The network applies it, so saved and exported models do, too. A fit that
+        variance. The network does this, so saved and exported models include it. A fit that
         continues an earlier one (`warm_start`, `partial_fit`) keeps the statistics of the first.
         """,
     )
@@ -154,7 +154,7 @@ class TrainingParameters:
         type="float in [0, 1)",
         within=_BELOW_ONE,
         doc="""
-        The fraction of the global feature that is zeroed at random before the last layer, in
+        The fraction of the global feature that is zeroed at random before the last layer during
         training. Lower it if the training loss stays high.
         """,
     )
@@ -183,7 +183,7 @@ class TrainingParameters:
     )
     batch_size: int = integer(
         default=32,
-        doc="Items per training step, and per block of a prediction.",
+        doc="The number of items per training step, and per batch of a prediction.",
     )
     max_iter: int = integer(
         default=200,
@@ -201,14 +201,14 @@ class TrainingParameters:
     )
     n_iter_no_change: int = integer(
         default=10,
-        doc="Epochs to wait for an improvement.",
+        doc="The number of epochs to wait for an improvement.",
     )
     early_stopping: bool = boolean(
         default=False,
         doc="""
-        Whether to stop by the accuracy on a validation set (for an indicator y, the fraction of
-        correct entries), and restore the weights of the best epoch. The validation set is
-        `X_val` of `fit` or, without it, a part of X.
+        Whether to stop training based on the accuracy on a validation set (for an indicator y,
+        the fraction of correct entries), and restore the weights of the best epoch. The
+        validation set is `X_val` of `fit` or, without it, a part of X.
         """,
     )
     validation_fraction: float = real(
@@ -251,8 +251,8 @@ class TrainingParameters:
         options=("full", "mixed"),
         doc="""
         "mixed" multiplies in bfloat16 in `fit` and in predictions where that is faster: on most
-        GPUs, on processors with AMX, and on AMD processors with AVX512-BF16. Parameters and their
-        updates stay in float32. On other devices it equals "full". `transform` and
+        GPUs, on CPUs with AMX, and on AMD CPUs with AVX512-BF16. Parameters and their updates
+        stay in float32. On other devices it is the same as "full". `transform` and
         `attention_weights` always use full precision.
         """,
     )
@@ -260,13 +260,14 @@ class TrainingParameters:
         default="auto",
         options=CACHES,
         doc="""
-        Where the local features are kept during training. "stream": where they are; a store is
-        read batch by batch in a background thread. "memory": a store is read into memory once.
-        "device": on the device, in `dtype`, or in float16 if the features are float16 and the
-        device is a GPU. "auto": on a GPU if they take at most half of its free memory; in memory
-        if they take at most scikit-learn's `working_memory` (1 GiB unless configured) and the
-        process is not a worker of a parallel search; else "stream". On a processor every choice
-        gives the same model, to the bit, if the store is local and uncompressed.
+        Where the local features are kept during training. "stream": a store is read batch by
+        batch in a background thread. "memory": a store is read into memory once. "device": on the
+        device, in `dtype`, or in float16 if the features are float16 and the device is a GPU.
+
+        "auto": "device" on a GPU, if the features take at most half of its free memory. Otherwise
+        "memory", if they take at most scikit-learn's `working_memory` (1 GiB by default) and the
+        process is not a worker of a parallel search. Otherwise "stream". On a CPU, with a local
+        and uncompressed store, every choice gives a bit-identical model.
         """,
     )
     random_state: int | np.random.RandomState | None = parameter(
@@ -274,15 +275,15 @@ class TrainingParameters:
         type="int, RandomState instance or None",
         constraints=["random_state"],
         doc="""
-        Draws the initial weights, the validation set, the order of the items, the local features
-        and the dropout. The same int gives the same bits on the same device.
+        Controls the initial weights, the validation set, the order of the items, the sampling of
+        local features, and dropout. The same int gives bit-identical results on the same device.
         """,
     )
     verbose: bool = boolean(
         default=False,
         doc="""
         Whether to print a line per epoch, and to show the progress of predictions on a terminal.
-        For a progress bar of the epochs, see `set_callbacks`.
+        For a progress bar over the epochs, use `set_callbacks`.
         """,
     )
 
@@ -320,7 +321,7 @@ def estimator(cls: _C) -> _C:
 
 
 def _declaration(cls: type, name: str) -> dict[str, Any]:
-    """The nearest declaration of a parameter by `parameter`, among the class and its bases."""
+    """Return the nearest declaration of a parameter by `parameter`, in the class or its bases."""
     for base in cls.__mro__:
         own = vars(base).get("__dataclass_fields__", {}).get(name)
         if own is not None and own.metadata:
@@ -329,7 +330,7 @@ def _declaration(cls: type, name: str) -> dict[str, Any]:
 
 
 def _section(cls: type, title: str) -> str:
-    """The text of a numpydoc section of a class's own docstring, or nothing."""
+    """Return the text of a numpydoc section of a class's own docstring, or an empty string."""
     text = inspect.cleandoc(vars(cls).get("__doc__") or "")
     _, _, after = text.partition(f"\n{title}\n{'-' * len(title)}\n")
     lines = after.split("\n")
@@ -353,7 +354,7 @@ def value_per_modality(estimator: Any, name: str, modalities: Iterable[str]) -> 
     Raises
     ------
     ValueError
-        If the parameter is a dict of other modalities than these.
+        If the parameter is a dict whose modalities differ from these.
 
     sklearn.utils._param_validation.InvalidParameterError
         If a value in the dict is not allowed.

@@ -1,4 +1,4 @@
-"""The base of the classifiers: from X and y to a fitted network, and from it to predictions."""
+"""The base class of the classifiers: fit a network to X and y, and predict with it."""
 
 import copy
 import functools
@@ -59,12 +59,12 @@ from acluster.training import (
     to_torch_state,
 )
 
-# Parameters on which the bits of an epoch do not depend.
+# Parameters that do not affect the weights after a given epoch.
 _NOT_IN_IDENTITY = ("max_iter", "verbose", "warm_start", "device")
 
 
 def restore_on_error(fit: Callable[..., Any]) -> Callable[..., Any]:
-    """Leave the estimator as it was if `fit` fails; ignore torch modes set by the caller."""
+    """Restore the estimator if `fit` fails; ignore torch modes set by the caller."""
 
     @functools.wraps(fit)
     def fit_or_restore(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -97,11 +97,11 @@ class SetClassifier(
     TrainingParameters,
     ABC,
 ):
-    """The base of all classifiers that train a network on sets of local features.
+    """The base class of all classifiers that train a network on sets of local features.
 
-    A subclass declares its parameters, decorated by `estimator`, and names the class of its
-    `acluster.nn.Integration` with those of the parameters that its constructor takes. Inside,
-    every X is a `MultimodalFeatureSets`; a classifier of one modality wraps and unwraps it.
+    A subclass declares its parameters, decorated by `estimator`. It also names its subclass of
+    `acluster.nn.Integration`, and the parameters to pass to it. Internally, every X is a
+    `MultimodalFeatureSets`; a classifier of one modality wraps and unwraps it.
 
     Attributes
     ----------
@@ -109,12 +109,12 @@ class SetClassifier(
         The class labels, sorted; for an indicator y, the column numbers.
 
     modalities_ : list of str
-        The names of the modalities, in the order of the global feature; sets without a name are
+        The names of the modalities, in the order of the global feature. Sets without a name are
         one modality, "features". Defined only by classifiers that accept several modalities.
 
     feature_means_ : dict of str to ndarray of shape (M,), or None
         The mean local feature of every modality over the training set, which replaces a missing
-        set; None under ``missing_modality="mask"``. Defined as `modalities_`.
+        set; None under ``missing_modality="mask"``. Defined only if `modalities_` is.
 
     n_features_in_ : int
         The width M of a local feature, summed over the modalities.
@@ -166,7 +166,7 @@ class SetClassifier(
         return None if scores is None else float(np.nanmax(scores))
 
     def _integration_arguments(self, modalities: list[str]) -> dict[str, dict[str, Any]]:
-        """Return the arguments of the integration for every modality, but for the width."""
+        """Return the arguments of the integration for every modality, except the width."""
         values = {
             name: value_per_modality(self, name, modalities)
             for name in self._integration_parameters
@@ -200,7 +200,7 @@ class SetClassifier(
             The items, in any form listed in the notes of `AttentionClusterClassifier`.
 
         y : array-like of shape (n,), or indicator of shape (n, n_labels)
-            One label per item; or zeros and ones, any number of labels per item.
+            One label per item, or a matrix of zeros and ones with any number of labels per item.
 
         sample_weight : array-like of shape (n,), optional
             The weight of each item in the loss; items of weight 0 are left out.
@@ -211,12 +211,13 @@ class SetClassifier(
             epoch's weights to keep.
 
         checkpoint_dir : str or path, optional
-            A folder for the file "fit.checkpoint", which holds the last epoch. If the process is
-            killed, the same call resumes from there and gives the same bits as an uninterrupted
-            fit; if the fit had finished, it returns at once. It needs an int as `random_state`.
-            `max_iter` may be raised in between. Use one folder per fit, and not in a search: a
-            checkpoint from a different fit raises an error. Data in memory are compared as a
-            whole; of a store, the sizes, labels and a few items are compared.
+            A folder for the file "fit.checkpoint", which holds the last saved epoch. If the
+            process is killed, the same call resumes from there. The result is bit-identical to
+            that of an uninterrupted fit. If the fit had finished, the call returns at once.
+            `random_state` must be an int, and only `max_iter` may be raised between the calls.
+            Use one folder per fit, and none in a search: a checkpoint from a different fit raises
+            an error. Data in memory are compared in full; for a store, only the sizes, the labels
+            and a few items are compared.
 
         Returns
         -------
@@ -226,8 +227,8 @@ class SetClassifier(
         ------
         ValueError, TypeError
             If X, y, a weight or a parameter is invalid; the message names the item or the
-            parameter, the value seen and the remedy. If the loss or the weights stop being
-            finite. The estimator is then as it was before the call.
+            parameter, the value seen and the remedy. Also if the loss or a weight becomes NaN or
+            infinite. After an error, the estimator is as it was before the call.
 
         acluster.ModelFileError
             If the file in `checkpoint_dir` is damaged.
@@ -238,8 +239,8 @@ class SetClassifier(
             If `max_iter` epochs pass before the loss settles within `tol`.
 
         UserWarning
-            If the standard deviation of the local features is far from 1: set `standardize`. If
-            the training was interrupted.
+            If the standard deviation of the local features is far from 1: set `standardize`. Also
+            if the training was interrupted.
         """
         if checkpoint_dir is not None:
             check_resumable(self.random_state, self.warm_start)
@@ -288,7 +289,7 @@ class SetClassifier(
     ) -> Self:
         """Train for one epoch on these items, continuing from earlier calls.
 
-        Callbacks are not called and nothing is validated: write the loop yourself.
+        Callbacks are not called, and there is no validation set: write the training loop yourself.
 
         Parameters
         ----------
@@ -299,12 +300,12 @@ class SetClassifier(
             Their labels.
 
         classes : array-like of shape (n_classes,), optional
-            All labels that will ever come (for an indicator y, its column numbers); required in
-            the first call.
+            All labels of this and later calls (for an indicator y, its column numbers); required
+            in the first call.
 
         sample_weight : array-like of shape (n,), optional
-            The weight of each item in the loss, relative to the items of this call; class weights
-            are taken as they are.
+            The weight of each item in the loss, relative to the items of this call. Class weights
+            are not rescaled.
 
         Returns
         -------
@@ -342,7 +343,7 @@ class SetClassifier(
                     f"{architecture.difference(self._architecture)}. Fit a clone, or set "
                     "warm_start=False."
                 )
-            # A fit that fails leaves the network of the last one as it is.
+            # A fit that fails must leave the network of the previous fit unchanged.
             self.network_ = copy.deepcopy(self.network_).to(device)
             self.network_.linear.dropout = self.dropout
             return
@@ -373,7 +374,7 @@ class SetClassifier(
         weights: NDArray[np.float64],
         validation: Items | None,
     ) -> Fit:
-        """Return the fit of the network on these items, before its first epoch."""
+        """Create the `Fit` of the network on these items, before its first epoch."""
         like = next(self.network_.parameters())
         trainer = Trainer(
             self.network_,
@@ -416,11 +417,11 @@ class SetClassifier(
         )
 
     def _record(self, fit: Fit, keep_optimizer: bool = False) -> None:
-        """Bring the fitted attributes up to date with a fit."""
+        """Update the fitted attributes from a fit."""
         self.n_iter_ = len(fit.loss_curve)
         self.loss_curve_ = fit.loss_curve
         self.validation_scores_ = fit.validation_scores
-        # Under its name: a fit with another optimizer starts without running averages.
+        # Stored with the optimizer's name: another optimizer starts without running averages.
         state = fit.trainer.optimizer.state() if keep_optimizer else None
         self._optimizer_state = (self.optimizer, state)
 
@@ -451,7 +452,7 @@ class SetClassifier(
         Returns
         -------
         ndarray of shape (n,) or (n, n_labels)
-            Labels from `classes_`; after an indicator y, the labels of probability above 1/2.
+            Labels from `classes_`; after an indicator y, 1 for labels of probability above 1/2.
 
         Raises
         ------
@@ -476,7 +477,7 @@ class SetClassifier(
         -------
         ndarray of shape (n, n_classes) or (n, n_labels)
             Columns in the order of `classes_`. Rows sum to 1, except after an indicator y, where
-            every label has a probability of its own.
+            every label has its own probability.
 
         Raises
         ------
@@ -528,8 +529,8 @@ class SetClassifier(
         Returns
         -------
         ndarray or zarr.Array of shape (n, n_features_out)
-            For attention clusters, g of equations 6 and 7: of width N·M, summed over the
-            modalities; with the shifting operation, of unit norm in every modality that is not
+            For attention clusters, g of equations 6 and 7. Its width is N·M, summed over the
+            modalities. With the shifting operation, it has unit norm in every modality that is not
             masked. For other integrations, their output.
 
         Raises
@@ -661,7 +662,7 @@ class SetClassifier(
 
         See Also
         --------
-        acluster.load : Read it.
+        acluster.load : Load the file.
         """
         check_is_fitted(self)
         check_savable(self)
@@ -681,7 +682,7 @@ class SetClassifier(
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
         if "network_" in state:
-            # Plain numpy: a model trained on a GPU loads on a machine without one.
+            # NumPy arrays, so that a model trained on a GPU loads on a machine without one.
             state["network_"] = to_numpy_state(self.network_.state_dict())
             # The fitted integration: that of the parameters may have been set after `fit`.
             fitted = self._architecture
@@ -714,7 +715,7 @@ def _architecture_of(
 
 
 def _learn_moments(classifier: Any, sets: dict[str, FeatureSets]) -> MissingModality:
-    """Learn the statistics that standardize the features, and return those of missing ones."""
+    """Learn the statistics for standardization, and return the strategy for missing modalities."""
     strategy = classifier.missing_modality
     standardizes = classifier.standardize and classifier.n_iter_ == 0
     if not standardizes and strategy == "mask":
@@ -759,7 +760,7 @@ def _validator(classifier: Any, held_out: Items) -> Callable[[], float]:
 
 
 def _identity(classifier: Any, data: dict[str, Any]) -> dict[str, str]:
-    """Return what the bits of the epochs depend on: parameters, device and data, as text."""
+    """Return everything that affects the weights, as text: parameters, device and data."""
     parameters = classifier.get_params(deep=False)
     for name in _NOT_IN_IDENTITY:
         del parameters[name]
