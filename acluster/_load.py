@@ -1,4 +1,4 @@
-"""Loading model files: the only place that knows every estimator."""
+"""Load model files; the only module that knows every estimator."""
 
 import os
 from pathlib import Path
@@ -10,13 +10,13 @@ from acluster.estimators import restore
 
 
 def load(path: str | os.PathLike[str]) -> Any:
-    """Return the classifier that its method `save` wrote to a file.
+    """Load a classifier from a file written by its method `save`.
 
     Parameters
     ----------
     path : str or path
-        The file. Loading it runs no code: it holds numbers and text, and whatever does not
-        describe a model raises an error.
+        The file. Loading it runs no code: the file holds only numbers and text, and anything that
+        does not describe a model raises an error.
 
     Returns
     -------
@@ -54,14 +54,14 @@ def load(path: str | os.PathLike[str]) -> Any:
         if not isinstance(name, str) or name not in known:
             raise ModelFileError(
                 f"{path} holds a {name!r:.80}, which this version of acluster does not have; it "
-                f"was written by acluster {_writer(description)}. Known are "
+                f"was written by acluster {_writer(description)}. Known classes are "
                 f"{', '.join(sorted(known))}."
             )
         try:
             return restore(known[name], description, tensors)
         except (KeyboardInterrupt, SystemExit, MemoryError):
             raise
-        except BaseException as error:  # whatever a hostile file leads to, panics of Rust too
+        except BaseException as error:  # a malicious file may raise anything, even a Rust panic
             reason = f"it lacks {error}" if isinstance(error, KeyError) else f"{error!s:.500}"
             raise ModelFileError(
                 f"{path}, written by acluster {_writer(description)}, is not a model of class "

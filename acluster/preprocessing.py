@@ -1,4 +1,4 @@
-"""Transformers that return sets: of every local feature, or looked up by row number."""
+"""Transformers that return sets: of transformed local features, or looked up by row number."""
 
 from typing import Any, Self
 
@@ -141,7 +141,7 @@ class LocalFeatureTransformer(_SetsOut):
         Raises
         ------
         ValueError
-            If X has another number of columns than in `fit`, or the transformer drops rows.
+            If X has a different number of columns than in `fit`, or the transformer drops rows.
         """
         check_is_fitted(self, "transformer_")
         sets = self._check(X, reset=False)
@@ -224,7 +224,7 @@ class SetLookup(_SetsOut):
     Parameters
     ----------
     sets : FeatureSets, MultimodalFeatureSets, or path of a store
-        Row number i stands for item i. ``clone`` does not copy the sets.
+        Row number i refers to item i. ``clone`` does not copy the sets.
 
     Attributes
     ----------

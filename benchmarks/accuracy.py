@@ -1,4 +1,4 @@
-"""Compare the accuracy of the ways to compute pooling and gradients, over the same seeds.
+"""Compare the accuracy of the back ends for pooling and gradients, over the same seeds.
 
     python benchmarks/accuracy.py [--datasets flash_mnist elephant] [--seeds 3] [--json FILE]
 
@@ -35,7 +35,7 @@ WAYS = ("plain", "torch", "compiled", "mixed")
 
 
 def way(name):
-    """Return a context in which `fit` and `predict` compute in the given way."""
+    """Return a context in which `fit` and `predict` use the given back end."""
     patches = {
         "plain": [
             patch("acluster.nn._attention_cluster.attend", attend_plainly),
@@ -114,7 +114,7 @@ DATASETS = {"flash_mnist": FlashMNIST, "elephant": Elephant}
 
 
 def study(dataset, n_seeds):
-    """Return the accuracy in percent of every way and seed."""
+    """Return the accuracy in percent of every back end and seed."""
     found = {name: [] for name in WAYS}
     for seed in range(n_seeds):
         for name in WAYS:
@@ -126,7 +126,7 @@ def study(dataset, n_seeds):
 
 
 def show(name, found):
-    """Print the mean of every way, and its difference from "plain"."""
+    """Print the mean of every back end, and its difference from "plain"."""
     print(f"\n{name}: accuracy (%), and the paired difference from plain over seeds")
     for label, percent in found.items():
         differences = np.subtract(percent, found["plain"])

@@ -7,7 +7,7 @@
 The estimator and its peers (peers.py) run in turn in one process, several times, after a warm-up.
 Each gets the sets in the form it needs. Preparing this form is not timed, but making batches is. A
 fit includes the initialization and a few epochs. The result is the ratio of a peer's median
-seconds to ours, with the range of the ratios of single repeats. musk1 and vowels are read from
+time to ours, with the range of the ratios of single repeats. musk1 and vowels are read from
 $ACLUSTER_DATA.
 
 torchmil has a different network, so the estimator runs a second time, configured as that network.

@@ -1,7 +1,7 @@
-"""Improve on Table 1 with other choices than the authors'.
+"""Improve on Table 1 with a different training recipe and better extractors.
 
 The test videos are those of `flash_mnist_table1.py`, and the estimators are the public ones. The
-differences are:
+differences from Table 1 are:
 
 - Ten binary labels, one per digit, replace the 1,024 classes. A prediction is correct if all ten
   labels are.

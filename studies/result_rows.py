@@ -1,4 +1,4 @@
-"""Write result rows to a CSV file while the runs of a study go on.
+"""Write result rows to a CSV file while the runs of a study continue.
 
 Every run returns one row, a dict. A NamedTuple of some of its columns, the key, identifies the run.
 A row is saved as soon as its run ends, so repeating a command performs only the missing runs.

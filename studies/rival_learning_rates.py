@@ -25,7 +25,7 @@ CANDIDATES = {
 
 
 def rival(is_multimodal, seed, method, **parameters):
-    """Return a rival with other than its default parameters."""
+    """Return a rival with parameters that differ from its defaults."""
     return rivals.METHODS[method](is_multimodal, seed).set_params(**parameters)
 
 

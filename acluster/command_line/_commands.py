@@ -44,7 +44,7 @@ def _list_parameters(parameters: dict[str, Any]) -> str:
 
 
 def info(options: argparse.Namespace) -> None:
-    """Print what the metadata of a store say."""
+    """Print the metadata of a store."""
     _print_info(store_info(options.store))
 
 
@@ -179,13 +179,13 @@ def predict(options: argparse.Namespace) -> None:
 
 
 def _are_comparable(labels: Any, predicted: Any) -> bool:
-    """Whether both are text or both numbers, of the same shape."""
+    """Return whether both are text or both are numbers, and their shapes are the same."""
     are_text = [array.dtype.kind in "UO" for array in (labels, predicted)]
     return are_text[0] == are_text[1] and labels.shape == predicted.shape
 
 
 def _format_label(label: Any) -> Any:
-    """Return a label as it is, or the labels of a multilabel item separated by spaces."""
+    """Return a single label unchanged, or the labels of a multilabel item separated by spaces."""
     return " ".join(map(str, np.flatnonzero(label))) if np.ndim(label) else label
 
 

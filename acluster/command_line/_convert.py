@@ -90,7 +90,7 @@ def _check_resumable(
     written = set(info(path).columns)
     if written != set(columns) or "id" not in columns:
         raise ValueError(
-            f"{path} cannot be resumed: it has the columns {sorted(written)}, the conversion "
+            f"{path} cannot be resumed: it has the columns {sorted(written)}, but the conversion "
             f"writes {sorted(columns)}, and both need the column id. Choose another path, or "
             "remove it."
         )

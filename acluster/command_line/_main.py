@@ -1,4 +1,4 @@
-"""The command-line parser; what the commands do is in `_commands`.
+"""The command-line parser; the commands are implemented in `_commands`.
 
 Only argparse is imported here, so that ``--help`` and usage errors appear at once.
 """
@@ -73,7 +73,7 @@ def _show_warning(message: Any, *_: Any, **__: Any) -> None:
 
 
 class _Command(argparse.ArgumentParser):
-    """A parser whose epilog can be computed at the time its help is shown."""
+    """A parser whose epilog can be computed when its help is shown."""
 
     make_epilog: Callable[[], str] | None = None
 
@@ -170,7 +170,7 @@ def _fit(command: _Command) -> None:
     A store with several modalities trains one attention cluster per modality. Sample weights in
     the store are used. If the store has groups, --hold-out holds out whole groups.
 
-    --set takes the parameters of the Python class: numbers and names as they are, and true, false
+    --set takes the parameters of the Python class: numbers, names without quotes, and true, false
     and null (for None). Local features are standardized unless you pass --set standardize=false.
     Ctrl-C stops the training; the model file then has the weights learned so far.
 

@@ -1,4 +1,4 @@
-"""Flash-MNIST, its feature extractor, and loaders of other data sets."""
+"""Flash-MNIST, its feature extractor, and loaders for other data sets."""
 
 from acluster.datasets._benchmarks import load_benchmark
 from acluster.datasets._data_home import get_data_home

@@ -1,4 +1,4 @@
-"""Loader of published benchmarks, from local copies."""
+"""Loader for published benchmarks, from local copies."""
 
 import os
 import zipfile

@@ -7,13 +7,13 @@ from pathlib import Path
 def get_data_home(data_home: str | os.PathLike[str] | None = None) -> Path:
     """Return the folder that the loaders read from.
 
-    It is the argument, else the environment variable ``ACLUSTER_DATA``, else the folder
-    ``acluster_data`` in the home directory. The folder is not created.
+    It is the argument if given, otherwise the environment variable ``ACLUSTER_DATA`` if set, and
+    otherwise the folder ``acluster_data`` in the home directory. The folder is not created.
 
     Parameters
     ----------
     data_home : str or path-like, default=None
-        The folder; a leading ``~`` stands for the home directory.
+        The folder; a leading ``~`` means the home directory.
 
     Returns
     -------

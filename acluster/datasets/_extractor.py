@@ -41,9 +41,9 @@ class FrameExtractor(CallbackSupportMixin, BaseEstimator):
     """Extract local features from the frames of Flash-MNIST videos, as in the paper.
 
     The network has two 5 x 5 convolutions with 10 and 20 channels, each followed by 2 x 2 max
-    pooling and relu, and a fully connected layer of `n_features` units with relu. It is trained as
-    a classifier of single frames, with one more linear layer: ten classes of digits on noise and
-    one of noise alone. The local feature of a frame is the output of the fully connected layer.
+    pooling and a ReLU, and a fully connected layer of `n_features` units with a ReLU. One more
+    linear layer classifies single frames during training. The classes are the ten digits on noise,
+    and noise alone. The local feature of a frame is the output of the fully connected layer.
 
     Parameters
     ----------
@@ -83,12 +83,12 @@ class FrameExtractor(CallbackSupportMixin, BaseEstimator):
 
     random_state : int, RandomState instance or None, default=None
         Controls the noise, the initial weights, the order of the frames and dropout. Pass an int
-        for the same bits on the same device with the same number of threads.
+        for bit-identical results on the same device with the same number of threads.
 
     Attributes
     ----------
     weights_ : dict of ndarray of float32
-        The learned weights, in main memory whatever the device.
+        The learned weights, always in main memory.
 
     frame_shape_ : tuple of int
         Height and width of a frame in pixels.

@@ -28,7 +28,7 @@ def make_flash_mnist(
 
     Every pixel is noise, drawn independently from the gray levels of all pixels of `images`. Each
     digit of the set flashes once or twice, with equal probability. Each flash overlays a random
-    image of the digit on a frame of its own, by the maximum of image and noise. The frames are in
+    image of the digit on a separate frame, by the maximum of image and noise. The frames are in
     random order. All 1,024 sets of digits, including the empty set, are equally frequent.
 
     Parameters

@@ -117,12 +117,12 @@ class FrameNetwork(nn.Module):
 
 
 def _convolve_and_pool(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
-    """Apply a convolution, 2 x 2 max pooling and relu.
+    """Apply a convolution, 2 x 2 max pooling and a ReLU.
 
-    A pooled pixel is the maximum of four outputs of the convolution, which are those of the
+    A pooled pixel is the maximum of four outputs of the convolution. These are the outputs of the
     kernel at the four positions inside a window that is one pixel larger. One convolution of
-    stride 2 with these four shifted kernels therefore computes all values to be pooled, side by
-    side. On a CPU this is twice as fast as the separate operations, in which pooling is slowest.
+    stride 2 with the four shifted kernels therefore computes all values to be pooled, side by
+    side. On a CPU this is twice as fast as separate operations, of which pooling is the slowest.
     """
     shifted = [
         functional.pad(kernel, (right, 1 - right, down, 1 - down))

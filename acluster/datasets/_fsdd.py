@@ -1,4 +1,4 @@
-"""Loader of the Free Spoken Digit Dataset, as sets of log-mel patches."""
+"""Loader for the Free Spoken Digit Dataset, as sets of log-mel patches."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Loaders of images of handwritten digits: MNIST, and a small bundled substitute."""
+"""Loaders for images of handwritten digits: MNIST, and a small bundled substitute."""
 
 import gzip
 import math

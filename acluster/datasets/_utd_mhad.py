@@ -1,4 +1,4 @@
-"""Loader of UTD-MHAD, actions recorded by three sensors."""
+"""Loader for UTD-MHAD, actions recorded by three sensors."""
 
 import os
 

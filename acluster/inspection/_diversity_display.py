@@ -136,7 +136,7 @@ class UnitDiversityDisplay:
         Parameters
         ----------
         ax : Axes, optional
-            Axes to draw in, of which the bars take a part. By default a new figure is created.
+            Axes to draw in; the bars take up part of them. By default a new figure is created.
 
         Returns
         -------
@@ -168,7 +168,7 @@ class UnitDiversityDisplay:
 
 
 def _order_by_similarity(similarity: NDArray[Any]) -> NDArray[np.int64]:
-    """Order the units such that similar units are neighbors."""
+    """Order the units so that similar units are neighbors."""
     from scipy.cluster.hierarchy import leaves_list, linkage
     from scipy.spatial.distance import squareform
 

@@ -20,7 +20,7 @@ def modality_importance(
     n_repeats: int = 5,
     random_state: int | np.random.RandomState | None = None,
 ) -> Bunch:
-    """Return the decrease of the score when the sets of one modality are shuffled among items.
+    """Return the decrease in score when the sets of one modality are shuffled among items.
 
     Parameters
     ----------

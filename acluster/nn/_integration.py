@@ -23,8 +23,8 @@ class Integration(nn.Module, ABC):
         The width of the resulting vector.
 
     module_counts : tuple of str
-        Of the class: arguments of the constructor that say how many submodules it creates. A model
-        file that asks for more than it has tensors for is refused before they are built.
+        Class attribute: the constructor arguments that set the number of submodules. A model file
+        that asks for more submodules than it has tensors is rejected before they are built.
 
     Examples
     --------

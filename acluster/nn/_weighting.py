@@ -115,7 +115,7 @@ class AverageWeighting(Weighting):
 
 
 class FC1Weighting(Weighting):
-    """One fully-connected layer per attention unit (equation 4).
+    """One fully connected layer per attention unit (equation 4).
 
     There is no bias. The paper's bias has length L, which is impossible for sets of varying size,
     and the softmax would cancel a scalar bias.
@@ -154,7 +154,7 @@ class FC1Weighting(Weighting):
 
 
 class FC2Weighting(Weighting):
-    """Two fully-connected layers per attention unit, with tanh in between (equation 5).
+    """Two fully connected layers per attention unit, with tanh in between (equation 5).
 
     Each unit has its own hidden layer. The paper's second bias is left out, because the softmax
     cancels it.

@@ -1,4 +1,4 @@
-"""Other ways to integrate local features, as classifiers with the face of acluster's own."""
+"""Other ways to integrate local features, as classifiers with the interface of acluster's own."""
 
 from acluster.rivals._networks import (
     AttentionMILClassifier,

@@ -28,8 +28,8 @@ class AverageClassifier(BaseIntegrationClassifier):
         options=("features", "scores"),
         doc="""
         How modalities are combined. "features": their means are concatenated before the linear
-        layer. "scores": every modality predicts class probabilities of its own, which are averaged;
-        the network is trained by the likelihood of the average. The paper does not say which it
+        layer. "scores": every modality predicts its own class probabilities, which are averaged.
+        The loss is the negative log-likelihood of the average. The paper does not say which it
         uses.
         """,
     )
@@ -45,7 +45,7 @@ class FlattenClassifier(BaseIntegrationClassifier):
     ----------
     Long et al., "Attention Clusters: Purely Attention Based Local Feature Integration for Video
     Classification", CVPR 2018, Table 4.
-    It does not say how sets of different sizes are brought to one length.
+    The paper does not say how it handles sets of different sizes.
 
     Examples
     --------
@@ -61,8 +61,8 @@ class FlattenClassifier(BaseIntegrationClassifier):
         default=25,
         doc="""
         The number of local features to which every item is resampled at even distances. Longer
-        sets lose some; shorter ones repeat some. Step k of K is the local feature at
-        ``floor((k + 1/2) L / K)``.
+        sets lose some local features, and shorter ones repeat some. Step k of K is the local
+        feature at position ``floor((k + 1/2) L / K)``.
         """,
     )
     learning_rate: float = 0.003
@@ -96,7 +96,7 @@ class BiLSTMClassifier(BaseIntegrationClassifier):
     hidden_size: int = integer(
         default=128,
         doc="""
-        Units of the LSTM in each direction. The paper does not give the number. With 128, a fit
+        The hidden size of the LSTM in each direction. The paper does not give it. With 128, a fit
         takes minutes on a CPU.
         """,
     )
@@ -111,7 +111,7 @@ class TSLSTMClassifier(BaseIntegrationClassifier):
     """Pool temporal segments by their maximum, and read them with an LSTM ("TS-LSTM").
 
     The local features of an item, in their order, are divided into contiguous segments of equal
-    size. Each segment is batch-normalized with parameters of its own and pooled by the maximum. An
+    size. Each segment is batch-normalized with its own parameters and pooled by the maximum. An
     LSTM reads the segments. Its last state passes through batch normalization, dropout and a linear
     layer. The authors' code normalizes every time step with its own statistics, which is not
     possible for sets of different sizes.
@@ -140,7 +140,7 @@ class TSLSTMClassifier(BaseIntegrationClassifier):
         several segments.
         """,
     )
-    hidden_size: int = integer(default=512, doc="Units of the LSTM.")
+    hidden_size: int = integer(default=512, doc="The hidden size of the LSTM.")
     learning_rate: float = 0.001
 
     _integration = integrations.TSLSTM
@@ -178,7 +178,7 @@ class TemporalInceptionClassifier(BaseIntegrationClassifier):
         default=25,
         doc="The number of local features per item after resampling, as in `FlattenClassifier`.",
     )
-    hidden_size: int = integer(default=1024, doc="Units of the last hidden layer.")
+    hidden_size: int = integer(default=1024, doc="The size of the last hidden layer.")
     learning_rate: float = 0.003
 
     _integration = integrations.TemporalInception
@@ -194,7 +194,7 @@ class AttentionMILClassifier(BaseIntegrationClassifier):
     References
     ----------
     Ilse, Tomczak and Welling, "Attention-based Deep Multiple Instance Learning", ICML 2018,
-    equation 8. Local features are used as they are; the authors train a feature extractor, too.
+    equation 8. Here the local features are fixed, while the authors also train their extractor.
 
     Examples
     --------
@@ -206,7 +206,7 @@ class AttentionMILClassifier(BaseIntegrationClassifier):
     1.0
     """
 
-    hidden_size: int = integer(default=128, doc="Hidden units of the attention unit.")
+    hidden_size: int = integer(default=128, doc="The hidden layer size of the attention unit.")
     learning_rate: float = 0.001
 
     _integration = integrations.AttentionMIL
@@ -238,7 +238,7 @@ class GatedAttentionMILClassifier(AttentionMILClassifier):
     """
 
     hidden_size: int = integer(
-        default=128, doc="Hidden units of the attention unit, and of its gate."
+        default=128, doc="The hidden layer size of the attention unit, and the size of its gate."
     )
     learning_rate: float = 0.01
 
@@ -345,7 +345,7 @@ class EfficientProbingClassifier(BaseIntegrationClassifier):
 
     n_queries: int = integer(
         default=32,
-        doc="The number of queries. More than M get slices of width 1, which adds parameters.",
+        doc="The number of queries. If it exceeds M, slices have width 1, which adds parameters.",
     )
 
     _integration = integrations.EfficientProbing

@@ -92,7 +92,7 @@ def check_multimodal_sets(
 
     Parameters
     ----------
-    X : MultimodalFeatureSets, dict of str to sets, list of dicts, or anything of `check_sets`
+    X : MultimodalFeatureSets, dict of str to sets, list of dicts, or any X of `check_sets`
         Sets without a name become the only modality, "features".
 
     estimator : estimator instance
@@ -247,7 +247,7 @@ def _check_features(
 
 
 def _check_not_empty(X: MultimodalFeatureSets, in_fit: bool) -> None:
-    """Every item needs a modality; in `fit`, every modality needs an item."""
+    """Check that every item has a modality and, in `fit`, that every modality has an item."""
     if len(X) == 0:
         raise ValueError("X has 0 items; at least one is required.")
     missing = X.missing
@@ -315,12 +315,12 @@ def _raise_if_not_finite(X: FeatureSets, item_name: Callable[[int], str]) -> Non
 
 
 def warn_of_scale(X: FeatureSets, name: str) -> None:
-    """Warn if the scale of the local features makes a network learn badly.
+    """Warn if the scale of the local features is unsuitable for training a network.
 
     Parameters
     ----------
     X : FeatureSets
-        The sets to be fitted, of which a sample of evenly spaced items is read.
+        The training sets. A sample of evenly spaced items is read.
 
     name : str
         The name of the sets in the message.

@@ -309,7 +309,7 @@ class FeatureSets(ItemSequence):
 
     @property
     def nbytes(self) -> int:
-        """The size in bytes of the selected items' features, as they are stored."""
+        """The size in bytes of the selected items' features, in their stored form."""
         return int(self.lengths.sum()) * self.n_features * self.dtype.itemsize
 
     @property
@@ -366,7 +366,7 @@ class FeatureSets(ItemSequence):
         rows : slice or ndarray of int64, shape (R,)
             ``values[rows]`` are the selected sets, end to end.
 
-            If the features are in a store, None is returned instead of the two.
+            If the features are in a store, None is returned instead of both.
 
         Examples
         --------

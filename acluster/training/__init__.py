@@ -1,4 +1,4 @@
-"""Training: batches, steps, epochs and checkpoints; the network is opaque here."""
+"""Training: batches, steps, epochs and checkpoints, for any network over packed sets."""
 
 from acluster.training._batches import Batch, BatchSource, TrainingBatches
 from acluster.training._cache import CACHES, cached

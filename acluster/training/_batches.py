@@ -21,7 +21,7 @@ _BYTES_PER_BLOCK = 1 << 23
 
 
 class BatchSource:
-    """Items of several modalities, batch by batch, as the network takes them.
+    """Batches of items of several modalities, in the form that the network takes.
 
     If features are read from a store or copied to a GPU, the next batch is prepared in a thread
     while the network works on the current one.
@@ -80,14 +80,14 @@ class BatchSource:
         Parameters
         ----------
         batch_size : int
-            Items per batch. A batch of all items is not shuffled: the order would not matter, and
-            the features then need not be gathered.
+            The number of items per batch. A batch of all items is not shuffled: the order would
+            not matter, and no features need to be gathered.
 
         random_state : RandomState
             Draws the order, the dropped modalities and the local features.
 
         n_local_features : sequence of (int or None)
-            For every modality, how many local features of each set to draw.
+            For every modality, the number of local features to draw from each set.
 
         modality_dropout : float, default=0.0
             The probability that an item loses a modality; it keeps at least one.
@@ -127,7 +127,7 @@ class BatchSource:
 
 
 class Batch(NamedTuple):
-    """What one training step sees."""
+    """The data of one training step."""
 
     sets: Any  # what the network takes; for sets, one (values, offsets) per modality
     targets: Tensor  # (n,) or (n, n_outputs)
@@ -143,10 +143,10 @@ class TrainingBatches:
         The items.
 
     targets : Tensor of shape (n,) or (n, n_outputs)
-        What the loss compares the logits with, on the device of the network.
+        The targets of the loss, on the device of the network.
 
     weights : Tensor that broadcasts to the losses
-        Relative to each other, around 1.
+        The weights of the losses. Their mean should be about 1.
 
     batch_size, n_local_features, modality_dropout, random_state
         As in `BatchSource.epoch`.
@@ -225,5 +225,5 @@ def keep_modalities(
 
 
 def items_per_block(sets: FeatureSets) -> int:
-    """Return how many items take 8 MB on average, as they are stored; at least 1."""
+    """Return how many items take 8 MB on average in their stored form; at least 1."""
     return max(1, _BYTES_PER_BLOCK * len(sets) // max(1, sets.nbytes))

@@ -17,7 +17,7 @@ CACHES = ("auto", "device", "memory", "stream")
 
 
 def cached(modalities: Sequence[FeatureSets], cache: str, like: Tensor) -> list[FeatureSets]:
-    """Return the sets, moved to where `cache` says.
+    """Return the sets, moved to the place that `cache` selects.
 
     Parameters
     ----------
@@ -26,10 +26,10 @@ def cached(modalities: Sequence[FeatureSets], cache: str, like: Tensor) -> list[
 
     cache : {"auto", "device", "memory", "stream"}
         "device": on the device of `like`, in its dtype; float16 features on a GPU stay float16.
-        "memory": in memory. "stream": where they are. "auto": on a GPU if they take at most half
-        of its free memory; in memory if they are in a store, take at most scikit-learn's
-        `working_memory`, and this process is not a worker of a parallel search; else where they
-        are.
+        "memory": in memory. "stream": not moved. "auto": "device" on a GPU, if they take at most
+        half of its free memory. Otherwise "memory", if those in a store take at most
+        scikit-learn's `working_memory` and this process is not a worker of a parallel search.
+        Otherwise "stream".
 
     like : Tensor
         A parameter of the network.
@@ -60,7 +60,7 @@ def _choose(modalities: Sequence[FeatureSets], like: Tensor) -> str:
             return "device"
     n_bytes = sum(sets.nbytes for sets in modalities if not sets.in_memory)
     budget = sklearn.get_config()["working_memory"] * 2**20
-    # Each worker would hold a copy of its own; when they stream, they share the page cache.
+    # Each worker would hold its own copy. Workers that stream share the page cache.
     is_worker = multiprocessing.current_process().name != "MainProcess"
     return "memory" if 0 < n_bytes <= budget and not is_worker else "stream"
 

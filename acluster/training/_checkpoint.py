@@ -1,4 +1,4 @@
-"""A fit on disk: written while it runs, so that a killed one resumes."""
+"""Checkpoints: the state of a running fit on disk, from which a killed fit resumes."""
 
 import hashlib
 import os
@@ -23,11 +23,11 @@ _N_STORED_ITEMS_READ = 16
 
 
 def check_resumable(random_state: Any, warm_start: bool) -> None:
-    """Raise a ValueError unless a second call of fit would draw what the first one drew."""
+    """Raise a ValueError unless a second call of fit would draw the same random numbers."""
     if not isinstance(random_state, Integral):
         raise ValueError(
-            "checkpoint_dir needs an int as random_state, so that a resumed fit draws what the "
-            f"first one drew; it is {random_state!r}. Set random_state=0."
+            "checkpoint_dir needs an int as random_state, so that a resumed fit draws the same "
+            f"random numbers; it is {random_state!r}. Set random_state=0."
         )
     if warm_start:
         raise ValueError(
@@ -42,10 +42,10 @@ class Checkpoint:
     Parameters
     ----------
     folder : str or path
-        Where the file is; it is created if it does not exist.
+        The folder of the file. It is created if it does not exist.
 
     identity : dict of str to str
-        What the bits of the fit depend on. A file of another identity raises an error.
+        Everything that affects the weights. A file with a different identity raises an error.
     """
 
     def __init__(self, folder: str | os.PathLike[str], identity: dict[str, str]) -> None:
@@ -56,7 +56,7 @@ class Checkpoint:
         self._not_before = 0.0
 
     def restore(self, fit: Fit, max_iter: int) -> None:
-        """Bring a fit that has not begun to the last epoch in the file, if there is a file.
+        """Restore a new fit to the last epoch in the file, if the file exists.
 
         Raises
         ------
@@ -99,7 +99,7 @@ class Checkpoint:
     def _check_epochs(self, losses: Any, max_iter: int) -> None:
         if isinstance(losses, list) and len(losses) > max_iter:
             raise ValueError(
-                f"{self.path} has {len(losses)} epochs, and max_iter={max_iter}. Raise max_iter, "
+                f"{self.path} has {len(losses)} epochs, but max_iter={max_iter}. Raise max_iter, "
                 "or pass another checkpoint_dir."
             )
 
@@ -107,21 +107,21 @@ class Checkpoint:
         if not isinstance(found, dict):
             raise ModelFileError(f"{self.path} is a model file, not a checkpoint.")
         differing = [
-            f"{name} was {found.get(name)!r:.60}, is {self._identity.get(name)!r:.60}"
+            f"{name} was {found.get(name)!r:.60}, now {self._identity.get(name)!r:.60}"
             for name in {**self._identity, **found}
             if found.get(name) != self._identity.get(name)
         ]
         if differing:
             raise ValueError(
-                f"{self.path} is the checkpoint of another fit: {'; '.join(differing)}. Pass "
+                f"{self.path} is the checkpoint of a different fit: {'; '.join(differing)}. Pass "
                 "another checkpoint_dir, or delete that file to start over."
             )
 
 
 def data_digest(modalities: Mapping[str, FeatureSets], *arrays: NDArray[Any]) -> str:
-    """Return a short text that changes with the sizes, labels, weights or features.
+    """Return a digest of the sizes, labels, weights and features.
 
-    A store may be larger than memory: of its features, only those of a few items count.
+    A store may be larger than memory, so only a few of its items are read.
     """
     digest = hashlib.sha256()
 
@@ -153,9 +153,9 @@ def _remove_torn(path: Path) -> None:
 
 
 def _is_alive(pid: int) -> bool:
-    """Whether another process has this number."""
-    # Our own number on an unfinished file is that of an earlier process, as in a container.
-    # Outside of POSIX, os.kill would end the process instead of asking.
+    """Return whether another process has this process ID."""
+    # A file with our own ID is from an earlier process: in a container, IDs start from 1 again.
+    # Outside of POSIX, os.kill would end the process instead of testing for it.
     if pid == os.getpid() or os.name != "posix":
         return pid != os.getpid()
     try:

@@ -15,7 +15,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def resolve_device(device: str) -> torch.device:
-    """Return the torch device of that name; "auto" is a GPU when there is one.
+    """Return the torch device of that name; "auto" is a GPU if one is available.
 
     Raises
     ------
@@ -55,8 +55,8 @@ def _available_devices() -> list[str]:
 def is_faster_in_bfloat16(device: torch.device) -> bool:
     """Whether the device multiplies faster in bfloat16 than in float32.
 
-    An Intel processor with bfloat16 vectors but without a matrix unit (AMX) does not: there,
-    torch's matrix products take longer than in float32 (`benchmarks/speed.py` prints both).
+    An Intel CPU with bfloat16 vectors but without a matrix unit (AMX) does not. There, torch's
+    matrix products take longer than in float32 (`benchmarks/speed.py` prints both).
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
@@ -91,10 +91,10 @@ def resolve_dtype(dtype: str, precision: str, feature_dtypes: Iterable[np.dtype[
 
 
 def check_precision(precision: str, dtype: str) -> None:
-    """Raise a ValueError if mixed precision is asked of parameters in float64."""
+    """Raise a ValueError if mixed precision is requested for parameters in float64."""
     if precision == "mixed" and dtype == "float64":
         raise ValueError(
-            "precision='mixed' needs parameters in float32, and these are float64. Use "
+            "precision='mixed' needs parameters in float32, but these are float64. Use "
             "dtype='float32' and fit again, or precision='full'."
         )
 

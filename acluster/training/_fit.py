@@ -18,7 +18,7 @@ from acluster.training._trainer import Trainer
 
 
 class Callbacks(Protocol):
-    """What is told of every epoch."""
+    """An object that is notified of every epoch."""
 
     def begin_epoch(self) -> None:
         """Note that an epoch begins."""
@@ -28,7 +28,7 @@ class Callbacks(Protocol):
 
 
 class Recorder(Protocol):
-    """What keeps a fit after every epoch: a checkpoint."""
+    """An object that saves a fit after every epoch, such as a checkpoint."""
 
     def keep(self, fit: Fit, *, is_last: bool) -> None:
         """Write the fit to disk."""
@@ -40,10 +40,10 @@ class Patience:
     Parameters
     ----------
     tol : float or None
-        The least rise that counts. None never stops.
+        The smallest improvement that counts. With None, training never stops early.
 
     n_iter_no_change : int
-        How many epochs to wait for a rise.
+        The number of epochs to wait for an improvement.
     """
 
     def __init__(self, tol: float | None, n_iter_no_change: int) -> None:
@@ -53,7 +53,7 @@ class Patience:
         self.n_waited = 0
 
     def update(self, score: float) -> bool:
-        """Take the score of an epoch; return whether it is the best so far."""
+        """Record the score of an epoch; return whether it is the best so far."""
         rises = self.tol is None or score > self.best_score + self.tol
         self.n_waited = 0 if rises else self.n_waited + 1
         is_best = score > self.best_score
@@ -62,12 +62,12 @@ class Patience:
 
     @property
     def exhausted(self) -> bool:
-        """Whether to stop."""
+        """Whether training should stop."""
         return self.n_waited >= self.n_iter_no_change
 
 
 class Fit:
-    """The state of a fit, epoch by epoch: what a checkpoint keeps and a resumed fit continues.
+    """A fit and its state after every epoch, which checkpoints save and resumed fits restore.
 
     Parameters
     ----------
@@ -81,14 +81,14 @@ class Fit:
         When to stop.
 
     validate : callable, optional
-        Returns the validation accuracy of the network as it is.
+        Returns the validation accuracy of the network in its current state.
 
     early_stopping : bool, default=False
         Whether the validation accuracy, not the training loss, decides when to stop and which
         weights to keep.
 
     loss_curve, validation_scores : list of float, optional
-        Those of the epochs before, when the fit continues an earlier one.
+        The values of earlier epochs, if the fit continues an earlier one.
 
     verbose : bool, default=False
         Whether to print a line per epoch.
@@ -143,23 +143,23 @@ class Fit:
         return self.stopped or self.patience.exhausted
 
     def run(self, max_iter: int, callbacks: Callbacks, checkpoint: Recorder | None = None) -> None:
-        """Train until patience runs out, a callback says so, `max_iter`, or Ctrl-C.
+        """Train until `max_iter`, or until patience, a callback or Ctrl-C ends the training.
 
         Parameters
         ----------
         max_iter : int
-            The largest number of epochs.
+            The maximum number of epochs.
 
         callbacks : Callbacks
-            Told of every epoch.
+            Notified of every epoch.
 
         checkpoint : Checkpoint, optional
-            Keeps the fit after every epoch.
+            Saves the fit after every epoch.
 
         Raises
         ------
         ValueError
-            If the loss or the parameters stop being finite.
+            If the loss or a parameter becomes NaN or infinite.
 
         KeyboardInterrupt
             If Ctrl-C comes before the first epoch has ended; later it only ends the training.
@@ -204,7 +204,7 @@ class Fit:
             self.best_state = copy.deepcopy(self.trainer.network.state_dict())
 
     def _check_finite(self, loss: float) -> None:
-        # The loss is that before each step: the last step can still spoil the parameters.
+        # Each loss is computed before its step, so the last step may still corrupt the parameters.
         if not np.isfinite(loss) or not _is_finite(self.trainer.network):
             learning_rate = self.trainer.optimizer.learning_rate
             raise ValueError(
@@ -213,7 +213,7 @@ class Fit:
             )
 
     def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return what the next epochs depend on: a JSON description, and nested numpy arrays."""
+        """Return the state that the next epochs need: a JSON description and nested arrays."""
         name, key, *numbers = self.batches.random_state.get_state(legacy=True)
         description = {
             "random_state": [name, np.asarray(key).tolist(), *numbers],
@@ -228,7 +228,7 @@ class Fit:
         return description, arrays
 
     def load_state(self, description: dict[str, Any], arrays: dict[str, Any]) -> None:
-        """Continue from the `state` of another fit, to the same bits."""
+        """Restore the `state` of another fit; the next epochs are then bit-identical."""
         self.trainer.load_state(arrays["trainer"])
         name, key, *numbers = description["random_state"]
         self.batches.random_state.set_state((name, np.asarray(key, dtype=np.uint32), *numbers))
@@ -245,7 +245,7 @@ def _is_finite(network: nn.Module) -> bool:
     return bool(torch.stack(extremes).isfinite().all())
 
 
-# The levels between these functions and the call of `fit`, at which warnings point.
+# The number of stack frames from these functions to the call of `fit`, where warnings point.
 _LEVELS_BELOW_FIT = 6
 
 

@@ -21,8 +21,8 @@ class FeatureMoments(NamedTuple):
 def feature_moments(sets: FeatureSets, with_std: bool) -> FeatureMoments:
     """Return the moments over all local features of all sets, in one pass.
 
-    Features that are constant up to rounding get a standard deviation of 0. Without `with_std`,
-    which saves time, all of them do.
+    Features that are constant up to rounding get a standard deviation of 0. If `with_std` is
+    False, all features do, which saves time.
     """
     if sets.blocks is not None:
         # In the order of a compressed store, every block is decoded only once.

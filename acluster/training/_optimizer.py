@@ -22,7 +22,7 @@ _NUMBERS_PER_TILE = 1 << 19
 
 
 class Rule(NamedTuple):
-    """An update rule in terms of Adam's, ``w -= lr · m / (√v + ε)``.
+    """An update rule as a variant of Adam's, ``w -= lr · m / (√v + ε)``.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ class Optimizer:
     All three call torch's fused Adam kernel: RMSprop is Adam without a mean of the gradient and
     without bias correction. A parameter has its gradient in ``grad``, or as two factors in
     ``grad_factors = (D, G)`` with the gradient ``Dᵀ G``. The norm needs only the factors,
-    ``‖DᵀG‖² = Σ (DDᵀ) ∘ (GGᵀ)``, and on a processor the update forms the product tile by tile.
+    ``‖DᵀG‖² = Σ (DDᵀ) ∘ (GGᵀ)``, and on a CPU the update forms the product tile by tile.
 
     Parameters
     ----------
@@ -209,7 +209,7 @@ class Optimizer:
 
 @contextmanager
 def factored_gradients(network: nn.Module) -> Iterator[None]:
-    """Make modules that can do so leave their gradient in factors, for an `Optimizer`."""
+    """Let modules that support it keep their gradient in factors, for an `Optimizer`."""
     capable = [module for module in network.modules() if hasattr(module, "factored_gradient")]
     for module in capable:
         module.factored_gradient = True  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""From the sets of a batch to tensors: gather, sample, convert, fill missing sets, move."""
+"""Convert the sets of a batch to tensors: gather, sample, cast, fill missing sets, transfer."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ _ELEMENTS_PER_PIECE = 32768
 
 
 class Packer:
-    """Pack sets of one modality as the network takes them.
+    """Pack sets of one modality in the form that the network takes.
 
     Parameters
     ----------
@@ -63,13 +63,13 @@ class Packer:
             The items of a batch.
 
         n_local_features : int, optional
-            How many local features to draw from each set. By default all.
+            The number of local features to draw from each set. By default all are used.
 
         random_state : RandomState, optional
-            Draws them.
+            Draws the local features.
 
         kept : ndarray of bool, shape (n,), optional
-            Which items to keep; the others count as empty.
+            Which items to keep. The sets of the others are treated as empty.
         """
         chosen = sets if kept is None else sets[np.flatnonzero(kept)]
         lengths = sets.lengths if kept is None else np.where(kept, sets.lengths, 0)
@@ -105,7 +105,7 @@ class Packer:
         return out
 
     def _room(self, shape: tuple[int, int], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """Return memory for a batch: pinned for CUDA, which copies it without the processor."""
+        """Return memory for a batch: pinned for CUDA, which then copies it without the CPU."""
         if not self._is_copied:
             return self._pool.array(shape, dtype)
         n_bytes = shape[0] * shape[1] * dtype.itemsize
@@ -138,7 +138,7 @@ class Packer:
     def _beside_training(self) -> Iterator[None]:
         """Run CUDA work on a stream of its own, and finish it before leaving.
 
-        Only the prefetching thread waits; the kernels of training go on.
+        Only the prefetching thread waits; the training kernels keep running.
         """
         if not self._is_copied:
             yield
@@ -217,7 +217,7 @@ def sampled_rows(
         The drawn rows, set by set; None: all of them.
 
     offsets : ndarray of int64, shape (n + 1,)
-        Where every set begins in them.
+        The position in `rows` at which each set begins.
     """
     lengths = np.diff(offsets)
     if len(lengths) == 0 or lengths.max() <= n_local_features:

@@ -1,4 +1,4 @@
-"""One gradient step on a batch, and inference batch by batch; the network is opaque."""
+"""One gradient step on a batch, and inference batch by batch, for any network."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ from acluster.training._packing import Packed
 class Trainer:
     """A network, its loss and its optimizer; `step` trains on one batch.
 
-    Who iterates over the batches is somebody else: see `Fit`.
+    `Fit` iterates over the batches.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ class Trainer:
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """Hold the network in training mode, and reuse memory from step to step."""
+        """Keep the network in training mode, and reuse memory from step to step."""
         self.network.train()
         # An epoch that was interrupted may have left gradients behind.
         self.optimizer.clear()
@@ -105,7 +105,7 @@ class Trainer:
         return loss.detach()
 
     def state(self) -> dict[str, Any]:
-        """Return what the next steps depend on, as numpy arrays."""
+        """Return the state that the next steps need, as numpy arrays."""
         return {
             "network": to_numpy_state(self.network.state_dict()),
             "optimizer": self.optimizer.state(),
@@ -113,7 +113,7 @@ class Trainer:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from the `state` of another trainer, to the same bits."""
+        """Restore the `state` of another trainer; the next steps are then bit-identical."""
         self.network.load_state_dict(to_torch_state(state["network"]))
         self.optimizer.load_state(state["optimizer"])
         self.generator.set_state(torch.from_numpy(state["generator"].astype(np.uint8)))
@@ -146,8 +146,8 @@ def infer(
 def stack_blocks(blocks: Iterable[NDArray[Any]], n_rows: int) -> NDArray[Any]:
     """Return the rows of all blocks as one array.
 
-    Every block is copied as it comes. A list of blocks would lie scattered between the
-    memory of the batches, and the process would grow with every batch.
+    Every block is copied as soon as it arrives. A list of blocks would fragment the memory
+    between the batches, and the process would grow with every batch.
     """
     blocks = iter(blocks)
     first = next(blocks)  # X holds at least one item

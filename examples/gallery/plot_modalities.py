@@ -40,10 +40,10 @@ clf.fit(X[:200], y[:200])
 print(f"accuracy on held-out items: {clf.score(X[200:], y[200:]):.3f}")
 
 # %%
-# Shuffle each modality 20 times, and plot the loss of accuracy.
+# Shuffle each modality 20 times, and plot the decrease in accuracy.
 
 found = modality_importance(clf, X[200:], y[200:], n_repeats=20, random_state=0)
 figure, ax = plt.subplots(figsize=(6, 2.5), layout="constrained")
 ax.boxplot(list(found.importances.values()), orientation="horizontal", tick_labels=X.names)
-ax.set_xlabel("decrease of accuracy")
+ax.set_xlabel("decrease in accuracy")
 figure.show()

@@ -386,7 +386,7 @@ def test_convert_rejects_store_with_other_content(data, capsys):
     run("convert", "features", "sets.zarr")
     run("convert", "features", "sets.zarr", "--labels", "labels.csv", fails=True)
     assert (
-        "it has the columns ['id'], the conversion writes ['id', 'label']"
+        "it has the columns ['id'], but the conversion writes ['id', 'label']"
         in capsys.readouterr().err
     )
     run("convert", "features", "labeled.zarr", "--labels", "labels.csv")

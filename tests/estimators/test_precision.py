@@ -115,7 +115,7 @@ def test_mixed_precision_with_missing_modalities(able):
 
 def test_mixed_precision_rejects_float64():
     X, y = make_sets()
-    message = r"precision='mixed' needs parameters in float32, and these are float64\. Use"
+    message = r"precision='mixed' needs parameters in float32, but these are float64\. Use"
     with pytest.raises(ValueError, match=message):
         make("mixed").set_params(dtype="float64").fit(X, y)
     fitted = make("full", max_iter=1).set_params(dtype="float64").fit(X, y)

@@ -1,4 +1,4 @@
-"""`checkpoint_dir`: a killed fit resumes to the same bits. Ctrl-C: an interrupted fit is usable."""
+"""`checkpoint_dir`: a killed fit resumes bit for bit. Ctrl-C: an interrupted fit is usable."""
 
 import multiprocessing
 import os
@@ -196,14 +196,14 @@ def test_fit_rejects_the_checkpoint_of_another_fit(tmp_path):
     make(2).fit(X, y, checkpoint_dir=tmp_path)
     before = (tmp_path / "fit.checkpoint").read_bytes()
     for clf, data, message in (
-        (make(2, learning_rate=0.1), (X, y), r"learning_rate was '0.01', is '0.1'"),
-        (make(2, random_state=1), (X, y), r"random_state was '0', is '1'"),
+        (make(2, learning_rate=0.1), (X, y), r"learning_rate was '0.01', now '0.1'"),
+        (make(2, random_state=1), (X, y), r"random_state was '0', now '1'"),
         (make(2), (X, 1 - y), r"data was"),
         (make(2), (X[1:], y[1:]), r"data was"),
         (make(2), (FeatureSets.from_arrays([2 * x for x in X]), y), r"data was"),
         (make(2), (FeatureSets.from_arrays([*X[:57], 2 * X[57], *X[58:]]), y), r"data was"),
     ):
-        with pytest.raises(ValueError, match=rf"(?s)of another fit: {message}.*or delete that"):
+        with pytest.raises(ValueError, match=rf"(?s)of a different fit: {message}.*or delete that"):
             clf.fit(*data, checkpoint_dir=tmp_path)
     with pytest.raises(ValueError, match=r"validation data was None, is"):
         make(2).fit(X, y, X_val=X, y_val=y, checkpoint_dir=tmp_path)
@@ -311,7 +311,7 @@ def test_keyboard_interrupt_in_the_first_epoch_leaves_nothing_fitted(monkeypatch
 def test_fit_rejects_a_checkpoint_of_more_epochs_than_max_iter(tmp_path):
     X, y = make_sets()
     make(5).fit(X, y, checkpoint_dir=tmp_path)
-    with pytest.raises(ValueError, match=r"fit.checkpoint has 5 epochs, and max_iter=3"):
+    with pytest.raises(ValueError, match=r"fit.checkpoint has 5 epochs, but max_iter=3"):
         make(3).fit(X, y, checkpoint_dir=tmp_path)
 
 

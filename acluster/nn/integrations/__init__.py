@@ -2,7 +2,7 @@
 
 Each module maps packed sets, i.e. local features (R, M) and int64 offsets (n + 1,) on the CPU, to
 one vector per set, (n, global_size), as `acluster.nn.AttentionCluster` does. Use them in an
-`acluster.nn.IntegrationNetwork`, or in a network of your own.
+`acluster.nn.IntegrationNetwork`, or in your own network.
 
 The result does not depend on the order of the local features, except with `Flatten`, `BiLSTM`,
 `TSLSTM` and `TemporalInception`.

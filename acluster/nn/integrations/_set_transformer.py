@@ -11,8 +11,8 @@ from acluster.nn.integrations._sequences import padded
 class SetTransformer(Integration):
     """Pool by multihead attention from learned seed vectors to the local features.
 
-    The local features are embedded by a linear layer with a rectifier. Only the pooling block of
-    the Set Transformer is used, without its encoder.
+    The local features are embedded by a linear layer with a ReLU. Only the pooling block of the
+    Set Transformer is used, without its encoder.
 
     Parameters
     ----------

@@ -19,8 +19,7 @@ class TemporalInception(Integration):
     two convolutions over time, of widths 5 and 7, side by side, and halves the number of steps by
     max pooling. The number of input channels is 1, 2, 4 and 8; the weights are shared by all
     features. The remaining steps are max-pooled, convolutions of width 1 reduce the 16 channels to
-    4, 2 and 1, and a linear layer with a rectifier follows. Batch normalization precedes every
-    rectifier.
+    4, 2 and 1, and a linear layer with a ReLU follows. Batch normalization precedes every ReLU.
 
     Parameters
     ----------

@@ -1,9 +1,9 @@
 """`attend` on a CPU, compiled by Numba.
 
 The derivatives are those of `_analytic`. Each thread takes one set at a time and loops over its
-units: a unit's output, norm and gradient are computed while they are in the cache, where torch
+units. A unit's output, norm and gradient are computed while they are in the cache, whereas torch
 passes over memory once per operation. One thread adds up the rows of a set, in their order, so
-that results are the same to the bit for any number of threads.
+that results are bit-identical for any number of threads.
 
 Numba is an optional dependency (the extra "fast"). It compiles the kernels on first use, which
 takes some seconds, and caches the result on disk.

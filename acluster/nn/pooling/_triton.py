@@ -178,7 +178,7 @@ def _blocks(n: int, values: Tensor, N: int, backward: bool = False) -> dict[str,
         "BLOCK_L": _power_of_2(_cdiv(len(values), n), 16, 64),
         "BLOCK_M": _power_of_2(values.shape[1], 16, widest),
         "num_stages": 3 if backward else 1,
-        # Triton's default, stated because Triton plans to change it, which would change the bits.
+        # Triton's default, made explicit: Triton plans to change it, which would change results.
         "enable_fp_fusion": True,
     }
 

@@ -6,9 +6,9 @@ columns. Tiles have the sizes of powers of two, so they may reach beyond the las
 column; masks called `real` keep the kernels from reading and writing there.
 
 A program is identified by a set, a block of units and a *share*: the columns of a set (in the
-forward pass) or its rows (in the backward pass) are dealt out to `shares` programs. Every number
+forward pass) or its rows (in the backward pass) are divided among `shares` programs. Every number
 is written by exactly one program, which adds in a fixed order. There are no atomic operations, so
-that the same input gives the same bits each time.
+that the same input always gives bit-identical results.
 """
 
 import triton
@@ -294,8 +294,8 @@ def softmax_kernel(
 ):
     """Replace D by the gradient of the logits, and fill the contribution of each set to ∂α.
 
-    This is a kernel of its own because the mean of D under the weights needs all rows of a
-    set, which `derivative_kernel` deals out to several programs.
+    This is a separate kernel because the mean of D under the weights needs all rows of a set,
+    which `derivative_kernel` divides among several programs.
     """
     item, units, _, start, stop = _place(offsets, 1, N, BLOCK_N)
     real_units = units < N

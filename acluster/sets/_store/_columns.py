@@ -88,7 +88,7 @@ def _describe(types: dict[str, str]) -> str:
 def encode_column(
     name: str, entries: list[Any], type_name: str, known: list[str]
 ) -> tuple[NDArray[Any], dict[str, Any]]:
-    """Convert the entries of a column to an array and its attributes, as they are stored.
+    """Convert the entries of a column to the array and the attributes to store.
 
     Strings of labels and groups repeat, so they are stored as integer codes, which are numbers of
     `classes`. That list starts with the `known` classes of earlier items. Names of items do not

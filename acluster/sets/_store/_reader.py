@@ -81,7 +81,7 @@ def open_if_store(X: Any) -> Any:
 
 
 def is_zarr_group(X: Any) -> bool:
-    """Whether X is a zarr group, told by its attributes so that zarr need not be imported."""
+    """Whether X is a zarr group, judged by its attributes to avoid importing zarr."""
     return hasattr(X, "store_path") and hasattr(X, "group_keys")
 
 

@@ -53,8 +53,8 @@ def save_feature_sets(
         - a container, in memory or opened from another store, or the path of a store;
         - a sequence or an iterator of items, each an array (or zarr array) of shape (L_i, M),
           or a mapping of modality names to such arrays;
-        - a mapping of modality names to any of the other forms. If zarr groups are mapped, an
-          item that one of them does not have lacks that modality;
+        - a mapping of modality names to any of the other forms. With zarr groups, an item that is
+          absent from one of them lacks that modality;
         - an array, or zarr array, of shape (n, L, M); pass `lengths` if it is padded;
         - a zarr group with one array of shape (L_i, M) per item. The items are sorted by
           their names in natural order (item2 before item10), which become their `id`.

@@ -48,7 +48,7 @@ class FeatureSetsWriter:
     """Write a store of feature sets item by item, for example while features are extracted.
 
     Items are collected in memory up to 32 MB and then written together. If the process is
-    killed, `open_feature_sets` refuses the incomplete store, and a writer with
+    killed, `open_feature_sets` rejects the incomplete store, and a writer with
     ``resume=True`` continues after the last item on disk.
 
     Parameters
@@ -211,7 +211,7 @@ class FeatureSetsWriter:
 
     @property
     def id(self) -> list[Any]:
-        """The names of the items so far, which tell what is done; empty without names."""
+        """The names of the items written so far; empty without names."""
         is_written = self._n_written and "id" in self._types
         written = self.column("id").tolist() if is_written else []
         return written + [columns["id"] for _, columns in self._pending if "id" in columns]
@@ -245,7 +245,7 @@ class FeatureSetsWriter:
         ------
         ValueError
             If the item is invalid, does not match the earlier ones, or lacks a column that
-            they have. The item is not added then.
+            they have. The item is then not added.
         """
         sets = self._check_item(item)
         if isinstance(weight, Real):
@@ -261,7 +261,7 @@ class FeatureSetsWriter:
             self.flush()
 
     def _check_item(self, item: Any) -> dict[str, NDArray[Any]]:
-        """Return the sets of an item as they are stored; an empty set counts for its width."""
+        """Return the sets of an item in their stored form; an empty set still defines a width."""
         i = len(self)
         if self._multimodal not in (None, isinstance(item, Mapping)):
             earlier = "mappings of modalities to arrays" if self._multimodal else "single arrays"
