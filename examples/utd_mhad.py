@@ -77,4 +77,4 @@ lost = np.random.default_rng(0).permutation(len(test)) < len(test) / 2
 inertial = [None if is_lost else x for x, is_lost in zip(test["inertial"], lost, strict=True)]
 damaged = {"skeleton": test["skeleton"], "inertial": inertial, "depth": test["depth"]}
 percent = 100 * model.score(damaged, test.label)
-print(f"{'without half of the inertial':30} {percent:5.1f} %")
+print(f"{'half of inertial missing':30} {percent:5.1f} %")

@@ -14,8 +14,8 @@ import acluster
 PACKAGE = Path(acluster.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# The rooms of the package, and which others each may import. The face of the package,
-# `acluster`, is what users import; the rooms on top of it are written like user code.
+# The folders of the package, and which others each may import. Users import the public names
+# of `acluster`; the folders on top of it use these names like user code.
 ARROWS = {
     "_utils": set(),
     "sets": {"_utils"},

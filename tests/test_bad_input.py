@@ -407,7 +407,7 @@ OWN_CASES = [
         "fit cluster_size without a modality",
         lambda data: data.fit_multimodal({"cluster_size": {"rgb": 4}}),
         ValueError,
-        "cluster_size={'rgb': 4} names the modalities ['rgb'], but X has ['rgb', 'audio']. Give each of these a value, or one value for all.",
+        "cluster_size={'rgb': 4} names the modalities ['rgb'], but X has ['rgb', 'audio']. Give each of these a value, or pass one value for all.",
     ),
     Case(
         "fit diverging",
@@ -479,7 +479,7 @@ OWN_CASES = [
         "warm_start with another cluster_size",
         lambda data: data.refit({"cluster_size": 3}),
         ValueError,
-        "warm_start=True cannot change the network: it was fitted with cluster_size=2, the parameters now say cluster_size=3. Fit a clone, or set warm_start=False.",
+        "warm_start=True cannot change the network: it was fitted with cluster_size=2, but the parameters now say cluster_size=3. Fit a clone, or set warm_start=False.",
     ),
     # Several modalities.
     Case(

@@ -365,7 +365,7 @@ def value_per_modality(estimator: Any, name: str, modalities: Iterable[str]) -> 
     if set(value) != set(modalities):
         raise ValueError(
             f"{name}={value!r} names the modalities {[*value]}, but X has {[*modalities]}. "
-            "Give each of these a value, or one value for all."
+            "Give each of these a value, or pass one value for all."
         )
     constraints = [one for one in estimator._parameter_constraints[name] if one is not dict]
     for modality in modalities:

@@ -339,7 +339,7 @@ class SetClassifier(
             if architecture != self._architecture:
                 raise ValueError(
                     "warm_start=True cannot change the network: it was fitted with "
-                    f"{self._architecture.difference(architecture)}, the parameters now say "
+                    f"{self._architecture.difference(architecture)}, but the parameters now say "
                     f"{architecture.difference(self._architecture)}. Fit a clone, or set "
                     "warm_start=False."
                 )

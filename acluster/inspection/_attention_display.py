@@ -287,7 +287,7 @@ def _by_modality(attention: Any) -> dict[str | None, NDArray[Any]]:
 
 
 def _match_modalities(names: list[str | None], given: Any, parameter: str) -> dict[str | None, Any]:
-    """Return what was given for each modality, None where there is nothing."""
+    """Return the value given for each modality, or None."""
     if names == [None] or given is None:
         return dict.fromkeys(names, given)
     if len(names) == 1 and not isinstance(given, Mapping):

@@ -92,7 +92,7 @@ class AverageWeighting(Weighting):
         The number N of attention units, which all compute the same mean.
 
     hidden_size : int
-        Ignored; it is there because all weighting functions share one signature.
+        Ignored; present because all weighting functions share one signature.
 
     Examples
     --------
@@ -129,7 +129,7 @@ class FC1Weighting(Weighting):
         The number N of attention units.
 
     hidden_size : int
-        Ignored; it is there because all weighting functions share one signature.
+        Ignored; present because all weighting functions share one signature.
 
     Examples
     --------

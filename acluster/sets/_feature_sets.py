@@ -464,7 +464,7 @@ def check_set(item: Any, name: str) -> NDArray[Any]:
     Returns
     -------
     ndarray of shape (L, M)
-        Of a real dtype.
+        The set, with a real dtype.
 
     Raises
     ------

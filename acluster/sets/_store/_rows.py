@@ -94,8 +94,8 @@ class StoredRows(ABC):
         -------
         list of str
             The keys of absent files. zarr reads their rows as the fill value, so a lost file
-            cannot be told from one that was never needed. The list is empty if the store is
-            not on a local file system.
+            cannot be distinguished from one that was never needed. The list is empty if the
+            store is not on a local file system.
 
         Raises
         ------
