@@ -268,6 +268,12 @@ OWN_CASES = [
         ValueError,
         "X has 0 items; at least one is required.",
     ),
+    Case(
+        "predict X=no items of several modalities",
+        lambda data: data.fitted_multimodal.predict(data.both[[]]),
+        ValueError,
+        "X has 0 items; at least one is required.",
+    ),
     # y and the weights.
     Case(
         "fit y=None",
