@@ -3,7 +3,7 @@
     python benchmarks/compare.py OLD.json NEW.json [--tolerance 0.15] [--any-device]
 
 Seconds measured on different days are not comparable, but ratios measured in one process are. The
-exit status is 1 if a ratio of NEW is below that of OLD by more than the tolerance, and 2 if the
+exit status is 1 if a ratio of NEW is below that of OLD by more than the tolerance. It is 2 if the
 results are not comparable.
 """
 

@@ -7,7 +7,7 @@ differences from Table 1 are:
   labels are.
 - Two other extractors of 50 features. "longer" is the authors' network without the log-softmax,
   trained for more epochs with larger batches; "deeper" is defined in `flash_mnist_deeper.py`. Both,
-  and the clusters on their features, are also trained on distorted copies of the images, because an
+  and the clusters on their features, are also trained on distorted copies of the images. An
   extractor produces unrealistically clean features for images it was trained on.
 - Every epoch permutes the training frames among those of all videos that show the same digit, or
   none.

@@ -41,9 +41,9 @@ class FrameExtractor(CallbackSupportMixin, BaseEstimator):
     """Extract local features from the frames of Flash-MNIST videos, as in the paper.
 
     The network has two 5 x 5 convolutions with 10 and 20 channels, each followed by 2 x 2 max
-    pooling and a ReLU, and a fully connected layer of `n_features` units with a ReLU. One more
-    linear layer classifies single frames during training. The classes are the ten digits on noise,
-    and noise alone. The local feature of a frame is the output of the fully connected layer.
+    pooling and a ReLU. A fully connected layer of `n_features` units with a ReLU follows; its
+    output is the local feature of a frame. During training, one more linear layer classifies single
+    frames. The classes are the ten digits on noise, and noise alone.
 
     Parameters
     ----------

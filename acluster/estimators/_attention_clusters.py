@@ -172,10 +172,10 @@ class MultimodalAttentionClusterClassifier(AttentionClusters):
 
     Notes
     -----
-    X is a `MultimodalFeatureSets` (in memory or from :func:`~acluster.open_feature_sets`), a dict
-    of modality names to sets in any form of `AttentionClusterClassifier`, a list with one such
-    dict per item, or the path or zarr group of a store. Sets without a name are one modality,
-    "features". scikit-learn's searches and splitters take the container, not the dict.
+    Pass X as a `MultimodalFeatureSets` (in memory or from :func:`~acluster.open_feature_sets`), or
+    as the path or zarr group of a store. It may also be a dict of modality names to sets in any
+    form of `AttentionClusterClassifier`, or a list with one dict per item. Sets without a name are
+    one modality, "features". scikit-learn's searches and splitters need the container.
 
     An item lacks a modality if its set there is empty, or None in a list. If X lacks a modality
     of `fit` altogether, it is missing from every item.

@@ -31,7 +31,7 @@ def outside_pyramid_part(
     """Return which local features are outside a unit's part of a temporal pyramid.
 
     Level l has 2^l parts. The units are distributed over all parts as evenly as possible. Part s
-    of S runs from ``floor(s L / S)`` to ``floor((s + 1) L / S)`` and has at least one local
+    of S runs from ``floor(s L / S)`` to ``floor((s + 1) L / S)``. It has at least one local
     feature, so that parts overlap in sets with fewer than S.
 
     Parameters

@@ -151,10 +151,10 @@ class TSLSTMClassifier(BaseIntegrationClassifier):
 class TemporalInceptionClassifier(BaseIntegrationClassifier):
     """Convolve every feature over time with two kernel widths ("Temporal-Inception").
 
-    Each of four modules applies convolutions of widths 5 and 7 over time side by side, each with
-    as many output channels as input channels (1, 2, 4, 8), then max-pools pairs of steps. The
-    result is pooled to one step. Convolutions of width 1 reduce the 16 channels to 4, 2 and 1, and
-    a fully connected layer follows. Batch normalization precedes every ReLU; borders are
+    Each of four modules applies convolutions of widths 5 and 7 over time side by side, then
+    max-pools pairs of steps. Each convolution has as many output channels as input channels (1, 2,
+    4, 8). The result is pooled to one step. Convolutions of width 1 reduce the 16 channels to 4, 2
+    and 1, and a fully connected layer follows. Batch normalization precedes every ReLU; borders are
     zero-padded.
 
     References

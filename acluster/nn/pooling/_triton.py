@@ -83,9 +83,9 @@ def attend_triton(
 
     Notes
     -----
-    For half-precision features, the matrix products take weights rounded to the same dtype in the
-    forward pass, and gradients rounded to tf32, which has the range of float32, in the backward
-    pass. All sums are in float32.
+    For half-precision features, the matrix products of the forward pass take weights rounded to
+    the same dtype. Those of the backward pass take gradients rounded to tf32, which has the range
+    of float32. All sums are in float32.
     """
     alpha, beta = (None, None) if shift is None else (s.contiguous() for s in shift)
     offsets = offsets.to(values.device, non_blocking=True)

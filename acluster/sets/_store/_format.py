@@ -7,8 +7,9 @@ A store is a zarr group of format 3. For each modality m it has the arrays
 - ``{m}_offsets``: the row at which each item starts, and R_m, (n + 1,);
 
 and optionally the columns ``label``, ``id``, ``group`` and ``weight``, with one row per item.
-Features are stored as they are in memory, in chunks of whole rows and many chunks to a file (a
-shard), so that runs of rows are read without decoding. The attribute ``complete`` is written last.
+Features have the same layout on disk as in memory, so that runs of rows are read without decoding.
+A chunk has whole rows, and a file (a shard) has many chunks. The attribute ``complete`` is written
+last.
 """
 
 from __future__ import annotations

@@ -162,7 +162,7 @@ class _OpenFiles:
 
 @dataclass(frozen=True)
 class Layout:
-    """The layout of files that hold rows as they are in memory."""
+    """The layout of files that hold rows in the same form as in memory."""
 
     rows_per_shard: int
     rows_per_chunk: int

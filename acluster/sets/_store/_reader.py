@@ -346,7 +346,7 @@ def open_rows(array: Any) -> StoredRows:
     Returns
     -------
     StoredRows
-        `RawRows` if the files hold the rows as they are in memory, else `DecodedRows`.
+        `RawRows` if the files hold the rows in the same form as in memory, else `DecodedRows`.
 
     Raises
     ------
