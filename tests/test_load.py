@@ -531,7 +531,10 @@ def test_load_errors_name_the_problem_and_the_remedy(good, tmp_path):
             changed(**{"class": "New"}),
             "'New'.*does not have.*written by acluster '0.*Known classes are Att((?!Base).)*$",
         ),
-        (with_tensor(W, lambda t: t[W].T.copy()), r"linear.weight' has shape \(3, 16\).*needs \(16, 3\)"),
+        (
+            with_tensor(W, lambda t: t[W].T.copy()),
+            r"linear.weight' has shape \(3, 16\).*needs \(16, 3\)",
+        ),
         (changed(parameters__more=1), "unexpected keyword argument 'more'"),
         (without("labels"), "it lacks 'labels'"),
     ):
