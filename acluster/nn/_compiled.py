@@ -56,8 +56,8 @@ def _kernels() -> dict[str, Any]:
             stacklevel=2,
         )
         return {}
-    # torch and Numba may share one OpenMP runtime, in which Numba's start sets the number of
-    # threads to that of the processors. Restore torch's.
+    # torch and Numba may share one OpenMP runtime. Starting Numba then sets the number of threads
+    # to the number of CPUs. Restore torch's number.
     torch.set_num_threads(n_threads)
     return {name: getattr(kernels, name) for name in kernels.__all__}
 

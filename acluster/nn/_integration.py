@@ -11,7 +11,7 @@ from acluster.nn.pooling import attention_weights, drop_empty_sets
 
 
 class Integration(nn.Module, ABC):
-    """Integrate the local features of each set into one vector: the base class.
+    """The base class of integrations: turn the local features of each set into one vector.
 
     To add an integration, derive from this class and define `forward`. The constructor takes
     ``n_features``, the width of a local feature, followed by its own options, and sets

@@ -60,7 +60,7 @@ def outside_pyramid_part(
 
 
 def below_top_k(logits: Tensor, k: int) -> Tensor:
-    """Return which logits are below the k highest of their set and unit; ties are not below.
+    """Return which logits are below the k highest of their set and unit; ties are kept.
 
     Parameters
     ----------

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class Weighting(nn.Module, ABC):
-    """Score every local feature for every attention unit: the base class.
+    """The base class of weighting functions: score every local feature for every attention unit.
 
     To use your own weighting function, derive from this class and pass the subclass as
     `weighting`. A final bias has no effect, because the softmax over each set cancels whatever a

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # for the check is bounded.
 _ROWS_PER_CHECK = 1 << 18
 
-# Initial weights and learning rates suit a spread of about 1; outside of these bounds `fit` warns.
+# Initial weights and learning rates suit a spread of about 1; outside these bounds `fit` warns.
 _SPREAD_BOUNDS = (0.01, 20.0)
 _ITEMS_FOR_SPREAD = 64  # the spread is estimated from this many items
 
@@ -329,7 +329,7 @@ def warn_of_scale(X: FeatureSets, name: str) -> None:
     -----
     UserWarning
         If the spread, the root mean square deviation from the mean local feature, is outside of
-        generous bounds. Features that are all equal raise no warning.
+        generous bounds. Constant features raise no warning.
     """
     sample = X[np.linspace(0, len(X) - 1, min(len(X), _ITEMS_FOR_SPREAD)).astype(np.int64)]
     values, _ = sample.packed()
