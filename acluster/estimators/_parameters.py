@@ -313,7 +313,8 @@ def estimator(cls: _C) -> _C:
         text = indent(declared["doc"], "    ")
         entries.append(f"{one.name} : {type_}, default={default}\n{text}")
     made._parameter_constraints = constraints
-    attributes = next(text for base in cls.__mro__ if (text := _section(base, "Attributes")))
+    # Without any such section under python -OO, which strips docstrings.
+    attributes = next(filter(None, (_section(base, "Attributes") for base in cls.__mro__)), "")
     made.__doc__ = _with_sections(
         summary, {"Parameters": "\n\n".join(entries), "Attributes": attributes}
     )

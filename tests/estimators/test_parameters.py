@@ -16,6 +16,7 @@ from acluster import (
     rivals,
 )
 from acluster.estimators import BaseIntegrationClassifier, estimator
+from acluster.estimators._parameters import TrainingParameters
 from acluster.nn.integrations import Average
 from tests.conftest import make_sets
 
@@ -147,3 +148,13 @@ def test_public_classifiers_are_all_tested():
         if inspect.isclass(thing := getattr(acluster, name)) and name.endswith("Classifier")
     }
     assert public <= set(CLASSIFIERS)
+
+
+def test_estimator_accepts_classes_without_docstrings():
+    # As under python -OO.
+    @estimator
+    class Bare(TrainingParameters):
+        batch_size: int = 7
+
+    assert Bare().batch_size == 7
+    assert "batch_size : int, default=7" in Bare.__doc__
