@@ -4,6 +4,7 @@ import copy
 import functools
 import math
 import os
+import re
 from abc import ABC
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Self
@@ -767,7 +768,9 @@ def _identity(classifier: Any, data: dict[str, Any]) -> dict[str, str]:
     parameters["device"] = resolve_device(classifier.device)
     identity = {"class": type(classifier).__name__}
     for name, value in parameters.items():
-        identity[name] = repr(value.item() if isinstance(value, np.generic) else value)
+        text = repr(value.item() if isinstance(value, np.generic) else value)
+        # The address of a function or an object is another one in the process that resumes.
+        identity[name] = re.sub(r" at 0x[0-9a-fA-F]+", "", text)
     for name, (X, *arrays) in data.items():
         identity[name] = data_digest({modality: X[modality] for modality in X.names}, *arrays)
     return identity

@@ -121,6 +121,29 @@ def test_partial_fit_compares_arguments_that_are_arrays(sets_and_labels, tmp_pat
         clf.set_params(integration__scale=np.ones(4)).partial_fit(X, y)
 
 
+class Activated(Mean):
+    def __init__(self, n_features, activation):
+        super().__init__(n_features)
+        self.activation = activation
+
+    def forward(self, values, offsets):
+        return super().forward(self.activation(values), offsets)
+
+
+def test_checkpoint_resumes_with_an_argument_that_is_a_function(sets_and_labels, tmp_path):
+    X, y = sets_and_labels
+
+    def make(max_iter):
+        # A function at another address, as in another process.
+        arguments = {"activation": lambda values: values.relu()}
+        return quick(integration=Activated, integration_params=arguments, max_iter=max_iter)
+
+    first = make(2).fit(X, y, checkpoint_dir=tmp_path)
+    resumed = make(4).fit(X, y, checkpoint_dir=tmp_path)
+    assert resumed.loss_curve_[:2] == first.loss_curve_
+    assert have_same_weights(resumed, make(4).fit(X, y))
+
+
 class WithIntegers(Mean):
     def __init__(self, n_features):
         super().__init__(n_features)
