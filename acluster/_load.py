@@ -72,12 +72,13 @@ def load(path: str | os.PathLike[str]) -> Any:
 def _classes() -> dict[str, type]:
     """Return the public classes that have `save`, by name."""
     public = [getattr(room, name) for room in (estimators, rivals) for name in room.__all__]
-    # Without the base classes, which have no parameters of their own.
     return {one.__name__: one for one in public if _is_savable(one)}
 
 
 def _is_savable(one: Any) -> bool:
-    return isinstance(one, type) and hasattr(one, "save") and hasattr(one, "_parameter_constraints")
+    # Base classes have no parameters, and the integration of IntegrationClassifier is code.
+    is_classifier = isinstance(one, type) and hasattr(one, "_parameter_constraints")
+    return is_classifier and isinstance(getattr(one, "_integration", None), type)
 
 
 def _writer(description: dict[str, Any]) -> str:

@@ -1,15 +1,13 @@
 """The classifiers of the paper: attention clusters for one modality and for several."""
 
 import os
-from numbers import Real
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 
-from acluster.estimators._parameters import ClusterParameters, choice, estimator, real
+from acluster.estimators._parameters import BELOW_ONE, ClusterParameters, choice, estimator, real
 from acluster.estimators._set_classifier import SetClassifier
 from acluster.nn import AttentionCluster, Weighting
 
@@ -226,7 +224,7 @@ class MultimodalAttentionClusterClassifier(AttentionClusters):
     modality_dropout: float = real(
         default=0.0,
         type="float in [0, 1)",
-        within=Interval(Real, 0, 1, closed="left"),
+        within=BELOW_ONE,
         doc="""
         The probability of hiding each modality of a training item, drawn anew at every step.
         Every item keeps at least one modality. Raise it if modalities are missing more often at

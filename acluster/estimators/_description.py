@@ -40,6 +40,8 @@ def describe(model: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     parameters = model.get_params(deep=False)
     if isinstance(parameters["random_state"], np.random.RandomState):
         parameters["random_state"] = None
+    if "integration" in parameters:
+        parameters["integration"] = model._architecture.integration  # that of `fit`
     names = getattr(model, "feature_names_in_", None)
     sizes = model._architecture.to_dict()
     description = {

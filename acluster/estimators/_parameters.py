@@ -74,7 +74,7 @@ def choice(*, default: str, options: Iterable[str], doc: str) -> Any:
 
 _POSITIVE = Interval(Real, 0, None, closed="neither")
 _NON_NEGATIVE = Interval(Real, 0, None, closed="left")
-_BELOW_ONE = Interval(Real, 0, 1, closed="left")
+BELOW_ONE = Interval(Real, 0, 1, closed="left")
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -152,7 +152,7 @@ class TrainingParameters:
     dropout: float = real(
         default=0.5,
         type="float in [0, 1)",
-        within=_BELOW_ONE,
+        within=BELOW_ONE,
         doc="""
         The fraction of the global feature that is zeroed at random before the last layer during
         training. Lower it if the training loss stays high.

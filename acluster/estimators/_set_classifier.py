@@ -273,7 +273,7 @@ class SetClassifier(
         callbacks.begin_fit()
         if checkpoint is not None:
             checkpoint.restore(fit, self.max_iter)
-            self._record(fit)  # for callbacks, which are told of the next epoch
+            self._record(fit)  # callbacks see the epochs of the checkpoint
         fit.run(self.max_iter, callbacks, checkpoint)
         self._record(fit, keep_optimizer=self.warm_start)
         callbacks.end_fit()

@@ -265,8 +265,8 @@ def _warn_of_interruption(n_epochs: int, is_kept: bool) -> None:
         else "With checkpoint_dir in fit, the same call could have resumed later."
     )
     warnings.warn(
-        f"Training was interrupted after {n_epochs} epochs; the estimator keeps the weights "
-        f"learned so far. {later}",
+        f"Training was interrupted after {n_epochs} epoch{'s' * (n_epochs != 1)}; the estimator "
+        f"keeps the weights learned so far. {later}",
         UserWarning,
         stacklevel=_LEVELS_BELOW_FIT,
     )

@@ -198,3 +198,10 @@ def test_integration_sets_its_integer_buffers_itself(sets_and_labels):
 def test_integration_is_abstract(sets_and_labels):
     with pytest.raises(TypeError, match="abstract"):
         quick(integration=Integration).fit(*sets_and_labels)
+
+
+def test_save_rejects_the_fitted_integration(sets_and_labels, tmp_path):
+    clf = quick(integration=Mean).fit(*sets_and_labels).set_params(integration=None)
+    with pytest.raises(TypeError, match="cannot write the class Mean"):
+        clf.save(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
