@@ -667,8 +667,9 @@ def test_load_reads_files_without_later_parameters(tmp_path):
 def test_unpickle_reads_states_without_later_parameters():
     X, _, clf = fitted(warm_start=True)
     state = clf.__getstate__()
-    parts = {"features": older(state["_architecture"]["integrations"]["features"])}
-    state["_architecture"] = {**state["_architecture"], "network": {}, "integrations": parts}
+    integration, sizes = state["_architecture"]
+    parts = {"features": older(sizes["integrations"]["features"])}
+    state["_architecture"] = integration, {**sizes, "network": {}, "integrations": parts}
     for name in ("standardize", *LATER):
         del state[name]
     old = AttentionClusterClassifier.__new__(AttentionClusterClassifier)

@@ -92,7 +92,7 @@ class TestFit:
         expected = make().fit(*sets_and_labels)
         assert have_same_weights(resumed, expected)
         assert resumed.loss_curve_ == expected.loss_curve_
-        with pytest.raises(ValueError, match="of another fit"):
+        with pytest.raises(ValueError, match="of a different fit"):
             make(integration_params={"hidden_size": 5}).fit(
                 *sets_and_labels, checkpoint_dir=tmp_path
             )
