@@ -12,6 +12,7 @@ from acluster import FeatureSets
 
 # Nets this small run faster on one thread, and the suite runs in several processes.
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start
 
 # How long an example takes depends on the processor and its load, and says nothing of the code.
 settings.register_profile("any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
