@@ -251,7 +251,7 @@ def _part(integration: Integration, values: Tensor, offsets: Tensor, present: Te
 
 
 def _integrate(integration: Integration, values: Tensor, offsets: Tensor) -> Tensor:
-    """Return the vectors of sets of which none is empty, checked: the class may be a user's."""
+    """Integrate non-empty sets, and check the result: the class may be a user's."""
     g = integration(values, offsets)
     expected = (len(offsets) - 1, integration.global_size)
     if not isinstance(g, Tensor) or g.shape != expected:
