@@ -10,7 +10,7 @@ from acluster.estimators._integration_classifier import (
     IntegrationClassifier,
 )
 from acluster.estimators._labels import check_labels
-from acluster.estimators._parameters import choice, estimator, integer, parameter
+from acluster.estimators._parameters import choice, estimator, integer
 from acluster.estimators._set_classifier import restore_on_error
 
 __all__ = [
@@ -22,7 +22,6 @@ __all__ = [
     "choice",
     "estimator",
     "integer",
-    "parameter",
     "restore",
     "restore_on_error",
 ]

@@ -5,6 +5,7 @@ import functools
 import math
 import os
 import re
+import sys
 from abc import ABC
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Self
@@ -768,7 +769,9 @@ def _identity(classifier: Any, data: dict[str, Any]) -> dict[str, str]:
     parameters["device"] = resolve_device(classifier.device)
     identity = {"class": type(classifier).__name__}
     for name, value in parameters.items():
-        text = repr(value.item() if isinstance(value, np.generic) else value)
+        # By default, NumPy rounds arrays to 8 digits and abbreviates long ones.
+        with np.printoptions(threshold=sys.maxsize, floatmode="unique"):
+            text = repr(value.item() if isinstance(value, np.generic) else value)
         # The address of a function or an object is another one in the process that resumes.
         identity[name] = re.sub(r" at 0x[0-9a-fA-F]+", "", text)
     for name, (X, *arrays) in data.items():

@@ -205,3 +205,13 @@ def test_save_rejects_the_fitted_integration(sets_and_labels, tmp_path):
     with pytest.raises(TypeError, match="cannot write the class Mean"):
         clf.save(tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_checkpoint_of_a_slightly_different_array_is_refused(sets_and_labels, tmp_path):
+    scale = np.ones(4)
+    clf = quick(integration=Weighted, integration_params={"scale": scale})
+    clf.fit(*sets_and_labels, checkpoint_dir=tmp_path)
+    clf.fit(*sets_and_labels, checkpoint_dir=tmp_path)
+    clf.set_params(integration__scale=scale + 1e-12)
+    with pytest.raises(ValueError, match="checkpoint of a different fit"):
+        clf.fit(*sets_and_labels, checkpoint_dir=tmp_path)
