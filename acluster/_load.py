@@ -71,7 +71,7 @@ def load(path: str | os.PathLike[str]) -> Any:
 
 def _classes() -> dict[str, type]:
     """Return the public classes that have `save`, by name."""
-    public = [getattr(room, name) for room in (estimators, rivals) for name in room.__all__]
+    public = [*vars(estimators).values(), *vars(rivals).values()]
     return {one.__name__: one for one in public if _is_savable(one)}
 
 

@@ -12,16 +12,3 @@ from acluster.estimators._integration_classifier import (
 from acluster.estimators._labels import check_labels
 from acluster.estimators._parameters import choice, estimator, integer
 from acluster.estimators._set_classifier import restore_on_error
-
-__all__ = [
-    "AttentionClusterClassifier",
-    "BaseIntegrationClassifier",
-    "IntegrationClassifier",
-    "MultimodalAttentionClusterClassifier",
-    "check_labels",
-    "choice",
-    "estimator",
-    "integer",
-    "restore",
-    "restore_on_error",
-]

@@ -120,32 +120,23 @@ class Architecture:
 
     def difference(self, other: Architecture) -> str:
         """Return this network's parameters that differ from those of another, as text."""
-        pairs: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = [
-            (self._options(), other._options())
-        ]
-        pairs += [(own, other.modalities[name]) for name, own in self.modalities.items()]
-        if self.integration is not other.integration:
-            pairs.append(
-                (
-                    {"integration": self.integration.__qualname__},
-                    {"integration": other.integration.__qualname__},
-                )
-            )
-        return ", ".join(
-            sorted(
-                {
-                    f"{name}={value!r}"
-                    for own, others in pairs
-                    for name, value in own.items()
-                    if not _are_equal(value, others.get(name))
-                }
-            )
-        )
+        pairs = [(own, other.modalities[name]) for name, own in self.modalities.items()]
+        pairs += [(self._options(), other._options()), (self._class(), other._class())]
+        differing = {
+            f"{name}={value!r}"
+            for own, others in pairs
+            for name, value in own.items()
+            if not _are_equal(value, others.get(name))
+        }
+        return ", ".join(sorted(differing))
 
     def _options(self) -> dict[str, Any]:
         """Return the parameters of the network other than those of its integrations."""
         options: dict[str, Any] = {"standardize": self.standardize}
         return options if self.fusion is None else {**options, "fusion": self.fusion}
+
+    def _class(self) -> dict[str, Any]:
+        return {"integration": self.integration.__qualname__}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the sizes and options, without the class of the integration."""

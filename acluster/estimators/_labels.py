@@ -99,18 +99,15 @@ class LabelCoding:
                     f"pass classes={columns.tolist()}."
                 )
             return cls("multilabel", columns)
-        if classes is not None:
-            given, classes = classes, np.unique(classes)
-            if len(classes) < 2:
-                raise ValueError(f"classes={given!r} holds fewer than two classes.")
-            return cls("binary" if len(classes) == 2 else "multiclass", classes)
-        classes = np.unique(y)
-        if len(classes) < 2:
+        found = np.unique(y if classes is None else classes)
+        if len(found) < 2 and classes is not None:
+            raise ValueError(f"classes={classes!r} holds fewer than two classes.")
+        if len(found) < 2:
             raise ValueError(
-                f"y holds only one class, {classes.tolist()[0]!r}, among the items of positive "
+                f"y holds only one class, {found.tolist()[0]!r}, among the items of positive "
                 "weight; a classifier needs at least two classes."
             )
-        return cls("binary" if len(classes) == 2 else "multiclass", classes)
+        return cls("binary" if len(found) == 2 else "multiclass", found)
 
     @property
     def n_outputs(self) -> int:

@@ -21,26 +21,3 @@ from acluster.sets._store import (
     save_rows,
     validate,
 )
-
-__all__ = [
-    "COLUMNS",
-    "FeatureSets",
-    "FeatureSetsWriter",
-    "MultimodalFeatureSets",
-    "StoreError",
-    "check_modality_names",
-    "check_multimodal_sets",
-    "check_sets",
-    "check_streamed",
-    "info",
-    "is_multimodal",
-    "natural_key",
-    "open_feature_sets",
-    "open_if_store",
-    "rows_of_runs",
-    "save_feature_sets",
-    "save_rows",
-    "to_numpy",
-    "validate",
-    "warn_of_scale",
-]

@@ -17,30 +17,3 @@ from acluster.training._fit import Fit, Patience
 from acluster.training._moments import FeatureMoments, feature_moments
 from acluster.training._optimizer import OPTIMIZERS
 from acluster.training._trainer import Trainer, infer, stack_blocks
-
-__all__ = [
-    "CACHES",
-    "OPTIMIZERS",
-    "Batch",
-    "BatchSource",
-    "Checkpoint",
-    "FeatureMoments",
-    "Fit",
-    "Patience",
-    "Trainer",
-    "TrainingBatches",
-    "autocast",
-    "cached",
-    "check_precision",
-    "check_resumable",
-    "data_digest",
-    "feature_moments",
-    "infer",
-    "is_faster_in_bfloat16",
-    "make_generator",
-    "resolve_device",
-    "resolve_dtype",
-    "stack_blocks",
-    "to_numpy_state",
-    "to_torch_state",
-]

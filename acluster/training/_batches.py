@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -134,6 +135,7 @@ class Batch(NamedTuple):
     weights: Tensor  # of the losses; broadcasts to them
 
 
+@dataclass(eq=False)
 class TrainingBatches:
     """The training items with their targets, drawn in random batches epoch after epoch.
 
@@ -152,24 +154,13 @@ class TrainingBatches:
         As in `BatchSource.epoch`.
     """
 
-    def __init__(
-        self,
-        source: BatchSource,
-        targets: Tensor,
-        weights: Tensor,
-        *,
-        batch_size: int,
-        n_local_features: Sequence[int | None],
-        modality_dropout: float,
-        random_state: np.random.RandomState,
-    ) -> None:
-        self.source = source
-        self.targets = targets
-        self.weights = weights
-        self.batch_size = batch_size
-        self.n_local_features = n_local_features
-        self.modality_dropout = modality_dropout
-        self.random_state = random_state
+    source: BatchSource
+    targets: Tensor
+    weights: Tensor
+    batch_size: int
+    n_local_features: Sequence[int | None]
+    modality_dropout: float
+    random_state: np.random.RandomState
 
     def __len__(self) -> int:
         return len(self.source)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,6 +35,7 @@ class Recorder(Protocol):
         """Write the fit to disk."""
 
 
+@dataclass
 class Patience:
     """Early stopping: the score has not risen by more than `tol` for `n_iter_no_change` epochs.
 
@@ -46,11 +48,10 @@ class Patience:
         The number of epochs to wait for an improvement.
     """
 
-    def __init__(self, tol: float | None, n_iter_no_change: int) -> None:
-        self.tol = tol
-        self.n_iter_no_change = n_iter_no_change
-        self.best_score = -np.inf
-        self.n_waited = 0
+    tol: float | None
+    n_iter_no_change: int
+    best_score: float = -np.inf
+    n_waited: int = 0
 
     def update(self, score: float) -> bool:
         """Record the score of an epoch; return whether it is the best so far."""
@@ -66,6 +67,7 @@ class Patience:
         return self.n_waited >= self.n_iter_no_change
 
 
+@dataclass(eq=False)
 class Fit:
     """A fit and its state after every epoch, which checkpoints save and resumed fits restore.
 
@@ -108,28 +110,19 @@ class Fit:
         Whether a callback ended the training.
     """
 
-    def __init__(
-        self,
-        trainer: Trainer,
-        batches: TrainingBatches,
-        *,
-        patience: Patience,
-        validate: Callable[[], float] | None = None,
-        early_stopping: bool = False,
-        loss_curve: list[float] | None = None,
-        validation_scores: list[float] | None = None,
-        verbose: bool = False,
-    ) -> None:
-        self.trainer = trainer
-        self.batches = batches
-        self.patience = patience
-        self.validate = validate
-        self.early_stopping = early_stopping
-        self.loss_curve = list(loss_curve or [])
-        self.validation_scores = validation_scores
-        self.best_state: dict[str, torch.Tensor] | None = None
-        self.stopped = False
-        self._verbose = verbose
+    trainer: Trainer
+    batches: TrainingBatches
+    patience: Patience
+    validate: Callable[[], float] | None = None
+    early_stopping: bool = False
+    loss_curve: list[float] = field(default_factory=list)
+    validation_scores: list[float] | None = None
+    verbose: bool = False
+    best_state: dict[str, torch.Tensor] | None = field(default=None, init=False)
+    stopped: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self.loss_curve = [*self.loss_curve]  # that of an earlier fit must not grow
         self._n_before = len(self.loss_curve)
 
     @property
@@ -191,7 +184,7 @@ class Fit:
         loss = float(total) / len(self.batches)
         self._check_finite(loss)
         accuracy = np.nan if self.validate is None else self.validate()
-        if self._verbose:
+        if self.verbose:
             shown = "" if self.validate is None else f", validation accuracy {accuracy:.4f}"
             print(f"epoch {len(self.loss_curve) + 1}: loss {loss:.4f}{shown}")
         if self.validate is not None or self.validation_scores is not None:

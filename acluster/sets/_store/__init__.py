@@ -8,17 +8,3 @@ from acluster.sets._store._format import COLUMNS, UNNAMED, StoreError
 from acluster.sets._store._reader import info, open_feature_sets, open_if_store, validate
 from acluster.sets._store._save import natural_key, save_feature_sets, save_rows
 from acluster.sets._store._writer import FeatureSetsWriter
-
-__all__ = [
-    "COLUMNS",
-    "UNNAMED",
-    "FeatureSetsWriter",
-    "StoreError",
-    "info",
-    "natural_key",
-    "open_feature_sets",
-    "open_if_store",
-    "save_feature_sets",
-    "save_rows",
-    "validate",
-]
