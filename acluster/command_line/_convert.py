@@ -36,13 +36,7 @@ class Source(NamedTuple):
     columns: dict[str, Any]
 
 
-def convert(
-    source: Path,
-    path: str,
-    *,
-    table: str | None = None,
-    dtype: str | None = None,
-) -> int:
+def convert(source: Path, path: str, *, table: str | None = None, dtype: str | None = None) -> int:
     """Write the items of `source` to the store at `path`, or resume doing so.
 
     Parameters

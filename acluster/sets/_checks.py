@@ -11,12 +11,9 @@ import numpy as np
 from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
+from acluster.sets import _multimodal
 from acluster.sets._feature_sets import FeatureSets, to_numpy
-from acluster.sets._multimodal import (
-    MultimodalFeatureSets,
-    name_modality_in_errors,
-    sets_with_missing,
-)
+from acluster.sets._multimodal import MultimodalFeatureSets, name_modality_in_errors
 from acluster.sets._store import UNNAMED, open_if_store
 
 if TYPE_CHECKING:
@@ -68,25 +65,18 @@ tensor, (n, M) array-like, path of a store, or zarr group
             "one. Pass X[name], or use MultimodalAttentionClusterClassifier."
         )
     _check_is_sequence(X)
+    checks = {"reset": reset, "ensure_all_finite": ensure_all_finite}
     if _is_table(X):
         X = to_numpy(X) if hasattr(X, "detach") else X
         dtypes = [np.float64, np.float32, np.float16]
-        X = validate_data(
-            estimator, X, dtype=dtypes, reset=reset, ensure_all_finite=ensure_all_finite
-        )
-        return _one_row_per_set(X)
+        return _one_row_per_set(validate_data(estimator, X, dtype=dtypes, **checks))
     sets = _to_sets(X)
-    checked = MultimodalFeatureSets({UNNAMED: sets})
-    _check_features(checked, estimator, reset=reset, ensure_all_finite=ensure_all_finite)
+    _check_features(MultimodalFeatureSets({UNNAMED: sets}), estimator, **checks)
     return sets
 
 
 def check_multimodal_sets(
-    X: Any,
-    *,
-    estimator: BaseEstimator,
-    seen: dict[str, int] | None,
-    ensure_all_finite: bool = True,
+    X: Any, *, estimator: BaseEstimator, seen: dict[str, int] | None, ensure_all_finite: bool = True
 ) -> MultimodalFeatureSets:
     """Convert X to MultimodalFeatureSets, and check it against what was seen in `fit`.
 
@@ -141,11 +131,11 @@ def check_multimodal_sets(
 
 def is_multimodal(X: Any) -> bool:
     """Whether X has named modalities: the container, a mapping, or a list of mappings."""
-    if isinstance(X, list | tuple) or (isinstance(X, np.ndarray) and X.dtype == object):
-        return any(isinstance(item, Mapping) and not hasattr(item, "shape") for item in X)
+    if isinstance(X, MultimodalFeatureSets):
+        return True
+    is_list = isinstance(X, list | tuple) or (isinstance(X, np.ndarray) and X.dtype == object)
     # Some sparse matrices are mappings; scikit-learn has its own message for them.
-    is_mapping = isinstance(X, Mapping) and not hasattr(X, "shape")
-    return is_mapping or isinstance(X, MultimodalFeatureSets)
+    return any(isinstance(x, Mapping) and not hasattr(x, "shape") for x in (X if is_list else [X]))
 
 
 def _to_modality(X: Any) -> FeatureSets:
@@ -153,7 +143,7 @@ def _to_modality(X: Any) -> FeatureSets:
     X = open_if_store(X)
     _check_is_sequence(X)
     if isinstance(X, list | tuple) and any(item is None for item in X):
-        return sets_with_missing(X)
+        return _multimodal.sets_with_missing(X)
     return _one_row_per_set(to_numpy(X)) if _is_table(X) else _to_sets(X)
 
 
@@ -192,14 +182,9 @@ def _align_with_fit(
                 f"X[{name!r}] has {sets.n_features} features, but {estimator_name} is "
                 f"expecting {seen[name]} features as input."
             )
-    n_items = len(next(iter(modalities.values()), ()))
-    no_rows = np.zeros(n_items + 1, int)
-    return {
-        name: modalities[name]
-        if name in modalities
-        else FeatureSets(np.empty((0, width), np.float32), no_rows)
-        for name, width in seen.items()
-    }
+    no_rows = np.zeros(len(next(iter(modalities.values()), ())) + 1, int)
+    empty = {name: FeatureSets(np.empty((0, seen[name]), np.float32), no_rows) for name in seen}
+    return empty | modalities
 
 
 def _check_is_sequence(X: Any) -> None:
@@ -243,7 +228,9 @@ def _check_features(
     _check_not_empty(X, in_fit=reset)
     for name in X.names if ensure_all_finite else ():
         with nullcontext() if name == UNNAMED else name_modality_in_errors(name):
-            _check_finite(X[name])
+            # Features of a store are checked while they are read.
+            if X[name].dtype.kind == "f" and X[name].in_memory:
+                _raise_if_not_finite(X[name], lambda i: f"X[{i}]")
 
 
 def _check_not_empty(X: MultimodalFeatureSets, in_fit: bool) -> None:
@@ -265,12 +252,6 @@ def _check_not_empty(X: MultimodalFeatureSets, in_fit: bool) -> None:
             f"Modality {absent[0]!r} is missing from every item; the first fit needs some local "
             "features of it. Add items that have the modality, or leave the modality out."
         )
-
-
-def _check_finite(X: FeatureSets) -> None:
-    """Check features in memory; features of a store are checked while they are read."""
-    if X.dtype.kind == "f" and X.in_memory:
-        _raise_if_not_finite(X, lambda i: f"X[{i}]")
 
 
 def check_streamed(X: FeatureSets, origin: FeatureSets | None = None) -> None:

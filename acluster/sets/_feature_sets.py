@@ -9,33 +9,21 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import deprecated
 
-from acluster.sets._sequence import ItemSequence, as_range
+from acluster.sets._sequence import ItemSequence
 
+Array = NDArray[Any]
 Int64Array = NDArray[np.int64]
 
 
 class Rows(Protocol):
     """Local features of all items end to end, (R, M), in memory, on a device or in a store."""
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """``(R, M)``."""
+    shape: tuple[int, int]  # (R, M)
+    dtype: np.dtype[Any]
+    is_fast: bool  # whether reading short runs in shuffled order is cheap
+    rows_per_block: int  # the number of rows decoded together, if they have to be decoded
 
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The dtype of the features."""
-
-    @property
-    def is_fast(self) -> bool:
-        """Whether reading short runs in shuffled order is cheap."""
-
-    @property
-    def rows_per_block(self) -> int:
-        """The number of rows that are decoded together, if the rows have to be decoded."""
-
-    def gather(
-        self, starts: Int64Array, lengths: Int64Array, out: NDArray[Any] | None = None
-    ) -> NDArray[Any]:
+    def gather(self, starts: Int64Array, lengths: Int64Array, out: Array | None = None) -> Array:
         """Return the runs of rows ``starts[i]`` to ``starts[i] + lengths[i]``, end to end.
 
         `out`, of the shape and dtype of the result, may be used as its memory.
@@ -61,7 +49,7 @@ class Source(Protocol):
     def description(self) -> str:
         """The name of the source in error messages."""
 
-    def column(self, name: str) -> NDArray[Any] | None:
+    def column(self, name: str) -> Array | None:
         """Return a column stored with the features, one row per item, or None."""
 
 
@@ -77,14 +65,12 @@ class RowsInMemory:
     is_fast = True
     rows_per_block = 1
 
-    def __init__(self, values: NDArray[Any]) -> None:
+    def __init__(self, values: Array) -> None:
         self.values = values
         self.shape: tuple[int, int] = values.shape
         self.dtype = values.dtype
 
-    def gather(
-        self, starts: Int64Array, lengths: Int64Array, out: NDArray[Any] | None = None
-    ) -> NDArray[Any]:
+    def gather(self, starts: Int64Array, lengths: Int64Array, out: Array | None = None) -> Array:
         """Return the runs end to end: a view if they are adjacent in memory, else a copy."""
         rows = rows_of_runs(starts, lengths)
         if isinstance(rows, slice):
@@ -109,7 +95,7 @@ class SetsInMemory:
     in_memory = True
     description = "X"
 
-    def __init__(self, values: NDArray[Any], offsets: Int64Array) -> None:
+    def __init__(self, values: Array, offsets: Int64Array) -> None:
         self.rows = RowsInMemory(values)
         self.offsets = offsets
 
@@ -188,7 +174,7 @@ class FeatureSets(ItemSequence):
     array([2, 3])
     """
 
-    def __init__(self, values: NDArray[Any], offsets: ArrayLike) -> None:
+    def __init__(self, values: Array, offsets: ArrayLike) -> None:
         values = check_set(values, "The array of local features")
         self._source: Source = SetsInMemory(values, _check_offsets(offsets, len(values)))
         self._items = np.arange(len(self._source.offsets) - 1)
@@ -229,17 +215,12 @@ class FeatureSets(ItemSequence):
         >>> FeatureSets.from_arrays([np.ones((2, 3)), np.zeros((1, 3))]).lengths
         array([2, 1])
         """
-        sets = []
-        for i, item in enumerate(arrays):
-            array = check_set(item, f"X[{i}]")
-            # Nested lists have no dtype of their own: [[1, 2]] and [[1.5, 2]] belong together.
-            sets.append(array if hasattr(item, "dtype") else array.astype(np.float64))
+        sets = [to_set(item, f"X[{i}]") for i, item in enumerate(arrays)]
         if not sets:
             raise ValueError("X has 0 items; at least one is required.")
         _check_same_width(sets)
         _check_same_dtype(sets)
-        lengths = [len(item) for item in sets]
-        return cls(np.concatenate(sets), np.cumsum([0, *lengths]))
+        return cls(np.concatenate(sets), np.cumsum([0, *map(len, sets)]))
 
     @classmethod
     def from_padded(cls, array: Any, lengths: ArrayLike | None = None) -> FeatureSets:
@@ -326,7 +307,7 @@ class FeatureSets(ItemSequence):
         rows = self._source.rows
         return None if rows.is_fast else self._source.offsets[self._items] // rows.rows_per_block
 
-    def packed(self, out: NDArray[Any] | None = None) -> tuple[NDArray[Any], Int64Array]:
+    def packed(self, out: Array | None = None) -> tuple[Array, Int64Array]:
         """Return the selected sets end to end, in the order of the selection.
 
         Parameters
@@ -396,11 +377,11 @@ class FeatureSets(ItemSequence):
         """
         return self if self.in_memory else FeatureSets(*self.packed())
 
-    def _item(self, number: int) -> NDArray[Any]:
+    def _item(self, number: int) -> Array:
         bounds = self._source.offsets[number : number + 2]
         return self._source.rows.gather(bounds[:1], np.diff(bounds))
 
-    def _column(self, name: str) -> NDArray[Any] | None:
+    def _column(self, name: str) -> Array | None:
         return self._source.column(name)
 
     def _select(self, items: Int64Array) -> FeatureSets:
@@ -408,16 +389,13 @@ class FeatureSets(ItemSequence):
 
         The modalities of `MultimodalFeatureSets` then share one array, which is pickled once.
         """
-        is_whole = len(self) == len(self._source.offsets) - 1 and isinstance(
-            as_range(self._items), range
-        )
+        is_whole = np.array_equal(self._items, np.arange(len(self._source.offsets) - 1))
         return self._view(items if is_whole else self._items[items])
 
     def __getstate__(self) -> dict[str, Any]:
         # A worker process gets the rows of the selected items only, or the path of the store.
         if self.in_memory:
-            source = SetsInMemory(*self.packed())
-            return {"_source": source, "_items": range(len(self))}
+            return {"_source": SetsInMemory(*self.packed()), "_items": range(len(self))}
         return super().__getstate__()
 
     def __repr__(self) -> str:
@@ -432,7 +410,7 @@ def length_range(lengths: Int64Array) -> str:
     return f"{lengths.min()}..{lengths.max()}" if len(lengths) else "none"
 
 
-def to_numpy(array: Any) -> NDArray[Any]:
+def to_numpy(array: Any) -> Array:
     """Convert an array-like, or a tensor on any device, to a numpy array.
 
     Tensors are recognized by their methods, so that this package never imports torch.
@@ -450,7 +428,14 @@ def to_numpy(array: Any) -> NDArray[Any]:
     return np.asarray(array)
 
 
-def check_set(item: Any, name: str) -> NDArray[Any]:
+def to_set(item: Any, name: str) -> Array:
+    """Convert one set like `check_set`; sets without a dtype of their own become float64."""
+    array = check_set(item, name)
+    # Of two nested lists, [[1, 2]] and [[1.5, 2]], one would else be a set of integers.
+    return array if hasattr(item, "dtype") else array.astype(np.float64)
+
+
+def check_set(item: Any, name: str) -> Array:
     """Convert one set to a numpy array, and check that it holds local features.
 
     Parameters
@@ -539,7 +524,7 @@ def check_lengths(lengths: ArrayLike, n_items: int, longest: int) -> Int64Array:
     return array.astype(np.int64)
 
 
-def _check_same_width(sets: Sequence[NDArray[Any]]) -> None:
+def _check_same_width(sets: Sequence[Array]) -> None:
     widths = [item.shape[1] for item in sets]
     odd = next((i for i, width in enumerate(widths) if width != widths[0]), None)
     if odd is None:
@@ -555,7 +540,7 @@ def _check_same_width(sets: Sequence[NDArray[Any]]) -> None:
     )
 
 
-def _check_same_dtype(sets: Sequence[NDArray[Any]]) -> None:
+def _check_same_dtype(sets: Sequence[Array]) -> None:
     odd = next((i for i, item in enumerate(sets) if item.dtype != sets[0].dtype), None)
     if odd is not None:
         raise ValueError(

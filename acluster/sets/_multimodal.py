@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from acluster.sets._feature_sets import FeatureSets, length_range, to_numpy
+from acluster.sets._feature_sets import FeatureSets, length_range, to_set
 from acluster.sets._sequence import ItemSequence
 
 
@@ -118,9 +118,8 @@ class MultimodalFeatureSets(ItemSequence):
                     f"X[{i}] is a {type(item).__name__}; expected a mapping of modality names to "
                     "arrays, like the other items."
                 )
-        names = list(dict.fromkeys(name for item in items for name in item))
         modalities = {}
-        for name in names:
+        for name in dict.fromkeys(name for item in items for name in item):
             with name_modality_in_errors(name):
                 modalities[name] = sets_with_missing([item.get(name) for item in items])
         return cls(modalities)
@@ -201,24 +200,14 @@ def sets_with_missing(arrays: Sequence[Any]) -> FeatureSets:
     ValueError
         If all entries are None, or an array is invalid.
     """
-    first = next((array for array in arrays if array is not None), None)
+    first = next((i for i, array in enumerate(arrays) if array is not None), None)
     if first is None:
         raise ValueError(
             f"All {len(arrays)} items are None, so the width of the modality is unknown. Leave the "
             "modality out."
         )
-    empty = _empty_like(first)
+    empty = to_set(arrays[first], f"X[{first}]")[:0]
     return FeatureSets.from_arrays(empty if array is None else array for array in arrays)
-
-
-def _empty_like(array: Any) -> NDArray[Any]:
-    """Return an empty set of the width and dtype of `array`, which may be invalid."""
-    try:
-        values = to_numpy(array)
-    except ValueError:  # FeatureSets.from_arrays reports it with the number of the item
-        return np.empty((0, 1))
-    dtype = values.dtype if hasattr(array, "dtype") else np.float64
-    return np.empty((0, values.shape[-1] if values.ndim else 1), dtype)
 
 
 def check_modality_names(names: Iterable[Any]) -> None:

@@ -33,14 +33,14 @@ class ItemSequence(ABC):
     _packed = "X.packed()"  # in an error message: how to get all local features as one array
 
     label = _stored_column(
-        "label", "Labels of a store, (n_items,) or (n_items, n_labels); None without labels."
+        "label", doc="Labels of a store, (n_items,) or (n_items, n_labels); None without labels."
     )
-    id = _stored_column("id", "Item names of a store, (n_items,); None without names.")
+    id = _stored_column("id", doc="Item names of a store, (n_items,); None without names.")
     group = _stored_column(
-        "group", "Groups of a store for group-wise splitters, (n_items,); None without groups."
+        "group", doc="Groups of a store for group-wise splitters, (n_items,); None without groups."
     )
     weight = _stored_column(
-        "weight", "Sample weights of a store, (n_items,); None without weights."
+        "weight", doc="Sample weights of a store, (n_items,); None without weights."
     )
 
     @abstractmethod
@@ -145,7 +145,7 @@ class ItemSequence(ABC):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_items": as_range(self._items)}
+        return {**self.__dict__, "_items": _as_range(self._items)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         items = state["_items"]
@@ -154,7 +154,7 @@ class ItemSequence(ABC):
         self.__dict__.update(state, _items=items)
 
 
-def as_range(items: NDArray[np.int64]) -> NDArray[np.int64] | range:
+def _as_range(items: NDArray[np.int64]) -> NDArray[np.int64] | range:
     """Return consecutive numbers as a range, which pickles in a few bytes."""
     if len(items) == 0:
         return range(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +37,7 @@ class RawRows(StoredRows):
         self._files = _OpenFiles()
         self._is_indexed = np.zeros(len(self._keys), bool)
         # The byte of its file at which each chunk of the array starts; -1 if it is not stored.
-        self._chunk_starts = np.full(len(self._keys) * layout.chunks_per_shard, -1, np.int64)
+        self._chunk_starts = np.full((len(self._keys), layout.chunks_per_shard), -1, np.int64)
 
     def _check(self) -> list[str]:
         self._files.close()  # an open descriptor would hide that a file has been replaced
@@ -48,16 +49,12 @@ class RawRows(StoredRows):
         shards = pieces.block // self._layout.chunks_per_shard
         for shard in set(shards[~self._is_indexed[shards]].tolist()):
             self._load_index(shard)
-        chunk_starts = self._chunk_starts[pieces.block]
+        chunk_starts = self._chunk_starts.ravel()[pieces.block]
         is_stored = chunk_starts >= 0
         for i in np.flatnonzero(~is_stored):
             out[pieces.target[i] : pieces.target[i] + pieces.length[i]] = self._fill_value
-        starts, sizes, targets = (
-            chunk_starts + pieces.first * self._row_bytes,
-            pieces.length * self._row_bytes,
-            pieces.target * self._row_bytes,
-        )
-        reads = np.stack([shards, starts, sizes, targets])[:, is_stored]
+        firsts, sizes, targets = np.stack(pieces[1:]) * self._row_bytes
+        reads = np.stack([shards, chunk_starts + firsts, sizes, targets])[:, is_stored]
         buffer = out.reshape(-1).view(np.uint8).data
         opened = -1
         for shard, start, size, target in _merge(reads).T.tolist():
@@ -73,15 +70,11 @@ class RawRows(StoredRows):
 
     def _load_index(self, shard: int) -> None:
         """Find where the chunks of a shard start, and check that they are within its file."""
-        n_chunks = self._layout.chunks_per_shard
-        chunk_starts = self._chunk_starts[shard * n_chunks : (shard + 1) * n_chunks]
+        chunk_starts = self._chunk_starts[shard]
         chunk_starts[:], self._is_indexed[shard] = -1, False
-        try:
-            file = self._file(shard)
-        except FileNotFoundError:
-            pass  # the format allows it: all values are the fill value
-        else:
-            entries = self._read_index(shard, file)
+        # The format allows a file to be absent: all its values are the fill value.
+        with contextlib.suppress(FileNotFoundError):
+            entries = self._read_index(shard, self._file(shard))
             is_stored = (entries != _NOT_STORED).any(axis=1)
             chunk_starts[is_stored] = entries[is_stored, 0]
         self._is_indexed[shard] = True
@@ -90,9 +83,7 @@ class RawRows(StoredRows):
         """Read and check the offset and the size in bytes of each chunk of a shard, (n, 2)."""
         size, layout = os.fstat(file).st_size, self._layout
         if not layout.index_size:  # the file is one chunk
-            entries = np.array([[0, size]], np.uint64)
-            self._check_entries(shard, entries, 0, size)
-            return entries
+            return self._checked_entries(np.array([[0, size]], np.uint64), shard, 0, size)
         start = 0 if layout.index_is_first else max(0, size - layout.index_size)
         index = bytearray(layout.index_size)
         done = _read_bytes(file, start, memoryview(index))
@@ -104,10 +95,11 @@ class RawRows(StoredRows):
             )
         entries = np.frombuffer(index, "<u8", 2 * layout.chunks_per_shard).reshape(-1, 2)
         bounds = (len(index), size) if layout.index_is_first else (0, start)
-        self._check_entries(shard, entries, *bounds)
-        return entries
+        return self._checked_entries(entries, shard, *bounds)
 
-    def _check_entries(self, shard: int, entries: NDArray[np.uint64], low: int, high: int) -> None:
+    def _checked_entries(
+        self, entries: NDArray[np.uint64], shard: int, low: int, high: int
+    ) -> NDArray[np.uint64]:
         n_rows = self._layout.rows_per_chunk
         expected = n_rows * self._row_bytes
         # Python integers, because the sum of two damaged entries may exceed 64 bits.
@@ -122,6 +114,7 @@ class RawRows(StoredRows):
                     f"{start + size}, but a chunk has {expected} bytes, between byte {low} and "
                     f"byte {high} of this file; it is truncated or damaged.",
                 )
+        return entries
 
     def _file(self, shard: int) -> int:
         return self._files.get(f"{self._directory}/{self._keys[shard]}")

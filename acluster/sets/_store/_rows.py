@@ -6,12 +6,11 @@ import os
 import threading
 import weakref
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from acluster.sets._feature_sets import Int64Array
+from acluster.sets._feature_sets import Array, Int64Array
 from acluster.sets._store._format import StoreError
 
 # All readers of this process. A lock that another thread holds during a fork stays locked forever
@@ -40,7 +39,7 @@ class StoredRows(ABC):
         Whether reading short runs in shuffled order is cheap.
     """
 
-    is_fast: ClassVar[bool]
+    is_fast: bool
 
     def __init__(self, array: Any, dtype: np.dtype[Any], rows_per_block: int) -> None:
         self.shape: tuple[int, int] = (int(array.shape[0]), int(array.shape[1]))
@@ -52,9 +51,7 @@ class StoredRows(ABC):
         self._keys = [array.metadata.encode_chunk_key(index) for index in np.ndindex(*grid)]
         self._renew_lock()
 
-    def gather(
-        self, starts: Int64Array, lengths: Int64Array, out: NDArray[Any] | None = None
-    ) -> NDArray[Any]:
+    def gather(self, starts: Int64Array, lengths: Int64Array, out: Array | None = None) -> Array:
         """Read runs of rows, end to end.
 
         Parameters
@@ -122,7 +119,7 @@ class StoredRows(ABC):
         _READERS.add(self)
 
     @abstractmethod
-    def _read(self, pieces: Pieces, out: NDArray[Any]) -> None:
+    def _read(self, pieces: Pieces, out: Array) -> None:
         """Read every piece into its rows of `out`."""
 
     def _check_runs(self, starts: Int64Array, lengths: Int64Array) -> None:
@@ -135,7 +132,7 @@ class StoredRows(ABC):
                 "again."
             )
 
-    def _check_out(self, out: NDArray[Any] | None, n_rows: int) -> NDArray[Any]:
+    def _check_out(self, out: Array | None, n_rows: int) -> Array:
         width = self.shape[1]
         if out is None:
             return np.empty((n_rows, width), self.dtype)
