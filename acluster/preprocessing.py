@@ -1,5 +1,6 @@
 """Transformers that return sets: of transformed local features, or looked up by row number."""
 
+from collections.abc import Iterable
 from typing import Any, Self
 
 import numpy as np
@@ -111,17 +112,15 @@ class LocalFeatureTransformer(_SetsOut):
             self.transformer_ = _fitted(self.transformer, sets, y)
             self._widths: dict[str, int] | None = None
             return self
-        transformers = self.transformer
-        if not isinstance(transformers, dict):
-            transformers = dict.fromkeys(sets.names, self.transformer)
-        if set(transformers) != set(sets.names):
+        given = self.transformer
+        if not isinstance(given, dict):
+            given = dict.fromkeys(sets.names, given)
+        if set(given) != set(sets.names):
             raise ValueError(
-                f"transformer has the modalities {[*transformers]}, but X has {sets.names}. Pass a "
+                f"transformer has the modalities {[*given]}, but X has {sets.names}. Pass a "
                 "transformer or 'passthrough' for each, or one transformer for all."
             )
-        self.transformer_ = {
-            name: _fitted(transformers[name], sets[name], y) for name in sets.names
-        }
+        self.transformer_ = {name: _fitted(given[name], sets[name], y) for name in sets.names}
         self._widths = sets.n_features
         return self
 
@@ -174,14 +173,11 @@ class LocalFeatureTransformer(_SetsOut):
         names = _check_feature_names_in(self, input_features)
         if self._widths is None:
             return _names_out(self.transformer_, names)
-        first, parts = 0, []
-        for modality, width in self._widths.items():
-            own = names[first : first + width]
-            if input_features is None:
-                own = np.array([f"x{i}" for i in range(width)], dtype=object)
-            parts.append(_names_out(self.transformer_[modality], own))
-            first += width
-        return np.concatenate(parts)
+        widths = [*self._widths.values()]
+        if input_features is None:
+            names = _numbered_names(widths)
+        parts = np.split(names, np.cumsum(widths)[:-1])
+        return np.concatenate([*map(_names_out, self.transformer_.values(), parts)])
 
 
 def _fitted(transformer: Any, sets: FeatureSets, y: ArrayLike | None) -> Any:
@@ -208,6 +204,11 @@ def _transformed(transformer: Any, sets: FeatureSets) -> FeatureSets:
             "features. Use a transformer that keeps the number of rows."
         )
     return FeatureSets(transformed[: len(values)], offsets)
+
+
+def _numbered_names(widths: Iterable[int]) -> NDArray[np.object_]:
+    """Return x0, x1, ... for each modality, given their widths."""
+    return np.array([f"x{i}" for width in widths for i in range(width)], dtype=object)
 
 
 def _names_out(transformer: Any, names: NDArray[np.object_]) -> NDArray[np.object_]:
@@ -341,10 +342,8 @@ class SetLookup(_SetsOut):
         """
         check_is_fitted(self, "n_features_in_")
         sets = open_if_store(self.sets)
-        if isinstance(sets, FeatureSets):
-            return np.array([f"x{i}" for i in range(sets.n_features)], dtype=object)
-        widths = sets.n_features.values()
-        return np.array([f"x{i}" for width in widths for i in range(width)], dtype=object)
+        widths = sets.n_features
+        return _numbered_names([widths] if isinstance(sets, FeatureSets) else widths.values())
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "n_features_in_")

@@ -6,17 +6,16 @@ import json
 import sys
 import textwrap
 from collections.abc import Iterable
+from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import acluster
+import acluster.sets
 from acluster._utils._progress import progress
-from acluster.command_line._convert import convert as convert_source
-from acluster.sets import info as store_info
-from acluster.sets import validate as validate_store
+from acluster.command_line import _convert
 
 _ITEMS_PER_BATCH = 256
 # Defaults of the command that differ from those of the classifiers.
@@ -45,12 +44,12 @@ def _list_parameters(parameters: dict[str, Any]) -> str:
 
 def info(options: argparse.Namespace) -> None:
     """Print the metadata of a store."""
-    _print_info(store_info(options.store))
+    _print_info(acluster.sets.info(options.store))
 
 
 def validate(options: argparse.Namespace) -> None:
     """Check a store and print its metadata."""
-    _print_info(validate_store(options.store))
+    _print_info(acluster.sets.validate(options.store))
     print("valid")
 
 
@@ -68,10 +67,9 @@ def _print_info(found: Any) -> None:
 
 def convert(options: argparse.Namespace) -> None:
     """Write or resume a store."""
-    n_items = convert_source(
-        options.source, options.store, table=options.labels, dtype=options.dtype
-    )
-    print(f"{options.store}: {n_items} items")
+    path, table = options.store, options.labels
+    n_items = _convert.convert(options.source, path, table=table, dtype=options.dtype)
+    print(f"{path}: {n_items} items")
 
 
 def fit(options: argparse.Namespace) -> None:
@@ -81,7 +79,13 @@ def fit(options: argparse.Namespace) -> None:
         raise ValueError(
             f"--hold-out must be a fraction between 0 and 1, such as 0.2; got {options.hold_out}."
         )
-    X, y = _open_labeled(options.store)
+    X = acluster.open_feature_sets(options.store)
+    y = X.label
+    if y is None:
+        raise ValueError(
+            f"{options.store} has no labels. Add them from a table: acluster convert "
+            f"{options.store} labeled.zarr --labels labels.csv"
+        )
     classifier_class = (
         acluster.MultimodalAttentionClusterClassifier
         if isinstance(X, acluster.MultimodalFeatureSets)
@@ -129,16 +133,6 @@ def _check_output(path: str | None) -> None:
         raise FileNotFoundError(f"the folder {str(folder)!r} does not exist; create it first")
     if Path(path).is_dir():
         raise IsADirectoryError(f"{path} is a folder; pass the name of a file")
-
-
-def _open_labeled(store: str) -> tuple[Any, Any]:
-    X = acluster.open_feature_sets(store)
-    if X.label is None:
-        raise ValueError(
-            f"{store} has no labels. Add them from a table: acluster convert {store} "
-            "labeled.zarr --labels labels.csv"
-        )
-    return X, X.label
 
 
 def _parse_parameter(text: str) -> tuple[str, Any]:
@@ -190,10 +184,7 @@ def _format_label(label: Any) -> Any:
 
 
 def _write_table(path: str | None, header: list[str], rows: Iterable[Any]) -> None:
-    if path is None:
-        csv.writer(sys.stdout, lineterminator="\n").writerows(chain([header], rows))
-        return
-    with open(path, "w", newline="") as file:
+    with nullcontext(sys.stdout) if path is None else open(path, "w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(chain([header], rows))
 
 
@@ -227,8 +218,7 @@ def attention(options: argparse.Namespace) -> None:
         return
     weights = classifier.attention_weights(X[index : index + 1])[0]
     for modality, a in (weights if isinstance(weights, dict) else {"": weights}).items():
-        header = [f"{modality} local feature".strip()]
-        header += [f"unit {unit}" for unit in range(a.shape[1])]
+        header = [f"{modality} local feature".strip(), *(f"unit {k}" for k in range(a.shape[1]))]
         _write_table(None, header, ([i, *map("{:.6g}".format, row)] for i, row in enumerate(a)))
 
 

@@ -67,7 +67,8 @@ def convert(source: Path, path: str, *, table: str | None = None, dtype: str | N
     if table is not None:
         columns = columns | _read_table(table, names)
     with FeatureSetsWriter(path, resume=True, dtype=dtype) as writer:
-        _check_resumable(writer, path, source, columns)
+        if len(writer):
+            _check_resumable(writer, path, source, columns)
         missing = range(len(writer), len(names))
         for i in progress(missing, f"{path}: items", len(missing)):
             writer.append(read(i), **{column: values[i] for column, values in columns.items()})
@@ -78,9 +79,6 @@ def _check_resumable(
     writer: FeatureSetsWriter, path: str, source: Path, columns: dict[str, Any]
 ) -> None:
     """Check that the items already written are the first ones of `source`, by their columns."""
-    n_done = len(writer)
-    if not n_done:
-        return
     written = set(info(path).columns)
     if written != set(columns) or "id" not in columns:
         raise ValueError(
@@ -89,7 +87,7 @@ def _check_resumable(
             "remove it."
         )
     for name, values in columns.items():
-        if not np.array_equal(writer.column(name), np.asarray(values[:n_done])):
+        if not np.array_equal(writer.column(name), np.asarray(values[: len(writer)])):
             raise ValueError(
                 f"{path} cannot be resumed: its column {name} differs from that of {source}. "
                 "Choose another path, or remove it."
@@ -103,7 +101,7 @@ def _open_source(path: Path) -> Source:
         raise ValueError(f"{path} is a file; pass a folder of .npy files, an .npz file or a store.")
     if any(path.glob("*.npy")):
         names = _item_names([path])
-        return Source(names, lambda i: _load_item(path / f"{names[i]}.npy"), {"id": names})
+        return Source(names, lambda i: _load_item(np.load, path / f"{names[i]}.npy"), {"id": names})
     folders = {sub.name: sub for sub in sorted(path.iterdir()) if any(sub.glob("*.npy"))}
     if not folders:
         return _open_store(path)
@@ -111,7 +109,7 @@ def _open_source(path: Path) -> Source:
     return Source(
         names,
         lambda i: {
-            modality: _load_item(folder / f"{names[i]}.npy")
+            modality: _load_item(np.load, folder / f"{names[i]}.npy")
             for modality, folder in folders.items()
             if (folder / f"{names[i]}.npy").exists()
         },
@@ -124,18 +122,15 @@ def _item_names(folders: Iterable[Path]) -> list[str]:
     return sorted(found, key=natural_key)
 
 
-def _load_item(path: Path) -> NDArray[Any]:
+def _load_item(load: Callable[[Any], Any], key: Any, place: str = "") -> NDArray[Any]:
+    """Load the array with this key; error messages name the place where it is, and the key."""
     try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} is not an array of numbers: {error}") from None
-    return _check_item(array, path)
-
-
-def _check_item(array: NDArray[Any], name: Any) -> NDArray[Any]:
+        array = load(key)
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError) as error:
+        raise ValueError(f"{place}{key} is not an array of numbers: {error}") from None
     if array.ndim != 2:
         raise ValueError(
-            f"{name} has shape {array.shape}; an item needs two dimensions, (number of local "
+            f"{place}{key} has shape {array.shape}; an item needs two dimensions, (number of local "
             "features, number of columns)."
         )
     return array
@@ -147,12 +142,8 @@ def _open_archive(path: Path) -> Source:
     arrays = np.load(path, allow_pickle=False)
     names = sorted(arrays.files, key=natural_key)
 
-    def read(i: int) -> Any:
-        try:
-            array = arrays[names[i]]
-        except (zipfile.BadZipFile, zlib.error, ValueError, EOFError) as error:
-            raise ValueError(f"{path}: {names[i]} is not an array of numbers: {error}") from None
-        return _check_item(array, f"{path}: {names[i]}")
+    def read(i: int) -> NDArray[Any]:
+        return _load_item(arrays.__getitem__, names[i], f"{path}: ")
 
     return Source(names, read, {"id": names})
 

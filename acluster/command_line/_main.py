@@ -8,7 +8,7 @@ import inspect
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,13 +73,16 @@ def _show_warning(message: Any, *_: Any, **__: Any) -> None:
 
 
 class _Command(argparse.ArgumentParser):
-    """A parser whose epilog can be computed when its help is shown."""
+    """A parser whose help may end with the parameters of the classifiers."""
 
-    make_epilog: Callable[[], str] | None = None
+    lists_parameters = False
 
     def format_help(self) -> str:
-        if self.make_epilog is not None:
-            self.epilog = self.make_epilog()
+        if self.lists_parameters:
+            # Importing the classifiers imports torch, so only this help waits for it.
+            from acluster.command_line._commands import describe_parameters
+
+            self.epilog = describe_parameters()
         return super().format_help()
 
 
@@ -178,7 +181,7 @@ def _fit(command: _Command) -> None:
 
       acluster fit videos.zarr --out videos.model --set cluster_size=16 weighting=fc2 tol=null
     """
-    command.make_epilog = _describe_parameters
+    command.lists_parameters = True
     command.add_argument("--out", required=True, metavar="MODEL", help="the model file to write")
     command.add_argument(
         "--set",
@@ -199,13 +202,6 @@ def _fit(command: _Command) -> None:
         metavar="FOLDER",
         help="a folder for checkpoints; run the same command again to resume a killed fit",
     )
-
-
-def _describe_parameters() -> str:
-    """Import the classifiers, and with them torch, only to show the help of ``fit``."""
-    from acluster.command_line._commands import describe_parameters
-
-    return describe_parameters()
 
 
 def _predict(command: _Command) -> None:

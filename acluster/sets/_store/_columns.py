@@ -4,17 +4,12 @@ All entries of a column have one type, named as in error messages: "a string", "
 of labels, 3 times an integer" and so on.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from acluster.sets._store._format import read_whole
-
-if TYPE_CHECKING:
-    import zarr
 
 _ALLOWED_TYPES = {
     "label": ("a string", "a boolean", "an integer", "a real number", "a row of labels"),
@@ -103,7 +98,7 @@ def encode_column(
     return np.array([codes[string] for string in values.tolist()]), {"classes": classes}
 
 
-def read_column(array: zarr.Array, store: str) -> NDArray[Any]:
+def read_column(array: Any, store: str) -> NDArray[Any]:
     """Read a column, and decode strings stored as integer codes."""
     values = read_whole(array, store)
     if "classes" in array.attrs:

@@ -39,6 +39,13 @@ class StoreError(ValueError):
     """
 
 
+def array_error(
+    name: str, store: str, problem: str, remedy: str = "Restore it, or write the store again."
+) -> StoreError:
+    """Return the error to raise about an array of a store."""
+    return StoreError(f"Array {name!r} of {store} {problem}. {remedy}")
+
+
 def new_attributes(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the attributes of a new store, with those of the user under "attributes"."""
     return {
@@ -99,9 +106,9 @@ def column_layout(name: str, values: NDArray[Any]) -> dict[str, Any]:
     dimensions: tuple[str, ...] = ("item_edge" if name.endswith("_offsets") else "item",)
     if values.ndim == 2:
         dimensions = (*dimensions, f"{name}_column")
-    attributes = {}
-    if name.endswith("_row_size"):  # the contiguous ragged array of the CF conventions
-        attributes["sample_dimension"] = f"{name.removesuffix('_row_size')}_obs"
+    modality = name.removesuffix("_row_size")
+    # The contiguous ragged array of the CF conventions.
+    attributes = {"sample_dimension": f"{modality}_obs"} if modality != name else {}
     return {
         "shape": (0, *values.shape[1:]),
         "chunks": (_ITEMS_PER_CHUNK, *values.shape[1:]),
@@ -117,10 +124,8 @@ def find_array(group: zarr.Group, name: str, store: str) -> zarr.Array | None:
     try:
         return group.get(name)
     except Exception as error:  # damaged metadata raise errors of many types
-        raise StoreError(
-            f"Array {name!r} of {store} cannot be opened: {error}. Restore its zarr.json, or write "
-            "the store again."
-        ) from error
+        remedy = "Restore its zarr.json, or write the store again."
+        raise array_error(name, store, f"cannot be opened: {error}", remedy) from error
 
 
 def read_whole(array: zarr.Array, store: str) -> NDArray[Any]:
@@ -129,19 +134,15 @@ def read_whole(array: zarr.Array, store: str) -> NDArray[Any]:
     try:
         return np.asarray(array[...])
     except Exception as error:  # of the codec, the store or the network
-        raise StoreError(
-            f"Array {array.basename!r} of {store} cannot be read: {error}. Restore it, or write "
-            "the store again."
-        ) from error
+        raise array_error(array.basename, store, f"cannot be read: {error}") from error
 
 
 def check_chunks(array: zarr.Array, store: str) -> None:
     """Check that no chunk is missing, which zarr would read as the fill value."""
     if array.nchunks_initialized != array.nchunks:
-        raise StoreError(
-            f"Array {array.basename!r} of {store} has {array.nchunks_initialized} of its "
-            f"{array.nchunks} chunks. Restore the others, or write the store again."
-        )
+        problem = f"has {array.nchunks_initialized} of its {array.nchunks} chunks"
+        remedy = "Restore the others, or write the store again."
+        raise array_error(array.basename, store, problem, remedy)
 
 
 def check_structure(group: zarr.Group, store: str) -> None:
@@ -177,14 +178,10 @@ def check_structure(group: zarr.Group, store: str) -> None:
 def _array_of_length(group: zarr.Group, name: str, n_rows: int, store: str) -> zarr.Array:
     array = find_array(group, name, store)
     if array is None:
-        raise StoreError(
-            f"Array {name!r} of {store} is missing. Restore it, or write the store again."
-        )
+        raise array_error(name, store, "is missing")
     if array.shape[:1] != (n_rows,):
-        raise StoreError(
-            f"Array {name!r} of {store} has {array.shape[0]} rows, but {n_rows} were written. "
-            "Restore it, or write the store again."
-        )
+        problem = f"has {array.shape[0]} rows, but {n_rows} were written"
+        raise array_error(name, store, problem)
     return array
 
 
@@ -203,7 +200,5 @@ def _check_offsets(group: zarr.Group, name: str, n_rows: int, n_items: int, stor
             "restore it, or write the store again."
         )
     if offsets[-1] != n_rows:
-        raise StoreError(
-            f"Array '{name}_offsets' of {store} ends at {offsets[-1]}, but {name!r} has "
-            f"{n_rows} rows. Restore it, or write the store again."
-        )
+        problem = f"ends at {offsets[-1]}, but {name!r} has {n_rows} rows"
+        raise array_error(f"{name}_offsets", store, problem)

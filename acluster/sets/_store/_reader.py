@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,15 +13,10 @@ from sklearn.utils import Bunch
 
 from acluster.sets._feature_sets import FeatureSets
 from acluster.sets._multimodal import MultimodalFeatureSets
+from acluster.sets._store import _format
 from acluster.sets._store._columns import read_column
 from acluster.sets._store._decoded_rows import DecodedRows
-from acluster.sets._store._format import (
-    UNNAMED,
-    StoreError,
-    check_structure,
-    read_attributes,
-    read_whole,
-)
+from acluster.sets._store._format import UNNAMED, StoreError, read_attributes, read_whole
 from acluster.sets._store._raw_rows import RawRows, raw_layout
 from acluster.sets._store._rows import StoredRows, describe_array
 
@@ -113,7 +107,7 @@ def info(store: str | os.PathLike[str] | zarr.Group) -> Bunch:
     """
     group = open_group(_location(store))
     attributes = read_attributes(group)
-    committed = attributes["committed"]
+    found = attributes | attributes["committed"]
     modalities = {
         name: Bunch(
             n_features=group[name].shape[1],
@@ -121,16 +115,10 @@ def info(store: str | os.PathLike[str] | zarr.Group) -> Bunch:
             dtype=group[name].dtype,
             bytes=n_rows * group[name].shape[1] * group[name].dtype.itemsize,
         )
-        for name, n_rows in committed["n_rows"].items()
+        for name, n_rows in found["n_rows"].items()
     }
-    return Bunch(
-        complete=attributes["complete"],
-        version=attributes["version"],
-        n_items=committed["n_items"],
-        modalities=modalities,
-        columns=committed["columns"],
-        attributes=attributes["attributes"],
-    )
+    keys = ("complete", "version", "n_items", "columns", "attributes")
+    return Bunch(modalities=modalities, **{key: found[key] for key in keys})
 
 
 def validate(store: str | os.PathLike[str] | zarr.Group) -> Bunch:
@@ -165,7 +153,11 @@ def validate(store: str | os.PathLike[str] | zarr.Group) -> Bunch:
     opened = FeatureStore(_location(store))
     for name in opened.modalities:
         source = StoredSets(opened, name)
-        for first, values in _row_blocks(source.rows):
+        n_rows, n_features = source.rows.shape
+        height = max(1, _BYTES_PER_CHECK // (n_features * source.rows.dtype.itemsize))
+        for first in range(0, n_rows, height):
+            count = min(height, n_rows - first)
+            values = source.rows.gather(np.array([first]), np.array([count]))
             finite = np.isfinite(values)
             if not finite.all():
                 row, column = np.argwhere(~finite)[0]
@@ -178,14 +170,6 @@ def validate(store: str | os.PathLike[str] | zarr.Group) -> Bunch:
     for name in opened.columns:
         opened.column(name)
     return info(store)
-
-
-def _row_blocks(rows: StoredRows) -> Iterator[tuple[int, NDArray[Any]]]:
-    n_rows, n_features = rows.shape
-    height = max(1, _BYTES_PER_CHECK // (n_features * rows.dtype.itemsize))
-    for first in range(0, n_rows, height):
-        count = min(height, n_rows - first)
-        yield first, rows.gather(np.array([first]), np.array([count]))
 
 
 class FeatureStore:
@@ -321,7 +305,7 @@ def check_store(group: zarr.Group, name: str) -> None:
     StoreError
         The message names the array and the place.
     """
-    check_structure(group, name)
+    _format.check_structure(group, name)
     for modality in read_attributes(group)["committed"]["n_rows"]:
         array = group[modality]
         absent = open_rows(array).check()
@@ -329,10 +313,9 @@ def check_store(group: zarr.Group, name: str) -> None:
         # has been lost. Other writers may leave out chunks that equal their fill value.
         if absent and np.isnan(array.fill_value):
             more = " and more" if len(absent) > 3 else ""
-            raise StoreError(
-                f"Array {modality!r} of {name} lacks the files {', '.join(absent[:3])}{more}. "
-                "Restore them, or write the store again."
-            )
+            problem = f"lacks the files {', '.join(absent[:3])}{more}"
+            remedy = "Restore them, or write the store again."
+            raise _format.array_error(modality, name, problem, remedy)
 
 
 def open_rows(array: Any) -> StoredRows:

@@ -7,7 +7,7 @@ import re
 import shutil
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -202,8 +202,7 @@ def _padded_items(X: Any, lengths: ArrayLike | None) -> Iterator[Any]:
         )
     n_items, longest = X.shape[:2]
     sizes = [longest] * n_items if lengths is None else check_lengths(lengths, n_items, longest)
-    for i, size in enumerate(sizes):
-        yield X[i, :size]
+    yield from (X[i, :size] for i, size in enumerate(sizes))
 
 
 def _multimodal_items(modalities: Mapping[str, Iterator[Any]]) -> Iterator[dict[str, Any]]:
@@ -254,31 +253,25 @@ def save_rows(
             f"There is already something at {str(target)!r}. Choose another path, or remove it."
         )
     shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
-    array, pending, written = None, [], 0
-    for block in blocks:
-        if array is None:
-            array = _create_rows(partial, n_rows, block)
-        pending.append(block)
-        rows = np.concatenate(pending)
-        # Only whole chunks are written: zarr would have to read a partly written chunk again.
-        n_ready = len(rows) // array.chunks[0] * array.chunks[0]
-        array[written : written + n_ready] = rows[:n_ready]
-        pending, written = [rows[n_ready:]], written + n_ready
-    if array is not None:
-        array[written:] = pending[0]
-    partial.rename(target)
-    return zarr.open_array(str(target), mode="r")
-
-
-def _create_rows(path: Path, n_rows: int, like: NDArray[Any]) -> zarr.Array:
-    import zarr
-
-    row_bytes = like.shape[1] * like.itemsize
-    return zarr.create_array(
-        str(path),
-        shape=(n_rows, like.shape[1]),
-        chunks=(min(n_rows, max(1, _CHUNK_BYTES // row_bytes)), like.shape[1]),
-        dtype=like.dtype,
+    blocks = iter(blocks)
+    first = next(blocks)
+    width = first.shape[1]
+    rows_per_chunk = min(n_rows, max(1, _CHUNK_BYTES // (width * first.itemsize)))
+    array = zarr.create_array(
+        str(partial),
+        shape=(n_rows, width),
+        chunks=(rows_per_chunk, width),
+        dtype=first.dtype,
         compressors=None,
         dimension_names=("item", "global_feature"),
     )
+    rest, written = first[:0], 0
+    for block in chain([first], blocks):
+        rows = np.concatenate([rest, block])
+        # Only whole chunks are written: zarr would have to read a partly written chunk again.
+        n_ready = len(rows) // rows_per_chunk * rows_per_chunk
+        array[written : written + n_ready] = rows[:n_ready]
+        rest, written = rows[n_ready:], written + n_ready
+    array[written:] = rest
+    partial.rename(target)
+    return zarr.open_array(str(target), mode="r")

@@ -12,20 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from acluster.sets._feature_sets import check_set
+from acluster.sets._feature_sets import Array, check_set
+from acluster.sets._store import _format
 from acluster.sets._store._columns import check_entries, encode_column, entry_type, read_column
-from acluster.sets._store._format import (
-    COLUMNS,
-    UNNAMED,
-    StoreError,
-    column_layout,
-    features_layout,
-    find_array,
-    new_attributes,
-    read_attributes,
-)
+from acluster.sets._store._format import COLUMNS, UNNAMED, StoreError, find_array, read_attributes
 from acluster.sets._store._reader import check_store, open_group
 
 if TYPE_CHECKING:
@@ -134,7 +125,7 @@ class FeatureSetsWriter:
         arrays = {name: self._group[name] for name in self._n_rows}
         self._formats = {name: (array.shape[1], array.dtype) for name, array in arrays.items()}
         self._types = {name: entry_type(self.column(name)[0]) for name in committed["columns"]}
-        self._pending: list[tuple[dict[str, NDArray[Any]], dict[str, Any]]] = []
+        self._pending: list[tuple[dict[str, Array], dict[str, Any]]] = []
         self._pending_bytes = 0
 
     def _open_group(self, resume: bool, attributes: Mapping[str, Any] | None) -> zarr.Group:
@@ -161,7 +152,8 @@ class FeatureSetsWriter:
         # A process killed while it created the group leaves a temporary zarr.json at most.
         if path.is_file() or any(entry.suffix != _PARTIAL for entry in path.glob("*")):
             raise StoreError(f"{self.path} is not a store of feature sets. Choose another path.")
-        return zarr.create_group(self.path, zarr_format=3, attributes=new_attributes(attributes))
+        new = _format.new_attributes(attributes)
+        return zarr.create_group(self.path, zarr_format=3, attributes=new)
 
     def _discard_uncommitted(self, columns: Sequence[str]) -> None:
         """Remove everything written after the last commit: rows, arrays and temporary files."""
@@ -170,10 +162,8 @@ class FeatureSetsWriter:
         for name, n in n_rows.items():
             array = find_array(self._group, name, self.path)
             if array is None or array.shape[0] < n:
-                raise StoreError(
-                    f"Array {name!r} of {self.path} is missing some of the {n} rows that were "
-                    "written. Restore it, or write the store again."
-                )
+                problem = f"is missing some of the {n} rows that were written"
+                raise _format.array_error(name, self.path, problem)
             if array.shape[0] > n:
                 array.resize((n, *array.shape[1:]))
         for partial in Path(self.path).rglob(f"*{_PARTIAL}"):
@@ -186,7 +176,7 @@ class FeatureSetsWriter:
         for name in set(self._group.array_keys()) - n_rows.keys():
             del self._group[name]
 
-    def column(self, name: str) -> NDArray[Any]:
+    def column(self, name: str) -> Array:
         """Read a column for the items that are on disk.
 
         Parameters
@@ -260,7 +250,7 @@ class FeatureSetsWriter:
         if self._pending_bytes >= _PENDING_BYTES:
             self.flush()
 
-    def _check_item(self, item: Any) -> dict[str, NDArray[Any]]:
+    def _check_item(self, item: Any) -> dict[str, Array]:
         """Return the sets of an item in their stored form; an empty set still defines a width."""
         i = len(self)
         if self._multimodal not in (None, isinstance(item, Mapping)):
@@ -277,7 +267,7 @@ class FeatureSetsWriter:
             )
         return sets
 
-    def _check_set(self, item: Any, modality: str) -> NDArray[Any]:
+    def _check_set(self, item: Any, modality: str) -> Array:
         name = f"Item {len(self)}, modality {modality!r}"
         if not isinstance(modality, str) or _RESERVED_NAMES.fullmatch(modality):
             raise ValueError(
@@ -330,23 +320,19 @@ class FeatureSetsWriter:
         sets = [item.get(modality, empty) for item, _ in self._pending]
         n_before = self._n_rows.get(modality, 0)
         self._extend(modality, np.concatenate(sets), n_before)
-        sizes, n_sizes = np.array([len(x) for x in sets]), self._n_written
-        if modality not in self._n_rows:  # all items on disk lack this modality
-            sizes = np.concatenate([np.zeros(self._n_written, np.int64), sizes])
-            n_sizes = 0
-        self._extend(f"{modality}_row_size", sizes, n_sizes)
-        return n_before + sum(map(len, sets))
+        # All items on disk lack a new modality.
+        n_lacking = 0 if modality in self._n_rows else self._n_written
+        sizes = [0] * n_lacking + [len(x) for x in sets]
+        self._extend(f"{modality}_row_size", np.array(sizes), self._n_written - n_lacking)
+        return n_before + sum(sizes)
 
     def _extend(
-        self,
-        name: str,
-        values: NDArray[Any],
-        n_before: int,
-        attributes: Mapping[str, Any] | None = None,
+        self, name: str, values: Array, n_before: int, attributes: dict[str, Any] | None = None
     ) -> None:
         """Write rows after the first `n_before` of an array, which is created if necessary."""
         if name not in self._group:
-            layout = features_layout if name in self._formats else column_layout
+            is_modality = name in self._formats
+            layout = _format.features_layout if is_modality else _format.column_layout
             self._group.create_array(name, overwrite=True, **layout(name, values))
         # By default zarr does not write chunks that equal the fill value. Here they are written,
         # because a missing chunk counts as lost.
