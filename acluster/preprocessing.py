@@ -146,9 +146,8 @@ class LocalFeatureTransformer(_SetsOut):
         sets = self._check(X, reset=False)
         if isinstance(sets, FeatureSets):
             return _transformed(self.transformer_, sets)
-        return MultimodalFeatureSets(
-            {name: _transformed(self.transformer_[name], sets[name]) for name in sets.names}
-        )
+        parts = {name: _transformed(self.transformer_[name], sets[name]) for name in sets.names}
+        return MultimodalFeatureSets(parts)
 
     def _check(self, X: Any, reset: bool) -> FeatureSets | MultimodalFeatureSets:
         # NaN is left to the transformer, which may be an imputer.

@@ -19,7 +19,7 @@ from acluster.command_line import _convert
 
 _ITEMS_PER_BATCH = 256
 # Defaults of the command that differ from those of the classifiers.
-_DEFAULTS = {"standardize": True, "random_state": 0}
+_DEFAULTS: dict[str, Any] = {"standardize": True, "random_state": 0}
 
 
 def describe_parameters() -> str:
@@ -91,9 +91,8 @@ def fit(options: argparse.Namespace) -> None:
         if isinstance(X, acluster.MultimodalFeatureSets)
         else acluster.AttentionClusterClassifier
     )
-    defaults: dict[str, Any] = {**_DEFAULTS, "verbose": sys.stdout.isatty()}
-    parameters = dict(map(_parse_parameter, options.set))
-    classifier = classifier_class(**defaults).set_params(**parameters)
+    classifier = classifier_class(**_DEFAULTS, verbose=sys.stdout.isatty())
+    classifier.set_params(**dict(map(_parse_parameter, options.set)))
     train, test = _split(X, y, options.hold_out)
     weight = None if X.weight is None else X.weight[train]
     classifier.fit(X[train], y[train], weight, checkpoint_dir=options.checkpoint)

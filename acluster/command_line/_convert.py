@@ -68,29 +68,27 @@ def convert(source: Path, path: str, *, table: str | None = None, dtype: str | N
         columns = columns | _read_table(table, names)
     with FeatureSetsWriter(path, resume=True, dtype=dtype) as writer:
         if len(writer):
-            _check_resumable(writer, path, source, columns)
+            _check_resumable(writer, source, columns)
         missing = range(len(writer), len(names))
         for i in progress(missing, f"{path}: items", len(missing)):
             writer.append(read(i), **{column: values[i] for column, values in columns.items()})
     return len(names)
 
 
-def _check_resumable(
-    writer: FeatureSetsWriter, path: str, source: Path, columns: dict[str, Any]
-) -> None:
+def _check_resumable(writer: FeatureSetsWriter, source: Path, columns: dict[str, Any]) -> None:
     """Check that the items already written are the first ones of `source`, by their columns."""
-    written = set(info(path).columns)
+    written = set(info(writer.path).columns)
     if written != set(columns) or "id" not in columns:
         raise ValueError(
-            f"{path} cannot be resumed: it has the columns {sorted(written)}, but the conversion "
-            f"writes {sorted(columns)}, and both need the column id. Choose another path, or "
-            "remove it."
+            f"{writer.path} cannot be resumed: it has the columns {sorted(written)}, but the "
+            f"conversion writes {sorted(columns)}, and both need the column id. Choose another "
+            "path, or remove it."
         )
     for name, values in columns.items():
         if not np.array_equal(writer.column(name), np.asarray(values[: len(writer)])):
             raise ValueError(
-                f"{path} cannot be resumed: its column {name} differs from that of {source}. "
-                "Choose another path, or remove it."
+                f"{writer.path} cannot be resumed: its column {name} differs from that of "
+                f"{source}. Choose another path, or remove it."
             )
 
 
@@ -175,9 +173,7 @@ def _read_table(path: str, names: list[str]) -> dict[str, list[Any]]:
     return {column: [rows[name][column] for name in names] for column in columns}
 
 
-def _rows_by_id(
-    path: str, reader: csv.DictReader[str]
-) -> tuple[Sequence[str], dict[str, dict[str, Any]]]:
+def _rows_by_id(path: str, reader: csv.DictReader[str]) -> tuple[Sequence[str], dict[str, Any]]:
     """Return the names of the columns, and the rows by their id."""
     given = reader.fieldnames or []
     if "id" not in given or not set(given) <= set(COLUMNS):
@@ -185,23 +181,17 @@ def _rows_by_id(
             f"{path} has the columns {given}; it needs the column id, and may have label, group "
             "and weight."
         )
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[str, Any] = {}
     for row in reader:
-        _check_row(path, reader.line_num, row, rows)
+        line, entries = f"{path}, line {reader.line_num}", list(row.values())
+        if None in row or None in entries or "" in entries:
+            raise ValueError(f"{line} has the entries {entries}; it needs exactly one per column.")
+        if row["id"] in rows:
+            raise ValueError(f"{line} is a second row for the item {row['id']!r}; remove one.")
         rows[row["id"]] = row
+        if "weight" in row:
+            try:
+                row["weight"] = float(row["weight"])
+            except ValueError:
+                raise ValueError(f"{line}: the weight {row['weight']!r} is not a number.") from None
     return given, rows
-
-
-def _check_row(path: str, line: int, row: dict[Any, Any], rows: dict[str, Any]) -> None:
-    where = f"{path}, line {line}"
-    if None in row or None in row.values() or "" in row.values():
-        raise ValueError(
-            f"{where} has the entries {list(row.values())}; it needs exactly one per column."
-        )
-    if row["id"] in rows:
-        raise ValueError(f"{where} is a second row for the item {row['id']!r}; remove one.")
-    if "weight" in row:
-        try:
-            row["weight"] = float(row["weight"])
-        except ValueError:
-            raise ValueError(f"{where}: the weight {row['weight']!r} is not a number.") from None

@@ -9,15 +9,7 @@ from acluster.sets._checks import (
 )
 from acluster.sets._feature_sets import FeatureSets, rows_of_runs, to_numpy
 from acluster.sets._multimodal import MultimodalFeatureSets, check_modality_names
-from acluster.sets._store import (
-    COLUMNS,
-    FeatureSetsWriter,
-    StoreError,
-    info,
-    natural_key,
-    open_feature_sets,
-    open_if_store,
-    save_feature_sets,
-    save_rows,
-    validate,
-)
+from acluster.sets._store._format import COLUMNS, StoreError
+from acluster.sets._store._reader import info, open_feature_sets, open_if_store, validate
+from acluster.sets._store._save import natural_key, save_feature_sets, save_rows
+from acluster.sets._store._writer import FeatureSetsWriter

@@ -5,19 +5,18 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from sklearn.base import BaseEstimator
 from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
 from acluster.sets import _multimodal
 from acluster.sets._feature_sets import FeatureSets, to_numpy
 from acluster.sets._multimodal import MultimodalFeatureSets, name_modality_in_errors
-from acluster.sets._store import UNNAMED, open_if_store
-
-if TYPE_CHECKING:
-    from sklearn.base import BaseEstimator
+from acluster.sets._store._format import UNNAMED
+from acluster.sets._store._reader import open_if_store
 
 # Features are checked for NaN and infinity in blocks of about this many rows, so that the memory
 # for the check is bounded.

@@ -33,6 +33,8 @@ class Rows(Protocol):
 class Source(Protocol):
     """All items behind `FeatureSets`, which select some of them."""
 
+    in_memory: bool  # whether the rows are in memory, in their attribute `values`
+
     @property
     def rows(self) -> Rows:
         """The local features of all items."""
@@ -40,10 +42,6 @@ class Source(Protocol):
     @property
     def offsets(self) -> Int64Array:
         """The row at which each item starts, and the number of rows, (n_items + 1,)."""
-
-    @property
-    def in_memory(self) -> bool:
-        """Whether the rows are in memory, in their attribute ``values``."""
 
     @property
     def description(self) -> str:

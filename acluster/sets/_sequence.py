@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, Self
@@ -118,15 +117,13 @@ class ItemSequence(ABC):
         return self._view(selected)
 
     def _view(self, items: NDArray[np.int64]) -> Self:
-        view = copy.copy(self)
-        view._items = items
+        view = object.__new__(type(self))
+        view.__dict__.update(self.__dict__, _items=items)
         return view
 
     def __copy__(self) -> Self:
         # By default copy.copy goes through __getstate__, which would copy the features.
-        twin = object.__new__(type(self))
-        twin.__dict__.update(self.__dict__)
-        return twin
+        return self._view(self._items)
 
     def __iter__(self) -> Iterator[Any]:
         return (self._item(number) for number in self._items)

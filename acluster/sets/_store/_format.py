@@ -103,9 +103,7 @@ def column_layout(name: str, values: NDArray[Any]) -> dict[str, Any]:
     """Return the parameters of the zarr array of a column, of row sizes or of offsets."""
     from zarr.codecs import Crc32cCodec
 
-    dimensions: tuple[str, ...] = ("item_edge" if name.endswith("_offsets") else "item",)
-    if values.ndim == 2:
-        dimensions = (*dimensions, f"{name}_column")
+    dimensions = ["item_edge" if name.endswith("_offsets") else "item", f"{name}_column"]
     modality = name.removesuffix("_row_size")
     # The contiguous ragged array of the CF conventions.
     attributes = {"sample_dimension": f"{modality}_obs"} if modality != name else {}
@@ -114,7 +112,7 @@ def column_layout(name: str, values: NDArray[Any]) -> dict[str, Any]:
         "chunks": (_ITEMS_PER_CHUNK, *values.shape[1:]),
         "dtype": str if values.dtype.kind == "U" else values.dtype,
         "compressors": [Crc32cCodec()],  # no compression, but a checksum that reveals damage
-        "dimension_names": dimensions,
+        "dimension_names": dimensions[: values.ndim],
         "attributes": attributes,
     }
 

@@ -74,16 +74,20 @@ class RawRows(StoredRows):
         chunk_starts[:], self._is_indexed[shard] = -1, False
         # The format allows a file to be absent: all its values are the fill value.
         with contextlib.suppress(FileNotFoundError):
-            entries = self._read_index(shard, self._file(shard))
+            entries, *bounds = self._read_index(shard, self._file(shard))
+            self._check_entries(shard, entries, *bounds)
             is_stored = (entries != _NOT_STORED).any(axis=1)
             chunk_starts[is_stored] = entries[is_stored, 0]
         self._is_indexed[shard] = True
 
-    def _read_index(self, shard: int, file: int) -> NDArray[np.uint64]:
-        """Read and check the offset and the size in bytes of each chunk of a shard, (n, 2)."""
+    def _read_index(self, shard: int, file: int) -> tuple[NDArray[np.uint64], int, int]:
+        """Return the index of a shard, and between which bytes of its file the chunks are.
+
+        The index has the offset and the size of each chunk in bytes, (n, 2).
+        """
         size, layout = os.fstat(file).st_size, self._layout
         if not layout.index_size:  # the file is one chunk
-            return self._checked_entries(np.array([[0, size]], np.uint64), shard, 0, size)
+            return np.array([[0, size]], np.uint64), 0, size
         start = 0 if layout.index_is_first else max(0, size - layout.index_size)
         index = bytearray(layout.index_size)
         done = _read_bytes(file, start, memoryview(index))
@@ -94,12 +98,9 @@ class RawRows(StoredRows):
                 "truncated or does not match its checksum; the file is damaged.",
             )
         entries = np.frombuffer(index, "<u8", 2 * layout.chunks_per_shard).reshape(-1, 2)
-        bounds = (len(index), size) if layout.index_is_first else (0, start)
-        return self._checked_entries(entries, shard, *bounds)
+        return (entries, len(index), size) if layout.index_is_first else (entries, 0, start)
 
-    def _checked_entries(
-        self, entries: NDArray[np.uint64], shard: int, low: int, high: int
-    ) -> NDArray[np.uint64]:
+    def _check_entries(self, shard: int, entries: NDArray[np.uint64], low: int, high: int) -> None:
         n_rows = self._layout.rows_per_chunk
         expected = n_rows * self._row_bytes
         # Python integers, because the sum of two damaged entries may exceed 64 bits.
@@ -114,7 +115,6 @@ class RawRows(StoredRows):
                     f"{start + size}, but a chunk has {expected} bytes, between byte {low} and "
                     f"byte {high} of this file; it is truncated or damaged.",
                 )
-        return entries
 
     def _file(self, shard: int) -> int:
         return self._files.get(f"{self._directory}/{self._keys[shard]}")
@@ -171,12 +171,9 @@ class Layout:
 def raw_layout(array: Any) -> Layout | None:
     """Return the layout of an array if `RawRows` can read it, else None."""
     metadata = array.metadata.to_dict()
-    if (
-        local_directory(array) is None
-        or array.dtype.kind not in "fiub"
-        or metadata["zarr_format"] != 3
-        or metadata["chunk_grid"]["name"] != "regular"
-    ):
+    if local_directory(array) is None or array.dtype.kind not in "fiub":
+        return None
+    if metadata["zarr_format"] != 3 or metadata["chunk_grid"]["name"] != "regular":
         return None
     n_rows, width = metadata["chunk_grid"]["configuration"]["chunk_shape"]
     codecs, itemsize = metadata["codecs"], array.dtype.itemsize

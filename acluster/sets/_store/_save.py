@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from acluster._utils._progress import progress
-from acluster.sets._feature_sets import check_lengths, to_numpy
+from acluster.sets._feature_sets import Array, check_lengths, to_numpy
 from acluster.sets._sequence import ItemSequence
 from acluster.sets._store._format import COLUMNS
 from acluster.sets._store._reader import is_zarr_group, open_if_store
@@ -136,7 +136,7 @@ def _open_stores(X: Any) -> Any:
     return open_if_store(X)
 
 
-def _checked_column(values: Any, name: str) -> NDArray[Any]:
+def _checked_column(values: Any, name: str) -> Array:
     array = to_numpy(values)
     if array.dtype == object:  # strings from a data frame
         array = np.array(array.tolist())
@@ -145,9 +145,7 @@ def _checked_column(values: Any, name: str) -> NDArray[Any]:
     return array
 
 
-def _append_all(
-    writer: FeatureSetsWriter, items: Iterable[Any], columns: dict[str, NDArray[Any]]
-) -> None:
+def _append_all(writer: FeatureSetsWriter, items: Iterable[Any], columns: dict[str, Array]) -> None:
     for number, item in enumerate(items):
         short = [name for name, values in columns.items() if len(values) <= number]
         if short:
@@ -164,9 +162,7 @@ def _append_all(
             )
 
 
-def _items(
-    X: Any, names: Sequence[str] | None, lengths: ArrayLike | None
-) -> Generator[Any, None, None]:
+def _items(X: Any, names: Sequence[str] | None, lengths: ArrayLike | None) -> Generator[Any]:
     """Iterate over the items of X, in any form that `save_feature_sets` accepts."""
     import zarr
 
@@ -218,9 +214,7 @@ def _multimodal_items(modalities: Mapping[str, Iterator[Any]]) -> Iterator[dict[
         yield item
 
 
-def save_rows(
-    path: str | os.PathLike[str], blocks: Iterable[NDArray[Any]], n_rows: int
-) -> zarr.Array:
+def save_rows(path: str | os.PathLike[str], blocks: Iterable[Array], n_rows: int) -> zarr.Array:
     """Write blocks of rows as one zarr array, which appears at `path` when it is complete.
 
     Parameters

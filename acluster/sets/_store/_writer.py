@@ -306,7 +306,9 @@ class FeatureSetsWriter:
             entries = [columns[name] for _, columns in self._pending]
             known = self._group[name].attrs.get("classes", []) if self._n_written else []
             values, array_attributes = encode_column(name, entries, type_name, known)
-            self._extend(name, values, self._n_written, array_attributes)
+            self._extend(name, values, self._n_written)
+            if array_attributes:
+                self._group[name].attrs.update(array_attributes)
         n_written = self._n_written + len(self._pending)
         committed = {"n_items": n_written, "n_rows": n_rows, "columns": list(self._types)}
         self._group.attrs.update({"multimodal": self._multimodal, "committed": committed})
@@ -326,9 +328,7 @@ class FeatureSetsWriter:
         self._extend(f"{modality}_row_size", np.array(sizes), self._n_written - n_lacking)
         return n_before + sum(sizes)
 
-    def _extend(
-        self, name: str, values: Array, n_before: int, attributes: dict[str, Any] | None = None
-    ) -> None:
+    def _extend(self, name: str, values: Array, n_before: int) -> None:
         """Write rows after the first `n_before` of an array, which is created if necessary."""
         if name not in self._group:
             is_modality = name in self._formats
@@ -337,8 +337,6 @@ class FeatureSetsWriter:
         # By default zarr does not write chunks that equal the fill value. Here they are written,
         # because a missing chunk counts as lost.
         array = self._group[name].with_config({"write_empty_chunks": True})
-        if attributes:
-            array.attrs.update(attributes)
         array.resize((n_before + len(values), *array.shape[1:]))
         array[n_before:] = values
 
@@ -357,8 +355,6 @@ class FeatureSetsWriter:
             return
         for name in self._n_rows:
             offsets = np.concatenate([[0], np.cumsum(self._group[f"{name}_row_size"][...])])
-            if f"{name}_offsets" in self._group:
-                del self._group[f"{name}_offsets"]
             self._extend(f"{name}_offsets", offsets, 0)
         self._group.attrs.update({"complete": True})
 
