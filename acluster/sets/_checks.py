@@ -12,9 +12,8 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
-from acluster.sets import _multimodal
 from acluster.sets._feature_sets import FeatureSets, to_numpy
-from acluster.sets._multimodal import MultimodalFeatureSets, name_modality_in_errors
+from acluster.sets._multimodal import MultimodalFeatureSets, in_modality, sets_with_missing
 from acluster.sets._store._format import UNNAMED
 from acluster.sets._store._reader import open_if_store
 
@@ -119,7 +118,7 @@ def check_multimodal_sets(
         X = MultimodalFeatureSets.from_items(X)
     modalities = {}
     for name in X.names if isinstance(X, MultimodalFeatureSets) else X:
-        with name_modality_in_errors(name):
+        with in_modality(name):
             modalities[name] = _to_modality(X[name])
     if seen is not None:
         modalities = _align_with_fit(modalities, seen, type(estimator).__name__)
@@ -142,7 +141,7 @@ def _to_modality(X: Any) -> FeatureSets:
     X = open_if_store(X)
     _check_is_sequence(X)
     if isinstance(X, list | tuple) and any(item is None for item in X):
-        return _multimodal.sets_with_missing(X)
+        return sets_with_missing(X)
     return _one_row_per_set(to_numpy(X)) if _is_table(X) else _to_sets(X)
 
 
@@ -226,7 +225,7 @@ def _check_features(
     validate_data(estimator, no_rows, skip_check_array=True, reset=reset)
     _check_not_empty(X, in_fit=reset)
     for name in X.names if ensure_all_finite else ():
-        with nullcontext() if name == UNNAMED else name_modality_in_errors(name):
+        with nullcontext() if name == UNNAMED else in_modality(name):
             # Features of a store are checked while they are read.
             if X[name].dtype.kind == "f" and X[name].in_memory:
                 _raise_if_not_finite(X[name], lambda i: f"X[{i}]")

@@ -120,7 +120,7 @@ class MultimodalFeatureSets(ItemSequence):
                 )
         modalities = {}
         for name in dict.fromkeys(name for item in items for name in item):
-            with name_modality_in_errors(name):
+            with in_modality(name):
                 modalities[name] = sets_with_missing([item.get(name) for item in items])
         return cls(modalities)
 
@@ -184,7 +184,7 @@ class MultimodalFeatureSets(ItemSequence):
 
 
 @contextmanager
-def name_modality_in_errors(name: str) -> Iterator[None]:
+def in_modality(name: str) -> Iterator[None]:
     """Prefix the messages of errors with the name of the modality that they are about."""
     try:
         yield
