@@ -11,31 +11,26 @@ from numpy.typing import NDArray
 from sklearn.utils import Bunch
 
 from acluster import FeatureSets
-from acluster.datasets._data_home import get_data_home
+from acluster.datasets._data_home import get_data_home, invalid_file
 
-# The file of each benchmark in the data home, and its description.
+# The description of each benchmark.
 _BENCHMARKS = {
     "musk1": (
-        "mil/musk1.npz",
         "Musk 1: molecules (items) as sets of conformations; the class tells whether it is a musk. "
-        "Dietterich, Lathrop and Lozano-Perez, 1997; UCI machine learning repository "
-        "(CC BY 4.0).",
+        "Dietterich, Lathrop and Lozano-Perez, 1997; UCI machine learning repository (CC BY 4.0)."
     ),
     "elephant": (
-        "mil/elephant.npz",
         "Elephant: images (items) as sets of segments; the class tells whether it shows an "
-        "elephant. Andrews, Tsochantaridis and Hofmann, 2003.",
+        "elephant. Andrews, Tsochantaridis and Hofmann, 2003."
     ),
     "birds_winter_wren": (
-        "mil/birds_winter_wren.npz",
         "Birds, winter wren: recordings (items) as sets of segments of the spectrogram; the class "
-        "tells whether a winter wren sings. Briggs et al., 2012.",
+        "tells whether a winter wren sings. Briggs et al., 2012."
     ),
     "japanese_vowels": (
-        "japanese_vowels/japanese_vowels.npz",
         "Japanese vowels: utterances (items) as sets of frames of cepstrum coefficients; the "
         "class is the speaker, one of nine men. Kudo, Toyama and Shimbo, 1999; UCI machine "
-        "learning repository (CC BY 4.0).",
+        "learning repository (CC BY 4.0)."
     ),
 }
 
@@ -91,13 +86,13 @@ def load_benchmark(name: str, *, data_home: str | os.PathLike[str] | None = None
     """
     if name not in _BENCHMARKS:
         raise ValueError(f"name={name!r} is unknown; choose one of {', '.join(_BENCHMARKS)}.")
-    relative_path, description = _BENCHMARKS[name]
-    path = get_data_home(data_home) / relative_path
+    folder = "japanese_vowels" if name == "japanese_vowels" else "mil"
+    path = get_data_home(data_home) / folder / f"{name}.npz"
     arrays = read_arrays(path, ["X", "lengths", "y"])
     return Bunch(
         data=FeatureSets(arrays["X"], np.cumsum([0, *arrays["lengths"]])),
         target=arrays["y"],
-        DESCR=description,
+        DESCR=_BENCHMARKS[name],
         **_splits(arrays),
     )
 
@@ -121,15 +116,9 @@ def read_arrays(path: Path, required: Sequence[str]) -> dict[str, NDArray[Any]]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = dict(archive)
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{path} cannot be read: {error}. Replace it with the original file."
-        ) from error
-    missing = [name for name in required if name not in arrays]
-    if missing:
-        raise ValueError(
-            f"{path} has the arrays {sorted(arrays)}, but not {missing}. Replace it with the "
-            "original file."
-        )
+        raise invalid_file(path, f"cannot be read: {error}") from error
+    if missing := [name for name in required if name not in arrays]:
+        raise invalid_file(path, f"has the arrays {sorted(arrays)}, but not {missing}")
     return arrays
 
 

@@ -29,3 +29,8 @@ def get_data_home(data_home: str | os.PathLike[str] | None = None) -> Path:
     if data_home is None:
         data_home = os.environ.get("ACLUSTER_DATA") or Path.home() / "acluster_data"
     return Path(data_home).expanduser()
+
+
+def invalid_file(path: Path, problem: str) -> ValueError:
+    """Return the error about a file that is not the original one."""
+    return ValueError(f"{path} {problem}. Replace it with the original file.")

@@ -19,12 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from acluster import FeatureSets
-from acluster.datasets._flash_mnist import (
-    check_digit_images,
-    make_rng,
-    noise_levels,
-    sample_noise,
-)
+from acluster.datasets import _flash_mnist
 from acluster.datasets._frame_network import FrameNetwork, draw_weights, exact_convolutions
 from acluster.training import Batch, Trainer, resolve_device, to_numpy_state
 
@@ -187,13 +182,12 @@ class FrameExtractor(CallbackSupportMixin, BaseEstimator):
         ValueError
             If `images` or `labels` are not valid, or training diverges.
         """
-        images, labels = check_digit_images(images, labels)
-        device = resolve_device(self.device)
-        rng = make_rng(self.random_state)
+        images, labels = _flash_mnist.check_digit_images(images, labels)
+        rng = _flash_mnist.make_rng(self.random_state)
         weights = draw_weights(images.shape[1:], self.n_features, rng)
-        network = FrameNetwork(weights, self.log_softmax, self.dropout).to(device)
+        network = FrameNetwork(weights, self.log_softmax, self.dropout)
         trainer = Trainer(
-            network,
+            network.to(resolve_device(self.device)),
             _batch_cross_entropy,
             optimizer="adam",
             learning_rate=self.learning_rate,
@@ -300,11 +294,7 @@ class FrameExtractor(CallbackSupportMixin, BaseEstimator):
         return float(np.mean(predicted == frame_digits))
 
     def _train(
-        self,
-        trainer: Trainer,
-        images: NDArray[np.uint8],
-        labels: NDArray[Any],
-        context: CallbackContext,
+        self, trainer: Trainer, images: NDArray[Any], labels: NDArray[Any], context: CallbackContext
     ) -> list[float]:
         """Train the network and return the mean loss of each epoch."""
         device, rng = resolve_device(self.device), trainer.generator
@@ -318,9 +308,7 @@ class FrameExtractor(CallbackSupportMixin, BaseEstimator):
         for _ in range(self.n_epochs):
             frames, classes = (
                 torch.from_numpy(array).to(device)
-                for array in _make_training_frames(
-                    images, labels, self.n_noisy_copies, self.n_noise_images, rng
-                )
+                for array in self._make_training_frames(images, labels, rng)
             )
             order = torch.from_numpy(rng.permutation(n_frames)).to(device)
             epoch = context.subcontext("epoch", max_subtasks=math.ceil(n_batches / run))
@@ -340,6 +328,19 @@ class FrameExtractor(CallbackSupportMixin, BaseEstimator):
                 break
         return loss_curve
 
+    def _make_training_frames(
+        self, images: NDArray[np.uint8], labels: NDArray[Any], rng: np.random.Generator
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Return frames and their classes: `n_noisy_copies` of each image on noise, then noise."""
+        n_digit_frames = self.n_noisy_copies * len(images)
+        shape = (n_digit_frames + self.n_noise_images, *images.shape[1:])
+        frames = _flash_mnist.sample_noise(_flash_mnist.noise_levels(images), shape, rng)
+        classes = np.full(len(frames), _NOISE)
+        copies = frames[:n_digit_frames].reshape(self.n_noisy_copies, *images.shape)
+        np.maximum(copies, images, out=copies)
+        classes[:n_digit_frames] = np.tile(labels, self.n_noisy_copies)
+        return frames, classes
+
     def _learning_rates(self, n_steps: int) -> Iterator[float]:
         """Return the learning rate of each training step."""
         if self.learning_rate_schedule == "constant":
@@ -347,9 +348,7 @@ class FrameExtractor(CallbackSupportMixin, BaseEstimator):
         return (_one_cycle(step, n_steps, self.learning_rate) for step in range(n_steps))
 
     @torch.inference_mode()
-    def _apply(
-        self, method: Callable[..., Tensor], frames: NDArray[np.uint8]
-    ) -> NDArray[np.float32]:
+    def _apply(self, method: Callable[..., Tensor], frames: NDArray[Any]) -> NDArray[np.float32]:
         """Call a method of the network on all frames, in blocks of bounded memory."""
         if frames.dtype != np.uint8 or frames.shape[1:] != self.frame_shape_:
             height, width = self.frame_shape_
@@ -384,21 +383,3 @@ def _one_cycle(step: int, n_steps: int, maximum: float) -> float:
     else:
         start, end, fraction = maximum, maximum / 25 / 1e4, (step - peak) / (n_steps - 1 - peak)
     return end + (start - end) / 2.0 * (math.cos(math.pi * fraction) + 1)
-
-
-def _make_training_frames(
-    images: NDArray[np.uint8],
-    labels: NDArray[Any],
-    n_noisy_copies: int,
-    n_noise_images: int,
-    rng: np.random.Generator,
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Return frames and their classes: `n_noisy_copies` of each image on noise, then noise."""
-    n_digit_frames = n_noisy_copies * len(images)
-    shape = (n_digit_frames + n_noise_images, *images.shape[1:])
-    frames = sample_noise(noise_levels(images), shape, rng)
-    classes = np.full(len(frames), _NOISE)
-    copies = frames[:n_digit_frames].reshape(n_noisy_copies, *images.shape)
-    np.maximum(copies, images, out=copies)
-    classes[:n_digit_frames] = np.tile(labels, n_noisy_copies)
-    return frames, classes

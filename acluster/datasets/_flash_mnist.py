@@ -4,8 +4,11 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import Bunch, check_random_state
+
+Pixels = NDArray[np.uint8]
 
 _N_DIGITS = 10
 _N_SUBSETS = 2**_N_DIGITS
@@ -97,18 +100,16 @@ def make_flash_mnist(
     images, labels = check_digit_images(images, labels)
     _check_every_digit(labels)
     _check_sizes(n_videos, n_frames)
-    generator = make_rng(random_state)
-    target = _draw_subsets(n_videos, generator)
+    rng = make_rng(random_state)
+    target = _draw_subsets(n_videos, rng)
     digits = (target[:, None] >> np.arange(_N_DIGITS)) & 1
-    frame_digits = _draw_flashes(digits, n_frames, generator)
-    videos = sample_noise(noise_levels(images), (n_videos, n_frames, *images.shape[1:]), generator)
-    _overlay_flashes(videos, frame_digits, images, labels, generator)
+    frame_digits = _draw_flashes(digits, n_frames, rng)
+    videos = sample_noise(noise_levels(images), (n_videos, n_frames, *images.shape[1:]), rng)
+    _overlay_flashes(videos, frame_digits, images, labels, rng)
     return Bunch(videos=videos, target=target, digits=digits, frame_digits=frame_digits)
 
 
-def check_digit_images(
-    images: ArrayLike, labels: ArrayLike
-) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+def check_digit_images(images: ArrayLike, labels: ArrayLike) -> tuple[Pixels, NDArray[Any]]:
     """Check images of digits and their labels, and return them as arrays."""
     images, labels = np.asarray(images), np.asarray(labels)
     if images.ndim != 3 or images.dtype != np.uint8:
@@ -134,13 +135,13 @@ def check_digit_images(
     return images, labels
 
 
-def make_rng(random_state: Any) -> np.random.Generator:
+def make_rng(random_state: Any) -> Generator:
     """Return a private generator, seeded from a `random_state` of scikit-learn."""
     seed = check_random_state(random_state).randint(2**32, size=4, dtype=np.uint32)
     return np.random.default_rng(seed)
 
 
-def noise_levels(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def noise_levels(images: Pixels) -> Pixels:
     """Return 65,536 equally spaced quantiles of the gray levels of the images."""
     # bincount converts its argument to int64; one image at a time bounds the memory for that.
     counts = sum(np.bincount(image.ravel(), minlength=256) for image in images)
@@ -149,16 +150,14 @@ def noise_levels(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.searchsorted(cumulative, steps, side="right").astype(np.uint8)
 
 
-def sample_noise(
-    levels: NDArray[np.uint8], shape: tuple[int, ...], generator: np.random.Generator
-) -> NDArray[np.uint8]:
+def sample_noise(levels: Pixels, shape: tuple[int, ...], rng: Generator) -> Pixels:
     """Draw independent pixels from `levels`, the quantiles returned by :func:`noise_levels`."""
     noise = np.empty(shape, dtype=np.uint8)
     pixels = noise.reshape(-1)
     for start in range(0, len(pixels), _PIXELS_PER_BLOCK):
         block = pixels[start : start + _PIXELS_PER_BLOCK]
         # Each random word gives four 16-bit indices; drawing these one by one takes twice as long.
-        words = generator.integers(2**64, size=-(-len(block) // 4), dtype=np.uint64)
+        words = rng.integers(2**64, size=-(-len(block) // 4), dtype=np.uint64)
         # A 16-bit index is always within the table; mode="wrap" skips the bounds check.
         np.take(levels, words.view(np.uint16)[: len(block)], out=block, mode="wrap")
     return noise
@@ -186,43 +185,33 @@ def _check_sizes(n_videos: int, n_frames: int) -> None:
         )
 
 
-def _draw_subsets(n_videos: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    each, remaining = divmod(n_videos, _N_SUBSETS)
-    subsets = np.concatenate(
-        [
-            np.repeat(np.arange(_N_SUBSETS), each),
-            generator.choice(_N_SUBSETS, size=remaining, replace=False),
-        ]
-    )
-    generator.shuffle(subsets)
+def _draw_subsets(n_videos: int, rng: Generator) -> NDArray[np.int64]:
+    each, n_remaining = divmod(n_videos, _N_SUBSETS)
+    remaining = rng.choice(_N_SUBSETS, size=n_remaining, replace=False)
+    subsets = np.concatenate([np.repeat(np.arange(_N_SUBSETS), each), remaining])
+    rng.shuffle(subsets)
     return subsets
 
 
-def _draw_flashes(
-    digits: NDArray[np.int64], n_frames: int, generator: np.random.Generator
-) -> NDArray[np.int8]:
+def _draw_flashes(digits: NDArray[np.int64], n_frames: int, rng: Generator) -> NDArray[np.int8]:
     """Draw the digit on each frame of each video, -1 for noise alone."""
-    n_flashes = digits * generator.integers(1, _MAX_FLASHES, size=digits.shape, endpoint=True)
+    n_flashes = digits * rng.integers(1, _MAX_FLASHES, size=digits.shape, endpoint=True)
     frame_digits = np.full((len(digits), n_frames), -1, dtype=np.int8)
     for flash in range(_MAX_FLASHES):
         frames = slice(flash * _N_DIGITS, (flash + 1) * _N_DIGITS)
         frame_digits[:, frames] = np.where(n_flashes > flash, np.arange(_N_DIGITS), -1)
-    return generator.permuted(frame_digits, axis=1)
+    return rng.permuted(frame_digits, axis=1)
 
 
 def _overlay_flashes(
-    videos: NDArray[np.uint8],
-    frame_digits: NDArray[np.int8],
-    images: NDArray[np.uint8],
-    labels: NDArray[Any],
-    generator: np.random.Generator,
+    videos: Pixels, frame_digits: NDArray[Any], images: Pixels, labels: NDArray[Any], rng: Generator
 ) -> None:
     """Overlay each flash with a random image of its digit, in place."""
     frames = videos.reshape(-1, *images.shape[1:])
     for digit in range(_N_DIGITS):
         members = np.flatnonzero(labels == digit)
         flashes = np.flatnonzero(frame_digits == digit)
-        chosen = generator.choice(members, size=len(flashes))
+        chosen = rng.choice(members, size=len(flashes))
         for start in range(0, len(flashes), _FLASHES_PER_BLOCK):
             block = slice(start, start + _FLASHES_PER_BLOCK)
             frames[flashes[block]] = np.maximum(frames[flashes[block]], images[chosen[block]])

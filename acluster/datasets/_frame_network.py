@@ -5,9 +5,13 @@ from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
+from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.backends import cudnn
 from torch.nn import functional
+
+Weights = dict[str, NDArray[np.float32]]  # by the name of the parameter
 
 _N_CLASSES = 11
 _N_CHANNELS = (10, 20)
@@ -17,9 +21,7 @@ _KERNEL_SIZE = 5
 _PIXEL_MEAN, _PIXEL_STD = 0.1307, 0.3081
 
 
-def draw_weights(
-    frame_shape: tuple[int, int], n_features: int, generator: np.random.Generator
-) -> dict[str, NDArray[np.float32]]:
+def draw_weights(frame_shape: tuple[int, int], n_features: int, generator: Generator) -> Weights:
     """Draw initial weights and biases.
 
     They are uniform between ±1/√(number of inputs of a unit), as torch initializes its layers.
@@ -30,8 +32,10 @@ def draw_weights(
         If the frames are too small for two convolutions and poolings.
     """
     first, second = _N_CHANNELS
-    height, width = map(_pooled_twice, frame_shape)
-    if min(height, width) < 1:
+    pooled_shape = np.array(frame_shape)
+    for _ in _N_CHANNELS:
+        pooled_shape = (pooled_shape - _KERNEL_SIZE + 1) // 2
+    if pooled_shape.min() < 1:
         raise ValueError(
             f"images of {frame_shape[0]} x {frame_shape[1]} pixels are too small for two 5 x 5 "
             "convolutions with pooling; they need 16 x 16 pixels or more. Enlarge or pad them."
@@ -39,7 +43,7 @@ def draw_weights(
     shapes = {
         "kernel1": (first, 1, _KERNEL_SIZE, _KERNEL_SIZE),
         "kernel2": (second, first, _KERNEL_SIZE, _KERNEL_SIZE),
-        "hidden": (n_features, second * height * width),
+        "hidden": (n_features, second * int(pooled_shape.prod())),
         "classes": (_N_CLASSES, n_features),
     }
     weights = {}
@@ -48,12 +52,6 @@ def draw_weights(
         weights[name] = generator.uniform(-bound, bound, shape).astype(np.float32)
         weights[f"{name}_bias"] = generator.uniform(-bound, bound, shape[0]).astype(np.float32)
     return weights
-
-
-def _pooled_twice(extent: int) -> int:
-    for _ in _N_CHANNELS:
-        extent = (extent - _KERNEL_SIZE + 1) // 2
-    return extent
 
 
 class FrameNetwork(nn.Module):
@@ -73,22 +71,18 @@ class FrameNetwork(nn.Module):
         of the fully connected layer.
     """
 
-    def __init__(
-        self, weights: dict[str, NDArray[np.float32]], log_softmax: bool, dropout: float = 0.0
-    ) -> None:
+    def __init__(self, weights: Weights, log_softmax: bool, dropout: float = 0.0) -> None:
         super().__init__()
         for name, weight in weights.items():
             self.register_parameter(name, nn.Parameter(torch.tensor(weight)))
         self.log_softmax = log_softmax
         self.dropout = dropout
 
-    def forward(self, frames: Tensor, generator: np.random.Generator | None = None) -> Tensor:
+    def forward(self, frames: Tensor, generator: Generator | None = None) -> Tensor:
         """Compute the logits (B, 11) of the ten digits and of noise."""
         return functional.linear(self.local_features(frames, generator), *self._layer("classes"))
 
-    def local_features(
-        self, frames: Tensor, generator: np.random.Generator | None = None
-    ) -> Tensor:
+    def local_features(self, frames: Tensor, generator: Generator | None = None) -> Tensor:
         """Compute the local features (B, n_features) of frames (B, height, width) of bytes.
 
         `generator` draws the dropout; it is required in training mode only.
@@ -105,7 +99,7 @@ class FrameNetwork(nn.Module):
     def _layer(self, name: str) -> tuple[Tensor, Tensor]:
         return self.get_parameter(name), self.get_parameter(f"{name}_bias")
 
-    def _drop(self, x: Tensor, generator: np.random.Generator | None) -> Tensor:
+    def _drop(self, x: Tensor, generator: Generator | None) -> Tensor:
         """Drop units (B, n), or whole channels (B, n, height, width), at random."""
         if not self.training:
             return x
@@ -124,17 +118,12 @@ def _convolve_and_pool(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
     stride 2 with the four shifted kernels therefore computes all values to be pooled, side by
     side. On a CPU this is twice as fast as separate operations, of which pooling is the slowest.
     """
-    shifted = [
-        functional.pad(kernel, (right, 1 - right, down, 1 - down))
-        for down in (0, 1)
-        for right in (0, 1)
-    ]
-    outputs = functional.conv2d(x, torch.cat(shifted), stride=2).unflatten(1, (4, -1))
+    margins = [(right, 1 - right, down, 1 - down) for down in (0, 1) for right in (0, 1)]
+    shifted = torch.cat([functional.pad(kernel, margin) for margin in margins])
+    outputs = functional.conv2d(x, shifted, stride=2).unflatten(1, (4, -1))
     return functional.relu(outputs.amax(1) + bias[:, None, None])
 
 
 def exact_convolutions() -> AbstractContextManager[None]:
     """Make convolutions on a GPU reproducible, in full float32."""
-    return torch.backends.cudnn.flags(
-        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-    )
+    return cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.utils import Bunch
 
 from acluster import FeatureSets
-from acluster.datasets._data_home import get_data_home
+from acluster.datasets._data_home import get_data_home, invalid_file
 
 _RATE = 8000  # samples per second
 _WINDOW, _HOP, _N_FFT = 200, 80, 256  # 25 ms, every 10 ms
@@ -90,17 +90,15 @@ def load_fsdd(
             upper = f" and at most {largest}" if name == "n_mels" else ""
             raise ValueError(f"{name}={size!r} must be an int of at least 1{upper}.")
     folder = get_data_home(data_home) / "fsdd" / "recordings"
-    found = {path: match for path in sorted(folder.glob("*.wav"))
-             if (match := _NAME.fullmatch(path.name))}  # fmt: skip
+    paths = sorted(folder.glob("*.wav"))
+    found = {path: match for path in paths if (match := _NAME.fullmatch(path.name))}
     if not found:
         raise FileNotFoundError(
             f"{folder} has no recordings such as 7_jackson_32.wav. Put them there, or set "
             "ACLUSTER_DATA or data_home to the folder that contains fsdd/recordings."
         )
-    patches = [
-        _patches(log_mel_spectrogram(_read(path), n_mels), patch_frames, patch_hop)
-        for path in found
-    ]
+    spectrograms = (log_mel_spectrogram(_read(path), n_mels) for path in found)
+    patches = [_patches(frames, patch_frames, patch_hop) for frames in spectrograms]
     is_test = np.array([int(match["index"]) < _N_TEST_INDICES for match in found.values()])
     return Bunch(
         data=FeatureSets.from_arrays(patches),
@@ -119,14 +117,12 @@ def _read(path: Path) -> NDArray[np.float64]:
     try:
         rate, samples = wavfile.read(path)
     except (ValueError, EOFError) as error:
-        raise ValueError(
-            f"{path} cannot be read: {error}. Replace it with the original file."
-        ) from error
+        raise invalid_file(path, f"cannot be read: {error}") from error
     if rate != _RATE or samples.ndim != 1 or samples.dtype != np.int16:
-        raise ValueError(
-            f"{path} has a sample rate of {rate} Hz, dtype {samples.dtype} and shape "
-            f"{samples.shape}; expected {_RATE} Hz, int16 and one channel. Replace it with the "
-            "original file."
+        raise invalid_file(
+            path,
+            f"has a sample rate of {rate} Hz, dtype {samples.dtype} and shape {samples.shape}; "
+            f"expected {_RATE} Hz, int16 and one channel",
         )
     return samples / 2**15
 

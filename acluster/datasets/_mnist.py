@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from sklearn.datasets import fetch_openml, load_digits
 from sklearn.utils import Bunch
 
-from acluster.datasets._data_home import get_data_home
+from acluster.datasets._data_home import get_data_home, invalid_file
 
 _N_TRAIN, _N_TEST = 60_000, 10_000
-
 # The file of each field, and the shape of its array.
 _IDX_FILES = {
     "train_images": ("train-images-idx3-ubyte", (_N_TRAIN, 28, 28)),
@@ -127,13 +126,16 @@ def load_digits_28() -> Bunch:
     images = np.pad(images, ((0, 0), (4, 4), (4, 4)))
     labels = digits.target.astype(np.int64)
     is_test = _last_quarter_of_each(labels)
-    return Bunch(
-        train_images=images[~is_test],
-        train_labels=labels[~is_test],
-        test_images=images[is_test],
-        test_labels=labels[is_test],
-        DESCR=_DIGITS_DESCR,
-    )
+    return Bunch(**_fields(images, labels, ~is_test, is_test), DESCR=_DIGITS_DESCR)
+
+
+def _fields(images: NDArray[Any], labels: NDArray[Any], train: Any, test: Any) -> dict[str, Any]:
+    """Return the arrays of a Bunch, given the indices of the training and the test images."""
+    return {
+        f"{part}_{kind}": array[indices]
+        for part, indices in (("train", train), ("test", test))
+        for kind, array in (("images", images), ("labels", labels))
+    }
 
 
 def _last_quarter_of_each(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -168,48 +170,38 @@ def _read_idx_files(paths: dict[str, Path]) -> dict[str, NDArray[Any]]:
         expected = _IDX_FILES[field][1]
         array = _read_idx(path, n_dimensions=len(expected))
         if array.shape != expected:
-            raise ValueError(
-                f"{path} has an array of shape {array.shape}, but {field} of MNIST have shape "
-                f"{expected}. {_REPLACE}"
-            )
+            problem = f"array of shape {array.shape}, but {field} of MNIST have shape {expected}"
+            raise invalid_file(path, f"has an {problem}")
         fields[field] = array.astype(np.int64) if array.ndim == 1 else array
     return fields
 
 
-_REPLACE = "Replace it with the original file."
-
-
 def _read_idx(path: Path, *, n_dimensions: int) -> NDArray[np.uint8]:
     """Read the array of bytes in an IDX file."""
-    content = _read_bytes(path)
+    content = path.read_bytes()
+    if path.suffix == ".gz":
+        try:
+            content = gzip.decompress(content)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise invalid_file(path, f"cannot be decompressed: {error}") from error
     # The header is two zeros, the type (8 is uint8), the number of dimensions, and their extents
     # as big-endian integers of 4 bytes.
     header_size = 4 + 4 * n_dimensions
     magic = bytes([0, 0, 8, n_dimensions])
     if content[:4] != magic:
-        raise ValueError(
-            f"{path} starts with the bytes {content[:4].hex(' ') or '(none)'}, but an IDX file of "
-            f"{n_dimensions}-dimensional bytes starts with {magic.hex(' ')}. {_REPLACE}"
+        raise invalid_file(
+            path,
+            f"starts with the bytes {content[:4].hex(' ') or '(none)'}, but an IDX file of "
+            f"{n_dimensions}-dimensional bytes starts with {magic.hex(' ')}",
         )
     if len(content) < header_size:
-        raise ValueError(f"{path} is truncated in its header, at byte {len(content)}. {_REPLACE}")
+        raise invalid_file(path, f"is truncated in its header, at byte {len(content)}")
     shape = tuple(np.frombuffer(content[4:header_size], dtype=">u4").tolist())
-    n_bytes = len(content) - header_size
-    if n_bytes != math.prod(shape):
-        raise ValueError(
-            f"{path} has {n_bytes} bytes of data, but an array of shape {shape} has "
-            f"{math.prod(shape)}. {_REPLACE}"
-        )
+    n_bytes, size = len(content) - header_size, math.prod(shape)
+    if n_bytes != size:
+        problem = f"has {n_bytes} bytes of data, but an array of shape {shape} has {size}"
+        raise invalid_file(path, problem)
     return np.frombuffer(content, dtype=np.uint8, offset=header_size).reshape(shape).copy()
-
-
-def _read_bytes(path: Path) -> bytes:
-    if path.suffix != ".gz":
-        return path.read_bytes()
-    try:
-        return gzip.decompress(path.read_bytes())
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path} cannot be decompressed: {error}. {_REPLACE}") from error
 
 
 def _fetch_from_openml(home: Path) -> dict[str, NDArray[Any]]:
@@ -226,9 +218,4 @@ def _fetch_from_openml(home: Path) -> dict[str, NDArray[Any]]:
         ) from error
     images = np.asarray(mnist.data).reshape(-1, 28, 28).astype(np.uint8)
     labels = np.asarray(mnist.target).astype(np.int64)
-    return {
-        "train_images": images[:_N_TRAIN],
-        "train_labels": labels[:_N_TRAIN],
-        "test_images": images[_N_TRAIN:],
-        "test_labels": labels[_N_TRAIN:],
-    }
+    return _fields(images, labels, slice(_N_TRAIN), slice(_N_TRAIN, None))

@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import OneCycleLR
 
 from acluster import FeatureSets
-from acluster.datasets import FrameExtractor, _extractor, load_digits_28, make_flash_mnist
+from acluster.datasets import FrameExtractor, load_digits_28, make_flash_mnist
 from acluster.datasets._frame_network import FrameNetwork, _convolve_and_pool, draw_weights
 from acluster.training._optimizer import Optimizer
 
@@ -168,13 +168,13 @@ def test_fit_is_reproducible_with_int_random_state():
 
 def test_fit_draws_new_noise_each_epoch(monkeypatch):
     seen = []
-    make = _extractor._make_training_frames
+    make = FrameExtractor._make_training_frames
 
     def remember(*args):
         seen.append(make(*args))
         return seen[-1]
 
-    monkeypatch.setattr(_extractor, "_make_training_frames", remember)
+    monkeypatch.setattr(FrameExtractor, "_make_training_frames", remember)
     images, labels = small_images()
     quick(n_epochs=2).fit(images // 2, labels)
     (first, first_classes), (second, second_classes) = seen
