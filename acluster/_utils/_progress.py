@@ -7,9 +7,7 @@ from typing import TypeVar
 _T = TypeVar("_T")
 
 
-def progress(
-    items: Iterable[_T], label: str, n_items: int | None = None
-) -> Generator[_T, None, None]:
+def progress(items: Iterable[_T], label: str, n_items: int | None = None) -> Generator[_T]:
     """Yield the items and count on the terminal those that the caller has processed.
 
     The line is erased at the end. Nothing is printed if stderr is not a terminal.

@@ -205,8 +205,7 @@ class FrameExtractor(CallbackSupportMixin, BaseEstimator):
                 f"Training diverged: the losses are {self.loss_curve_}. Lower learning_rate, now "
                 f"{self.learning_rate}."
             )
-        self.weights_ = learned
-        self.frame_shape_ = images.shape[1:]
+        self.weights_, self.frame_shape_ = learned, images.shape[1:]
         context.call_on_fit_task_end(
             estimator=self, X=images, y=labels, reconstruction_attributes={}
         )

@@ -98,8 +98,7 @@ def make_flash_mnist(
     True
     """
     images, labels = check_digit_images(images, labels)
-    _check_every_digit(labels)
-    _check_sizes(n_videos, n_frames)
+    _check_arguments(labels, n_videos, n_frames)
     rng = make_rng(random_state)
     target = _draw_subsets(n_videos, rng)
     digits = (target[:, None] >> np.arange(_N_DIGITS)) & 1
@@ -125,11 +124,10 @@ def check_digit_images(images: ArrayLike, labels: ArrayLike) -> tuple[Pixels, ND
             f"labels must be one int for each of the {len(images)} images, got {labels.dtype} "
             f"of shape {labels.shape}. Convert strings with astype(int)."
         )
-    is_digit = (labels >= 0) & (labels < _N_DIGITS)
-    if not is_digit.all():
-        wrong = np.flatnonzero(~is_digit)[0]
+    wrong = np.flatnonzero((labels < 0) | (labels >= _N_DIGITS))
+    if len(wrong):
         raise ValueError(
-            f"labels[{wrong}] is {labels[wrong]}; labels must be digits, 0 to 9. "
+            f"labels[{wrong[0]}] is {labels[wrong[0]]}; labels must be digits, 0 to 9. "
             "Remove all other images."
         )
     return images, labels
@@ -163,16 +161,12 @@ def sample_noise(levels: Pixels, shape: tuple[int, ...], rng: Generator) -> Pixe
     return noise
 
 
-def _check_every_digit(labels: NDArray[Any]) -> None:
-    absent = sorted(set(range(_N_DIGITS)) - set(labels.tolist()))
-    if absent:
+def _check_arguments(labels: NDArray[Any], n_videos: int, n_frames: int) -> None:
+    if absent := sorted(set(range(_N_DIGITS)) - set(labels.tolist())):
         raise ValueError(
             f"labels lack the digits {absent}; every digit from 0 to 9 needs at least one image. "
             "Pass images of all ten digits."
         )
-
-
-def _check_sizes(n_videos: int, n_frames: int) -> None:
     if not isinstance(n_videos, Integral) or n_videos < 1:
         raise ValueError(
             f"n_videos={n_videos} must be an int of 1 or more; a multiple of 1024 balances the "

@@ -85,9 +85,8 @@ def load_fsdd(
     """
     sizes = {"n_mels": n_mels, "patch_frames": patch_frames, "patch_hop": patch_hop}
     for name, size in sizes.items():
-        largest = _MAX_MELS if name == "n_mels" else np.inf
-        if not isinstance(size, Integral) or not 1 <= size <= largest:
-            upper = f" and at most {largest}" if name == "n_mels" else ""
+        if not isinstance(size, Integral) or size < 1 or (name == "n_mels" and size > _MAX_MELS):
+            upper = f" and at most {_MAX_MELS}" if name == "n_mels" else ""
             raise ValueError(f"{name}={size!r} must be an int of at least 1{upper}.")
     folder = get_data_home(data_home) / "fsdd" / "recordings"
     paths = sorted(folder.glob("*.wav"))

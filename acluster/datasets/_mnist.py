@@ -148,13 +148,12 @@ def _last_quarter_of_each(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 def _find_idx_files(folder: Path) -> dict[str, Path] | None:
     """Return the path of each field's file, or None if none of them exists."""
-    paths, missing = {}, []
+    paths = {}
     for field, (name, _) in _IDX_FILES.items():
-        candidates = [path for path in (folder / f"{name}.gz", folder / name) if path.is_file()]
-        if candidates:
-            paths[field] = candidates[0]
-        else:
-            missing.append(name)
+        for path in (folder / name, folder / f"{name}.gz"):  # prefers .gz
+            if path.is_file():
+                paths[field] = path
+    missing = [name for field, (name, _) in _IDX_FILES.items() if field not in paths]
     # Completing a partial copy with a download would silently mix two sources.
     if paths and missing:
         raise FileNotFoundError(

@@ -127,8 +127,7 @@ class AttentionDisplay:
         """
         check_attends(estimator)
         attention = estimator.attention_weights([item])[0]
-        display = cls(attention, thumbnails=thumbnails, times=times)
-        return display.plot(ax, units=units, cmap=cmap)
+        return cls(attention, thumbnails=thumbnails, times=times).plot(ax, units=units, cmap=cmap)
 
     @classmethod
     def from_attention(
@@ -198,9 +197,7 @@ class AttentionDisplay:
         return self
 
 
-def _check_units(
-    units: Sequence[int] | None, n_units: int, modality: str | None
-) -> NDArray[np.int64]:
+def _check_units(units: Sequence[int] | None, n_units: int, modality: str | None) -> NDArray[Any]:
     if units is None:
         return np.arange(n_units)
     chosen = np.asarray(units)
@@ -238,26 +235,18 @@ def _draw_map(axes: Any, a: NDArray[Any], thumbnails: Sequence[ArrayLike], cmap:
     if a.size:
         axes.imshow(a.T, cmap=cmap, vmin=0, aspect="equal")
     images, top = [np.asarray(image) for image in thumbnails], 0.0
-    limits = _gray_limits([image for image in images if image.ndim == 2])
+    limits = {}
+    if grays := [image.ravel() for image in images if image.ndim == 2]:
+        values = np.concatenate(grays)  # the images share one scale
+        limits = {"vmin": float(np.nanmin(values)), "vmax": float(np.nanmax(values))}
     for i, image in enumerate(images):
         height = image.shape[0] / image.shape[1]
         extent = (i - 0.5, i + 0.5, -0.6, -0.6 - height)
         axes.imshow(image, extent=extent, cmap="gray", aspect="equal", **limits)
         top = max(top, height)
     # imshow has set the limits to those of the last image.
-    axes.set_xlim(-0.5, max(n_features, 1) - 0.5)
-    axes.set_ylim(n_units - 0.5, -0.6 - top)
-    axes.set_xticks([])
-
-
-def _gray_limits(images: list[NDArray[Any]]) -> dict[str, float]:
-    """Return the values drawn as black and white, common to all images."""
-    if not images:
-        return {}
-    return {
-        "vmin": float(np.nanmin([np.nanmin(image) for image in images])),
-        "vmax": float(np.nanmax([np.nanmax(image) for image in images])),
-    }
+    xlim, ylim = (-0.5, max(n_features, 1) - 0.5), (n_units - 0.5, -0.6 - top)
+    axes.set(xlim=xlim, ylim=ylim, xticks=[])
 
 
 def _draw_bars(axes: Any, a: NDArray[Any], times: ArrayLike | None) -> None:
@@ -271,11 +260,9 @@ def _draw_bars(axes: Any, a: NDArray[Any], times: ArrayLike | None) -> None:
         if n_features:
             heights = a[:, unit] * (_BAR_HEIGHT / max(a.max(), np.finfo(float).tiny))
             axes.bar(x, heights, width=width, bottom=n_units - 1 - unit)
-    axes.set_ylim(0, n_units)
-    axes.set_xlabel("local feature" if times is None else "time")
+    axes.set(ylim=(0, n_units), xlabel="local feature" if times is None else "time")
     axes.tick_params(axis="y", length=0)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _by_modality(attention: Any) -> dict[str | None, NDArray[Any]]:

@@ -1,5 +1,7 @@
 """Measures of how much the attention units differ from each other."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -93,9 +95,7 @@ def unit_entropy(attention: FeatureSets) -> NDArray[np.float64]:
     return share.mean(axis=0) + 0.0  # turns -0.0 into 0.0
 
 
-def _packed(
-    attention: FeatureSets, at_least: int = 1
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _packed(attention: FeatureSets, at_least: int = 1) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the packed weights and the offsets of the sets with enough local features."""
     if isinstance(attention, MultimodalFeatureSets):
         raise TypeError(
@@ -105,13 +105,12 @@ def _packed(
     if not isinstance(attention, FeatureSets):
         attention = FeatureSets.from_arrays(attention)
     items = np.flatnonzero(attention.lengths >= at_least)
-    attention = attention[items]
-    if len(attention) == 0:
+    if len(items) == 0:
         raise ValueError(
             f"attention has no set of {at_least} or more local features. Pass the attention "
             "weights of larger sets."
         )
-    weights, offsets = attention.packed()
+    weights, offsets = attention[items].packed()
     weights = weights.astype(np.float64)
     sums = np.add.reduceat(weights, offsets[:-1])
     wrong = np.argwhere(~np.isclose(sums, 1, atol=_TOLERANCE))

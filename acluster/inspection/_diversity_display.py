@@ -150,20 +150,17 @@ class UnitDiversityDisplay:
 
         self.figure_ = self.ax_.figure
         rows = np.arange(len(self.order))
-        image = self.ax_.imshow(
-            self.similarity[np.ix_(self.order, self.order)], vmin=0, vmax=1, cmap="viridis"
-        )
+        similarity = self.similarity[np.ix_(self.order, self.order)]
+        image = self.ax_.imshow(similarity, vmin=0, vmax=1, cmap="viridis")
         names = [f"{unit} (dead)" if unit in self.dead_units else str(unit) for unit in self.order]
         self.ax_.set_yticks(rows, names, fontsize="small")
-        self.ax_.set_xticks([])
-        self.ax_.set(title="similarity of attention", xlabel="unit", ylabel="unit")
+        self.ax_.set(xticks=[], title="similarity of attention", xlabel="unit", ylabel="unit")
         beside = make_axes_locatable(self.ax_)
         self.entropy_ax_ = beside.append_axes("right", size="25%", pad=0.1, sharey=self.ax_)
         self.entropy_ax_.barh(rows, self.entropy[self.order], color="0.5")
         self.entropy_ax_.set(xlim=(0, 1), xticks=[0, 1], title="entropy")
         self.entropy_ax_.tick_params(labelleft=False)
-        scale = beside.append_axes("right", size="4%", pad=0.15)
-        self.figure_.colorbar(image, cax=scale)
+        self.figure_.colorbar(image, cax=beside.append_axes("right", size="4%", pad=0.15))
         return self
 
 

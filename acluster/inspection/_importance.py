@@ -101,12 +101,11 @@ def modality_importance(
     score = check_scoring(estimator, scoring)
     rng = check_random_state(random_state)
     baseline = score(estimator, X, y)
-    importances = {
-        name: np.array(
-            [baseline - score(estimator, _shuffled(X, name, rng), y) for _ in range(n_repeats)]
-        )
-        for name in X.names
-    }
+
+    def decrease(name: str) -> float:
+        return baseline - score(estimator, _shuffled(X, name, rng), y)
+
+    importances = {name: np.array([decrease(name) for _ in range(n_repeats)]) for name in X.names}
     return Bunch(
         importances=importances,
         importances_mean={name: float(drops.mean()) for name, drops in importances.items()},
@@ -119,5 +118,4 @@ def _shuffled(
 ) -> MultimodalFeatureSets:
     order, present = np.arange(len(X)), np.flatnonzero(~X.missing[name])
     order[present] = rng.permutation(present)
-    sets = {other: X[other] for other in X.names}
-    return MultimodalFeatureSets({**sets, name: X[name][order]})
+    return MultimodalFeatureSets({other: X[other] for other in X.names} | {name: X[name][order]})

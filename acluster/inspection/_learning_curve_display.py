@@ -84,8 +84,7 @@ class LearningCurveDisplay:
                 f"{type(estimator).__name__} has no loss_curve_. Pass a classifier that is trained "
                 "in epochs. For a search, pass best_estimator_; for a pipeline, its last step."
             )
-        scores = estimator.validation_scores_
-        return cls(estimator.loss_curve_, validation_scores=scores).plot(ax)
+        return cls(estimator.loss_curve_, validation_scores=estimator.validation_scores_).plot(ax)
 
     def plot(self, ax: Any = None) -> Self:
         """Draw the learning curve.

@@ -49,10 +49,8 @@ class ShiftingOperation(nn.Module):
         generator : torch.Generator, optional
             Source of randomness; by default torch's global generator.
         """
-        std = len(self.alpha) ** -0.25
-        with torch.no_grad():
-            self.alpha.normal_(0, std, generator=generator)
-            self.beta.normal_(0, std, generator=generator)
+        for parameter in (self.alpha, self.beta):
+            nn.init.normal_(parameter, 0, len(parameter) ** -0.25, generator)
 
     def forward(self, pooled: Tensor) -> Tensor:
         """Return the outputs of the units, shifted and normalized (equation 7).
@@ -205,9 +203,8 @@ class AttentionCluster(Integration):
         logits = self.weighting(values)
         if self.pyramid_levels > 1:
             positions, lengths = _masks.positions_and_lengths(offsets.to(logits.device))
-            outside = _masks.outside_pyramid_part(
-                positions, lengths, self.cluster_size, self.pyramid_levels
-            )
+            pyramid = self.cluster_size, self.pyramid_levels
+            outside = _masks.outside_pyramid_part(positions, lengths, *pyramid)
             logits = _masks.mask_logits(logits, outside)
         if self.n_attended is not None and len(logits):
             k, sets = self.n_attended, logits.split(offsets.diff().tolist())

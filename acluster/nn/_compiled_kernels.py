@@ -90,13 +90,12 @@ def gradients(values, offsets, a, alpha, norms, result, gradient, d_logits, of_a
                         result[i, k], gradient[i, k], norms[i, k], n_units, d_u[k - first]
                     )
             for row in range(0, len(x), rows):
+                tile = x[row : row + rows]
                 # `np.dot` needs a contiguous output, which only whole rows of `d_s` are.
                 if stop - first == n_units:
-                    np.dot(x[row : row + rows], d_u.T, d_s[row : row + rows])
+                    np.dot(tile, d_u.T, d_s[row : row + rows])
                 else:
-                    d_s[row : row + rows, first:stop] = np.dot(
-                        x[row : row + rows], d_u[: stop - first].T
-                    )
+                    d_s[row : row + rows, first:stop] = np.dot(tile, d_u[: stop - first].T)
         _softmax_backward(w, d_s, alpha, of_alpha[i])
 
 

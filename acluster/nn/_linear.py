@@ -24,6 +24,8 @@ _CHUNK_ELEMENTS = 1 << 18
 # The gradient of a smaller weight is formed faster than its factors are handled.
 _MIN_FACTORED_SIZE = 1 << 17
 
+Drawn = tuple[Tensor, Tensor]  # what `_mask` needs to drop elements at random
+
 
 class DropoutLinear(nn.Module):
     """Apply dropout, then ``x W + b``, with an optional factored gradient of W.
@@ -74,8 +76,7 @@ class DropoutLinear(nn.Module):
     def train(self, mode: bool = True) -> DropoutLinear:
         """Set training or evaluation mode, and drop the cached weight of another dtype."""
         self._narrowed = None
-        super().train(mode)
-        return self
+        return super().train(mode)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Initialize W and b uniformly within ±1/√in_features.
@@ -103,18 +104,17 @@ class DropoutLinear(nn.Module):
         -------
         Tensor of shape (n, out_features)
         """
-        bits, kept_from = None, None
+        drawn = None
         if self.training and self.dropout > 0:
-            bits, kept_from = _drawn_dropout(x, self.dropout, generator)
+            drawn = _drawn_dropout(x, self.dropout, generator)
         dtype = self.weight.dtype
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
         factored = self.factored_gradient and self.weight.numel() >= _MIN_FACTORED_SIZE
-        product: Tensor = _MaskedProduct.apply(
-            x.to(dtype), self.weight, self._weight_as(dtype), bits, kept_from, factored
-        )
+        factors = x.to(dtype), self.weight, self._weight_as(dtype)
+        product: Tensor = _MaskedProduct.apply(*factors, drawn, factored)
         # Scaling the product, (n, out_features), takes less time than scaling the input.
-        scale = 1 / (1 - self.dropout) if bits is not None else 1.0
+        scale = 1 / (1 - self.dropout) if drawn is not None else 1.0
         return torch.add(self.bias, product, alpha=scale)
 
     def _weight_as(self, dtype: torch.dtype) -> Tensor:
@@ -140,38 +140,29 @@ class _MaskedProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        narrowed: Tensor,
-        bits: Tensor | None,
-        kept_from: Tensor | None,
-        factored: bool,
+        ctx: Any, x: Tensor, weight: Tensor, narrowed: Tensor, drawn: Drawn | None, factored: bool
     ) -> Tensor:
-        masked = x
-        if bits is not None and kept_from is not None:
-            masked = _mask(x, bits, kept_from, out=empty(x.shape, like=x))
-        ctx.save_for_backward(masked, narrowed, bits, kept_from)
-        ctx.parameter = weight
-        ctx.factored = factored
+        masked = x if drawn is None else _mask(x, *drawn, out=empty(x.shape, like=x))
+        ctx.save_for_backward(masked, narrowed, *(drawn or ()))
+        ctx.parameter, ctx.factored = weight, factored
         return (masked @ narrowed).to(weight.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        masked, narrowed, bits, kept_from = ctx.saved_tensors
+        masked, narrowed, *drawn = ctx.saved_tensors
         gradient = _without_subnormal(gradient).to(narrowed.dtype)
         d_x = d_weight = None
         if ctx.needs_input_grad[0]:
             d_x = empty(masked.shape, like=gradient)
             torch.mm(gradient, narrowed.T, out=d_x)
-            if bits is not None:
-                _mask(d_x, bits, kept_from, out=d_x)
+            if drawn:
+                _mask(d_x, drawn[0], drawn[1], out=d_x)
         if ctx.needs_input_grad[1] and ctx.factored:
             _add_factors(ctx.parameter, masked, gradient)
         elif ctx.needs_input_grad[1]:
             d_weight = (masked.T @ gradient).to(ctx.parameter.dtype)
-        return d_x, d_weight, None, None, None, None
+        return d_x, d_weight, None, None, None
 
 
 def _without_subnormal(gradient: Tensor) -> Tensor:
@@ -195,9 +186,7 @@ def _add_factors(parameter: Any, D: Tensor, G: Tensor) -> None:
     parameter.grad_factors = D, G
 
 
-def _drawn_dropout(
-    x: Tensor, probability: float, generator: torch.Generator | None
-) -> tuple[Tensor, Tensor]:
+def _drawn_dropout(x: Tensor, probability: float, generator: torch.Generator | None) -> Drawn:
     """Return a random byte per component, and per item the lowest byte that keeps a component.
 
     A threshold on a byte allows only multiples of 1/256 as dropout probabilities. Each item

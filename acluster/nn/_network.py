@@ -107,11 +107,10 @@ class IntegrationNetwork(nn.Module):
         Tensor of shape (n, Σ N·M)
         """
         present = [offsets.diff() > 0 for _, offsets in sets]
+        modalities = zip(self.integrations, sets, present, strict=True)
         parts = [
             _part(integration, self.standardized(i, values), offsets, has)
-            for i, (integration, (values, offsets), has) in enumerate(
-                zip(self.integrations, sets, present, strict=True)
-            )
+            for i, (integration, (values, offsets), has) in enumerate(modalities)
         ]
         g = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         if all(bool(has.all()) for has in present):
@@ -226,8 +225,7 @@ class ScoreFusionNetwork(IntegrationNetwork):
         of_modality = torch.eye(len(sizes)).repeat_interleave(torch.tensor(sizes), dim=1)
         g = self.global_feature(sets)
         # The linear layer sees one modality at a time, with zeros in place of the others.
-        alone = [g * own for own in of_modality.to(g)]
-        logits = torch.stack([self.linear(part, generator) for part in alone])
+        logits = torch.stack([self.linear(g * own, generator) for own in of_modality.to(g)])
         # Averages are taken of logarithms, since probabilities close to 0 underflow.
         if self.is_softmax:
             return _log_mean(functional.log_softmax(logits, dim=-1))

@@ -78,8 +78,7 @@ class PaddedNetwork(nn.Module):
             is_padding = torch.arange(values.shape[1], device=values.device) >= lengths[:, None]
             # Clear the padding, which may hold anything: 0 · NaN would be NaN in the product.
             values = values.masked_fill((is_padding | is_missing[:, None])[..., None], 0)
-            stand_in = getattr(self, f"stand_in_{i}")
-            if stand_in is not None:
+            if (stand_in := getattr(self, f"stand_in_{i}")) is not None:
                 values = torch.where(is_missing[:, None, None], stand_in, values)
                 is_missing = torch.zeros_like(is_missing)
             values = self.network.standardized(i, values)
@@ -105,9 +104,8 @@ def _restricted(cluster: AttentionCluster, logits: Tensor, lengths: Tensor) -> T
     """Return the logits (n, L, N), very low where a unit must not attend."""
     if cluster.pyramid_levels > 1:
         positions = torch.arange(logits.shape[1], device=logits.device)
-        outside = outside_pyramid_part(
-            positions, lengths[:, None], cluster.cluster_size, cluster.pyramid_levels
-        )
+        pyramid = cluster.cluster_size, cluster.pyramid_levels
+        outside = outside_pyramid_part(positions, lengths[:, None], *pyramid)
         logits = mask_logits(logits, outside)
     if cluster.n_attended is not None:
         # L is symbolic during an export, and min(n_attended, L) cannot be computed. Padding

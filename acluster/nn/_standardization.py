@@ -53,9 +53,8 @@ class Standardization(nn.Module):
         """
         self.mean.copy_(mean)
         self.scale.copy_(std)
-        self.scale.masked_fill_(
-            self.scale == 0, 1
-        )  # includes standard deviations that underflow in this dtype
+        # This includes standard deviations that underflow in this dtype.
+        self.scale.masked_fill_(self.scale == 0, 1)
 
     def forward(self, values: Tensor) -> Tensor:
         """Return the standardized local features.

@@ -208,5 +208,4 @@ WEIGHTINGS: dict[str, type[Weighting]] = {
 def uniform_(parameter: Tensor, fan_in: int, generator: torch.Generator | None) -> None:
     """Fill a parameter uniformly within ±1/√fan_in, as torch's linear layer does."""
     bound = 1 / math.sqrt(fan_in)
-    with torch.no_grad():
-        parameter.uniform_(-bound, bound, generator=generator)
+    nn.init.uniform_(parameter, -bound, bound, generator)

@@ -243,7 +243,6 @@ class GatedAttentionMILClassifier(AttentionMILClassifier):
     learning_rate: float = 0.01
 
     _integration = integrations.GatedAttentionMIL
-    _integration_parameters = ("hidden_size",)
 
 
 @estimator

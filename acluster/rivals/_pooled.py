@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn import config_context
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
-from sklearn.utils import check_consistent_length
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted
 
 from acluster.estimators import check_labels, restore_on_error
 from acluster.sets import FeatureSets, MultimodalFeatureSets, check_multimodal_sets
@@ -154,8 +153,7 @@ class PooledClassifier(ClassifierMixin, BaseEstimator):
         -------
         ndarray of shape (n,) or (n, n_labels)
         """
-        X = self._checked(X)
-        return self.model_.predict(X)
+        return self._call_model("predict", X)
 
     def predict_proba(self, X: Any) -> NDArray[Any]:
         """Return the class probabilities.
@@ -169,8 +167,7 @@ class PooledClassifier(ClassifierMixin, BaseEstimator):
         -------
         ndarray of shape (n, n_classes) or (n, n_labels)
         """
-        X = self._checked(X)
-        return self.model_.predict_proba(X)
+        return self._call_model("predict_proba", X)
 
     def decision_function(self, X: Any) -> NDArray[Any]:
         """Return the logit of every class.
@@ -184,12 +181,12 @@ class PooledClassifier(ClassifierMixin, BaseEstimator):
         -------
         ndarray of shape (n,), (n, n_classes) or (n, n_labels)
         """
-        X = self._checked(X)
-        return self.model_.decision_function(X)
+        return self._call_model("decision_function", X)
 
-    def _checked(self, X: Any) -> NDArray[np.float64]:
+    def _call_model(self, method: str, X: Any) -> NDArray[Any]:
         check_is_fitted(self)
-        return self._pooled(check_multimodal_sets(X, estimator=self, seen=self._widths))
+        X = check_multimodal_sets(X, estimator=self, seen=self._widths)
+        return getattr(self.model_, method)(self._pooled(X))
 
     def _pooled(self, X: MultimodalFeatureSets) -> NDArray[np.float64]:
         return np.hstack([pooled_statistics(X[name], self._statistics) for name in X.names])

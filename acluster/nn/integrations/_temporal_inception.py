@@ -1,7 +1,7 @@
 """Temporal-Inception: convolutions over time of two widths (Ma et al., 2017)."""
 
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +58,7 @@ class TemporalInception(Integration):
     def __init__(self, n_features: int, n_steps: int, hidden_size: int) -> None:
         super().__init__()
         self.n_steps = n_steps
-        self.branches = nn.ModuleList(
+        self.branches: Sequence[nn.ModuleList] = nn.ModuleList(  # type: ignore[assignment]
             nn.ModuleList(
                 nn.Conv2d(channels, channels, (width, 1), padding=(width // 2, 0))
                 for width in self.WIDTHS
@@ -74,8 +74,7 @@ class TemporalInception(Integration):
 
     def forward(self, values: Tensor, offsets: Tensor) -> Tensor:
         x = resampled(self.as_computed(values), offsets, self.n_steps)[:, None]  # (n, 1, T, M)
-        for module, norm in zip(self.branches, self.branch_norms, strict=True):
-            branches = cast(nn.ModuleList, module)
+        for branches, norm in zip(self.branches, self.branch_norms, strict=True):
             x = functional.relu(norm(torch.cat([branch(x) for branch in branches], dim=1)))
             x = functional.max_pool2d(x, (2, 1), ceil_mode=True)
         x = x.amax(dim=2, keepdim=True)

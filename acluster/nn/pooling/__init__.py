@@ -13,26 +13,17 @@ from torch.nn import functional
 
 from acluster.nn import _compiled
 from acluster.nn.pooling import _triton
-from acluster.nn.pooling._analytic import attend_analytic
+from acluster.nn.pooling._analytic import Shift, attend_analytic
 from acluster.nn.pooling._numba import attend_numba
 
 __all__ = ["attend", "attention_weights", "shifted"]
 
 
-def attend_plainly(
-    values: Tensor,
-    offsets: Tensor,
-    logits: Tensor,
-    shift: tuple[Tensor, Tensor] | None = None,
-) -> Tensor:
+def attend_plainly(values: Tensor, offsets: Tensor, logits: Tensor, shift: Shift = None) -> Tensor:
     """Compute what `attend` returns set by set, with torch's own derivatives."""
     lengths = offsets.diff().tolist()
-    pooled = torch.stack(
-        [
-            scores.softmax(dim=0).T @ rows
-            for rows, scores in zip(values.split(lengths), logits.split(lengths), strict=True)
-        ]
-    )
+    by_set = zip(values.split(lengths), logits.split(lengths), strict=True)
+    pooled = torch.stack([scores.softmax(dim=0).T @ rows for rows, scores in by_set])
     return pooled if shift is None else shifted(pooled, *shift)
 
 
@@ -73,12 +64,7 @@ def attention_weights(offsets: Tensor, logits: Tensor) -> Tensor:
     return torch.cat([part.softmax(dim=0) for part in logits.split(offsets.diff().tolist())])
 
 
-def attend(
-    values: Tensor,
-    offsets: Tensor,
-    logits: Tensor,
-    shift: tuple[Tensor, Tensor] | None = None,
-) -> Tensor:
+def attend(values: Tensor, offsets: Tensor, logits: Tensor, shift: Shift = None) -> Tensor:
     """Return the weighted averages of every set, one per attention unit (equation 2).
 
     Parameters
@@ -123,14 +109,13 @@ def attend(
     tensor([2., 5.])
     """
     _check_offsets(offsets, len(values))
-    if values.requires_grad:  # the kernels have no derivative with respect to the features
-        return attend_analytic(values, offsets, logits, shift)
-    if _triton.supports(values, logits):
-        # The kernels return the dtype of the logits, which is wider than that of the features
-        # in mixed precision.
-        return _triton.attend_triton(values, offsets, logits, shift).to(values.dtype)
-    if _compiled.available_for(values, logits):
-        return attend_numba(values, offsets, logits, shift)
+    if not values.requires_grad:  # the kernels have no derivative with respect to the features
+        if _triton.supports(values, logits):
+            # The kernels return the dtype of the logits, which is wider than that of the features
+            # in mixed precision.
+            return _triton.attend_triton(values, offsets, logits, shift).to(values.dtype)
+        if _compiled.available_for(values, logits):
+            return attend_numba(values, offsets, logits, shift)
     return attend_analytic(values, offsets, logits, shift)
 
 

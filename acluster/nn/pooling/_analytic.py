@@ -30,30 +30,26 @@ _CHUNK_ELEMENTS = 1 << 18
 # padded up to this many elements of features and logits each.
 _MAX_PADDED_ELEMENTS = 1 << 14
 
+# α and β of the shifting operation, one number per unit; None without the operation.
+Scalars = Tensor | None
+Shift = tuple[Tensor, Tensor] | None
+
 BySet = Tensor | Sequence[Tensor]  # (n, L, ·) if all sizes are equal, else n tensors (L_i, ·)
 
 
-def attend_analytic(
-    values: Tensor,
-    offsets: Tensor,
-    logits: Tensor,
-    shift: tuple[Tensor, Tensor] | None = None,
-) -> Tensor:
+def attend_analytic(values: Tensor, offsets: Tensor, logits: Tensor, shift: Shift = None) -> Tensor:
     """Compute what `attend` returns, with products in the dtype of `values`.
 
     Sets of equal size are pooled in one batched product. Small sets of different sizes are
     padded for it; larger ones take one product each.
     """
-    lengths = offsets.diff()
-    longest = int(lengths.max())
+    sizes = offsets.diff().tolist()
+    longest = max(sizes)
     elements_per_set = longest * (values.shape[1] + logits.shape[1])
-    sizes = lengths.tolist()
     if min(sizes) < longest and elements_per_set <= _MAX_PADDED_ELEMENTS:
         values, logits = _padded(values, logits, offsets, longest)
         sizes = [longest] * len(sizes)
-    alpha, beta = (None, None) if shift is None else shift
-    result: Tensor = _Attend.apply(values, logits, alpha, beta, sizes)
-    return result
+    return _Attend.apply(values, logits, *(shift or (None, None)), sizes)
 
 
 def _padded(values: Tensor, logits: Tensor, offsets: Tensor, longest: int) -> tuple[Tensor, Tensor]:
@@ -73,12 +69,7 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        values: Tensor,
-        logits: Tensor,
-        alpha: Tensor | None,
-        beta: Tensor | None,
-        sizes: list[int],
+        ctx: Any, values: Tensor, logits: Tensor, alpha: Scalars, beta: Scalars, sizes: list[int]
     ) -> Tensor:
         n_units = logits.shape[1]
         a = _softmax(logits, sizes).to(values.dtype)
@@ -91,7 +82,8 @@ class _Attend(torch.autograd.Function):
             _multiply(a_transposed[sets], x[sets], out=result[sets])
             if alpha is not None and beta is not None and norms is not None:
                 u = torch.mul(result[sets], alpha).add_(beta)
-                norms[sets] = _norms(u)
+                # Faster than torch's norm for short vectors.
+                norms[sets] = u.square().sum(dim=-1, keepdim=True).sqrt_().clamp_(min=_MIN_NORM)
                 torch.div(u, norms[sets] * n_units**0.5, out=result[sets])
         ctx.save_for_backward(values, a, result, norms, alpha, beta)
         ctx.sizes = sizes
@@ -142,11 +134,6 @@ def _sum_by_set(packed: Tensor, sizes: list[int]) -> Tensor:
         return by_set.sum(dim=1)
     offsets = torch.tensor([0, *sizes], device=packed.device).cumsum(0)
     return torch.segment_reduce(packed, "sum", offsets=offsets, axis=0)
-
-
-def _norms(u: Tensor) -> Tensor:
-    # Faster than torch's norm for short vectors.
-    return u.square().sum(dim=-1, keepdim=True).sqrt_().clamp_(min=_MIN_NORM)
 
 
 def _softmax(logits: Tensor, sizes: list[int]) -> Tensor:

@@ -17,18 +17,12 @@ from torch.autograd.function import once_differentiable
 
 from acluster._utils._memory import empty
 from acluster.nn._compiled import run
+from acluster.nn.pooling._analytic import Scalars, Shift
 
 
-def attend_numba(
-    values: Tensor,
-    offsets: Tensor,
-    logits: Tensor,
-    shift: tuple[Tensor, Tensor] | None = None,
-) -> Tensor:
+def attend_numba(values: Tensor, offsets: Tensor, logits: Tensor, shift: Shift = None) -> Tensor:
     """Compute what `attend` returns, for float32 or float64 features on a CPU."""
-    alpha, beta = (None, None) if shift is None else shift
-    result: Tensor = _Attend.apply(values, offsets, logits, alpha, beta)
-    return result
+    return _Attend.apply(values, offsets, logits, *(shift or (None, None)))
 
 
 class _Attend(torch.autograd.Function):
@@ -36,12 +30,7 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        values: Tensor,
-        offsets: Tensor,
-        logits: Tensor,
-        alpha: Tensor | None,
-        beta: Tensor | None,
+        ctx: Any, values: Tensor, offsets: Tensor, logits: Tensor, alpha: Scalars, beta: Scalars
     ) -> Tensor:
         values, a = values.contiguous(), empty(logits.shape, like=values)
         shape = len(offsets) - 1, logits.shape[1], values.shape[1]
@@ -68,6 +57,6 @@ class _Attend(torch.autograd.Function):
         return None, None, d_logits, of_alpha.sum(dim=0)[:, None], of_beta.sum(dim=0)[:, None]
 
 
-def _flat(parameter: Tensor | None, like: Tensor) -> Tensor:
+def _flat(parameter: Scalars, like: Tensor) -> Tensor:
     """Return one value per unit; an empty tensor, as kernels take no None, without a shift."""
     return like.new_empty(0) if parameter is None else parameter.detach().reshape(-1)

@@ -34,6 +34,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from acluster.nn.pooling._analytic import Scalars, Shift
+
 _INSTALLED = importlib.util.find_spec("triton") is not None
 # Triton compiles the host code that launches a kernel with a C compiler.
 _HAS_COMPILER = bool(os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang"))
@@ -71,12 +73,7 @@ def supports(values: Tensor, logits: Tensor) -> bool:
     )
 
 
-def attend_triton(
-    values: Tensor,
-    offsets: Tensor,
-    logits: Tensor,
-    shift: tuple[Tensor, Tensor] | None = None,
-) -> Tensor:
+def attend_triton(values: Tensor, offsets: Tensor, logits: Tensor, shift: Shift = None) -> Tensor:
     """Compute what `attend` returns, for features that need no gradient.
 
     The result has the dtype of `logits`. `offsets` may be on the CPU or on the device.
@@ -99,12 +96,7 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        values: Tensor,
-        offsets: Tensor,
-        logits: Tensor,
-        alpha: Tensor | None,
-        beta: Tensor | None,
+        ctx: Any, values: Tensor, offsets: Tensor, logits: Tensor, alpha: Scalars, beta: Scalars
     ) -> Tensor:
         import triton.language as tl
 
