@@ -25,10 +25,7 @@ class Work:
     def least_seconds(self, machine, dtypes):
         """Return the bound on a machine of `machine.describe`, with the fastest of `dtypes`."""
         gflops = max(machine["matmul_gflops"][dtype] for dtype in dtypes)
-        return max(
-            self.flops / (gflops * 1e9),
-            self.bytes / (machine["copy_gb_per_second"] * 1e9),
-        )
+        return max(self.flops / (gflops * 1e9), self.bytes / (machine["copy_gb_per_second"] * 1e9))
 
 
 def training_work(task):

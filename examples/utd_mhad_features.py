@@ -66,8 +66,4 @@ def cell_means(images):
     return means.reshape(n, -1)
 
 
-FEATURES = {
-    "skeleton": skeleton_features,
-    "inertial": inertial_features,
-    "depth": depth_features,
-}
+FEATURES = {"skeleton": skeleton_features, "inertial": inertial_features, "depth": depth_features}

@@ -71,11 +71,7 @@ def elephant_model(n_features, seed):
 def musk_model(n_features, seed):
     """Return a pipeline, its parameter grid, and the number of inner folds."""
     grid = {
-        "features": [
-            scaled(),
-            kernel_features(1 / n_features),
-            kernel_features(3 / n_features),
-        ],
+        "features": [scaled(), kernel_features(1 / n_features), kernel_features(3 / n_features)],
         "classify__shifting": [True, False],
     }
     return Pipeline([("features", scaled()), ("classify", full_batch_classifier(seed))]), grid, 3
@@ -84,17 +80,9 @@ def musk_model(n_features, seed):
 def vowels_model(n_features, seed):
     """Return a pipeline, its parameter grid, and the number of inner folds."""
     classifier = AttentionClusterClassifier(
-        cluster_size=128,
-        optimizer="adam",
-        batch_size=32,
-        max_iter=200,
-        tol=None,
-        random_state=seed,
+        cluster_size=128, optimizer="adam", batch_size=32, max_iter=200, tol=None, random_state=seed
     )
-    grid = {
-        "classify__learning_rate": [0.003, 0.01],
-        "classify__n_local_features": [None, 10],
-    }
+    grid = {"classify__learning_rate": [0.003, 0.01], "classify__n_local_features": [None, 10]}
     return Pipeline([("features", scaled()), ("classify", classifier)]), grid, 5
 
 

@@ -23,11 +23,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import SVC
 
-from acluster import (
-    FeatureSetsWriter,
-    MultimodalAttentionClusterClassifier,
-    open_feature_sets,
-)
+from acluster import FeatureSetsWriter, MultimodalAttentionClusterClassifier, open_feature_sets
 from acluster.datasets import load_utd_mhad
 from acluster.preprocessing import LocalFeatureTransformer
 

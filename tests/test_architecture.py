@@ -43,8 +43,7 @@ ROOMS_OF = {
 }
 
 MAX_FUNCTION_LINES, MAX_METHODS, MAX_CLASS_LINES = 50, 20, 300
-# The aim for the whole is 7,600 lines; 815 are imports, of which finer files need more.
-MAX_LINES, MAX_CORE_LINES = 8050, 3800
+MAX_LINES, MAX_CORE_LINES = 7600, 3800
 # The core path: containers in memory, plain pooling, training, estimators.
 CORE = [
     "sets/_sequence.py",

@@ -186,10 +186,7 @@ class LabelCoding:
         _check_class_weight(class_weight)
         numbers = targets if self.kind == "multiclass" else targets[:, 0].astype(np.int64)
         by_class = compute_class_weight(
-            class_weight,
-            classes=self.classes,
-            y=self.classes[numbers],
-            sample_weight=sample_weight,
+            class_weight, classes=self.classes, y=self.classes[numbers], sample_weight=sample_weight
         )
         weights = sample_weight * by_class[numbers]
         return weights if self.kind == "multiclass" else weights[:, None]

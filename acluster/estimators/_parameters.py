@@ -15,11 +15,7 @@ from textwrap import indent
 from typing import Any, TypeVar, dataclass_transform
 
 import numpy as np
-from sklearn.utils._param_validation import (
-    Interval,
-    StrOptions,
-    validate_parameter_constraints,
-)
+from sklearn.utils._param_validation import Interval, StrOptions, validate_parameter_constraints
 
 from acluster.nn import WEIGHTINGS, Weighting
 from acluster.training import CACHES, OPTIMIZERS
@@ -182,13 +178,9 @@ class TrainingParameters:
         doc="Gradients are clipped to this l2 norm over all parameters. None: no clipping.",
     )
     batch_size: int = integer(
-        default=32,
-        doc="The number of items per training step, and per batch of a prediction.",
+        default=32, doc="The number of items per training step, and per batch of a prediction."
     )
-    max_iter: int = integer(
-        default=200,
-        doc="The maximum number of epochs.",
-    )
+    max_iter: int = integer(default=200, doc="The maximum number of epochs.")
     tol: float | None = real(
         default=1e-4,
         type="float or None",
@@ -200,8 +192,7 @@ class TrainingParameters:
         """,
     )
     n_iter_no_change: int = integer(
-        default=10,
-        doc="The number of epochs to wait for an improvement.",
+        default=10, doc="The number of epochs to wait for an improvement."
     )
     early_stopping: bool = boolean(
         default=False,

@@ -92,12 +92,7 @@ def _has_attention_units(classifier: Any) -> bool:
 
 
 class SetClassifier(
-    TransformerMixin,
-    ClassifierMixin,
-    CallbackSupportMixin,
-    BaseEstimator,
-    TrainingParameters,
-    ABC,
+    TransformerMixin, ClassifierMixin, CallbackSupportMixin, BaseEstimator, TrainingParameters, ABC
 ):
     """The base class of all classifiers that train a network on sets of local features.
 

@@ -26,10 +26,7 @@ y_given = np.where(wrong, 1 - y, y)
 # Train with a validation set.
 
 clf = AttentionClusterClassifier(
-    cluster_size=16,
-    early_stopping=True,
-    n_iter_no_change=60,
-    random_state=0,
+    cluster_size=16, early_stopping=True, n_iter_no_change=60, random_state=0
 )
 clf.fit(X[:120], y_given[:120], X_val=X[120:180], y_val=y_given[120:180])
 print(f"{clf.n_iter_} epochs; the best was epoch {np.argmax(clf.validation_scores_) + 1}")

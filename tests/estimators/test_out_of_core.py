@@ -48,12 +48,7 @@ def both_path(tmp_path):
 class TestStoreAsX:
     def test_fit_accepts_an_opened_store_a_path_and_a_group(self, path):
         expected = AttentionClusterClassifier(**OPTIONS).fit(X, y).predict_proba(X)
-        for stored in (
-            open_feature_sets(path),
-            str(path),
-            path,
-            zarr.open_group(path, mode="r"),
-        ):
+        for stored in (open_feature_sets(path), str(path), path, zarr.open_group(path, mode="r")):
             clf = AttentionClusterClassifier(**OPTIONS).fit(stored, y)
             np.testing.assert_array_equal(clf.predict_proba(stored), expected)
 

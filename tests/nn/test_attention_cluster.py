@@ -65,12 +65,7 @@ def test_attention_cluster_matches_reference(
     cluster = make_cluster(n_features, cluster_size, weighting, shifting, seed)
     values, offsets = make_packed(lengths, n_features, seed)
     expected = reference_global_features(
-        cluster,
-        values.numpy(),
-        offsets.numpy(),
-        cluster_size,
-        weighting,
-        numpy_parameters(cluster),
+        cluster, values.numpy(), offsets.numpy(), cluster_size, weighting, numpy_parameters(cluster)
     )
     np.testing.assert_allclose(cluster(values, offsets).detach().numpy(), expected, atol=1e-12)
 

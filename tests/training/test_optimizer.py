@@ -9,11 +9,7 @@ from acluster.training._optimizer import OPTIMIZERS, Optimizer
 
 pytestmark = pytest.mark.numerical
 
-TORCHS = {
-    "rmsprop": torch.optim.RMSprop,
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-}
+TORCHS = {"rmsprop": torch.optim.RMSprop, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
 def drawn(seed, *shape):

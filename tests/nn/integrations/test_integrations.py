@@ -45,11 +45,7 @@ CASES = {
         {"n_seeds": 2, "hidden_size": 8, "n_heads": 4},
         lambda: 2 * 8 + 8 * (M + 1) + 5 * 8 * 9 + 2 * 16,
     ),
-    "EfficientProbing": (
-        reference.efficient_probing,
-        {"n_queries": 3},
-        lambda: 3 * M + M * M,
-    ),
+    "EfficientProbing": (reference.efficient_probing, {"n_queries": 3}, lambda: 3 * M + M * M),
 }
 ORDERED = {"Flatten", "BiLSTM", "TSLSTM", "TemporalInception"}
 

@@ -132,12 +132,7 @@ def assert_matches_reference(case, direction):
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 @pytest.mark.parametrize(
     ("lengths", "N", "M"),
-    [
-        ([25, 25, 25], 64, 70),
-        ([1, 40, 7, 70], 17, 140),
-        ([3, 1], 70, 20),
-        ([1], 1, 1),
-    ],
+    [([25, 25, 25], 64, 70), ([1, 40, 7, 70], 17, 140), ([3, 1], 70, 20), ([1], 1, 1)],
     ids=["equal sizes", "ragged", "many units", "minimal"],
 )
 def test_attend_triton_matches_reference(lengths, N, M, programs, dtype, shifting, monkeypatch):

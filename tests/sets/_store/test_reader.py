@@ -114,10 +114,7 @@ DAMAGES = {
         ["store.zarr is not complete", "after 12 items", "resume=True"],
     ),
     "version": (set_attribute("version", 2), ["store.zarr has version 2", "reads version 1"]),
-    "foreign": (
-        set_attribute("acluster_format", "x"),
-        ["without the attribute acluster_f"],
-    ),
+    "foreign": (set_attribute("acluster_format", "x"), ["without the attribute acluster_f"]),
     "attributes": (truncate("zarr.json", 9), ["store.zarr is not a zarr group"]),
     "no attributes": (remove("zarr.json"), ["store.zarr is not a zarr group"]),
     "shard": (remove("rgb/c/1/0"), ["Array 'rgb'", "lacks the files c/1/0"]),
