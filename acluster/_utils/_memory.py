@@ -16,6 +16,9 @@ from torch import Tensor
 # The allocator below torch already keeps smaller blocks for reuse when they are freed.
 _MIN_POOLED_BYTES = 1 << 25
 
+# Larger free buffers are kept for requests of similar size only.
+_MAX_KEPT_BYTES = 1 << 28
+
 # Huge pages mean fewer page faults and fewer TLB misses. None on systems that lack the option.
 _MADV_HUGEPAGE: int | None = getattr(mmap, "MADV_HUGEPAGE", None)
 
@@ -65,13 +68,17 @@ class Pool:
     def _take_buffer(self, n_bytes: int) -> mmap.mmap:
         """Remove the smallest sufficient free buffer from the pool, or make a new one.
 
-        A new buffer replaces the free buffers of similar size, all of them too small. Without
-        this, a slowly growing request would leave one abandoned buffer behind per size.
+        A new buffer replaces the free buffers of similar size, all of them too small, and those
+        that are very large. Without this, a slowly growing request would leave one abandoned
+        buffer behind per size.
         """
-        similar = [b for b in self._free_buffers() if n_bytes / 2 <= len(b) <= 2 * n_bytes]
+        free = self._free_buffers()
+        similar = [buffer for buffer in free if n_bytes / 2 <= len(buffer) <= 2 * n_bytes]
         sufficient = [buffer for buffer in similar if len(buffer) >= n_bytes]
         chosen = min(sufficient, key=len, default=None)
-        removed = similar if chosen is None else [chosen]
+        removed = [chosen]
+        if chosen is None:
+            removed = [b for b in free if b in similar or len(b) > _MAX_KEPT_BYTES]
         self._buffers = [entry for entry in self._buffers if entry[0] not in removed]
         # Spare room of one eighth lets the buffer serve somewhat larger batches later.
         return _new_buffer(n_bytes + n_bytes // 8) if chosen is None else chosen

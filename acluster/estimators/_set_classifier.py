@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import math
 import os
 import re
 import sys
@@ -47,6 +46,7 @@ from acluster.training import (
     Trainer,
     TrainingBatches,
     autocast,
+    bytes_per_part,
     cached,
     check_precision,
     check_resumable,
@@ -393,8 +393,9 @@ class SetClassifier(
         targets_tensor = torch.from_numpy(targets).to(like.device)
         if targets_tensor.is_floating_point():
             targets_tensor = targets_tensor.to(like.dtype)
+        stand_ins, max_bytes = self._missing.stand_ins(X.names), bytes_per_part(self.network_)
         batches = TrainingBatches(
-            BatchSource(sets, like, self._missing.stand_ins(X.names)),
+            BatchSource(sets, like, stand_ins, max_bytes=max_bytes),
             targets_tensor,
             torch.from_numpy(weights).to(like.device, like.dtype),
             batch_size=self.batch_size,
@@ -428,8 +429,9 @@ class SetClassifier(
         """Yield the outputs of `function` for every batch of packed sets."""
         self.network_.eval()
         outputs = infer(function, source, self.batch_size)
-        n_batches = math.ceil(len(source) / self.batch_size)
-        return progress(outputs, "batches", n_batches) if self.verbose else outputs
+        if not self.verbose:
+            return outputs
+        return progress(outputs, "batches", len(source.parts(self.batch_size)))
 
     def _logits(self, X: Any) -> NDArray[Any]:
         check_is_fitted(self)

@@ -68,4 +68,5 @@ class Standardization(nn.Module):
         -------
         Tensor of shape (..., M)
         """
-        return (values - self.mean) / self.scale
+        # In place: the features of one large set may fill half of the memory.
+        return (values - self.mean).div_(self.scale)

@@ -7,7 +7,7 @@ from acluster.sets._checks import (
     is_multimodal,
     warn_of_scale,
 )
-from acluster.sets._feature_sets import FeatureSets, rows_of_runs, to_numpy
+from acluster.sets._feature_sets import FeatureSets, pieces, rows_of_runs, to_numpy
 from acluster.sets._multimodal import MultimodalFeatureSets, check_modality_names
 from acluster.sets._store._format import COLUMNS, StoreError
 from acluster.sets._store._reader import info, open_feature_sets, open_if_store, validate

@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
-from acluster.sets._feature_sets import FeatureSets, to_numpy
+from acluster.sets._feature_sets import FeatureSets, spaced_rows, to_numpy
 from acluster.sets._multimodal import MultimodalFeatureSets, in_modality, sets_with_missing
 from acluster.sets._store._format import UNNAMED
 from acluster.sets._store._reader import open_if_store
@@ -23,7 +23,8 @@ _ROWS_PER_CHECK = 1 << 18
 
 # Initial weights and learning rates suit a spread of about 1; outside these bounds `fit` warns.
 _SPREAD_BOUNDS = (0.01, 20.0)
-_ITEMS_FOR_SPREAD = 64  # the spread is estimated from this many items
+_ITEMS_FOR_SPREAD = 64  # the spread is estimated from this many items, and
+_NUMBERS_FOR_SPREAD = 1 << 21  # this many numbers of them
 
 
 def check_sets(
@@ -299,7 +300,7 @@ def warn_of_scale(X: FeatureSets, name: str) -> None:
     Parameters
     ----------
     X : FeatureSets
-        The training sets. A sample of evenly spaced items is read.
+        The training sets. Evenly spaced local features of evenly spaced items are read.
 
     name : str
         The name of the sets in the message.
@@ -311,7 +312,7 @@ def warn_of_scale(X: FeatureSets, name: str) -> None:
         generous bounds. Constant features raise no warning.
     """
     sample = X[np.linspace(0, len(X) - 1, min(len(X), _ITEMS_FOR_SPREAD)).astype(np.int64)]
-    values, _ = sample.packed()
+    values = spaced_rows(sample, max(1, _NUMBERS_FOR_SPREAD // X.n_features))
     with np.errstate(over="ignore", invalid="ignore"):  # NaN and infinity are reported elsewhere
         spread = np.sqrt(values.var(axis=0, dtype=np.float64).mean()) if len(values) else 0.0
     lowest, highest = _SPREAD_BOUNDS

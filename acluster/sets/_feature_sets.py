@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -424,6 +424,52 @@ def to_numpy(array: Any) -> Array:
             array = array.float()  # numpy has no bfloat16; float32 represents it exactly
         return np.asarray(array.resolve_conj().resolve_neg().numpy())
     return np.asarray(array)
+
+
+def pieces(X: FeatureSets, max_rows: int, out: Array | None = None) -> Iterator[Array]:
+    """Yield the rows of `FeatureSets.packed` in pieces, which may divide a set.
+
+    Parameters
+    ----------
+    X : FeatureSets
+        The sets.
+
+    max_rows : int
+        The number of rows of every piece but the last.
+
+    out : ndarray of shape (max_rows, M), optional
+        Memory for each piece in turn, of the same dtype. It is used only if features have to be
+        copied or read.
+
+    Yields
+    ------
+    ndarray of shape (at most max_rows, M)
+        A view if the rows are adjacent in memory.
+    """
+    starts, lengths = X._source.offsets[X._items], X.lengths
+    ends = np.cumsum(lengths)
+    for first in range(0, int(lengths.sum()), max_rows):
+        last = first + max_rows
+        begin, end = np.searchsorted(ends, (first, last - 1), side="right")
+        runs = slice(begin, end + 1)
+        skipped = np.maximum(first - (ends - lengths)[runs], 0)
+        beyond = np.maximum(ends[runs] - last, 0)
+        taken = lengths[runs] - skipped - beyond
+        room = None if out is None else out[: int(taken.sum())]
+        yield X._source.rows.gather(starts[runs] + skipped, taken, room)
+
+
+def spaced_rows(X: FeatureSets, max_rows: int) -> Array:
+    """Return evenly spaced rows of `FeatureSets.packed`; all, if there are at most `max_rows`."""
+    lengths = X.lengths
+    n_rows = int(lengths.sum())
+    if n_rows <= max_rows:
+        return X.packed()[0]
+    rows = np.linspace(0, n_rows - 1, max_rows).astype(np.int64)
+    ends = np.cumsum(lengths)
+    item = np.searchsorted(ends, rows, side="right")
+    firsts = X._source.offsets[X._items] - (ends - lengths)
+    return X._source.rows.gather(firsts[item] + rows, np.ones_like(rows))
 
 
 def to_set(item: Any, name: str) -> Array:

@@ -1,6 +1,6 @@
 """Training: batches, steps, epochs and checkpoints, for any network over packed sets."""
 
-from acluster.training._batches import Batch, BatchSource, TrainingBatches
+from acluster.training._batches import Batch, BatchSource, TrainingBatches, bytes_per_part
 from acluster.training._cache import CACHES, cached
 from acluster.training._checkpoint import Checkpoint, check_resumable, data_digest
 from acluster.training._device import (

@@ -1,13 +1,15 @@
 """Batches of items: their order, modality dropout, and prefetching."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from acluster.sets import FeatureSets
 from acluster.training._packing import Packed, Packer
@@ -20,12 +22,25 @@ _BLOCKS_PER_WINDOW = 32
 
 _BYTES_PER_BLOCK = 1 << 23
 
+# Of features, in the dtype of the network, that are in memory for one part of a batch.
+BYTES_PER_PART = 1 << 28
+
+
+class Part(NamedTuple):
+    """A batch of items in the form that the network takes, or a part of a large batch."""
+
+    sets: list[Packed]  # one per modality
+    items: Items  # their numbers
+    n_items: int  # in the whole batch
+    is_last: bool = True  # of its batch
+
 
 class BatchSource:
     """Batches of items of several modalities, in the form that the network takes.
 
     If features are read from a store or copied to a GPU, the next batch is prepared in a thread
-    while the network works on the current one.
+    while the network works on the current one. A batch whose features take more than 256 MiB
+    comes in parts: the memory needed does not grow with the number of local features of an item.
 
     Parameters
     ----------
@@ -38,6 +53,10 @@ class BatchSource:
     stand_ins : sequence of (ndarray of shape (M,) or None), optional
         For every modality, the local feature that replaces an empty set. None leaves empty sets
         empty.
+
+    max_bytes : int or None, optional
+        The size of the features of a part, unless a single item is larger; by default 256 MiB.
+        None: batches always come as a whole.
     """
 
     def __init__(
@@ -45,8 +64,11 @@ class BatchSource:
         modalities: Sequence[FeatureSets],
         like: Tensor,
         stand_ins: Sequence[NDArray[np.floating] | None] | None = None,
+        *,
+        max_bytes: int | None = BYTES_PER_PART,
     ) -> None:
         self.modalities = modalities
+        self._max_numbers = None if max_bytes is None else max_bytes // like.element_size()
         self._packers = [
             Packer(sets, like, stand_in)
             for sets, stand_in in zip(
@@ -58,16 +80,24 @@ class BatchSource:
     def __len__(self) -> int:
         return len(self.modalities[0])
 
+    def parts(self, batch_size: int) -> list[slice]:
+        """Return which items each part of the batches in order has."""
+        return [
+            slice(first + part.start, first + part.stop)
+            for first in range(0, len(self), batch_size)
+            for part in self._divided([one[first : first + batch_size] for one in self.modalities])
+        ]
+
     def in_order(self, batch_size: int) -> Iterator[list[Packed]]:
-        """Yield the batches of all items in order, for inference."""
-        batches = (
+        """Yield the parts of the batches of all items in order, for inference."""
+        parts = (
             [
-                packer.pack(sets[i : i + batch_size])
+                packer.pack(sets[items])
                 for packer, sets in zip(self._packers, self.modalities, strict=True)
             ]
-            for i in range(0, len(self), batch_size)
+            for items in self.parts(batch_size)
         )
-        yield from prefetched(batches) if self._reads_ahead else batches
+        yield from prefetched(parts, self._is_large) if self._reads_ahead else parts
 
     def epoch(
         self,
@@ -75,8 +105,8 @@ class BatchSource:
         random_state: np.random.RandomState,
         n_local_features: Sequence[int | None],
         modality_dropout: float = 0.0,
-    ) -> Iterator[tuple[Items, list[Packed]]]:
-        """Yield the batches of one training epoch, with the numbers of their items.
+    ) -> Iterator[Part]:
+        """Yield the batches of one training epoch, part by part.
 
         Parameters
         ----------
@@ -93,8 +123,8 @@ class BatchSource:
         modality_dropout : float, default=0.0
             The probability that an item loses a modality; it keeps at least one.
         """
-        batches = self._draw(batch_size, random_state, n_local_features, modality_dropout)
-        yield from prefetched(batches) if self._reads_ahead else batches
+        parts = self._draw(batch_size, random_state, n_local_features, modality_dropout)
+        yield from prefetched(parts, self._is_large) if self._reads_ahead else parts
 
     def _draw(
         self,
@@ -102,20 +132,47 @@ class BatchSource:
         random_state: np.random.RandomState,
         n_local_features: Sequence[int | None],
         modality_dropout: float,
-    ) -> Iterator[tuple[Items, list[Packed]]]:
+    ) -> Iterator[Part]:
         for items in self._order(batch_size, random_state):
             chosen = [sets[items] for sets in self.modalities]
-            kept = [None] * len(chosen)
+            kept: Sequence[NDArray[np.bool_] | None] = [None] * len(chosen)
             if modality_dropout > 0:
                 present = np.stack([sets.lengths > 0 for sets in chosen], axis=1)
                 kept = list(keep_modalities(present, modality_dropout, random_state).T)
-            packed = [
-                packer.pack(sets, n, random_state, keep)
-                for packer, sets, n, keep in zip(
-                    self._packers, chosen, n_local_features, kept, strict=True
+            parts = self._divided(chosen, n_local_features)
+            for part in parts:
+                yield Part(
+                    [
+                        packer.pack(
+                            sets[part], n, random_state, None if keep is None else keep[part]
+                        )
+                        for packer, sets, n, keep in zip(
+                            self._packers, chosen, n_local_features, kept, strict=True
+                        )
+                    ],
+                    items=part if isinstance(items, slice) else items[part],
+                    n_items=len(chosen[0]),
+                    is_last=part is parts[-1],
                 )
-            ]
-            yield items, packed
+
+    def _divided(
+        self, modalities: Sequence[FeatureSets], n_local_features: Sequence[int | None] = ()
+    ) -> list[slice]:
+        """Divide a batch into parts of consecutive items, of limited size."""
+        n_items = len(modalities[0])
+        if self._max_numbers is None:
+            return [slice(0, n_items)]
+        sizes = np.zeros(n_items, np.int64)
+        for sets, n in zip_longest(modalities, n_local_features):
+            lengths = sets.lengths if n is None else np.minimum(sets.lengths, n)
+            sizes += lengths * sets.n_features
+        return consecutive_parts(sizes, self._max_numbers)
+
+    def _is_large(self, part: Part | list[Packed]) -> bool:
+        """Whether two such parts should not be in memory at the same time."""
+        sets = part.sets if isinstance(part, Part) else part
+        limit = self._max_numbers
+        return limit is not None and sum(values.numel() for values, _ in sets) > limit
 
     def _order(self, batch_size: int, random_state: np.random.RandomState) -> Iterator[Items]:
         if batch_size >= len(self):
@@ -128,11 +185,13 @@ class BatchSource:
 
 
 class Batch(NamedTuple):
-    """The data of one training step."""
+    """The data of one training step, or of a part of it."""
 
     sets: Any  # what the network takes; for sets, one (values, offsets) per modality
     targets: Tensor  # (n,) or (n, n_outputs)
     weights: Tensor  # of the losses; broadcasts to them
+    n_items: int  # of the whole step
+    ends_step: bool = True
 
 
 @dataclass(eq=False)
@@ -166,22 +225,60 @@ class TrainingBatches:
         return len(self.source)
 
     def epoch(self) -> Iterator[Batch]:
-        """Yield every item once, in batches drawn anew."""
-        batches = self.source.epoch(
+        """Return an iterator over every item once, in batches drawn anew."""
+        parts = self.source.epoch(
             self.batch_size, self.random_state, self.n_local_features, self.modality_dropout
         )
-        for items, sets in batches:
-            yield Batch(sets, self.targets[items], self.weights[items])
+        return map(self._batch, parts)  # which, unlike a loop, does not hold on to the features
+
+    def _batch(self, part: Part) -> Batch:
+        items = part.items
+        return Batch(
+            part.sets, self.targets[items], self.weights[items], part.n_items, part.is_last
+        )
 
 
-def prefetched(iterator: Iterator[_T]) -> Iterator[_T]:
-    """Yield the same elements, each computed in a thread while the previous one is used."""
-    end = object()
+def bytes_per_part(network: nn.Module) -> int | None:
+    """Return the `max_bytes` of a `BatchSource` for the training of a network.
+
+    Batch normalization needs the statistics of the whole batch, so such a network gets it whole.
+    """
+    # The base class of torch's batch normalizations has no public name.
+    has_batch_norm = any(isinstance(module, _BatchNorm) for module in network.modules())
+    return None if has_batch_norm else BYTES_PER_PART
+
+
+def consecutive_parts(sizes: NDArray[np.int64], limit: int) -> list[slice]:
+    """Return slices of items whose sizes add up to at most `limit`, or of one larger item."""
+    ends = np.cumsum(sizes)
+    parts, first = [], 0
+    while first < len(sizes):
+        before = ends[first] - sizes[first]
+        stop = max(first + 1, int(np.searchsorted(ends, before + limit, side="right")))
+        parts.append(slice(first, stop))
+        first = stop
+    return parts
+
+
+def prefetched(
+    iterator: Iterator[_T], is_large: Callable[[_T], bool] = lambda element: False
+) -> Iterator[_T]:
+    """Yield the same elements, each computed in a thread while the previous one is used.
+
+    A large element is not computed ahead of its use, nor is the one after it.
+    """
+    end: Any = object()
     with ThreadPoolExecutor(1, thread_name_prefix="acluster-prefetch") as pool:
         ahead = pool.submit(next, iterator, end)
         while (element := ahead.result()) is not end:
-            ahead = pool.submit(next, iterator, end)
-            yield element  # type: ignore[misc]
+            if is_large(element):
+                del ahead  # which also refers to the element
+                yield element
+                del element
+                ahead = pool.submit(next, iterator, end)
+            else:
+                ahead = pool.submit(next, iterator, end)
+                yield element
 
 
 def shuffled(

@@ -180,7 +180,8 @@ class Fit:
         total = self.batches.weights.new_zeros(())
         with self.trainer.training():
             for batch in self.batches.epoch():
-                total += self.trainer.step(batch) * len(batch.targets)
+                total += self.trainer.step(batch) * batch.n_items
+                del batch  # the next one may need its memory
         loss = float(total) / len(self.batches)
         self._check_finite(loss)
         accuracy = np.nan if self.validate is None else self.validate()

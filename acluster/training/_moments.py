@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 from acluster.sets import FeatureSets
 from acluster.training._batches import BatchSource, items_per_block
 
+# Larger than blocks of ordinary items. It bounds the memory of the squares for very large items.
+_NUMBERS_PER_PIECE = 1 << 24
+
 
 class FeatureMoments(NamedTuple):
     """The mean and standard deviation of every feature, (M,), over `n_rows` local features."""
@@ -29,8 +32,12 @@ def feature_moments(sets: FeatureSets, with_std: bool) -> FeatureMoments:
         sets = sets[np.argsort(sets.numbers)]
     n_rows, mean = 0, torch.zeros(sets.n_features, dtype=torch.float64)
     squares = torch.zeros_like(mean)
-    like = torch.empty((), dtype=torch.float64 if sets.dtype.itemsize > 4 else torch.float32)
-    for ((values, _),) in BatchSource([sets], like).in_order(items_per_block(sets)):
+    # float32 holds all integers of 2 bytes, but not those of 4.
+    is_wide = sets.dtype.itemsize > (4 if sets.dtype.kind == "f" else 2)
+    like = torch.empty((), dtype=torch.float64 if is_wide else torch.float32)
+    max_rows = max(1, _NUMBERS_PER_PIECE // sets.n_features)
+    blocks = BatchSource([sets], like).in_order(items_per_block(sets))
+    for values in (piece for ((block, _),) in blocks for piece in block.split(max_rows)):
         n, n_before = len(values), n_rows
         n_rows += n
         if n:

@@ -10,12 +10,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from acluster._utils._memory import Pool
-from acluster.sets import FeatureSets, check_streamed
+from acluster.sets import FeatureSets, check_streamed, pieces
 
 Packed = tuple[Tensor, Tensor]  # values (R, M) on the device, offsets (n + 1,) on the CPU
 
 # torch uses its thread pool for operations on more elements than this.
 _ELEMENTS_PER_PIECE = 32768
+
+# Numbers that are read at a time, so that a large item is in memory only once.
+_NUMBERS_PER_READ = 1 << 23
 
 
 class Packer:
@@ -77,9 +80,26 @@ class Packer:
         drawn = None
         if n_local_features is not None and random_state is not None:
             drawn, offsets = sampled_rows(offsets, n_local_features, random_state)
-        values = self._gathered(chosen, drawn)
-        tensor = values if isinstance(values, Tensor) else self._converted(values, chosen)
+        if self.is_read and drawn is None and self.like.device.type == "cpu":
+            tensor = self._read(chosen)
+        else:
+            values = self._gathered(chosen, drawn)
+            tensor = values if isinstance(values, Tensor) else self._converted(values, chosen)
         return self._filled(tensor, torch.from_numpy(offsets))
+
+    def _read(self, sets: FeatureSets) -> Tensor:
+        """Return the rows of stored sets end to end, converted while they are read."""
+        n_rows, width = int(sets.lengths.sum()), sets.n_features
+        max_rows = min(n_rows, max(1, _NUMBERS_PER_READ // width))
+        tensor, room = self._tensor((n_rows, width)), self._room((max_rows, width), sets.dtype)
+        first, total = 0, 0.0
+        for piece in pieces(sets, max(1, max_rows), room):
+            target = tensor[first : first + len(piece)]
+            total += copy_in_pieces(torch.from_numpy(piece), target)
+            first += len(piece)
+        if not np.isfinite(total):
+            self._refuse(sets)
+        return tensor
 
     def _gathered(self, sets: FeatureSets, drawn: NDArray[np.int64] | None) -> Any:
         """Return the rows of the sets end to end, or the drawn ones among them."""

@@ -83,25 +83,27 @@ class Trainer:
             yield
 
     def step(self, batch: Batch) -> Tensor:
-        """Take one gradient step.
+        """Take one gradient step, or a part of it.
 
         Parameters
         ----------
         batch : Batch
-            Packed sets, targets, and weights of the losses.
+            Packed sets, targets, and weights of the losses. The gradients of its parts add up;
+            the last part updates the parameters.
 
         Returns
         -------
         Tensor of shape ()
-            The weighted loss, averaged over the items of the batch, before the step.
+            The sum of the weighted losses before the step, divided by ``batch.n_items``.
         """
         # The forward pass alone is autocast: the loss and the update stay in full precision.
         with autocast(self._device, self.precision):
             logits = self.network(batch.sets, generator=self.generator)
         losses = self.loss(logits, batch.targets) * batch.weights
-        loss = losses.sum() / len(losses)
+        loss = losses.sum() / batch.n_items
         loss.backward()
-        self.optimizer.step()
+        if batch.ends_step:
+            self.optimizer.step()
         return loss.detach()
 
     def state(self) -> dict[str, Any]:
@@ -140,6 +142,7 @@ def infer(
     for sets in source.in_order(batch_size):
         with memory.active():
             output = function(sets)
+        del sets  # the next batch may need its memory
         yield output.cpu().numpy()
 
 

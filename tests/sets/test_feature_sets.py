@@ -12,6 +12,7 @@ from sklearn.base import clone
 from sklearn.utils import _safe_indexing
 
 from acluster import FeatureSets
+from acluster.sets._feature_sets import pieces, spaced_rows
 
 
 def arrays_of(lengths, n_features=3, dtype=np.float64):
@@ -42,6 +43,30 @@ def sets_and_key(draw):
         )
     )
     return lengths, key
+
+
+@given(sets_and_key(), st.integers(1, 20), st.booleans())
+@settings(deadline=None)
+def test_pieces_are_the_packed_rows(case, max_rows, has_room):
+    lengths, key = case
+    X = FeatureSets.from_arrays(arrays_of(lengths))[key]
+    room = np.empty((max_rows, 3)) if has_room else None
+    found = [piece.copy() for piece in pieces(X, max_rows, room)]
+    assert all(len(piece) == max_rows for piece in found[:-1])
+    np.testing.assert_array_equal(np.concatenate([np.empty((0, 3)), *found]), X.packed()[0])
+
+
+@given(sets_and_key(), st.integers(1, 80))
+@settings(deadline=None)
+def test_spaced_rows_are_rows_of_the_selected_sets(case, max_rows):
+    lengths, key = case
+    X = FeatureSets.from_arrays(arrays_of(lengths))[key]
+    rows, (packed, _) = spaced_rows(X, max_rows), X.packed()
+    assert len(rows) == min(len(packed), max_rows)
+    places = [np.flatnonzero((packed == row).all(axis=1)) for row in rows]
+    assert all(map(len, places))
+    if len(rows) > 1:  # from the first to the last
+        np.testing.assert_array_equal(rows[[0, -1]], packed[[0, -1]])
 
 
 @given(sets_and_key())

@@ -1,6 +1,8 @@
 """BatchSource: order, sampling, missing modalities, prefetching and caches."""
 
 import threading
+import weakref
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from acluster import FeatureSets, open_feature_sets, save_feature_sets
 from acluster.training import BatchSource, cached
-from acluster.training._batches import keep_modalities, prefetched, shuffled
+from acluster.training._batches import consecutive_parts, keep_modalities, prefetched, shuffled
 from acluster.training._packing import sampled_rows
 
 LIKE = torch.zeros(1)
@@ -37,7 +39,7 @@ def stored(tmp_path):
 def test_epoch_visits_every_item_once(n_items, batch_size):
     source, numbers = BatchSource([numbered([1] * n_items)], LIKE), np.arange(n_items)
     seen = []
-    for items, ((values, _),) in source.epoch(batch_size, np.random.RandomState(0), [None]):
+    for ((values, _),), items, *_ in source.epoch(batch_size, np.random.RandomState(0), [None]):
         np.testing.assert_array_equal(values[:, 0], numbers[items])
         seen.append(numbers[items])
     assert all(len(items) <= batch_size for items in seen)
@@ -89,7 +91,7 @@ def test_epoch_samples_rows_of_its_items(lengths, n, seed, writeable, reverse):
     values.flags.writeable = writeable  # torch warns of arrays that are read-only.
     sets = FeatureSets(values, offsets)[:: -1 if reverse else 1]
     random_state = np.random.RandomState(seed)
-    for items, ((packed, cuts),) in BatchSource([sets], LIKE).epoch(2, random_state, [n]):
+    for ((packed, cuts),), items, *_ in BatchSource([sets], LIKE).epoch(2, random_state, [n]):
         numbers = np.arange(len(sets))[items]
         assert cuts.diff().tolist() == np.minimum(sets.lengths[numbers], n).tolist()
         for number, first, stop in zip(numbers, cuts[:-1], cuts[1:], strict=True):
@@ -133,7 +135,7 @@ class TestMissingModalities:
         modalities = [numbered([2, 3] * 50), numbered([1, 0] * 50)]
         source = BatchSource(modalities, LIKE)
         state = np.random.RandomState(0)
-        (_, packed), *_ = source.epoch(1000, state, [None, None], modality_dropout=0.5)
+        (packed, *_), *_ = source.epoch(1000, state, [None, None], modality_dropout=0.5)
         lengths = np.stack([offsets.diff().numpy() for _, offsets in packed], axis=1)
         assert set(lengths[::2, 0]) == {0, 2}
         assert set(lengths[1::2, 0]) == {3}, "the only modality of an item was dropped"
@@ -173,6 +175,20 @@ class TestPrefetched:
         assert made == [0, 1, 2, 3, 4]
         assert threading.current_thread() not in threads
 
+    def test_prefetched_lets_go_of_a_large_element_before_it_makes_the_next(self):
+        alive = weakref.WeakSet()
+
+        def elements():
+            for _ in range(4):
+                assert not alive
+                alive.add(element := torch.zeros(1))
+                yield element
+                del element
+
+        for element in prefetched(elements(), is_large=lambda one: True):
+            assert len(alive) == 1
+            del element
+
     def test_prefetched_raises_errors_and_ends_its_thread(self):
         def elements():
             assert prefetching_threads()
@@ -190,6 +206,49 @@ class TestPrefetched:
         assert prefetching_threads()
         epoch.close()
         assert not prefetching_threads()
+
+
+class TestParts:
+    @given(sizes=st.lists(st.integers(0, 50), max_size=30), limit=st.integers(1, 100))
+    def test_consecutive_parts_hold_all_items_within_the_limit(self, sizes, limit):
+        parts = consecutive_parts(np.array(sizes, np.int64), limit)
+        assert [i for part in parts for i in range(part.start, part.stop)] == [*range(len(sizes))]
+        for part in parts:
+            assert sum(sizes[part]) <= limit or part.stop - part.start == 1
+        for one, other in pairwise(parts):  # no part could take the next item
+            assert sum(sizes[one.start : other.start + 1]) > limit
+
+    @given(
+        lengths=st.lists(st.integers(1, 9), min_size=1, max_size=20),
+        batch_size=st.integers(1, 25),
+        n=st.one_of(st.none(), st.integers(1, 9)),
+        max_rows=st.integers(1, 30),
+    )
+    def test_epoch_divides_batches_by_the_size_of_their_features(
+        self, lengths, batch_size, n, max_rows
+    ):
+        source = BatchSource([numbered(lengths)], LIKE, max_bytes=4 * max_rows)
+        seen, n_seen = [], 0
+        parts = source.epoch(batch_size, np.random.RandomState(0), [n])
+        for ((values, offsets),), items, n_items, is_last in parts:
+            numbers = np.arange(len(lengths))[items]
+            assert len(values) <= max_rows or len(numbers) == 1
+            assert len(offsets) == len(numbers) + 1
+            np.testing.assert_array_equal(np.unique(values), np.sort(numbers))
+            seen, n_seen = [*seen, *numbers], n_seen + len(numbers)
+            if is_last:
+                assert n_items == n_seen
+                n_seen = 0
+        assert n_seen == 0
+        assert sorted(seen) == [*range(len(lengths))]
+
+    @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=20), max_rows=st.integers(1, 9))
+    def test_in_order_gives_the_same_rows_in_parts(self, lengths, max_rows):
+        sets = numbered(lengths)
+        source = BatchSource([sets], LIKE, max_bytes=4 * max_rows)
+        parts = [values for ((values, _),) in source.in_order(5)]
+        assert len(parts) == len(source.parts(5))
+        np.testing.assert_array_equal(torch.cat(parts), sets.packed()[0])
 
 
 class TestShuffled:
@@ -215,7 +274,7 @@ class TestCached:
         assert settled.in_memory == (cache != "stream")
         expected = BatchSource([sets[5:]], LIKE).epoch(7, np.random.RandomState(1), [3])
         found = BatchSource([settled], LIKE).epoch(7, np.random.RandomState(1), [3])
-        for (items, ((a, b),)), (items2, ((c, d),)) in zip(expected, found, strict=True):
+        for (((a, b),), items, *_), (((c, d),), items2, *_) in zip(expected, found, strict=True):
             np.testing.assert_array_equal(items, items2)
             assert torch.equal(a, c)
             assert torch.equal(b, d)

@@ -69,7 +69,7 @@ def make_fit(targets, weights=None, *, batch_size=2, **changes):
 def test_step_returns_the_weighted_mean_loss_before_the_step():
     trainer = make_fit(torch.zeros(5)).trainer
     values, offsets = torch.ones(4, 1), torch.tensor([0, 2, 4])
-    batch = Batch([(values, offsets)], torch.tensor([1.0, 2.0]), torch.tensor([1.0, 3.0]))
+    batch = Batch([(values, offsets)], torch.tensor([1.0, 2.0]), torch.tensor([1.0, 3.0]), 2)
     before = trainer.network.weight.item()
     with trainer.training():
         loss = trainer.step(batch)
