@@ -227,9 +227,9 @@ def _check_features(
     _check_not_empty(X, in_fit=reset)
     for name in X.names if ensure_all_finite else ():
         with nullcontext() if name == UNNAMED else in_modality(name):
-            # Features of a store are checked while they are read.
-            if X[name].dtype.kind == "f" and X[name].in_memory:
-                _raise_if_not_finite(X[name], lambda i: f"X[{i}]")
+            sets = X[name]
+            if sets.dtype.kind == "f" and sets.in_memory:  # a store is checked while it is read
+                _raise_if_not_finite(sets, lambda i: f"X[{i}]")
 
 
 def _check_not_empty(X: MultimodalFeatureSets, in_fit: bool) -> None:

@@ -387,7 +387,8 @@ class FeatureSets(ItemSequence):
 
         The modalities of `MultimodalFeatureSets` then share one array, which is pickled once.
         """
-        is_whole = np.array_equal(self._items, np.arange(len(self._source.offsets) - 1))
+        n_items = len(self._source.offsets) - 1
+        is_whole = len(self) == n_items and np.array_equal(self._items, np.arange(n_items))
         return self._view(items if is_whole else self._items[items])
 
     def __getstate__(self) -> dict[str, Any]:
@@ -475,7 +476,7 @@ def spaced_rows(X: FeatureSets, max_rows: int) -> Array:
 def to_set(item: Any, name: str) -> Array:
     """Convert one set like `check_set`; sets without a dtype of their own become float64."""
     array = check_set(item, name)
-    # Of two nested lists, [[1, 2]] and [[1.5, 2]], one would else be a set of integers.
+    # Otherwise [[1, 2]] would be integers, and would not match the dtype of [[1.5, 2]].
     return array if hasattr(item, "dtype") else array.astype(np.float64)
 
 

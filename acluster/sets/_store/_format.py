@@ -178,8 +178,7 @@ def _array_of_length(group: zarr.Group, name: str, n_rows: int, store: str) -> z
     if array is None:
         raise array_error(name, store, "is missing")
     if array.shape[:1] != (n_rows,):
-        problem = f"has {array.shape[0]} rows, but {n_rows} were written"
-        raise array_error(name, store, problem)
+        raise array_error(name, store, f"has {array.shape[0]} rows, but {n_rows} were written")
     return array
 
 
