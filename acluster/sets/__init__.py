@@ -13,3 +13,14 @@ from acluster.sets._store._format import COLUMNS, StoreError
 from acluster.sets._store._reader import info, open_feature_sets, open_if_store, validate
 from acluster.sets._store._save import natural_key, save_feature_sets, save_rows
 from acluster.sets._store._writer import FeatureSetsWriter
+
+__all__ = [  # what users import from here; the rest is for the other folders of the package
+    "FeatureSets",
+    "FeatureSetsWriter",
+    "MultimodalFeatureSets",
+    "StoreError",
+    "info",
+    "open_feature_sets",
+    "save_feature_sets",
+    "validate",
+]
