@@ -257,13 +257,12 @@ class FeatureSets(ItemSequence):
                 "A padded array must have three dimensions (items, local features, features); "
                 f"got shape {array.shape}."
             )
-        n_items, longest, n_features = array.shape
-        rows = array.reshape(n_items * longest, n_features)
+        n_items, longest, width = array.shape
         if lengths is None:
-            return cls(rows, np.arange(n_items + 1) * longest)
+            return cls(array.reshape(n_items * longest, width), np.arange(n_items + 1) * longest)
         lengths = check_lengths(lengths, n_items, longest)
-        kept = np.arange(longest) < lengths[:, None]
-        return cls(rows[kept.ravel()], np.concatenate([[0], np.cumsum(lengths)]))
+        rows = array[np.arange(longest) < lengths[:, None]]
+        return cls(rows, np.concatenate([[0], np.cumsum(lengths)]))
 
     @property
     def lengths(self) -> Int64Array:

@@ -106,8 +106,8 @@ def info(store: str | os.PathLike[str] | zarr.Group) -> Bunch:
     2
     """
     group = open_group(_location(store))
-    attributes = read_attributes(group)
-    found = attributes | attributes["committed"]
+    found = read_attributes(group)
+    found |= found["committed"]
     modalities = {
         name: Bunch(
             n_features=group[name].shape[1],
