@@ -23,7 +23,7 @@ _BLOCKS_PER_WINDOW = 32
 _BYTES_PER_BLOCK = 1 << 23
 
 # Of features, in the dtype of the network, that are in memory for one part of a batch.
-BYTES_PER_PART = 1 << 28
+BYTES_PER_PART = 1 << 26
 
 
 class Part(NamedTuple):
@@ -39,7 +39,7 @@ class BatchSource:
     """Batches of items of several modalities, in the form that the network takes.
 
     If features are read from a store or copied to a GPU, the next batch is prepared in a thread
-    while the network works on the current one. A batch whose features take more than 256 MiB
+    while the network works on the current one. A batch whose features take more than 64 MiB
     comes in parts: the memory needed does not grow with the number of local features of an item.
 
     Parameters
@@ -55,7 +55,7 @@ class BatchSource:
         empty.
 
     max_bytes : int or None, optional
-        The size of the features of a part, unless a single item is larger; by default 256 MiB.
+        The size of the features of a part, unless a single item is larger; by default 64 MiB.
         None: batches always come as a whole.
     """
 

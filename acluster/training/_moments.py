@@ -1,5 +1,6 @@
 """Means and standard deviations of local features, over a whole training set in one pass."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -35,9 +36,7 @@ def feature_moments(sets: FeatureSets, with_std: bool) -> FeatureMoments:
     # float32 holds all integers of 2 bytes, but not those of 4.
     is_wide = sets.dtype.itemsize > (4 if sets.dtype.kind == "f" else 2)
     like = torch.empty((), dtype=torch.float64 if is_wide else torch.float32)
-    max_rows = max(1, _NUMBERS_PER_PIECE // sets.n_features)
-    blocks = BatchSource([sets], like).in_order(items_per_block(sets))
-    for values in (piece for ((block, _),) in blocks for piece in block.split(max_rows)):
+    for values in _pieces(sets, like):
         n, n_before = len(values), n_rows
         n_rows += n
         if n:
@@ -50,9 +49,18 @@ def feature_moments(sets: FeatureSets, with_std: bool) -> FeatureMoments:
                 squares = squares + (values.double() - block_mean).square_().sum(dim=0)
                 squares = squares + shift.square() * (n_before * n / n_rows)
             mean = mean + shift * (n / n_rows)
+        del values  # the next piece may need its memory
     variance = squares / max(n_rows, 1)
     # The threshold of scikit-learn's StandardScaler: below it, the variance is rounding error.
     rounding = n_rows * torch.finfo(torch.float64).eps
     is_constant = variance <= rounding * variance + (rounding * mean).square()
     std = variance.sqrt().masked_fill(is_constant, 0)
     return FeatureMoments(mean.cpu().numpy(), std.cpu().numpy(), n_rows)
+
+
+def _pieces(sets: FeatureSets, like: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield the local features of all sets in blocks of items, divided if these are very large."""
+    max_rows = max(1, _NUMBERS_PER_PIECE // sets.n_features)
+    for ((values, _),) in BatchSource([sets], like).in_order(items_per_block(sets)):
+        yield from values.split(max_rows)
+        del values
