@@ -595,6 +595,48 @@ def test_load_of_a_randomly_damaged_file_raises_model_file_error_or_works(good, 
     assert set(threading.enumerate()) <= threads
 
 
+@pytest.mark.parametrize("kind", ["one", "two", "rival"])
+def test_load_rejects_every_flipped_bit_of_the_numbers(good, tmp_path, kind):
+    whole = np.frombuffer((good / kind).read_bytes(), np.uint8)
+    start = 8 + int.from_bytes(whole[:8].tobytes(), "little")
+    places = np.random.default_rng(0).integers(start, len(whole), 30)
+    curve = whole.tobytes().index(b"loss_curve") + 20
+    path = tmp_path / "model"
+    for place, bit in zip([*places, *range(curve, curve + 15)], [*range(8)] * 9, strict=False):
+        damaged = whole.copy()
+        damaged[place] ^= 1 << bit
+        path.write_bytes(damaged.tobytes())
+        with pytest.raises(ModelFileError, match=r"checksum|damaged"):
+            acluster.load(path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "1", '{"description": 1}', "[" * 10**5, "null"])
+def test_load_rejects_damaged_checksums(good, tmp_path, text):
+    description, tensors = read(good / "one")
+    metadata = {"acluster": json.dumps(description), "acluster_checksums": text}
+    save_file(tensors, tmp_path / "model", metadata=metadata)
+    with pytest.raises(ModelFileError, match="differs from its checksum"):
+        acluster.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize("change", [{}, {"network.linear.bias": True}])
+def test_load_rejects_tensors_without_their_checksum(good, tmp_path, change):
+    with safe_open(good / "one", "np") as file:
+        metadata = file.metadata()
+    checksums = json.loads(metadata["acluster_checksums"])
+    metadata["acluster_checksums"] = json.dumps({**checksums, "tensors": change})
+    save_file(read(good / "one")[1], tmp_path / "model", metadata=metadata)
+    with pytest.raises(ModelFileError, match="differs from its checksum"):
+        acluster.load(tmp_path / "model")
+
+
+def test_load_reads_files_that_another_program_wrote_again(good, tmp_path):
+    with safe_open(good / "one", "np") as file:
+        metadata = file.metadata()
+    save_file(read(good / "one")[1], tmp_path / "model", metadata=metadata)
+    assert acluster.load(tmp_path / "model").n_iter_ == 3
+
+
 def test_load_compares_shapes_before_it_reads_tensors(good, tmp_path, monkeypatch):
     path = tmp_path / "model"
     path.write_bytes((good / "one").read_bytes())

@@ -72,12 +72,17 @@ class Checkpoint:
             self._check_identity(description.get("identity"))
             self._check_epochs(description.get("loss_curve"), max_iter)
             try:
+                _check_specs(tensors, fit)
                 arrays = _nested(tensors)
                 moments = arrays["trainer"].pop("optimizer", {})
                 arrays["trainer"]["optimizer"] = [moments[str(i)] for i in range(len(moments))]
+                _check_ranges(arrays["trainer"])
                 fit.load_state(description, arrays)
             except (KeyError, TypeError, ValueError, RuntimeError) as error:
-                raise ModelFileError(f"{self.path} is a damaged checkpoint: {error}") from error
+                reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+                raise ModelFileError(
+                    f"{self.path} is a damaged checkpoint: {reason:.500}. Delete it to start over."
+                ) from error
 
     def keep(self, fit: Fit, *, is_last: bool) -> None:
         """Write the fit, unless a recent write took long and more epochs follow."""
@@ -106,9 +111,13 @@ class Checkpoint:
     def _check_identity(self, found: Any) -> None:
         if not isinstance(found, dict):
             raise ModelFileError(f"{self.path} is a model file, not a checkpoint.")
+        if not all(isinstance(value, str) for value in found.values()):
+            raise ModelFileError(f"{self.path} is a damaged checkpoint: its identity is not text.")
+        names = [*self._identity, *(name for name in found if name not in self._identity)]
         differing = [
-            f"{name} was {found.get(name)!r:.60}, now {self._identity.get(name)!r:.60}"
-            for name in {**self._identity, **found}
+            f"{name if name in self._identity else repr(name):.60} was "
+            f"{found.get(name)!r:.60}, now {self._identity.get(name)!r:.60}"
+            for name in names[: len(self._identity) + 3]  # a hostile file may have many more
             if found.get(name) != self._identity.get(name)
         ]
         if differing:
@@ -142,6 +151,33 @@ def data_digest(modalities: Mapping[str, FeatureSets], *arrays: NDArray[Any]) ->
     for array in arrays:
         add(array)
     return digest.hexdigest()[:16]
+
+
+def _check_specs(tensors: Tensors, fit: Fit) -> None:
+    """Compare names, shapes and dtypes with those of the new fit, before any values are read."""
+    own = {name: (array.shape, array.dtype.name) for name, array in _flat(fit.state()[1])}
+    if fit.early_stopping:
+        prefix = "trainer.network."
+        weights = {name: spec for name, spec in own.items() if name.startswith(prefix)}
+        own |= {f"best.{name.removeprefix(prefix)}": spec for name, spec in weights.items()}
+    for name, spec in own.items():
+        if tensors.spec(name) != spec:
+            raise ModelFileError(
+                f"the tensor {name!r:.100} has the shape and dtype {tensors.spec(name)}; expected "
+                f"{spec}"
+            )
+    if unexpected := set(tensors) - set(own):
+        raise ModelFileError(f"it has the unexpected tensor {min(unexpected)!r:.100}")
+
+
+def _check_ranges(trainer: dict[str, Any]) -> None:
+    """Raise a ValueError for numbers that no training leaves behind."""
+    generator = trainer["generator"]
+    if generator.min() < 0 or generator.max() > 255:
+        raise ValueError("the state of its generator is not bytes")
+    for moments in trainer["optimizer"]:
+        if min(moments["square_mean"].min(), moments["step"].min()) < 0:
+            raise ValueError("a running average or a step of its optimizer is negative")
 
 
 def _remove_torn(path: Path) -> None:

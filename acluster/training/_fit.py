@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -222,15 +223,65 @@ class Fit:
         return description, arrays
 
     def load_state(self, description: dict[str, Any], arrays: dict[str, Any]) -> None:
-        """Restore the `state` of another fit; the next epochs are then bit-identical."""
+        """Restore the `state` of another fit; the next epochs are then bit-identical.
+
+        Raises
+        ------
+        ValueError, TypeError, KeyError
+            If a value is not one that `state` returns. The file may be damaged, or from anybody.
+        """
+        random_state = _check_random_state(description["random_state"])
+        curve, scores = description["loss_curve"], description["validation_scores"]
+        _check_curve(curve, "loss_curve")
+        if scores is not None:
+            _check_curve(scores, "validation_scores", allows_nan=not self.early_stopping)
+            if len(scores) != len(curve):
+                raise ValueError(f"it has {len(scores)} validation_scores for {len(curve)} epochs")
+        elif self.early_stopping:
+            raise ValueError("it has no validation_scores, which early stopping needs")
+        # The scores determine what patience has seen.
+        patience = replace(self.patience, best_score=-np.inf, n_waited=0)
+        for score in scores if self.early_stopping else (-loss for loss in curve):
+            patience.update(score)
+        if description["patience"] != [patience.best_score, patience.n_waited]:
+            raise ValueError("its patience does not match its scores")
+        if type(description["stopped"]) is not bool:
+            raise TypeError(f"stopped is {description['stopped']!r:.50}, not true or false")
         self.trainer.load_state(arrays["trainer"])
-        name, key, *numbers = description["random_state"]
-        self.batches.random_state.set_state((name, np.asarray(key, dtype=np.uint32), *numbers))
-        self.loss_curve = description["loss_curve"]
-        self.validation_scores = description["validation_scores"]
-        self.patience.best_score, self.patience.n_waited = description["patience"]
-        self.stopped = description["stopped"]
+        self.batches.random_state.set_state(random_state)
+        self.loss_curve, self.validation_scores = curve, scores
+        self.patience, self.stopped = patience, description["stopped"]
         self.best_state = to_torch_state(arrays["best"]) if "best" in arrays else None
+
+
+def _check_curve(values: Any, name: str, *, allows_nan: bool = False) -> None:
+    """Check for a list of at least one finite number, as JSON holds it."""
+    if not isinstance(values, list) or not values or not all(type(v) is float for v in values):
+        raise TypeError(f"its {name} is not a list of numbers")
+    if not all(math.isfinite(v) or (allows_nan and math.isnan(v)) for v in values):
+        raise ValueError(f"its {name} is not finite")
+
+
+def _check_random_state(values: Any) -> tuple[Any, ...]:
+    """Return the state of a Mersenne twister; numpy would read memory beyond a wrong position."""
+    if not isinstance(values, list) or len(values) != 5:
+        raise TypeError("its random_state is not a list of five values")
+    name, key, position, has_gauss, gauss = values
+    is_right = (
+        name == "MT19937"
+        and isinstance(key, list)
+        and len(key) == 624
+        and all(type(word) is int and 0 <= word < 2**32 for word in key)
+        and any(key)
+        and type(position) is int
+        and 0 <= position <= 624
+        and has_gauss in (0, 1)
+        and type(gauss) is float
+        and math.isfinite(gauss)
+    )
+    if not is_right:
+        raise ValueError("its random_state is not one of a Mersenne twister")
+    return name, np.asarray(key, dtype=np.uint32), position, int(has_gauss), gauss
 
 
 def _is_finite(network: nn.Module) -> bool:

@@ -1,5 +1,6 @@
 """`checkpoint_dir`: a killed fit resumes bit for bit. Ctrl-C: an interrupted fit is usable."""
 
+import json
 import multiprocessing
 import os
 import time
@@ -8,6 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.numpy import save_file
 from sklearn.callback import ProgressBar
 
 from acluster import (
@@ -220,11 +223,128 @@ def test_fit_rejects_a_damaged_checkpoint(tmp_path):
     for broken in (b"patience", b"trainer.network.linear/bias", b"trainer.generator"):
         assert broken in whole
         (tmp_path / "fit.checkpoint").write_bytes(whole.replace(broken, b"x" * len(broken)))
-        with pytest.raises(ModelFileError, match=r"fit.checkpoint is a damaged checkpoint"):
+        with pytest.raises(ModelFileError, match=r"fit.checkpoint is (a )?damaged"):
             clf.fit(X, y, checkpoint_dir=tmp_path)
     clf.save(tmp_path / "fit.checkpoint")
     with pytest.raises(ModelFileError, match=r"is a model file, not a checkpoint"):
         clf.fit(X, y, checkpoint_dir=tmp_path)
+
+
+def rewritten(path, change):
+    """Rewrite a checkpoint without its checksums, as somebody who means harm would."""
+    with safe_open(path, "np") as file:
+        description = json.loads(file.metadata()["acluster"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    change(description, tensors)
+    save_file(tensors, path, metadata={"acluster": json.dumps(description)})
+
+
+def of_random_state(i, value):
+    return lambda description, _: description["random_state"].__setitem__(i, value)
+
+
+def of_description(name, value):
+    return lambda description, _: description.__setitem__(name, value)
+
+
+def of_tensor(name, value):
+    return lambda _, tensors: tensors.__setitem__(name, value(tensors[name]))
+
+
+NETWORK, MOMENTS = "trainer.network.linear/weight", "trainer.optimizer.0.square_mean"
+DAMAGED = {
+    **{f"position {n}": of_random_state(2, n) for n in (625, 10**5, -1, 10**8, 2**31, 2**70)},
+    "position 1.5": of_random_state(2, 1.5),
+    "position true": of_random_state(2, True),
+    "position text": of_random_state(2, "1"),
+    "another generator": of_random_state(0, "PCG64"),
+    "a short key": of_random_state(1, [1] * 623),
+    "a long key": of_random_state(1, [1] * 625),
+    "a key of zeros": of_random_state(1, [0] * 624),
+    "a key of wide numbers": of_random_state(1, [2**32] * 624),
+    "a key of negative numbers": of_random_state(1, [-1] * 624),
+    "a key of floats": of_random_state(1, [0.5] * 624),
+    "a gauss that is NaN": of_random_state(4, float("nan")),
+    "two gauss": of_random_state(3, 2),
+    "no random state": of_description("random_state", None),
+    "a random state without its end": of_description("random_state", ["MT19937"]),
+    "a curve of text": of_description("loss_curve", "12"),
+    "an empty curve": of_description("loss_curve", []),
+    "a curve of NaN": of_description("loss_curve", [float("nan")] * 2),
+    "a curve of infinity": of_description("loss_curve", [float("inf")] * 2),
+    "a curve of integers": of_description("loss_curve", [1, 2]),
+    "a curve of lists": of_description("loss_curve", [[1.0], [2.0]]),
+    "a curve of other numbers": of_description("loss_curve", [0.1, 0.2]),
+    "scores of other epochs": of_description("validation_scores", [0.5]),
+    "scores of text": of_description("validation_scores", "no"),
+    "another patience": of_description("patience", [0.0, 0]),
+    "a patience of text": of_description("patience", "ab"),
+    "stopped is text": of_description("stopped", "no"),
+    "no patience": lambda description, _: description.pop("patience"),
+    "an identity of numbers": lambda description, _: description["identity"].update(dtype=1),
+    "weights of another shape": of_tensor(NETWORK, lambda w: w[:, :0].copy()),
+    "weights that would be broadcast": of_tensor(MOMENTS, lambda w: w[:1].copy()),
+    "weights of another dtype": of_tensor(NETWORK, lambda w: w.astype("f4")),
+    "weights of NaN": of_tensor(NETWORK, lambda w: w * np.nan),
+    "a moment of infinity": of_tensor(MOMENTS, lambda w: w + np.inf),
+    "a negative moment": of_tensor(MOMENTS, lambda w: -w - 1),
+    "a negative step": of_tensor("trainer.optimizer.0.step", lambda step: np.asarray(-step)),
+    "no step": lambda _, tensors: tensors.pop("trainer.optimizer.0.step"),
+    "a generator of other numbers": of_tensor("trainer.generator", lambda state: state + 256),
+    "a generator of zeros": of_tensor("trainer.generator", lambda state: state * 0),
+    "a short generator": of_tensor("trainer.generator", lambda state: state[:-8].copy()),
+    "one more moment": lambda _, t: t.update({"trainer.optimizer.9.step": np.ones(())}),
+    "best weights": lambda _, t: t.update({"best.linear/weight": t[NETWORK].copy()}),
+    "a name that clashes": lambda _, t: t.update({NETWORK + ".more": np.ones(1)}),
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoint_of_two_epochs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    make(2).fit(*make_sets(), checkpoint_dir=folder)
+    return (folder / "fit.checkpoint").read_bytes()
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_fit_rejects_checkpoint_values_that_it_never_writes(
+    tmp_path, checkpoint_of_two_epochs, name
+):
+    path = tmp_path / "fit.checkpoint"
+    path.write_bytes(checkpoint_of_two_epochs)
+    rewritten(path, DAMAGED[name])
+    with pytest.raises(ModelFileError, match=r"fit.checkpoint is a damaged checkpoint"):
+        make(3).fit(*make_sets(), checkpoint_dir=tmp_path)
+
+
+def test_fit_resumes_checkpoints_without_checksums(tmp_path, checkpoint_of_two_epochs):
+    X, y = make_sets()
+    (tmp_path / "fit.checkpoint").write_bytes(checkpoint_of_two_epochs)
+    rewritten(tmp_path / "fit.checkpoint", lambda *_: None)
+    assert_same_bits(make(4).fit(X, y, checkpoint_dir=tmp_path), make(4).fit(X, y), X)
+
+
+def test_fit_rejects_an_early_stopping_checkpoint_without_its_best_weights(tmp_path):
+    X, y = make_sets()
+    options = {"early_stopping": True, "validation_fraction": 0.5}
+    make(2, **options).fit(X, y, checkpoint_dir=tmp_path)
+    rewritten(tmp_path / "fit.checkpoint", lambda _, tensors: tensors.pop("best.linear/bias"))
+    with pytest.raises(ModelFileError, match=r"'best.linear/bias' is missing"):
+        make(3, **options).fit(X, y, checkpoint_dir=tmp_path)
+
+
+def test_fit_rejects_a_checkpoint_with_a_flipped_bit(tmp_path, checkpoint_of_two_epochs):
+    X, y = make_sets()
+    rng = np.random.default_rng(0)
+    content = np.frombuffer(checkpoint_of_two_epochs, np.uint8)
+    start = 8 + int.from_bytes(checkpoint_of_two_epochs[:8], "little")
+    numbers = checkpoint_of_two_epochs.index(b"loss_curve")
+    for place in [*rng.integers(start, len(content), 20), *range(numbers, numbers + 60, 5)]:
+        flipped = content.copy()
+        flipped[place] ^= 1
+        (tmp_path / "fit.checkpoint").write_bytes(flipped.tobytes())
+        with pytest.raises(ModelFileError, match=r"checksum|damaged"):
+            make(3).fit(X, y, checkpoint_dir=tmp_path)
 
 
 def test_checkpoint_dir_requires_an_int_seed_and_no_warm_start(tmp_path):
