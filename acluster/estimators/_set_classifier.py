@@ -66,19 +66,32 @@ _NOT_IN_IDENTITY = ("max_iter", "verbose", "warm_start", "device")
 
 
 def restore_on_error(fit: Callable[..., Any]) -> Callable[..., Any]:
-    """Restore the estimator if `fit` fails; ignore torch modes set by the caller."""
+    """Restore estimator and random state if `fit` fails; ignore torch modes set by the caller."""
 
     @functools.wraps(fit)
     def fit_or_restore(self: Any, *args: Any, **kwargs: Any) -> Any:
         before = self.__dict__.copy()
+        random_states = [(one, one.get_state(legacy=False)) for one in _random_states(self)]
         try:
             with torch.inference_mode(False), torch.enable_grad():
                 return fit(self, *args, **kwargs)
         except BaseException:
             self.__dict__ = before
+            for random_state, state in random_states:
+                random_state.set_state(state)
             raise
 
     return fit_or_restore
+
+
+def _random_states(estimator: Any) -> list[np.random.RandomState]:
+    """Return the random states that a fit may advance; one may be the user's, or NumPy's global."""
+    given = getattr(estimator, "random_state", 0)
+    found = [
+        vars(estimator).get("_random_state"),
+        check_random_state(None) if given is None else given,
+    ]
+    return [one for one in found if isinstance(one, np.random.RandomState)]
 
 
 def _has_attention_units(classifier: Any) -> bool:
@@ -225,7 +238,8 @@ class SetClassifier(
         ValueError, TypeError
             If X, y, a weight or a parameter is invalid; the message names the item or the
             parameter, the value seen and the remedy. Also if the loss or a weight becomes NaN or
-            infinite. After an error, the estimator is as it was before the call.
+            infinite. After an error, the estimator and its `random_state` are as they were before
+            the call.
 
         acluster.ModelFileError
             If the file in `checkpoint_dir` is damaged.
