@@ -9,6 +9,7 @@ from acluster.estimators._integration_classifier import (
     BaseIntegrationClassifier,
     IntegrationClassifier,
 )
+from acluster.estimators._items import finite_blocks
 from acluster.estimators._labels import check_labels
 from acluster.estimators._parameters import choice, estimator, integer
 from acluster.estimators._set_classifier import restore_on_error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,3 +136,42 @@ def check_partial_fit(estimator: Any, classes: ArrayLike | None, resumes: bool) 
             f"`classes={classes!r}` is not the same as on last call to partial_fit, "
             f"was: {estimator.classes_!r}"
         )
+
+
+def finite_blocks(
+    blocks: Iterable[NDArray[Any]], offsets: NDArray[np.int64] | None = None
+) -> Iterator[NDArray[Any]]:
+    """Yield the outputs of a network batch by batch, if they are finite.
+
+    Parameters
+    ----------
+    blocks : iterable of ndarray
+        Their rows together are the items, or with `offsets` their local features.
+
+    offsets : ndarray of shape (n_items + 1,), optional
+        Where the rows of each item begin and end.
+
+    Raises
+    ------
+    ValueError
+        At the first item whose output is not finite. The most probable class of NaN would be the
+        first one.
+    """
+    first = 0
+    for block in blocks:
+        # Almost always the sum, which is fast, shows that all is finite; a sum may also overflow.
+        with np.errstate(all="ignore"):
+            is_finite = np.isfinite(block.sum()) or np.isfinite(block).all()
+        if not is_finite:
+            bad = int(np.flatnonzero(~np.isfinite(block).all(axis=1))[0])
+            row = first + bad
+            item = row if offsets is None else int(np.searchsorted(offsets, row, "right")) - 1
+            value = block[bad][~np.isfinite(block[bad])][0]
+            raise ValueError(
+                f"The output of the classifier for item {item} is {value}, not a finite number: "
+                "its local features, or the weights, are too large. Compare their scale with that "
+                "of the training items; set standardize=True or a lower learning_rate and fit "
+                "again."
+            )
+        first += len(block)
+        yield block

@@ -30,6 +30,7 @@ from acluster.estimators._items import (
     check_partial_fit,
     check_validation,
     check_X,
+    finite_blocks,
     hold_out,
     unwrapped,
 )
@@ -438,11 +439,14 @@ class SetClassifier(
         self._optimizer_state = (self.optimizer, state)
 
     def _infer(
-        self, function: Callable[..., torch.Tensor], source: BatchSource
+        self,
+        function: Callable[..., torch.Tensor],
+        source: BatchSource,
+        offsets: NDArray[np.int64] | None = None,
     ) -> Iterator[NDArray[Any]]:
-        """Yield the outputs of `function` for every batch of packed sets."""
+        """Yield the finite outputs of `function` for every batch of packed sets."""
         self.network_.eval()
-        outputs = infer(function, source, self.batch_size)
+        outputs = finite_blocks(infer(function, source, self.batch_size), offsets)
         if not self.verbose:
             return outputs
         return progress(outputs, "batches", len(source.parts(self.batch_size)))
@@ -473,7 +477,8 @@ class SetClassifier(
             Before `fit`.
 
         ValueError
-            If X is invalid, or its width differs from that seen in `fit`.
+            If X is invalid, or its width differs from that seen in `fit`. Also if an output is
+            not finite.
         """
         logits = self._logits(X)
         return self._coding.decide(logits)
@@ -498,7 +503,8 @@ class SetClassifier(
             Before `fit`.
 
         ValueError
-            If X is invalid, or its width differs from that seen in `fit`.
+            If X is invalid, or its width differs from that seen in `fit`. Also if an output is
+            not finite.
         """
         logits = self._logits(X)
         return self._coding.probabilities(logits)
@@ -522,7 +528,8 @@ class SetClassifier(
             Before `fit`.
 
         ValueError
-            If X is invalid, or its width differs from that seen in `fit`.
+            If X is invalid, or its width differs from that seen in `fit`. Also if an output is
+            not finite.
         """
         logits = self._logits(X)
         return logits[:, 0] if self._coding.kind == "binary" else logits
@@ -552,7 +559,8 @@ class SetClassifier(
             Before `fit`.
 
         ValueError
-            If X is invalid, or its width differs from that seen in `fit`.
+            If X is invalid, or its width differs from that seen in `fit`. Also if an output is
+            not finite.
 
         FileExistsError
             If `out` exists.
@@ -590,7 +598,8 @@ class SetClassifier(
             Before `fit`.
 
         ValueError
-            If X is invalid, or its width differs from that seen in `fit`.
+            If X is invalid, or its width differs from that seen in `fit`. Also if an output is
+            not finite.
 
         Examples
         --------
@@ -606,11 +615,12 @@ class SetClassifier(
         X = check_X(self, X, seen=self._architecture.widths)
         like, weights = next(self.network_.parameters()), {}
         for i, name in enumerate(X.names):
+            offsets = np.concatenate([[0], np.cumsum(X[name].lengths)])
             blocks = self._infer(
                 lambda packed, i=i: self.network_.attention_weights_of(i, *packed[0]),
                 BatchSource([X[name]], like),
+                offsets,
             )
-            offsets = np.concatenate([[0], np.cumsum(X[name].lengths)])
             weights[name] = FeatureSets(stack_blocks(blocks, int(offsets[-1])), offsets)
         return unwrapped(self, MultimodalFeatureSets(weights))
 
@@ -766,7 +776,10 @@ def _validator(classifier: Any, held_out: Items) -> Callable[[], float]:
 
     def accuracy() -> float:
         blocks = classifier._infer(_autocast_logits(classifier), source)
-        logits = stack_blocks(blocks, len(source))
+        try:
+            logits = stack_blocks(blocks, len(source))
+        except ValueError as error:
+            raise ValueError(f"In the validation items: {error}") from None
         return classifier._coding.accuracy(held_out.y, logits, held_out.sample_weight)
 
     return accuracy

@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted
 
-from acluster.estimators import check_labels, restore_on_error
+from acluster.estimators import check_labels, finite_blocks, restore_on_error
 from acluster.sets import FeatureSets, MultimodalFeatureSets, check_multimodal_sets
 
 _ROWS_PER_BLOCK = 1 << 16
@@ -186,16 +186,30 @@ class PooledClassifier(ClassifierMixin, BaseEstimator):
     def _call_model(self, method: str, X: Any) -> NDArray[Any]:
         check_is_fitted(self)
         X = check_multimodal_sets(X, estimator=self, seen=self._widths)
-        return getattr(self.model_, method)(self._pooled(X))
+        table = self._pooled(X)
+        output: NDArray[Any] = getattr(self.model_, method)(table)
+        _check_finite(self.model_.decision_function(table) if method == "predict" else output)
+        return output
 
     def _pooled(self, X: MultimodalFeatureSets) -> NDArray[np.float64]:
-        return np.hstack([pooled_statistics(X[name], self._statistics) for name in X.names])
+        tables = [pooled_statistics(X[name], self._statistics) for name in X.names]
+        for name, table in zip(X.names, tables, strict=True):
+            # The mean or the deviation of large numbers overflows; NaN would be imputed.
+            _check_finite(np.where(X[name].lengths[:, None] > 0, table, 0))
+        return np.hstack(tables)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
         tags.classifier_tags.multi_label = True
         return tags
+
+
+def _check_finite(table: NDArray[Any]) -> NDArray[Any]:
+    rows = table.reshape(len(table), -1)
+    for _ in finite_blocks([rows]):
+        pass
+    return table
 
 
 def pooled_statistics(X: FeatureSets, statistics: Sequence[str]) -> NDArray[np.float64]:
