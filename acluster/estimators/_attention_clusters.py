@@ -40,7 +40,9 @@ class AttentionClusters(SetClassifier, ClusterParameters):
         Parameters
         ----------
         path : str or path
-            The file. An existing file is replaced.
+            The file. An existing file is replaced once the new one is complete, and keeps its
+            mode; a symbolic link is followed. More than 1.5 GB of weights take a second file,
+            named after the first with ".data" appended.
 
         Raises
         ------
@@ -52,6 +54,9 @@ class AttentionClusters(SetClassifier, ClusterParameters):
 
         ValueError
             If a modality is named "probabilities", or its name ends with "_lengths".
+
+        OSError
+            If the file cannot be written.
         """
         from acluster.estimators._onnx import write_onnx
 

@@ -3,15 +3,19 @@
 import json
 import logging
 import os
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 
+from acluster._utils._files import replaced_file
 from acluster.estimators._labels import LabelCoding
 from acluster.nn import IntegrationNetwork, PaddedNetwork
 
@@ -69,7 +73,24 @@ def write_onnx(
             verbose=False,
         )
     program.model.metadata_props["classes"] = json.dumps(coding.classes.tolist())
-    program.save(path)
+    _save(program, path)
+
+
+def _save(program: Any, path: str | os.PathLike[str]) -> None:
+    """Write the file, and beside it the weights if they take more than 1.5 GB."""
+    name = Path(os.path.realpath(path)).name
+    with (
+        replaced_file(path) as unfinished,
+        # The file refers to its weights by name, so both need their final names.
+        TemporaryDirectory(dir=unfinished.parent, prefix=f".{name[:50]}.") as folder,
+    ):
+        program.save(Path(folder, name))
+        for part in Path(folder).iterdir():
+            if part.name != name:
+                with replaced_file(unfinished.with_name(part.name)) as weights:
+                    os.replace(part, weights)
+        shutil.copymode(unfinished, Path(folder, name))
+        os.replace(Path(folder, name), unfinished)
 
 
 @contextmanager

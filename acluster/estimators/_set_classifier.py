@@ -666,7 +666,8 @@ class SetClassifier(
         Parameters
         ----------
         path : str or path
-            The file. An existing file is replaced once the new one is complete.
+            The file. An existing file is replaced once the new one is complete, and keeps its
+            mode; a symbolic link is followed.
 
         Raises
         ------

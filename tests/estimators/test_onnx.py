@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import logging
+import os
+import stat
 
 import numpy as np
 import pytest
@@ -119,6 +121,48 @@ def test_to_onnx_logs_no_warnings_and_restores_logging(exported):
     *_, records = exported
     assert not records
     assert logging.root.manager.disable == logging.NOTSET
+
+
+def test_to_onnx_keeps_the_earlier_file_after_an_error(exported, tmp_path, monkeypatch):
+    clf, *_ = exported
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"old")
+
+    def torn(program, destination, **options):
+        with open(destination, "wb") as file:
+            file.write(b"a part")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(torch.onnx.ONNXProgram, "save", torn)
+    with pytest.raises(OSError, match="no space"):
+        clf.to_onnx(path)
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["model.onnx"]
+
+
+def test_to_onnx_keeps_the_mode_and_the_link(exported, tmp_path):
+    clf, X, *_ = exported
+    (tmp_path / "model.onnx").touch(mode=0o600)
+    (tmp_path / "link").symlink_to("model.onnx")
+    clf.to_onnx(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert stat.S_IMODE((tmp_path / "model.onnx").stat().st_mode) == 0o600
+    assert len(run(tmp_path / "model.onnx", features=padded(list(X), 4, 0))) == len(X)
+    with pytest.raises(FileNotFoundError, match="cannot be written: the folder"):
+        clf.to_onnx(tmp_path / "nowhere" / "model.onnx")
+
+
+def test_to_onnx_writes_large_weights_beside_the_file(exported, tmp_path, monkeypatch):
+    clf, X, *_ = exported
+    save = torch.onnx.ONNXProgram.save
+    monkeypatch.setattr(
+        torch.onnx.ONNXProgram, "save", lambda *args: save(*args, external_data=True)
+    )
+    for _ in range(2):
+        clf.to_onnx(tmp_path / "model.onnx")
+        assert sorted(os.listdir(tmp_path)) == ["model.onnx", "model.onnx.data"]
+    got = run(tmp_path / "model.onnx", features=padded(list(X), 4, 0))
+    np.testing.assert_allclose(got, clf.predict_proba(X), atol=1e-5)
 
 
 def test_to_onnx_names_the_missing_package_and_reserved_modality_names(tmp_path, monkeypatch):
