@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acluster._utils._model_file import ModelFileError, Tensors, open_model, write_model
-from acluster.sets import FeatureSets
+from acluster.sets import FeatureSets, pieces
 from acluster.training._fit import Fit
 
 # After a write that took t seconds, none follows for 10 t: writing takes at most a tenth.
 _PAUSE_FACTOR = 10
-_ITEMS_PER_BLOCK = 4096
+_NUMBERS_PER_PIECE = 1 << 22
 _N_STORED_ITEMS_READ = 16
 
 
@@ -140,14 +140,10 @@ def data_digest(modalities: Mapping[str, FeatureSets], *arrays: NDArray[Any]) ->
     for name, sets in modalities.items():
         digest.update(f"{name} {sets.n_features} {sets.dtype}".encode())
         add(sets.lengths)
-        n_items = len(sets)
-        if sets.in_memory:
-            starts = range(0, n_items, _ITEMS_PER_BLOCK)
-            blocks: list[Any] = [slice(start, start + _ITEMS_PER_BLOCK) for start in starts]
-        else:
-            blocks = [np.unique(np.linspace(0, n_items - 1, _N_STORED_ITEMS_READ).astype(int))]
-        for items in blocks:
-            add(sets[items].packed()[0])
+        if not sets.in_memory:
+            sets = sets[np.unique(np.linspace(0, len(sets) - 1, _N_STORED_ITEMS_READ).astype(int))]
+        for piece in pieces(sets, max(1, _NUMBERS_PER_PIECE // sets.n_features)):
+            add(piece)
     for array in arrays:
         add(array)
     return digest.hexdigest()[:16]

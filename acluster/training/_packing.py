@@ -171,7 +171,8 @@ class Packer:
         """Raise an error that names the value that is not finite or overflows, if there is one."""
         if self.is_read:
             check_streamed(sets)
-        largest = np.abs(sets.packed()[0]).max()
+        parts = pieces(sets, max(1, _NUMBERS_PER_READ // sets.n_features))
+        largest = max(float(np.abs(part).max()) for part in parts)
         if largest > torch.finfo(self.like.dtype).max:
             dtype = str(self.like.dtype).removeprefix("torch.")
             raise ValueError(
