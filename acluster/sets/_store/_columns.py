@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from acluster.sets._store._errors import array_error
 from acluster.sets._store._format import read_whole
 
 _ALLOWED_TYPES = {
@@ -102,6 +103,19 @@ def read_column(array: Any, store: str) -> NDArray[Any]:
     """Read a column, and decode strings stored as integer codes."""
     values = read_whole(array, store)
     if "classes" in array.attrs:
-        return np.asarray(array.attrs["classes"])[values]
+        return _decode(values, array.attrs["classes"], array.basename, store)
     # zarr reads strings as numpy's StringDType, which scikit-learn rejects as labels.
     return np.array(values.tolist()) if values.dtype.kind == "T" else values
+
+
+def _decode(codes: NDArray[Any], classes: Any, name: str, store: str) -> NDArray[Any]:
+    """Return the string of each code; codes of another column are rejected."""
+    strings = np.asarray(classes) if isinstance(classes, list) and classes else np.zeros(0)
+    if strings.dtype.kind != "U" or strings.ndim != 1 or codes.dtype.kind not in "iu":
+        raise array_error(name, store, "has an attribute classes that is not a list of strings")
+    wrong = np.flatnonzero((codes < 0) | (codes >= len(strings)))
+    if len(wrong):
+        i, n = wrong[0], len(strings)
+        problem = f"has {n} classes, but holds the code {codes.flat[i]} for item {i}"
+        raise array_error(name, store, problem)
+    return strings[codes]

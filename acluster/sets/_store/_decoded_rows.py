@@ -5,7 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from acluster.sets._store._format import StoreError
+from acluster.sets._store._arrays import CompleteArray
+from acluster.sets._store._errors import StoreError
+from acluster.sets._store._files import file_status, local_root
 from acluster.sets._store._rows import Pieces, StoredRows
 
 _CACHE_BYTES = 64 << 20  # upper limit of all cached blocks
@@ -27,10 +29,22 @@ class DecodedRows(StoredRows):
         # Small chunks are decoded together, because each call of zarr costs a constant time.
         rows_per_block = array.chunks[0] * -(-_BLOCK_BYTES // chunk_bytes)
         super().__init__(array, array.dtype.newbyteorder("="), rows_per_block)
-        self._array = array
+        self._array = CompleteArray(array)
         self._max_blocks = max(1, _CACHE_BYTES // (rows_per_block * row_bytes))
         self._max_blocks_read = max(1, _READ_BYTES // (rows_per_block * row_bytes))
         self._blocks: dict[int, NDArray[Any]] = {}  # ordered from least to most recently used
+        self._root, self._metadata_key = local_root(array.store), f"{array.path}/zarr.json"
+        self._check()
+
+    def _check(self) -> None:
+        self._identity = self._metadata_identity()
+
+    def _metadata_identity(self) -> tuple[int, ...] | None:
+        """Return what changes if the array is removed or replaced; None if it is not local."""
+        if self._root is None:
+            return None
+        status = file_status(self._root, self._metadata_key.lstrip("/"))
+        return (status.st_dev, status.st_ino, status.st_mtime_ns) if status else ()
 
     def _read(self, pieces: Pieces, out: NDArray[Any]) -> None:
         # Pieces are read in the order of the blocks, so that each block is decoded once even if
@@ -51,9 +65,16 @@ class DecodedRows(StoredRows):
         return block
 
     def _decode(self, first: int, end: int) -> None:
+        if self._metadata_identity() != self._identity:
+            raise StoreError(
+                f"{self._description} has been removed or changed since the store was opened. "
+                "Restore it, or open the store again."
+            )
         row, stop = first * self.rows_per_block, min(end * self.rows_per_block, self.shape[0])
         try:
-            rows = np.asarray(self._array[row:stop])
+            rows = self._array[row:stop]
+        except StoreError as error:
+            raise StoreError(f"{self._description} is incomplete. {error}") from error
         except Exception as error:  # of the codec, the store or the network
             raise StoreError(
                 f"{self._description}: rows {row} to {stop - 1} (blocks {first} to {end - 1} of "

@@ -14,11 +14,15 @@ last.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from acluster.sets._store._arrays import check_files, find_array, read_whole
+from acluster.sets._store._errors import StoreError, array_error
 
 if TYPE_CHECKING:
     import zarr
@@ -27,23 +31,10 @@ FORMAT, VERSION = "ragged-sets", 1
 COLUMNS = ("label", "id", "group", "weight")
 UNNAMED = "features"  # the name of the modality of sets that have only one
 
+_MAX_ROWS = 1 << 60
 _CHUNK_BYTES = 1 << 19
 _SHARD_BYTES = 1 << 26
 _ITEMS_PER_CHUNK = 1 << 14
-
-
-class StoreError(ValueError):
-    """Raised if a store of feature sets cannot be read.
-
-    The message names the array, the file and the place in it, and the remedy.
-    """
-
-
-def array_error(
-    name: str, store: str, problem: str, remedy: str = "Restore it, or write the store again."
-) -> StoreError:
-    """Return the error to raise about an array of a store."""
-    return StoreError(f"Array {name!r} of {store} {problem}. {remedy}")
 
 
 def new_attributes(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -61,7 +52,7 @@ def new_attributes(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def read_attributes(group: zarr.Group) -> dict[str, Any]:
-    """Return the attributes of a store, and check its format and version."""
+    """Return the attributes of a store, and check its format, its version and their structure."""
     attributes = dict(group.attrs)
     if attributes.get("acluster_format") != FORMAT:
         raise StoreError(
@@ -74,7 +65,48 @@ def read_attributes(group: zarr.Group) -> dict[str, Any]:
             f"acluster reads version {VERSION}. Use the acluster that wrote the store, or write it "
             "again."
         )
+    problem = next(_problems(attributes), None)
+    if problem:
+        raise StoreError(
+            f"The attributes of {group.store_path} are damaged: {problem}. Restore its zarr.json, "
+            "or write the store again."
+        )
     return attributes
+
+
+def _problems(attributes: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with the attributes of a store."""
+    if type(attributes.get("complete")) is not bool:
+        yield f"complete is {attributes.get('complete')!r}, not true or false"
+    if attributes.get("multimodal", 0) not in (None, True, False) or "multimodal" not in attributes:
+        yield f"multimodal is {attributes.get('multimodal')!r}, not true, false or null"
+    if not isinstance(attributes.get("attributes"), dict):
+        yield f"attributes is {attributes.get('attributes')!r}, not an object"
+    committed = attributes.get("committed")
+    if not isinstance(committed, dict) or not {"n_items", "n_rows", "columns"} <= committed.keys():
+        yield f"committed is {committed!r}, not an object with n_items, n_rows and columns"
+        return
+    n_rows, columns = committed["n_rows"], committed["columns"]
+    if not isinstance(n_rows, dict):
+        yield f"n_rows is {n_rows!r}, not an object"
+        return
+    for name, count in [("n_items", committed["n_items"]), *n_rows.items()]:
+        if type(count) is not int or not 0 <= count < _MAX_ROWS:
+            yield f"the number of {name!r} is {count!r}"
+    for name in n_rows:
+        if (
+            not name
+            or name in COLUMNS
+            or re.search(r"[/\\\0]|^\.+$|^__|_(row_size|offsets)$", name)
+        ):
+            yield f"{name!r} cannot be the name of a modality"
+    if attributes["complete"] is True and not (n_rows and committed["n_items"]):
+        yield "a complete store has items and modalities"
+    if attributes["multimodal"] is False and n_rows and list(n_rows) != [UNNAMED]:
+        yield f"a store without modality names has {list(n_rows)}, not {[UNNAMED]}"
+    is_known = isinstance(columns, list) and all(column in COLUMNS for column in columns)
+    if not is_known or len(set(columns)) < len(columns):
+        yield f"columns is {columns!r}, but may only have {', '.join(COLUMNS)}, once each"
 
 
 def features_layout(name: str, values: NDArray[Any]) -> dict[str, Any]:
@@ -117,32 +149,6 @@ def column_layout(name: str, values: NDArray[Any]) -> dict[str, Any]:
     }
 
 
-def find_array(group: zarr.Group, name: str, store: str) -> zarr.Array | None:
-    """Return an array of the group, or None if there is no such array."""
-    try:
-        return group.get(name)
-    except Exception as error:  # damaged metadata raise errors of many types
-        remedy = "Restore its zarr.json, or write the store again."
-        raise array_error(name, store, f"cannot be opened: {error}", remedy) from error
-
-
-def read_whole(array: zarr.Array, store: str) -> NDArray[Any]:
-    """Read a small array; its checksums reveal damage."""
-    check_chunks(array, store)
-    try:
-        return np.asarray(array[...])
-    except Exception as error:  # of the codec, the store or the network
-        raise array_error(array.basename, store, f"cannot be read: {error}") from error
-
-
-def check_chunks(array: zarr.Array, store: str) -> None:
-    """Check that no chunk is missing, which zarr would read as the fill value."""
-    if array.nchunks_initialized != array.nchunks:
-        problem = f"has {array.nchunks_initialized} of its {array.nchunks} chunks"
-        remedy = "Restore the others, or write the store again."
-        raise array_error(array.basename, store, problem, remedy)
-
-
 def check_structure(group: zarr.Group, store: str) -> None:
     """Check all but the features: completeness, shapes, offsets and columns.
 
@@ -170,25 +176,38 @@ def check_structure(group: zarr.Group, store: str) -> None:
     for name, n_rows in committed["n_rows"].items():
         _check_offsets(group, name, n_rows, n_items, store)
     for name in committed["columns"]:
-        check_chunks(_array_of_length(group, name, n_items, store), store)
+        dimensions = (1, 2) if name == "label" else (1,)
+        array = _array_of_length(group, name, n_items, store, "biufTU", dimensions)
+        check_files(array, store)
 
 
-def _array_of_length(group: zarr.Group, name: str, n_rows: int, store: str) -> zarr.Array:
+def _array_of_length(
+    group: zarr.Group,
+    name: str,
+    n_rows: int,
+    store: str,
+    kinds: str = "iu",
+    dimensions: tuple[int, ...] = (1,),
+) -> zarr.Array:
     array = find_array(group, name, store)
     if array is None:
         raise array_error(name, store, "is missing")
-    if array.shape[:1] != (n_rows,):
+    if array.ndim not in dimensions or array.dtype.kind not in kinds:
+        problem = f"has shape {array.shape} and data type {array.dtype}"
+        raise array_error(name, store, problem)
+    if array.shape[0] != n_rows:
         raise array_error(name, store, f"has {array.shape[0]} rows, but {n_rows} were written")
     return array
 
 
 def _check_offsets(group: zarr.Group, name: str, n_rows: int, n_items: int, store: str) -> None:
     """Check that row sizes, offsets and the number of rows of a modality agree."""
-    _array_of_length(group, name, n_rows, store)
+    _array_of_length(group, name, n_rows, store, "fiub", (2,))
     row_size = read_whole(_array_of_length(group, f"{name}_row_size", n_items, store), store)
     offsets = read_whole(_array_of_length(group, f"{name}_offsets", n_items + 1, store), store)
-    expected = np.concatenate([[0], np.cumsum(row_size)])
-    wrong = np.flatnonzero((offsets != expected) | (np.append(0, row_size) < 0))
+    expected = np.concatenate([[0], np.cumsum(row_size, dtype=np.int64)])
+    # Sizes that add up to more than int64 holds have a negative sum somewhere.
+    wrong = np.flatnonzero((offsets != expected) | (expected < 0) | (np.append(0, row_size) < 0))
     if len(wrong):
         i = wrong[0]
         raise StoreError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acluster.sets._feature_sets import Int64Array
-from acluster.sets._store._format import StoreError
-from acluster.sets._store._rows import Pieces, StoredRows, local_directory
+from acluster.sets._store._arrays import file_grid, file_key
+from acluster.sets._store._errors import StoreError
+from acluster.sets._store._files import local_root
+from acluster.sets._store._open_files import OPEN_FILES, Identity, OpenFile
+from acluster.sets._store._rows import Pieces, StoredRows
 
-_MAX_OPEN_FILES = 64  # per array; the usual limit of a process is 1024
 _NOT_STORED = 2**64 - 1  # in the index of a shard, both for the offset and the size of a chunk
+_CHECKSUM_BYTES = 4
 
 
 class RawRows(StoredRows):
@@ -23,134 +25,179 @@ class RawRows(StoredRows):
 
     zarr would read and copy whole chunks; here one system call reads a run of rows into its
     place. The reader follows the format of zarr 3: a file is a chunk, or a shard of chunks with
-    an index of their offsets and sizes.
+    an index of their offsets and sizes. A chunk may end with a checksum.
+
+    Parameters
+    ----------
+    array : zarr.Array of shape (R, M)
+        The array.
+
+    layout : Layout
+        The layout of its files.
+
+    verify : bool, default=False
+        Whether to compare every chunk with its checksum when it is first read.
     """
 
     is_fast = True
 
-    def __init__(self, array: Any, layout: Layout) -> None:
+    def __init__(self, array: Any, layout: Layout, verify: bool = False) -> None:
         # `raw_layout` accepts little-endian files only, on any machine.
         super().__init__(array, array.dtype.newbyteorder("<"), layout.rows_per_chunk)
         self._layout = layout
         self._row_bytes = self.shape[1] * self.dtype.itemsize
-        self._fill_value = array.fill_value
-        self._files = _OpenFiles()
+        self._root = os.path.abspath(str(local_root(array.store)))
+        keys = (file_key(array, shard) for shard in range(file_grid(array)[0]))
+        self._keys = [f"{array.path}/{key}".lstrip("/") for key in keys]
+        self._prefix = len(self._keys[0]) - len(file_key(array, 0)) if self._keys else 0
+        self._owner = OPEN_FILES.new_owner()
+        # What each file was when its index was read.
+        self._identities: dict[int, Identity] = {}
+        n_chunks = len(self._keys), layout.chunks_per_shard
+        # The byte of its file at which each chunk of the array starts.
+        self._chunk_starts = np.zeros(n_chunks, np.int64)
         self._is_indexed = np.zeros(len(self._keys), bool)
-        # The byte of its file at which each chunk of the array starts; -1 if it is not stored.
-        self._chunk_starts = np.full((len(self._keys), layout.chunks_per_shard), -1, np.int64)
+        self._is_unverified = np.full(n_chunks, verify and layout.has_chunk_checksums)
 
-    def _check(self) -> list[str]:
-        self._files.close()  # an open descriptor would hide that a file has been replaced
+    def __del__(self) -> None:
+        if hasattr(self, "_owner"):
+            OPEN_FILES.forget(self._owner)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._owner = OPEN_FILES.new_owner()
+
+    def _check(self) -> None:
+        # An open file would hide that it has been replaced.
+        OPEN_FILES.forget(self._owner)
+        self._identities.clear()
         for shard in range(len(self._keys)):
             self._load_index(shard)
-        return super()._check()
 
     def _read(self, pieces: Pieces, out: NDArray[Any]) -> None:
+        try:
+            self._read_pieces(pieces, out)
+        except OSError as error:
+            raise StoreError(
+                f"{self._description} cannot be read: {error}. Check that its disk is there, and "
+                "open the store again."
+            ) from error
+
+    def _read_pieces(self, pieces: Pieces, out: NDArray[Any]) -> None:
         shards = pieces.block // self._layout.chunks_per_shard
         for shard in set(shards[~self._is_indexed[shards]].tolist()):
             self._load_index(shard)
-        chunk_starts = self._chunk_starts.ravel()[pieces.block]
-        is_stored = chunk_starts >= 0
-        for i in np.flatnonzero(~is_stored):
-            out[pieces.target[i] : pieces.target[i] + pieces.length[i]] = self._fill_value
+        for chunk in np.unique(pieces.block[self._is_unverified.ravel()[pieces.block]]).tolist():
+            self._verify(*divmod(chunk, self._layout.chunks_per_shard))
         firsts, sizes, targets = np.stack(pieces[1:]) * self._row_bytes
-        reads = np.stack([shards, chunk_starts + firsts, sizes, targets])[:, is_stored]
+        starts = self._chunk_starts.ravel()[pieces.block] + firsts
         buffer = out.reshape(-1).view(np.uint8).data
-        opened = -1
-        for shard, start, size, target in _merge(reads).T.tolist():
-            if shard != opened:
+        opened, file = -1, None
+        for shard, start, size, target in _merge(
+            np.stack([shards, starts, sizes, targets])
+        ).T.tolist():
+            if shard != opened or file is None:
                 file, opened = self._file(shard), shard
-            done = _read_bytes(file, start, buffer[target : target + size])
-            if done < size:
-                raise self._error(
-                    shard,
-                    f"ends at byte {start + done}, but its index places rows at bytes {start} to "
-                    f"{start + size}; the file was truncated.",
-                )
+            self._read_bytes(shard, file, start, buffer[target : target + size])
+
+    def _read_bytes(self, shard: int, file: OpenFile, start: int, buffer: memoryview) -> None:
+        done = _read_bytes(file.descriptor, start, buffer)
+        if done < len(buffer):
+            raise self._error(
+                shard,
+                f"ends at byte {start + done}, but its index places rows at bytes {start} to "
+                f"{start + len(buffer)}; the file was truncated.",
+            )
+
+    def _verify(self, shard: int, chunk: int) -> None:
+        """Compare a chunk with its checksum."""
+        data = bytearray(self._layout.rows_per_chunk * self._row_bytes + _CHECKSUM_BYTES)
+        start = int(self._chunk_starts[shard, chunk])
+        self._read_bytes(shard, self._file(shard), start, memoryview(data))
+        if not _has_valid_checksum(data):
+            row = (shard * self._layout.chunks_per_shard + chunk) * self._layout.rows_per_chunk
+            raise self._error(
+                shard,
+                f"holds a chunk {chunk} (from row {row} on) that does not match its checksum; "
+                "the file is damaged.",
+            )
+        self._is_unverified[shard, chunk] = False
 
     def _load_index(self, shard: int) -> None:
         """Find where the chunks of a shard start, and check that they are within its file."""
-        chunk_starts = self._chunk_starts[shard]
-        chunk_starts[:], self._is_indexed[shard] = -1, False
-        # The format allows a file to be absent: all its values are the fill value.
-        with contextlib.suppress(FileNotFoundError):
-            entries, *bounds = self._read_index(shard, self._file(shard))
-            self._check_entries(shard, entries, *bounds)
-            is_stored = (entries != _NOT_STORED).any(axis=1)
-            chunk_starts[is_stored] = entries[is_stored, 0]
+        self._is_indexed[shard] = False
+        entries, low, high = self._read_index(shard, self._file(shard))
+        n_chunks = -(-self.shape[0] // self._layout.rows_per_chunk)
+        # The last shard has chunks beyond the end of the array, which need not be there.
+        entries = entries[: n_chunks - shard * self._layout.chunks_per_shard]
+        self._check_entries(shard, entries, low, high)
+        self._chunk_starts[shard, : len(entries)] = entries[:, 0]
         self._is_indexed[shard] = True
 
-    def _read_index(self, shard: int, file: int) -> tuple[NDArray[np.uint64], int, int]:
+    def _read_index(self, shard: int, file: OpenFile) -> tuple[NDArray[np.uint64], int, int]:
         """Return the index of a shard, and between which bytes of its file the chunks are.
 
         The index has the offset and the size of each chunk in bytes, (n, 2).
         """
-        size, layout = os.fstat(file).st_size, self._layout
+        size, layout = file.status.st_size, self._layout
         if not layout.index_size:  # the file is one chunk
             return np.array([[0, size]], np.uint64), 0, size
         start = 0 if layout.index_is_first else max(0, size - layout.index_size)
-        index = bytearray(layout.index_size)
-        done = _read_bytes(file, start, memoryview(index))
-        if done < len(index) or (layout.has_checksum and not _has_valid_checksum(index)):
+        index = bytearray(min(size, layout.index_size))
+        done = _read_bytes(file.descriptor, start, memoryview(index))
+        if done < layout.index_size or (layout.has_checksum and not _has_valid_checksum(index)):
             raise self._error(
                 shard,
-                f"ends at byte {size}, and its index of {len(index)} bytes at byte {start} is "
-                "truncated or does not match its checksum; the file is damaged.",
+                f"ends at byte {size}, and its index of {layout.index_size} bytes at byte {start} "
+                "is truncated or does not match its checksum; the file is damaged.",
             )
         entries = np.frombuffer(index, "<u8", 2 * layout.chunks_per_shard).reshape(-1, 2)
         return (entries, len(index), size) if layout.index_is_first else (entries, 0, start)
 
     def _check_entries(self, shard: int, entries: NDArray[np.uint64], low: int, high: int) -> None:
         n_rows = self._layout.rows_per_chunk
-        expected = n_rows * self._row_bytes
-        # Python integers, because the sum of two damaged entries may exceed 64 bits.
-        for chunk, (start, size) in enumerate(entries.tolist()):
-            if start == size == _NOT_STORED:
-                continue
-            if size != expected or not low <= start <= high - expected:
-                row = (shard * len(entries) + chunk) * n_rows
-                raise self._error(
-                    shard,
-                    f"places chunk {chunk} (from row {row} on) at bytes {start} to "
-                    f"{start + size}, but a chunk has {expected} bytes, between byte {low} and "
-                    f"byte {high} of this file; it is truncated or damaged.",
-                )
+        expected = n_rows * self._row_bytes + _CHECKSUM_BYTES * self._layout.has_chunk_checksums
+        starts, sizes = entries.T
+        # Without subtraction or addition, which would wrap around.
+        is_valid = (sizes == expected) & (starts >= low) & (starts <= max(0, high - expected))
+        wrong = np.flatnonzero(~is_valid | (high - low < expected))
+        if not len(wrong):
+            return
+        chunk = int(wrong[0])
+        start, size = entries[chunk].tolist()
+        row = (shard * self._layout.chunks_per_shard + chunk) * n_rows
+        if start == size == _NOT_STORED:
+            raise self._error(
+                shard,
+                f"lacks chunk {chunk} (from row {row} on), which has been lost or was left out "
+                "because it equals the fill value; with zarr, write with "
+                "config={'write_empty_chunks': True}.",
+            )
+        raise self._error(
+            shard,
+            f"places chunk {chunk} (from row {row} on) at bytes {start} to {start + size}, but a "
+            f"chunk has {expected} bytes, between byte {low} and byte {high} of this file; it is "
+            "truncated or damaged.",
+        )
 
-    def _file(self, shard: int) -> int:
-        return self._files.get(f"{self._directory}/{self._keys[shard]}")
+    def _file(self, shard: int) -> OpenFile:
+        try:
+            file = OPEN_FILES.get(self._owner, self._root, self._keys[shard])
+        except FileNotFoundError as error:
+            gone = "has been removed since" if shard in self._identities else "was not there when"
+            problem = f"{gone} the store was opened."
+            raise self._error(shard, problem) from error
+        if self._identities.setdefault(shard, file.identity) != file.identity:
+            raise self._error(
+                shard, "has changed since the store was opened. Open the store again."
+            )
+        return file
 
     def _error(self, shard: int, problem: str) -> StoreError:
         return StoreError(
-            f"{self._description}: shard {self._keys[shard]} {problem} Restore the file, or write "
-            "the store again."
+            f"{self._description}: shard {self._keys[shard][self._prefix :]} {problem} Restore the "
+            "file, or write the store again."
         )
-
-
-class _OpenFiles:
-    """A cache of file descriptors, which closes those used least recently."""
-
-    def __init__(self) -> None:
-        # Ordered from least to most recently used.
-        self._descriptors: dict[str, int] = {}
-
-    def get(self, path: str) -> int:
-        descriptor = self._descriptors.pop(path, None)
-        if descriptor is None:
-            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        self._descriptors[path] = descriptor
-        if len(self._descriptors) > _MAX_OPEN_FILES:
-            os.close(self._descriptors.pop(next(iter(self._descriptors))))
-        return descriptor
-
-    def close(self) -> None:
-        while self._descriptors:
-            os.close(self._descriptors.popitem()[1])
-
-    def __del__(self) -> None:
-        self.close()
-
-    def __reduce__(self) -> tuple[type[_OpenFiles], tuple[()]]:
-        return _OpenFiles, ()  # descriptors mean nothing in another process
 
 
 @dataclass(frozen=True)
@@ -162,6 +209,7 @@ class Layout:
     index_size: int = 0  # in bytes; 0 if every chunk is a file of its own
     has_checksum: bool = False
     index_is_first: bool = False
+    has_chunk_checksums: bool = False
 
     @property
     def chunks_per_shard(self) -> int:
@@ -171,7 +219,7 @@ class Layout:
 def raw_layout(array: Any) -> Layout | None:
     """Return the layout of an array if `RawRows` can read it, else None."""
     metadata = array.metadata.to_dict()
-    if local_directory(array) is None or array.dtype.kind not in "fiub":
+    if local_root(array.store) is None or array.dtype.kind not in "fiub":
         return None
     if metadata["zarr_format"] != 3 or metadata["chunk_grid"]["name"] != "regular":
         return None
@@ -180,29 +228,31 @@ def raw_layout(array: Any) -> Layout | None:
     if width != array.shape[1]:  # a row is split between files
         return None
     if _names(codecs) != ["sharding_indexed"]:
-        return Layout(n_rows, n_rows) if _is_plain(codecs, itemsize) else None
+        is_plain, has_checksums = _plain(codecs, itemsize)
+        return Layout(n_rows, n_rows, has_chunk_checksums=has_checksums) if is_plain else None
     sharding = codecs[0]["configuration"]
     rows_per_chunk, width = sharding["chunk_shape"]
-    index_codecs = sharding["index_codecs"]
-    has_checksum = _names(index_codecs)[1:] == ["crc32c"]
-    is_plain_index = _is_plain(index_codecs[:1] if has_checksum else index_codecs, 8)
-    if width != array.shape[1] or not (is_plain_index and _is_plain(sharding["codecs"], itemsize)):
+    is_plain_index, has_checksum = _plain(sharding["index_codecs"], 8)
+    is_plain, has_checksums = _plain(sharding["codecs"], itemsize)
+    if width != array.shape[1] or not (is_plain_index and is_plain):
         return None
-    # The index has two 8-byte numbers per chunk, and a checksum of 4 bytes.
-    index_size = 16 * (n_rows // rows_per_chunk) + 4 * has_checksum
+    # The index has two 8-byte numbers per chunk, and a checksum.
+    index_size = 16 * (n_rows // rows_per_chunk) + _CHECKSUM_BYTES * has_checksum
     index_is_first = sharding.get("index_location", "end") == "start"
-    return Layout(n_rows, rows_per_chunk, index_size, has_checksum, index_is_first)
+    return Layout(n_rows, rows_per_chunk, index_size, has_checksum, index_is_first, has_checksums)
 
 
 def _names(codecs: Any) -> list[str]:
     return [codec["name"] for codec in codecs]
 
 
-def _is_plain(codecs: Any, itemsize: int) -> bool:
-    """Whether the encoded bytes are the values themselves, little-endian."""
-    if _names(codecs) != ["bytes"]:
-        return False
-    return itemsize == 1 or codecs[0].get("configuration", {}).get("endian") == "little"
+def _plain(codecs: Any, itemsize: int) -> tuple[bool, bool]:
+    """Whether the encoded bytes are the values, little-endian, and whether a checksum follows."""
+    has_checksum = _names(codecs)[1:] == ["crc32c"]
+    is_plain = _names(codecs) in (["bytes"], ["bytes", "crc32c"]) and (
+        itemsize == 1 or codecs[0].get("configuration", {}).get("endian") == "little"
+    )
+    return is_plain, has_checksum
 
 
 def _merge(reads: Int64Array) -> Int64Array:
@@ -239,7 +289,10 @@ def _read_bytes(descriptor: int, start: int, buffer: memoryview) -> int:
     return done
 
 
-def _has_valid_checksum(index: bytearray) -> bool:
+def _has_valid_checksum(data: bytearray) -> bool:
+    """Whether the last four bytes are the checksum of those before."""
     import google_crc32c  # a dependency of zarr, which has opened the array
 
-    return int.from_bytes(index[-4:], "little") == google_crc32c.value(bytes(index[:-4]))
+    end = len(data) - _CHECKSUM_BYTES
+    found = google_crc32c.value(np.frombuffer(data, np.uint8, end))
+    return int.from_bytes(data[end:], "little") == int(found)

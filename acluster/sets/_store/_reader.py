@@ -13,10 +13,12 @@ from sklearn.utils import Bunch
 
 from acluster.sets._feature_sets import FeatureSets
 from acluster.sets._multimodal import MultimodalFeatureSets
-from acluster.sets._store import _format
+from acluster.sets._store._arrays import check_files, find_array, read_whole
 from acluster.sets._store._columns import read_column
 from acluster.sets._store._decoded_rows import DecodedRows
-from acluster.sets._store._format import UNNAMED, StoreError, read_attributes, read_whole
+from acluster.sets._store._errors import StoreError, array_error
+from acluster.sets._store._files import read_json
+from acluster.sets._store._format import UNNAMED, check_structure, read_attributes
 from acluster.sets._store._raw_rows import RawRows, raw_layout
 from acluster.sets._store._rows import StoredRows, describe_array
 
@@ -108,14 +110,15 @@ def info(store: str | os.PathLike[str] | zarr.Group) -> Bunch:
     group = open_group(_location(store))
     found = read_attributes(group)
     found |= found["committed"]
+    arrays = {name: _features(group, name, str(group.store_path)) for name in found["n_rows"]}
     modalities = {
         name: Bunch(
-            n_features=group[name].shape[1],
-            n_local_features=n_rows,
-            dtype=group[name].dtype,
-            bytes=n_rows * group[name].shape[1] * group[name].dtype.itemsize,
+            n_features=array.shape[1],
+            n_local_features=found["n_rows"][name],
+            dtype=array.dtype,
+            bytes=found["n_rows"][name] * array.shape[1] * array.dtype.itemsize,
         )
-        for name, n_rows in found["n_rows"].items()
+        for name, array in arrays.items()
     }
     keys = ("complete", "version", "n_items", "columns", "attributes")
     return Bunch(modalities=modalities, **{key: found[key] for key in keys})
@@ -228,7 +231,9 @@ class FeatureStore:
 
     def column(self, name: str) -> NDArray[Any] | None:
         """Read a column, with one row per item; None if the store has no such column."""
-        return read_column(self.group[name], self.name) if name in self.columns else None
+        if name not in self.columns:
+            return None
+        return read_column(_member(self.group, name, self.name), self.name)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"location": self.location, "n_items": self.n_items}
@@ -251,12 +256,13 @@ class StoredSets:
     @cached_property
     def rows(self) -> StoredRows:
         """The local features of all items, on disk."""
-        return open_rows(self.store.group[self.modality])
+        return open_rows(_features(self.store.group, self.modality, self.store.name))
 
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
         """The row at which each item starts, and the number of rows, (n_items + 1,)."""
-        return read_whole(self.store.group[f"{self.modality}_offsets"], self.store.name)
+        array = _member(self.store.group, f"{self.modality}_offsets", self.store.name)
+        return read_whole(array, self.store.name).astype(np.int64, copy=False)
 
     def column(self, name: str) -> NDArray[Any] | None:
         """Read a column of the store, with one row per item, or return None."""
@@ -278,8 +284,23 @@ def _location(store: Any) -> str | zarr.Group:
 
 
 def open_group(location: str | zarr.Group) -> zarr.Group:
-    """Open the group of a store for reading."""
+    """Open the group of a store for reading; consolidated metadata are ignored.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing at this path.
+
+    StoreError
+        If it is not a group of zarr format 3. In format 2, metadata may name programs that zarr
+        runs in order to decode an array.
+
+    ImportError
+        If reading from this address needs a package that is not installed.
+    """
     if not isinstance(location, str):
+        if location.metadata.zarr_format != 3:
+            raise StoreError(_not_a_store(str(location.store_path), "it has zarr format 2"))
         return location
     is_local = "://" not in location
     if is_local and not Path(location).exists():
@@ -288,13 +309,33 @@ def open_group(location: str | zarr.Group) -> zarr.Group:
         )
     import zarr
 
+    path = os.path.abspath(location) if is_local else location
     try:
-        return zarr.open_group(os.path.abspath(location) if is_local else location, mode="r")
-    except (FileNotFoundError, ValueError) as error:
-        raise StoreError(
-            f"{location} is not a zarr group ({error}). Expected a store written by "
-            "acluster.save_feature_sets."
-        ) from error
+        if is_local:
+            _check_group_file(path)
+        return zarr.open_group(path, mode="r", zarr_format=3, use_consolidated=False)
+    except ImportError as error:
+        raise ImportError(f"{location} cannot be read without another package: {error}") from error
+    except Exception as error:  # damaged metadata raise errors of many types
+        raise StoreError(_not_a_store(location, str(error).rstrip("."))) from error
+
+
+def _check_group_file(path: str) -> None:
+    """Check zarr.json of a local group, before zarr reads it."""
+    from zarr.storage import LocalStore, StorePath
+
+    if not os.path.isdir(path):
+        raise StoreError("it is not a directory")
+    if read_json(StorePath(LocalStore(path, read_only=True), "")) is None:
+        is_old = os.path.lexists(f"{path}/.zgroup") or os.path.lexists(f"{path}/.zarray")
+        raise StoreError("it has zarr format 2" if is_old else "there is no zarr.json")
+
+
+def _not_a_store(location: str, problem: str) -> str:
+    return (
+        f"{location} is not a zarr group of format 3 ({problem}). Expected a store written by "
+        "acluster.save_feature_sets."
+    )
 
 
 def check_store(group: zarr.Group, name: str) -> None:
@@ -305,26 +346,37 @@ def check_store(group: zarr.Group, name: str) -> None:
     StoreError
         The message names the array and the place.
     """
-    _format.check_structure(group, name)
+    check_structure(group, name)
     for modality in read_attributes(group)["committed"]["n_rows"]:
-        array = group[modality]
-        absent = open_rows(array).check()
-        # The writer of this package fills with NaN and writes every chunk, so that an absent file
-        # has been lost. Other writers may leave out chunks that equal their fill value.
-        if absent and np.isnan(array.fill_value):
-            more = " and more" if len(absent) > 3 else ""
-            problem = f"lacks the files {', '.join(absent[:3])}{more}"
-            remedy = "Restore them, or write the store again."
-            raise _format.array_error(modality, name, problem, remedy)
+        array = _features(group, modality, name)
+        check_files(array, name)
+        open_rows(array).check()
 
 
-def open_rows(array: Any) -> StoredRows:
+def _member(group: zarr.Group, name: str, store: str) -> zarr.Array:
+    array = find_array(group, name, store)
+    if array is None:
+        raise array_error(name, store, "is missing")
+    return array
+
+
+def _features(group: zarr.Group, name: str, store: str) -> zarr.Array:
+    array = _member(group, name, store)
+    if array.ndim != 2 or not array.shape[1] or array.dtype.kind not in "fiub":
+        raise array_error(name, store, f"has shape {array.shape} and data type {array.dtype}")
+    return array
+
+
+def open_rows(array: Any, verify: bool = False) -> StoredRows:
     """Choose the fastest way to gather rows of a stored array.
 
     Parameters
     ----------
     array : zarr.Array of shape (R, M)
         The local features of all sets, end to end.
+
+    verify : bool, default=False
+        Whether `RawRows` compares chunks with their checksums. zarr always does.
 
     Returns
     -------
@@ -342,4 +394,4 @@ def open_rows(array: Any) -> StoredRows:
             "dimensions (local features of all sets, features)."
         )
     layout = raw_layout(array)
-    return RawRows(array, layout) if layout else DecodedRows(array)
+    return RawRows(array, layout, verify) if layout else DecodedRows(array)

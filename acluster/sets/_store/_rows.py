@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from acluster.sets._feature_sets import Array, Int64Array
-from acluster.sets._store._format import StoreError
+from acluster.sets._store._errors import StoreError
 
 # All readers of this process. A lock that another thread holds during a fork stays locked forever
 # in the child, which does not have that thread, so every reader gets a new lock there.
@@ -46,9 +46,6 @@ class StoredRows(ABC):
         self.dtype = dtype
         self.rows_per_block = rows_per_block
         self._description = describe_array(array)
-        self._directory = local_directory(array)
-        grid = (-(-n // m) for n, m in zip(self.shape, array.shards or array.chunks, strict=True))
-        self._keys = [array.metadata.encode_chunk_key(index) for index in np.ndindex(*grid)]
         self._renew_lock()
 
     def gather(self, starts: Int64Array, lengths: Int64Array, out: Array | None = None) -> Array:
@@ -84,28 +81,20 @@ class StoredRows(ABC):
             self._read(_split_runs(starts, lengths, self.rows_per_block), out)
         return out
 
-    def check(self) -> list[str]:
+    def check(self) -> None:
         """Check the files of the array, without reading features.
-
-        Returns
-        -------
-        list of str
-            The keys of absent files. zarr reads their rows as the fill value, so a lost file
-            cannot be distinguished from one that was never needed. The list is empty if the
-            store is not on a local file system.
 
         Raises
         ------
         StoreError
-            If a file has the wrong size or a damaged index (`RawRows` only).
+            If a file is absent, has the wrong size or has a damaged index (`RawRows` only).
         """
         with self._lock:
-            return self._check()
+            self._check()
 
-    def _check(self) -> list[str]:
-        if self._directory is None:
-            return []
-        return [key for key in self._keys if not os.path.exists(f"{self._directory}/{key}")]
+    @abstractmethod
+    def _check(self) -> None:
+        """Check the files, and remember what they are."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_lock"}
@@ -163,14 +152,6 @@ def _split_runs(starts: Int64Array, lengths: Int64Array, rows_per_block: int) ->
     start = np.maximum(starts[run], block * rows_per_block)
     length = np.minimum((starts + lengths)[run], (block + 1) * rows_per_block) - start
     return Pieces(block, start - block * rows_per_block, length, np.cumsum(length) - length)
-
-
-def local_directory(array: Any) -> str | None:
-    """Return the directory that holds the files of an array, or None if there is none."""
-    # Not isinstance: a class derived from LocalStore may transform the bytes of its files.
-    if type(array.store).__name__ != "LocalStore":
-        return None
-    return os.path.abspath(os.path.join(array.store.root, array.path))
 
 
 def describe_array(array: Any) -> str:

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from acluster._utils._progress import progress
 from acluster.sets._feature_sets import Array, check_lengths, to_numpy
 from acluster.sets._sequence import ItemSequence
+from acluster.sets._store._arrays import check_codecs
 from acluster.sets._store._format import COLUMNS
 from acluster.sets._store._reader import is_zarr_group, open_if_store
 from acluster.sets._store._writer import FeatureSetsWriter
@@ -172,9 +173,9 @@ def _items(X: Any, names: Sequence[str] | None, lengths: ArrayLike | None) -> Ge
         items = {name: _items(x, names or _item_names(x), None) for name, x in X.items()}
         yield from _multimodal_items(items)
     elif names is not None:
-        yield from (X[name][...] if name in X else None for name in names)
+        yield from (check_codecs(X[name])[...] if name in X else None for name in names)
     else:
-        yield from (x[...] if isinstance(x, zarr.Array) else x for x in X)
+        yield from (check_codecs(x)[...] if isinstance(x, zarr.Array) else x for x in X)
 
 
 def _item_names(X: Any) -> Sequence[str] | None:
@@ -191,6 +192,8 @@ def natural_key(name: str) -> list[tuple[int, str]]:
 
 
 def _padded_items(X: Any, lengths: ArrayLike | None) -> Iterator[Any]:
+    if hasattr(X, "store_path"):
+        check_codecs(X)
     if getattr(X, "ndim", None) != 3:
         raise ValueError(
             "lengths can only be passed with a padded array (items, local features, features); X "

@@ -130,7 +130,7 @@ DAMAGES = {
     "flipped offsets": (flip("rgb_offsets/c/1", 8), ["'rgb_offsets'", "cannot be read"]),
     "flipped label": (flip("label/c/2", 8), ["'label'", "cannot be read"]),
     "flipped id": (flip("id/c/0", 9), ["'id'", "cannot be read"]),
-    "label chunk": (remove("label/c/1"), ["'label'", "2 of its 3 chunks"]),
+    "label chunk": (remove("label/c/1"), ["'label'", "lacks the files c/1"]),
     "short label": (resize("label", 11), ["'label'", "11 rows, but 12 were written"]),
     "short id": (resize("id", 11), ["'id'", "11 rows, but 12 were written"]),
     "long label": (resize("label", 13), ["'label'", "13 rows, but 12 were written"]),

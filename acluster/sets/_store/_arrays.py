@@ -1,0 +1,283 @@
+"""Arrays of zarr, opened and read with care.
+
+Every array that this package reads passes through here. Its metadata are checked before zarr acts
+on them, and what zarr would replace by the fill value is an error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from acluster.sets._store._errors import StoreError, array_error
+from acluster.sets._store._files import file_size, knows_sizes, read_json
+
+if TYPE_CHECKING:
+    import zarr
+
+# Codecs that do nothing but transform bytes. Others may run code: "pickle" does, and so may any
+# that an installed package adds.
+_NUMCODECS = {"adler32", "astype", "bitround", "blosc", "bz2", "crc32", "crc32c", "delta"}
+_NUMCODECS |= {"fixedscaleoffset", "fletcher32", "gzip", "jenkins_lookup3", "lz4", "lzma"}
+_NUMCODECS |= {"packbits", "quantize", "shuffle", "zlib", "zstd"}
+_CODECS_V2 = _NUMCODECS | {"vlen-utf8", "vlen-bytes"}
+_CODECS_V3 = {"blosc", "bytes", "crc32c", "gzip", "sharding_indexed", "transpose", "vlen-bytes"}
+_CODECS_V3 |= {"vlen-utf8", "zstd", *(f"numcodecs.{name}" for name in _NUMCODECS)}
+
+_DATA_TYPES = {"bool", "float16", "float32", "float64", "string", "fixed_length_utf32"}
+_DATA_TYPES |= {f"{sign}int{n_bits}" for sign in ("", "u") for n_bits in (8, 16, 32, 64)}
+_MAX_COUNT = 1 << 60  # so that a sum of a few sizes in bytes is within int64
+_MAX_INNER_CHUNKS = 1 << 22  # of a shard; its index has 16 bytes for each
+# A file that claims to have more bytes in memory than this must have a part of them on disk. Zeros
+# compress to a thousandth.
+_UNQUESTIONED_BYTES, _MAX_COMPRESSION = 1 << 27, 2000
+
+_NOT_WRITTEN = (
+    "It has been lost, or the program that wrote the store left it out because it equals the fill "
+    "value. Restore it, or write the store again; with zarr, pass "
+    "config={'write_empty_chunks': True}."
+)
+
+
+def find_array(group: zarr.Group, name: str, store: str) -> zarr.Array | None:
+    """Return an array of a group, or None if there is no such array.
+
+    Parameters
+    ----------
+    group : zarr.Group
+        The store. What its consolidated metadata say about the array is ignored.
+
+    name : str
+        The name of the array.
+
+    store : str
+        The name of the store in error messages.
+
+    Raises
+    ------
+    StoreError
+        If the metadata of the array are damaged, or name a codec that is not known to be safe.
+    """
+    import zarr
+
+    remedy = "Restore its zarr.json, or write the store again."
+    path = group.store_path / name
+    try:
+        metadata = read_json(path)
+        if metadata is None:
+            return None
+        _check_metadata(metadata)
+        return zarr.Array(zarr.AsyncArray.from_dict(path, metadata))
+    except Exception as error:  # damaged metadata raise errors of many types
+        problem = f"cannot be opened: {str(error).rstrip('.')}"
+        raise array_error(name, store, problem, remedy) from error
+
+
+def check_codecs(array: zarr.Array) -> zarr.Array:
+    """Return an array, in zarr format 2 or 3, if all of its codecs are known to be safe.
+
+    Raises
+    ------
+    StoreError
+        If one is not.
+    """
+    metadata = array.metadata
+    if metadata.zarr_format == 2:
+        codecs = [metadata.compressor, *(metadata.filters or ())]
+        unknown = {codec.codec_id for codec in codecs if codec is not None} - _CODECS_V2
+    else:
+        codecs = metadata.to_dict()["codecs"]
+        unknown = {name for name, _ in _all_codecs(codecs)} - _CODECS_V3
+    if unknown:
+        raise StoreError(f"Array {array.basename!r} of {array.store} {_unsafe(unknown)}")
+    return array
+
+
+def _unsafe(codecs: set[str]) -> str:
+    return (
+        f"needs the codec {min(codecs)!r}, which is not known to be safe: a codec may run code. "
+        "Write the array again with one of bytes, crc32c, blosc, gzip and zstd."
+    )
+
+
+def _all_codecs(codecs: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the names and configurations of codecs, and of those inside shards."""
+    for codec in codecs:
+        configuration = codec.get("configuration") or {}
+        yield codec["name"], configuration
+        for key in ("codecs", "index_codecs"):
+            yield from _all_codecs(configuration.get(key, ()))
+
+
+def _check_metadata(metadata: Any) -> None:
+    """Check the metadata of an array; damaged ones raise an error of any type."""
+    if (metadata["zarr_format"], metadata["node_type"]) != (3, "array"):
+        raise ValueError("it is not an array of zarr format 3")
+    shape, grid = metadata["shape"], metadata["chunk_grid"]
+    chunk = grid["configuration"]["chunk_shape"]
+    data_type = metadata["data_type"]
+    data_type = data_type["name"] if isinstance(data_type, dict) else data_type
+    if data_type not in _DATA_TYPES:
+        raise ValueError(f"its data type {data_type!r} is not one of numbers or strings")
+    if not isinstance(metadata.get("attributes", {}), dict):
+        raise ValueError("its attributes are not an object")
+    if len(shape) not in (1, 2) or not all(map(_is_count, shape)):
+        raise ValueError(f"its shape {shape!r} is not one or two numbers")
+    if math.prod(shape) > _MAX_COUNT:
+        raise ValueError(f"its shape {shape!r} is beyond what can be stored")
+    _check_chunk_shape(chunk, len(shape))
+    for name, configuration in _all_codecs(metadata["codecs"]):
+        if name not in _CODECS_V3:
+            raise ValueError(_unsafe({name}))
+        if name == "sharding_indexed":
+            inner = configuration["chunk_shape"]
+            _check_chunk_shape(inner, len(shape))
+            if any(n % m for n, m in zip(chunk, inner, strict=True)):
+                raise ValueError(f"its chunks {inner!r} do not divide its shards {chunk!r}")
+            if math.prod(chunk) // math.prod(inner) > _MAX_INNER_CHUNKS:
+                raise ValueError(f"its shards have more than {_MAX_INNER_CHUNKS} chunks")
+            chunk = inner
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= _MAX_COUNT
+
+
+def _check_chunk_shape(shape: Any, n_dimensions: int) -> None:
+    is_valid = len(shape) == n_dimensions and all(map(_is_count, shape)) and all(shape)
+    if not is_valid or math.prod(shape) > _MAX_COUNT:
+        raise ValueError(f"its chunk shape {shape!r} is not {n_dimensions} positive numbers")
+
+
+def file_grid(array: zarr.Array) -> tuple[int, ...]:
+    """Return how many files an array has along each dimension."""
+    sizes = zip(array.shape, array.shards or array.chunks, strict=True)
+    return tuple(-(-n // m) for n, m in sizes)
+
+
+def file_key(array: zarr.Array, number: int) -> str:
+    """Return the path of a file of an array; files are numbered row by row."""
+    *_, width = file_grid(array)
+    index = divmod(number, width) if array.ndim == 2 else (number,)
+    return str(array.metadata.encode_chunk_key(index))
+
+
+def check_files(array: zarr.Array, store: str) -> None:
+    """Check the files of an array without reading them, if its store can tell.
+
+    Parameters
+    ----------
+    array : zarr.Array
+        The array.
+
+    store : str
+        The name of the store in error messages.
+
+    Raises
+    ------
+    StoreError
+        If files are absent, are not regular files, or are far too small for what they claim to
+        hold.
+    """
+    grid = file_grid(array)
+    if not knows_sizes(array.store):
+        return
+    n_bytes = math.prod(array.shards or array.chunks) * array.dtype.itemsize
+
+    def absent() -> Iterator[str]:
+        # One by one, since the metadata may claim any number of files.
+        for number in range(math.prod(grid)):
+            key = file_key(array, number)
+            size = file_size(array.store, f"{array.path}/{key}".lstrip("/"))
+            if size is None:
+                yield key
+            elif n_bytes > max(_UNQUESTIONED_BYTES, _MAX_COMPRESSION * size):
+                problem = f"has {size} bytes in {key}, but claims to hold {n_bytes} bytes there"
+                raise array_error(array.basename, store, problem)
+
+    lost = list(islice(absent(), 4))
+    if lost:
+        more = " and more" if len(lost) > 3 else ""
+        problem = f"lacks the files {', '.join(lost[:3])}{more}"
+        raise array_error(array.basename, store, problem, _NOT_WRITTEN)
+
+
+class CompleteArray:
+    """An array without the fill value: reading a chunk that is not there is an error.
+
+    Parameters
+    ----------
+    array : zarr.Array
+        The array to read.
+    """
+
+    def __init__(self, array: zarr.Array) -> None:
+        check_codecs(array)
+        self._array = array
+        self._first, self._second = (_with_fill(array, fill) for fill in _fill_values(array.dtype))
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        """Read some rows, from the first row of a chunk on."""
+        values = np.asarray(self._first[rows])
+        # A lost chunk is all fill value, so that the first value of every chunk tells. If it is
+        # the fill value, reading with another one shows whether it was stored.
+        corners = tuple(slice(None, None, n) for n in self._array.chunks)
+        unsure = _equals(values[corners], self._first.fill_value)
+        if unsure.any():
+            others = np.asarray(self._second[rows])[corners]
+            lost = np.argwhere(unsure & _equals(others, self._second.fill_value))
+            if len(lost):
+                raise self._error(rows.start or 0, lost[0])
+        return values
+
+    def _error(self, first_row: int, chunk: NDArray[Any]) -> StoreError:
+        array = self._array
+        start = np.array(chunk) * array.chunks
+        start[0] += first_row
+        stop = min(start[0] + array.chunks[0], array.shape[0])
+        key = array.metadata.encode_chunk_key(tuple(start // (array.shards or array.chunks)))
+        return StoreError(
+            f"The chunk of rows {start[0]} to {stop - 1}, in the file {key}, is not there. "
+            f"{_NOT_WRITTEN}"
+        )
+
+
+def _fill_values(dtype: np.dtype[Any]) -> tuple[Any, Any]:
+    """Return two different values, the first of which is rare."""
+    if dtype.kind == "f":
+        return dtype.type(np.nan), dtype.type(0)
+    if dtype.kind == "b":
+        return np.True_, np.False_
+    if dtype.kind in "iu":
+        return dtype.type(np.iinfo(dtype).max), dtype.type(0)
+    return "\x01", "\x02"
+
+
+def _with_fill(array: zarr.Array, value: Any) -> zarr.Array:
+    import zarr
+
+    metadata = dataclasses.replace(array.metadata, fill_value=value)
+    return zarr.Array(zarr.AsyncArray(metadata=metadata, store_path=array.store_path))
+
+
+def _equals(values: NDArray[Any], fill: Any) -> NDArray[np.bool_]:
+    equal: NDArray[np.bool_] = np.isnan(values) if fill != fill else values == fill
+    return equal
+
+
+def read_whole(array: zarr.Array, store: str) -> NDArray[Any]:
+    """Read a small array; its checksums reveal damage."""
+    check_files(array, store)
+    try:
+        return CompleteArray(array)[:]
+    except StoreError as error:
+        raise array_error(array.basename, store, "is incomplete", str(error)) from error
+    except Exception as error:  # of the codec, the store or the network
+        problem = f"cannot be read: {str(error).rstrip('.')}"
+        raise array_error(array.basename, store, problem) from error
