@@ -9,14 +9,16 @@ from numpy.typing import ArrayLike, NDArray
 from acluster.inspection._axes import as_axes, check_attends
 
 _BAR_HEIGHT = 0.9  # of the largest weight, as a fraction of the height of a row
+_MAX_COLUMNS = 300  # local features with a bar or a thumbnail of their own: a few pixels each
 
 
 class AttentionDisplay:
     """Attention weights of one item: one row per unit, one column per local feature.
 
     With thumbnails, the weights are a heat map below them, as in figure 5 of the paper. Without
-    thumbnails, they are bars. Create a display with `from_estimator` or `from_attention`, which
-    also plot it.
+    thumbnails, they are bars. An item of more than 300 local features has no room for one bar
+    each: the bars then show the largest weight in each of 300 bins. Create a display with
+    `from_estimator` or `from_attention`, which also plot it.
 
     Parameters
     ----------
@@ -24,8 +26,8 @@ class AttentionDisplay:
         The weights of the N units on the L local features of the item, or a dict by modality.
 
     thumbnails : sequence of L images, or dict of str to sequence, optional
-        An image of each local feature: an array of shape (height, width) in any unit, or of shape
-        (height, width, 3 or 4) with integers from 0 to 255 or floats from 0 to 1.
+        An image of each local feature, for at most 300: an array of shape (height, width) in any
+        unit, or of shape (height, width, 3 or 4) with integers from 0 to 255 or floats from 0 to 1.
 
     times : array-like of shape (L,), or dict of str to array-like, optional
         The position of each local feature on the horizontal axis, in any unit. By default these
@@ -72,7 +74,13 @@ class AttentionDisplay:
                         f"{kind}{_index(name)} has {len(values)} entries, but the item has "
                         f"{n_expected} local features. Pass one per local feature, in their order."
                     )
-        for images in self.thumbnails.values():
+        for name, images in self.thumbnails.items():
+            if images is not None and len(images) > _MAX_COLUMNS:
+                raise ValueError(
+                    f"thumbnails{_index(name)} has {len(images)} images, too many to see; draw at "
+                    f"most {_MAX_COLUMNS} local features. Choose some: from_attention(attention"
+                    "[rows], thumbnails=[thumbnails[i] for i in rows])."
+                )
             for image in [] if images is None else images:
                 _check_image(np.asarray(image))
 
@@ -253,16 +261,33 @@ def _draw_bars(axes: Any, a: NDArray[Any], times: ArrayLike | None) -> None:
     """Draw the weights as bars, one row per unit, scaled by the largest weight of all."""
     n_features, n_units = a.shape
     x = np.arange(n_features) if times is None else np.asarray(times, dtype=float)
-    gaps = np.diff(np.unique(x))
-    width = _BAR_HEIGHT * (gaps.min() if len(gaps) else 1)  # narrow enough not to overlap
-    for unit in range(n_units):
-        axes.axhline(n_units - 1 - unit, color="0.8", linewidth=0.8)
-        if n_features:
-            heights = a[:, unit] * (_BAR_HEIGHT / max(a.max(), np.finfo(float).tiny))
-            axes.bar(x, heights, width=width, bottom=n_units - 1 - unit)
-    axes.set(ylim=(0, n_units), xlabel="local feature" if times is None else "time")
+    label = "local feature" if times is None else "time"
+    heights = a * (_BAR_HEIGHT / max(a.max(initial=0), np.finfo(float).tiny))
+    rows = n_units - 1 - np.arange(n_units)
+    for row in rows:
+        axes.axhline(row, color="0.8", linewidth=0.8)
+    if n_features > _MAX_COLUMNS:
+        edges, heights = _largest_by_bin(x, heights)
+        for row, steps in zip(rows, heights.T, strict=True):
+            axes.stairs(row + steps, edges, baseline=row, fill=True)
+        label += f" (the largest weight in each of {len(edges) - 1} bins)"
+    elif n_features:
+        gaps = np.diff(np.unique(x))
+        width = _BAR_HEIGHT * (gaps.min() if len(gaps) else 1)  # narrow enough not to overlap
+        for row, bars in zip(rows, heights.T, strict=True):
+            axes.bar(x, bars, width=width, bottom=row)
+    axes.set(ylim=(0, n_units), xlabel=label)
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _largest_by_bin(x: NDArray[Any], heights: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the edges of bins of equal width, and the largest height of each unit in every bin."""
+    edges = np.linspace(x.min(), x.max() + (np.ptp(x) == 0), _MAX_COLUMNS + 1)
+    bins = np.clip(np.searchsorted(edges, x, side="right") - 1, 0, _MAX_COLUMNS - 1)
+    largest = np.zeros((_MAX_COLUMNS, heights.shape[1]))
+    np.maximum.at(largest, bins, heights)
+    return edges, largest
 
 
 def _by_modality(attention: Any) -> dict[str | None, NDArray[Any]]:

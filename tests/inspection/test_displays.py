@@ -89,6 +89,36 @@ def test_attention_display_places_bars_at_times():
     assert display.axes_[0].get_xlabel() == "time"
 
 
+@pytest.mark.parametrize("times", [None, np.linspace(5, 9, 40_000)[::-1]])
+def test_attention_display_bins_many_local_features(times):
+    attention = np.full((40_000, 2), 1e-6)
+    attention[[777, 39_999], [0, 1]] = 0.5
+    axes = AttentionDisplay.from_attention(attention, times=times).axes_[0]
+    assert len(axes.patches) == 2  # a profile per unit, not 40,000 bars
+    x = np.arange(40_000) if times is None else times
+    for row, patch, peak in zip((1, 0), axes.patches, (777, 39_999), strict=True):
+        heights, edges, _ = patch.get_data()
+        highest = int(np.argmax(heights))
+        assert edges[highest] <= x[peak] <= edges[highest + 1]
+        assert heights[highest] - row == pytest.approx(0.9)
+        assert np.sort(heights - row)[-2] < 1e-5
+    assert "300 bins" in axes.get_xlabel()
+    axes.figure.canvas.draw()
+
+
+def test_attention_display_bins_equal_times():
+    display = AttentionDisplay.from_attention(np.full((400, 1), 1 / 400), times=np.full(400, 3.0))
+    heights, edges, _ = display.axes_[0].patches[0].get_data()
+    assert heights.max() == pytest.approx(0.9)
+    assert edges[0] <= 3.0 <= edges[-1]
+
+
+def test_attention_display_rejects_too_many_thumbnails():
+    attention = np.full((301, 1), 1 / 301)
+    with pytest.raises(ValueError, match="thumbnails has 301 images, too many to see"):
+        AttentionDisplay.from_attention(attention, thumbnails=np.zeros((301, 4, 4)))
+
+
 @pytest.mark.parametrize("shape", [(28, 28), (20, 40, 3)])
 def test_attention_display_draws_thumbnails_above_a_map(fitted, shape):
     clf, X = fitted
