@@ -142,7 +142,7 @@ def column_layout(name: str, values: NDArray[Any]) -> dict[str, Any]:
     return {
         "shape": (0, *values.shape[1:]),
         "chunks": (_ITEMS_PER_CHUNK, *values.shape[1:]),
-        "dtype": str if values.dtype.kind == "U" else values.dtype,
+        "dtype": str if values.dtype.kind == "T" else values.dtype,
         "compressors": [Crc32cCodec()],  # no compression, but a checksum that reveals damage
         "dimension_names": dimensions[: values.ndim],
         "attributes": attributes,

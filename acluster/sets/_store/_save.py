@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from acluster._utils._progress import progress
-from acluster.sets._feature_sets import Array, check_lengths, to_numpy
+from acluster.sets._feature_sets import Array, check_lengths
 from acluster.sets._sequence import ItemSequence
 from acluster.sets._store._arrays import check_codecs
+from acluster.sets._store._columns import column_array
 from acluster.sets._store._format import COLUMNS
 from acluster.sets._store._reader import is_zarr_group, open_if_store
 from acluster.sets._store._writer import FeatureSetsWriter
@@ -74,8 +75,9 @@ def save_feature_sets(
         The sample weights.
 
     dtype : {"float16", "float32"}, default=None
-        The dtype of the stored features. By default, float16 features stay float16 and
-        all others become float32.
+        The dtype of the stored features. By default, float16 features stay float16 and all
+        others become float32, except for integers that float32 would round: the first item with
+        them decides for float64. Pass a dtype to accept its rounding.
 
     attributes : dict, default=None
         Metadata about the features that JSON can represent, such as their extractor.
@@ -108,13 +110,13 @@ def save_feature_sets(
     >>> folder.cleanup()
     """
     given = {"label": label, "id": id, "group": group, "weight": weight}
-    columns = {k: _checked_column(v, k) for k, v in given.items() if v is not None}
+    columns = {k: column_array(v, k) for k, v in given.items() if v is not None}
     X = _open_stores(X)
     if isinstance(X, ItemSequence):
         columns = {k: v for k in COLUMNS if (v := getattr(X, k)) is not None} | columns
     names = _item_names(X)
     if names is not None and "id" not in columns:
-        columns["id"] = np.array(names)
+        columns["id"] = column_array(names, "id")
     items = _items(X, names, lengths)
     if verbose:
         items = progress(items, f"{path}: items")
@@ -135,15 +137,6 @@ def _open_stores(X: Any) -> Any:
     if is_zarr_group(X) and "acluster_format" not in X.attrs:
         return X  # a group of one array per item
     return open_if_store(X)
-
-
-def _checked_column(values: Any, name: str) -> Array:
-    array = to_numpy(values)
-    if array.dtype == object:  # strings from a data frame
-        array = np.array(array.tolist())
-    if array.ndim not in ((1, 2) if name == "label" else (1,)):
-        raise ValueError(f"{name} has shape {array.shape}; pass one entry per item.")
-    return array
 
 
 def _append_all(writer: FeatureSetsWriter, items: Iterable[Any], columns: dict[str, Array]) -> None:

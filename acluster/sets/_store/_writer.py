@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from pathlib import Path
@@ -15,8 +16,15 @@ import numpy as np
 
 from acluster.sets._feature_sets import Array, check_set
 from acluster.sets._store import _format
-from acluster.sets._store._columns import check_entries, encode_column, entry_type, read_column
+from acluster.sets._store._columns import (
+    check_entries,
+    encode_column,
+    entry_type,
+    own_entry,
+    read_column,
+)
 from acluster.sets._store._format import COLUMNS, UNNAMED, StoreError, find_array, read_attributes
+from acluster.sets._store._narrowing import default_dtype, narrowed, underflow_warning
 from acluster.sets._store._reader import check_store, open_group
 
 if TYPE_CHECKING:
@@ -52,8 +60,9 @@ class FeatureSetsWriter:
         store stays complete until more items are written.
 
     dtype : {"float16", "float32"}, default=None
-        The dtype of the stored features. By default, float16 features stay float16 and
-        all others become float32.
+        The dtype of the stored features. By default, float16 features stay float16 and all
+        others become float32, except for integers that float32 would round: the first item with
+        them decides for float64. Pass a dtype to accept its rounding.
 
     attributes : dict, default=None
         Metadata about the features that JSON can represent, such as their extractor. It is
@@ -103,15 +112,10 @@ class FeatureSetsWriter:
     ) -> None:
         if dtype not in (None, "float16", "float32"):
             raise ValueError(f"dtype={dtype!r} is not 'float16', 'float32' or None.")
-        try:
-            json.dumps(dict(attributes or {}))
-        except TypeError as error:
-            raise TypeError(
-                f"attributes={attributes!r} cannot be written as JSON: {error}. Use strings, "
-                "Python numbers, lists and dicts."
-            ) from None
+        attributes = _as_json(attributes or {})
         self.path = os.fspath(path)
         self.dtype = dtype
+        self._has_warned = False
         self._group = self._open_group(resume, attributes)
         attributes = read_attributes(self._group)
         committed = attributes["committed"]
@@ -241,7 +245,11 @@ class FeatureSetsWriter:
         if isinstance(weight, Real):
             weight = float(weight)  # so that 1 and 0.5 have the same type
         given = {"label": label, "id": id, "group": group, "weight": weight}
-        columns = {name: value for name, value in given.items() if value is not None}
+        columns = {
+            name: own_entry(value, name, f"Item {len(self)}")
+            for name, value in given.items()
+            if value is not None
+        }
         types = check_entries(columns, self._types if len(self) else None, f"Item {len(self)}")
         self._multimodal, self._types = isinstance(item, Mapping), types
         self._formats |= {name: (x.shape[1], x.dtype) for name, x in sets.items()}
@@ -276,21 +284,21 @@ class FeatureSetsWriter:
                 "Rename it."
             )
         values = check_set(item, name)
-        default = self.dtype or ("float16" if values.dtype == np.float16 else "float32")
-        width, dtype = self._formats.get(modality, (values.shape[1], np.dtype(default)))
+        if modality in self._formats:
+            width, dtype = self._formats[modality]
+        else:
+            width = values.shape[1]
+            dtype = np.dtype(self.dtype) if self.dtype else default_dtype(values)
         if values.shape[1] != width:
             raise ValueError(
                 f"{name} has {values.shape[1]} features, but earlier items have {width}. Use the "
                 "same extractor for all items, or two modalities."
             )
-        with np.errstate(over="ignore"):
-            # Always a copy: the caller may reuse its buffer while the item is pending.
-            stored = values.astype(dtype)
-        if dtype != values.dtype and not np.array_equal(np.isfinite(stored), np.isfinite(values)):
-            raise ValueError(
-                f"{name} has values beyond the range of {dtype}, up to {np.abs(values).max():g}. "
-                "Scale the features, or start a store with dtype='float32'."
-            )
+        stored = narrowed(values, dtype, name, self.dtype is not None)
+        warning = None if self._has_warned else underflow_warning(values, stored, name)
+        if warning:
+            self._has_warned = True
+            warnings.warn(warning, UserWarning, stacklevel=5)
         return stored
 
     def flush(self) -> None:
@@ -366,3 +374,27 @@ class FeatureSetsWriter:
             self.close()
         else:
             self.flush()
+
+
+def _as_json(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of the attributes as JSON represents them."""
+    try:
+        text = json.dumps(dict(attributes), allow_nan=False)
+        if _has_other_keys(attributes):
+            raise TypeError("not all keys are strings")
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"attributes={attributes!r} cannot be written as JSON: {error}. Use strings, finite "
+            "Python numbers, lists and dicts."
+        ) from None
+    copy: dict[str, Any] = json.loads(text)
+    return copy
+
+
+def _has_other_keys(value: Any) -> bool:
+    """Whether a mapping in a value has keys other than strings, which JSON would turn into some."""
+    if isinstance(value, Mapping):
+        return not all(isinstance(key, str) for key in value) or _has_other_keys(
+            list(value.values())
+        )
+    return isinstance(value, list | tuple) and any(map(_has_other_keys, value))
