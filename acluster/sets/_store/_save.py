@@ -126,7 +126,7 @@ def save_feature_sets(
             _append_all(writer, items, columns)
         writer.close()
     except BaseException:
-        shutil.rmtree(path, ignore_errors=True)
+        writer._remove()
         raise
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shutil
+import threading
 import warnings
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -23,32 +25,82 @@ from acluster.sets._store._columns import (
     own_entry,
     read_column,
 )
-from acluster.sets._store._format import COLUMNS, UNNAMED, StoreError, find_array, read_attributes
+from acluster.sets._store._format import UNNAMED, StoreError, find_array, read_attributes
+from acluster.sets._store._lock import WriteLock
+from acluster.sets._store._names import check_names
 from acluster.sets._store._narrowing import default_dtype, narrowed, underflow_warning
 from acluster.sets._store._reader import check_store, open_group
+from acluster.sets._store._resume import (
+    LOCK_FILE,
+    check_committed,
+    check_new_directory,
+    committed_array,
+    discard_uncommitted,
+    remove_store,
+)
 
 if TYPE_CHECKING:
     import zarr
 
+    from acluster.sets._store._durable import DurableStore
+
 _PENDING_BYTES = 1 << 25
+_GROWING = ("", "_row_size")  # the endings of the arrays of a modality that grow
+_PENDING_CHUNKS = 4  # of items, which bounds the memory of tiny items
 
-# zarr writes a file under a temporary name with this suffix, and renames it when it is complete. A
-# process that is killed therefore leaves every file either old or new, and perhaps a temporary
-# one. There is no fsync: a power failure may lose more than the process had pending.
-_PARTIAL = ".partial"
+_WRITERS: weakref.WeakValueDictionary[str, FeatureSetsWriter] = weakref.WeakValueDictionary()
+_OPENING = threading.Lock()
 
-# Names that other arrays of the store have, or that no directory can have.
-_RESERVED_NAMES = re.compile(
-    rf"|.*[/\\].*|\.+|zarr\.json|{'|'.join(COLUMNS)}|.*_(row_size|offsets)", re.DOTALL
-)
+Pending = tuple[dict[str, Array], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class _State:
+    """What a writer has on disk and in memory. It is replaced as a whole."""
+
+    n_written: int = 0
+    n_rows: dict[str, int] = field(default_factory=dict)
+    multimodal: bool | None = None  # known from the first item on
+    formats: dict[str, tuple[int, np.dtype[Any]]] = field(default_factory=dict)
+    types: dict[str, str] = field(default_factory=dict)
+    # The list is shared by later states: only its first `n_pending` items count.
+    pending: list[Pending] = field(default_factory=list)
+    n_pending: int = 0
+    pending_bytes: int = 0
+
+    def is_full(self, n_bytes: int) -> bool:
+        """Whether the pending items are to be written before one of `n_bytes` is added."""
+        is_large = self.pending_bytes + n_bytes > _PENDING_BYTES
+        is_long = self.n_pending >= _PENDING_CHUNKS * _format._ITEMS_PER_CHUNK
+        return self.n_pending > 0 and (is_large or is_long)
+
+    def with_item(
+        self,
+        item: Pending,
+        n_bytes: int,
+        formats: dict[str, tuple[int, np.dtype[Any]]],
+        types: dict[str, str],
+        multimodal: bool,
+    ) -> _State:
+        """Return the state with another pending item."""
+        del self.pending[self.n_pending :]  # of an append that was interrupted
+        self.pending.append(item)
+        return replace(
+            self,
+            multimodal=multimodal,
+            formats=self.formats | formats,
+            types=types,
+            n_pending=self.n_pending + 1,
+            pending_bytes=self.pending_bytes + n_bytes,
+        )
 
 
 class FeatureSetsWriter:
     """Write a store of feature sets item by item, for example while features are extracted.
 
     Items are collected in memory up to 32 MB and then written together. If the process is
-    killed, `open_feature_sets` rejects the incomplete store, and a writer with
-    ``resume=True`` continues after the last item on disk.
+    killed, or the power fails, `open_feature_sets` rejects the incomplete store, and a writer
+    with ``resume=True`` continues after the last item on disk.
 
     Parameters
     ----------
@@ -75,7 +127,8 @@ class FeatureSetsWriter:
         If there is something at `path` and `resume` is False.
 
     StoreError
-        If `resume` is True and there is something other than a store of feature sets.
+        If another process is writing to `path`. If `resume` is True, also if there is something
+        other than a store of feature sets, or the store is damaged; it is not changed then.
 
     See Also
     --------
@@ -86,7 +139,9 @@ class FeatureSetsWriter:
     ``len(writer)`` is the number of items written or pending. With `resume`, skip that many
     inputs. As a context manager, the writer completes the store at the end of the block. If an
     exception ends the block, the appended items are kept and the store stays incomplete.
-    Only one process may write to a store at a time.
+    Threads may share a writer. Only one process at a time can write to a store: the writer
+    locks it until it is closed or its process ends. Resuming checks that all files of the
+    committed items are there, and the checksums of those that will be added to.
 
     Examples
     --------
@@ -115,70 +170,91 @@ class FeatureSetsWriter:
         attributes = _as_json(attributes or {})
         self.path = os.fspath(path)
         self.dtype = dtype
+        # The working directory may change before the next item.
+        self._root = Path(_local_path(self.path))
         self._has_warned = False
-        self._group = self._open_group(resume, attributes)
-        attributes = read_attributes(self._group)
-        committed = attributes["committed"]
-        self._multimodal: bool | None = attributes["multimodal"]
-        self._n_written: int = committed["n_items"]
-        self._n_rows: dict[str, int] = dict(committed["n_rows"])
-        if attributes["complete"]:
-            check_store(self._group, self.path)
-        else:
-            self._discard_uncommitted(committed["columns"])
-        arrays = {name: self._group[name] for name in self._n_rows}
-        self._formats = {name: (array.shape[1], array.dtype) for name, array in arrays.items()}
-        self._types = {name: entry_type(self.column(name)[0]) for name in committed["columns"]}
-        self._pending: list[tuple[dict[str, Array], dict[str, Any]]] = []
-        self._pending_bytes = 0
+        self._mutex = threading.RLock()
+        self._process = os.getpid()
+        self._closed: str | None = None  # why
+        self._state = _State()
+        with self._mutex:
+            is_new = _make_directory(self._root, self.path, resume)
+            self._lock = self._acquire()
+            weakref.finalize(self, self._lock.release)
+            try:
+                self._state = self._open(attributes)
+            except BaseException:
+                if is_new:
+                    remove_store(self._root, [])
+                self._end()
+                raise
 
-    def _open_group(self, resume: bool, attributes: Mapping[str, Any] | None) -> zarr.Group:
-        """Create the group of the store, or open the existing one if `resume` is True."""
+    def _acquire(self) -> WriteLock:
+        """Lock the store; a writer of this process that has nothing left to write gives way."""
+        with _OPENING:
+            other = _WRITERS.get(str(self._root))
+            if other is not None:
+                other._give_way()
+            lock = WriteLock(str(self._root / LOCK_FILE), self.path)
+            _WRITERS[str(self._root)] = self
+        return lock
+
+    def _give_way(self) -> None:
+        with self._mutex:
+            if self._closed is None and self._process == os.getpid():
+                if self._state.n_pending:
+                    raise StoreError(
+                        f"Another writer of this process has {self._state.n_pending} items for "
+                        f"{self.path} that are not written yet. Close it, or delete it."
+                    )
+                self._closed = "another writer has been opened for the store"
+                self._lock.release()
+
+    def _open(self, new: Mapping[str, Any]) -> _State:
+        """Open the group of the store, or create it, and return what it holds."""
         import zarr
 
-        path = Path(self.path)
-        if not resume and path.exists():
-            raise FileExistsError(
-                f"There is already something at {self.path!r}. Choose another path, remove it, or "
-                "continue after its items with FeatureSetsWriter(path, resume=True)."
-            )
-        if (path / "zarr.json").exists():
-            read_attributes(open_group(self.path))
-            group = zarr.open_group(self.path, mode="r+")
-            for name in group.attrs["committed"]["n_rows"]:
-                array = find_array(group, name, self.path)
-                if array is not None and self.dtype not in (None, array.dtype.name):
-                    raise ValueError(
-                        f"dtype={self.dtype!r}, but {self.path} holds {name!r} as {array.dtype}. "
-                        "Leave dtype out to continue with it."
-                    )
-            return group
-        # A process killed while it created the group leaves a temporary zarr.json at most.
-        if path.is_file() or any(entry.suffix != _PARTIAL for entry in path.glob("*")):
-            raise StoreError(f"{self.path} is not a store of feature sets. Choose another path.")
-        new = _format.new_attributes(attributes)
-        return zarr.create_group(self.path, zarr_format=3, attributes=new)
+        from acluster.sets._store._durable import DurableStore, sync_directory
 
-    def _discard_uncommitted(self, columns: Sequence[str]) -> None:
-        """Remove everything written after the last commit: rows, arrays and temporary files."""
-        per_item = [f"{name}_row_size" for name in self._n_rows] + list(columns)
-        n_rows = self._n_rows | dict.fromkeys(per_item, self._n_written)
-        for name, n in n_rows.items():
-            array = find_array(self._group, name, self.path)
-            if array is None or array.shape[0] < n:
-                problem = f"is missing some of the {n} rows that were written"
-                raise _format.array_error(name, self.path, problem)
-            if array.shape[0] > n:
-                array.resize((n, *array.shape[1:]))
-        for partial in Path(self.path).rglob(f"*{_PARTIAL}"):
-            partial.unlink()
-        # zarr cannot delete an array without metadata, which a killed process leaves if it was
-        # just creating or deleting that array.
-        for entry in Path(self.path).iterdir():
-            if entry.is_dir() and not (entry / "zarr.json").exists():
-                shutil.rmtree(entry)
-        for name in set(self._group.array_keys()) - n_rows.keys():
-            del self._group[name]
+        if not (self._root / "zarr.json").exists():
+            # A process killed while it created the group leaves no more than temporary files.
+            check_new_directory(self._root, self.path)
+            store = DurableStore(self._root)
+            zarr.create_group(store, zarr_format=3, attributes=_format.new_attributes(new))
+            store.sync()
+            sync_directory(self._root.parent)
+            return _State()
+        existing = open_group(str(self._root))
+        attributes = read_attributes(existing)
+        committed = attributes["committed"]
+        _check_dtype(existing, committed["n_rows"], self.dtype, self.path)
+        # Nothing is changed before all that is committed has been checked.
+        if attributes["complete"]:
+            check_store(existing, self.path)
+        else:
+            check_committed(existing, committed, self.path)
+            with _transaction(self._root, self.path) as (_, group):
+                discard_uncommitted(group, attributes, self._root)
+        arrays = {name: existing[name] for name in committed["n_rows"]}
+        return _State(
+            n_written=committed["n_items"],
+            n_rows=dict(committed["n_rows"]),
+            multimodal=attributes["multimodal"],
+            formats={name: (array.shape[1], array.dtype) for name, array in arrays.items()},
+            types={name: entry_type(self.column(name)[0]) for name in committed["columns"]},
+        )
+
+    def _check_usable(self) -> None:
+        if self._closed is not None:
+            raise ValueError(
+                f"The writer of {self.path} takes no more items: {self._closed}. Continue with "
+                "FeatureSetsWriter(path, resume=True)."
+            )
+        if self._process != os.getpid():
+            raise ValueError(
+                f"The writer of {self.path} belongs to process {self._process}, not to its fork "
+                f"{os.getpid()}. Send the features to that process, or write to another store."
+            )
 
     def column(self, name: str) -> Array:
         """Read a column for the items that are on disk.
@@ -198,17 +274,25 @@ class FeatureSetsWriter:
         KeyError
             If the store has no such column.
         """
-        return read_column(self._group[name], self.path)
+        group = open_group(str(self._root))
+        committed = read_attributes(group)["committed"]
+        if name not in committed["columns"]:
+            raise KeyError(name)
+        return read_column(committed_array(group, name, committed["n_items"], self.path), self.path)
 
     def __len__(self) -> int:
-        return self._n_written + len(self._pending)
+        state = self._state
+        return state.n_written + state.n_pending
 
     @property
     def id(self) -> list[Any]:
         """The names of the items written so far; empty without names."""
-        is_written = self._n_written and "id" in self._types
-        written = self.column("id").tolist() if is_written else []
-        return written + [columns["id"] for _, columns in self._pending if "id" in columns]
+        with self._mutex:
+            state = self._state
+            if "id" not in state.types:
+                return []
+            written = self.column("id").tolist() if state.n_written else []
+            return written + [columns["id"] for _, columns in state.pending[: state.n_pending]]
 
     def append(
         self,
@@ -239,35 +323,52 @@ class FeatureSetsWriter:
         ------
         ValueError
             If the item is invalid, does not match the earlier ones, or lacks a column that
-            they have. The item is then not added.
+            they have, or if the writer is closed.
+
+        OSError
+            If earlier items cannot be written. They stay pending.
+
+            The item is not added if an error is raised.
         """
-        sets = self._check_item(item)
         if isinstance(weight, Real):
             weight = float(weight)  # so that 1 and 0.5 have the same type
         given = {"label": label, "id": id, "group": group, "weight": weight}
-        columns = {
-            name: own_entry(value, name, f"Item {len(self)}")
-            for name, value in given.items()
-            if value is not None
-        }
-        types = check_entries(columns, self._types if len(self) else None, f"Item {len(self)}")
-        self._multimodal, self._types = isinstance(item, Mapping), types
-        self._formats |= {name: (x.shape[1], x.dtype) for name, x in sets.items()}
-        self._pending.append((sets, columns))
-        self._pending_bytes += sum(values.nbytes for values in sets.values())
-        if self._pending_bytes >= _PENDING_BYTES:
-            self.flush()
+        with self._mutex:
+            self._check_usable()
+            name = f"Item {len(self)}"
+            sets = self._check_item(item)
+            columns = {
+                column: own_entry(value, column, name)
+                for column, value in given.items()
+                if value is not None
+            }
+            types = check_entries(columns, self._state.types if len(self) else None, name)
+            if not len(self):
+                _check_new_columns(self._root, columns, self.path)
+            n_bytes = sum(values.nbytes for values in sets.values())
+            n_bytes += sum(len(entry) for entry in columns.values() if hasattr(entry, "__len__"))
+            # Earlier items are written before this one is added, so that an error concerns only
+            # those.
+            if self._state.is_full(n_bytes):
+                self.flush()
+            formats = {name: (x.shape[1], x.dtype) for name, x in sets.items()}
+            self._state = self._state.with_item(
+                (sets, columns), n_bytes, formats, types, isinstance(item, Mapping)
+            )
 
     def _check_item(self, item: Any) -> dict[str, Array]:
         """Return the sets of an item in their stored form; an empty set still defines a width."""
-        i = len(self)
-        if self._multimodal not in (None, isinstance(item, Mapping)):
-            earlier = "mappings of modalities to arrays" if self._multimodal else "single arrays"
+        i, multimodal = len(self), self._state.multimodal
+        if multimodal not in (None, isinstance(item, Mapping)):
+            earlier = "mappings of modalities to arrays" if multimodal else "single arrays"
             raise ValueError(
                 f"Item {i} is a {type(item).__name__}, but earlier items are {earlier}. Pass all "
                 "items in the same form."
             )
         named = item if isinstance(item, Mapping) else {UNNAMED: item}
+        new = [name for name in named if name not in self._state.formats]
+        if new:
+            check_names(new, f"Item {i}", [*os.listdir(self._root), *self._state.formats])
         sets = {name: self._check_set(x, name) for name, x in named.items() if x is not None}
         if not any(map(len, sets.values())):
             raise ValueError(
@@ -277,15 +378,9 @@ class FeatureSetsWriter:
 
     def _check_set(self, item: Any, modality: str) -> Array:
         name = f"Item {len(self)}, modality {modality!r}"
-        if not isinstance(modality, str) or _RESERVED_NAMES.fullmatch(modality):
-            raise ValueError(
-                f"{name}: the name of a modality must be a non-empty string without '/', must not "
-                f"end in _row_size or _offsets, and must not be one of {', '.join(COLUMNS)}. "
-                "Rename it."
-            )
         values = check_set(item, name)
-        if modality in self._formats:
-            width, dtype = self._formats[modality]
+        if modality in self._state.formats:
+            width, dtype = self._state.formats[modality]
         else:
             width = values.shape[1]
             dtype = np.dtype(self.dtype) if self.dtype else default_dtype(values)
@@ -303,50 +398,45 @@ class FeatureSetsWriter:
 
     def flush(self) -> None:
         """Write all pending items to disk, where a writer that resumes finds them."""
-        if not self._pending:
-            return
-        # The order makes the store safe to kill at any moment: first it is marked incomplete, then
-        # rows are appended, and only then are they committed. Fields of the writer change last, so
-        # that a flush that failed, for example on a full disk, can be repeated.
-        self._group.attrs.update({"complete": False})
-        n_rows = {name: self._append_sets(name) for name in self._formats}
-        for name, type_name in self._types.items():
-            entries = [columns[name] for _, columns in self._pending]
-            known = self._group[name].attrs.get("classes", []) if self._n_written else []
-            values, array_attributes = encode_column(name, entries, type_name, known)
-            self._extend(name, values, self._n_written)
-            if array_attributes:
-                self._group[name].attrs.update(array_attributes)
-        n_written = self._n_written + len(self._pending)
-        committed = {"n_items": n_written, "n_rows": n_rows, "columns": list(self._types)}
-        self._group.attrs.update({"multimodal": self._multimodal, "committed": committed})
-        self._n_written, self._n_rows = n_written, n_rows
-        self._pending, self._pending_bytes = [], 0
+        with self._mutex:
+            self._check_usable()
+            if self._state.n_pending:
+                # One assignment: an interrupt comes before it or after it. Before it, the items
+                # are still pending, and writing them again to the same rows changes nothing.
+                self._state = self._flushed(self._state)
 
-    def _append_sets(self, modality: str) -> int:
-        """Write the pending sets of a modality; return its new number of rows."""
-        width, dtype = self._formats[modality]
-        empty = np.empty((0, width), dtype)
-        sets = [item.get(modality, empty) for item, _ in self._pending]
-        n_before = self._n_rows.get(modality, 0)
-        self._extend(modality, np.concatenate(sets), n_before)
-        # All items on disk lack a new modality.
-        n_lacking = 0 if modality in self._n_rows else self._n_written
-        sizes = [0] * n_lacking + [len(x) for x in sets]
-        self._extend(f"{modality}_row_size", np.array(sizes), self._n_written - n_lacking)
-        return n_before + sum(sizes)
+    def _flushed(self, state: _State) -> _State:
+        """Write and commit the pending items of a state, and return the state after that.
 
-    def _extend(self, name: str, values: Array, n_before: int) -> None:
-        """Write rows after the first `n_before` of an array, which is created if necessary."""
-        if name not in self._group:
-            is_modality = name in self._formats
-            layout = _format.features_layout if is_modality else _format.column_layout
-            self._group.create_array(name, overwrite=True, **layout(name, values))
-        # By default zarr does not write chunks that equal the fill value. Here they are written,
-        # because a missing chunk counts as lost.
-        array = self._group[name].with_config({"write_empty_chunks": True})
-        array.resize((n_before + len(values), *array.shape[1:]))
-        array[n_before:] = values
+        The order makes the store safe to kill at any moment, power failures included: first it
+        is marked incomplete, then rows are appended, and only when those are on disk, they are
+        committed.
+        """
+        pending = state.pending[: state.n_pending]
+        n_written = state.n_written + len(pending)
+        with _transaction(self._root, self.path) as (store, group):
+            attributes = read_attributes(group)
+            committed = attributes["committed"]
+            names = [f"{name}{end}" for name in state.formats for end in _GROWING]
+            known = {*committed["columns"]}
+            known.update(f"{name}{end}" for name in committed["n_rows"] for end in _GROWING)
+            uncommitted = sorted({*names, *state.types} - known)
+            if attributes["complete"] or uncommitted != attributes.get("uncommitted", []):
+                group.attrs.update({"complete": False, "uncommitted": uncommitted})
+                store.sync()
+            n_rows = {name: _append_sets(group, name, state, pending) for name in state.formats}
+            for name, type_name in state.types.items():
+                _append_entries(group, name, type_name, state, pending)
+            store.sync()
+            committed = {"n_items": n_written, "n_rows": n_rows, "columns": list(state.types)}
+            multimodal = state.multimodal
+            group.attrs.update(
+                {"multimodal": multimodal, "committed": committed, "uncommitted": []}
+            )
+            store.sync()
+        return replace(
+            state, n_written=n_written, n_rows=n_rows, pending=[], n_pending=0, pending_bytes=0
+        )
 
     def close(self) -> None:
         """Write all pending items and mark the store complete.
@@ -356,15 +446,35 @@ class FeatureSetsWriter:
         ValueError
             If the store has no items.
         """
-        self.flush()
-        if self._n_written == 0:
-            raise ValueError(f"{self.path} has no items; append at least one before closing it.")
-        if self._group.attrs["complete"]:  # nothing was appended to a complete store
-            return
-        for name in self._n_rows:
-            offsets = np.concatenate([[0], np.cumsum(self._group[f"{name}_row_size"][...])])
-            self._extend(f"{name}_offsets", offsets, 0)
-        self._group.attrs.update({"complete": True})
+        with self._mutex:
+            if self._closed is not None:
+                return
+            self.flush()
+            state = self._state
+            if state.n_written == 0:
+                raise ValueError(
+                    f"{self.path} has no items; append at least one before closing it."
+                )
+            with _transaction(self._root, self.path) as (store, group):
+                if not group.attrs["complete"]:  # else nothing was appended
+                    for name in state.n_rows:
+                        sizes = group[f"{name}_row_size"][: state.n_written]
+                        offsets = np.concatenate([[0], np.cumsum(sizes)])
+                        _extend(group, f"{name}_offsets", offsets, 0)
+                    store.sync()
+                    group.attrs.update({"complete": True})
+                    store.sync()
+            self._end()
+
+    def _end(self) -> None:
+        self._closed = "it is closed"
+        self._lock.release()
+
+    def _remove(self) -> None:
+        """Remove the store, which this writer has made, and nothing else in its directory."""
+        with self._mutex:
+            remove_store(self._root, [*self._state.formats, *self._state.types])
+            self._end()
 
     def __enter__(self) -> Self:
         return self
@@ -372,8 +482,126 @@ class FeatureSetsWriter:
     def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
         if error_type is None:
             self.close()
-        else:
+        elif self._closed is None:
             self.flush()
+            self._end()
+
+
+def _make_directory(root: Path, path: str, resume: bool) -> bool:
+    """Make the directory of the store, and return whether it is new."""
+    root.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        root.mkdir()
+    except FileExistsError:
+        if not resume:
+            raise FileExistsError(
+                f"There is already something at {path!r}. Choose another path, remove "
+                "it, or continue after its items with FeatureSetsWriter(path, resume=True)."
+            ) from None
+        if not root.is_dir():
+            raise StoreError(
+                f"{path} is not a store of feature sets. Choose another path."
+            ) from None
+        return False
+    return True
+
+
+def _check_dtype(group: zarr.Group, names: Iterable[str], dtype: str | None, path: str) -> None:
+    for name in names:
+        array = find_array(group, name, path)
+        if array is not None and dtype not in (None, array.dtype.name):
+            raise ValueError(
+                f"dtype={dtype!r}, but {path} holds {name!r} as {array.dtype}. "
+                "Leave dtype out to continue with it."
+            )
+
+
+@contextmanager
+def _transaction(root: Path, path: str) -> Iterator[tuple[DurableStore, zarr.Group]]:
+    """Open the group for writing; nothing is written to it after the block."""
+    import zarr
+
+    from acluster.sets._store._durable import DurableStore
+
+    if not (root / "zarr.json").exists():
+        raise FileNotFoundError(f"The store {path} has been removed or renamed.")
+    store = DurableStore(root)
+    try:
+        # Consolidated metadata, which other programs may have added, would be out of date
+        # after the first change. zarr leaves them out when it writes the group's attributes.
+        yield store, zarr.open_group(store, mode="r+", use_consolidated=False)
+    finally:
+        store.revoke()
+
+
+def _check_new_columns(root: Path, names: Iterable[str], path: str) -> None:
+    for name in names:
+        if (root / name).exists():
+            raise StoreError(
+                f"{path} already contains {name!r}, which no writer of it made. Remove "
+                "it, or choose another path."
+            )
+
+
+def _append_sets(
+    group: zarr.Group, modality: str, state: _State, pending: Sequence[Pending]
+) -> int:
+    """Write the pending sets of a modality; return its new number of rows."""
+    width, dtype = state.formats[modality]
+    empty = np.empty((0, width), dtype)
+    sets = [item.get(modality, empty) for item, _ in pending]
+    n_before = state.n_rows.get(modality, 0)
+    values = np.concatenate(sets)
+    _extend(group, modality, values, n_before, _format.features_layout)
+    # All items on disk lack a new modality.
+    n_lacking = 0 if modality in state.n_rows else state.n_written
+    sizes = [0] * n_lacking + [len(x) for x in sets]
+    _extend(group, f"{modality}_row_size", np.array(sizes), state.n_written - n_lacking)
+    return n_before + sum(sizes)
+
+
+def _append_entries(
+    group: zarr.Group, name: str, type_name: str, state: _State, pending: Sequence[Pending]
+) -> None:
+    """Write the pending entries of a column."""
+    entries = [columns[name] for _, columns in pending]
+    known = group[name].attrs.get("classes", []) if state.n_written else []
+    values, attributes = encode_column(name, entries, type_name, known)
+    _extend(group, name, values, state.n_written)
+    if attributes:
+        group[name].attrs.update(attributes)
+
+
+def _extend(
+    group: zarr.Group,
+    name: str,
+    values: Array,
+    n_before: int,
+    layout: Callable[[str, Array], dict[str, Any]] = _format.column_layout,
+) -> None:
+    """Write rows after the first `n_before` of an array, which is created if necessary."""
+    if name not in group:
+        group.create_array(name, **layout(name, values))
+    # By default zarr does not write chunks that equal the fill value. Here they are written,
+    # because a missing chunk counts as lost.
+    array = group[name].with_config({"write_empty_chunks": True})
+    array.resize((n_before + len(values), *array.shape[1:]))
+    array[n_before:] = values
+
+
+def _local_path(path: str) -> str:
+    """Return the absolute path of the directory of a store."""
+    if "://" in path:
+        raise ValueError(
+            f"{path!r} is an address, but stores are written to local directories. Write to one, "
+            "and copy it."
+        )
+    if path.lower().endswith(".zip"):
+        raise ValueError(
+            f"{path!r} is the name of an archive, but a store is a directory. Write to "
+            f"{path[:-4] + '.zarr'!r}, and pack it afterwards if you need one file."
+        )
+    return os.path.realpath(path)
 
 
 def _as_json(attributes: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def test_other_features_become_float32(path, row):
 def test_append_rejects_integers_that_would_be_rounded(path, first, value):
     writer = FeatureSetsWriter(path)
     writer.append(SECONDS if first == "i8" else np.ones((1, 2), first))
-    with pytest.raises(ValueError, match=rf"Item 1, .* has the integer {value:.0f}, .*Subtract"):
+    with pytest.raises(ValueError, match=rf"Item 1, .* has the integer {value}, .*Subtract"):
         writer.append(np.array([[1, value]]))
     assert len(writer) == 1
 

@@ -1,5 +1,6 @@
 """FeatureSetsWriter stores the same items however it is used, and rejects invalid ones."""
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from acluster import FeatureSetsWriter, open_feature_sets, save_feature_sets
 from acluster.sets import StoreError, info
+from acluster.sets._store import _writer
 from tests.sets._store.helpers import (
     COLUMNS,
     assert_holds,
@@ -37,8 +39,12 @@ def test_writer_stores_same_items_after_any_actions(actions):
             writer.append(item_of(i), **columns_at(i))
             assert len(writer) == i + 1
             assert writer.id == [f"item{j}" for j in range(i + 1)]
-            if action in ("flush", "close"):
-                getattr(writer, action)()
+            if action == "flush":
+                writer.flush()
+            elif action == "close":
+                writer.close()
+                if i < len(actions):
+                    writer = FeatureSetsWriter(path, resume=True)
             elif action in ("resume", "raise"):
                 error = KeyboardInterrupt() if action == "raise" else None
                 writer.__exit__(error and type(error), error, None)
@@ -72,15 +78,22 @@ def test_append_bounds_pending_bytes(path, small, monkeypatch):
     flushed, flush = [], FeatureSetsWriter.flush
 
     def recorded(writer):
-        flushed.append(sum(x.nbytes for sets, _ in writer._pending for x in sets.values()))
+        flushed.append(writer._state.pending_bytes)
         flush(writer)
 
     monkeypatch.setattr(FeatureSetsWriter, "flush", recorded)
     writer = FeatureSetsWriter(path)
     write_items(writer, 40)
-    largest = max(sum(x.size * 4 for x in item_of(i).values()) for i in range(40))
     assert len(flushed) > 3
-    assert 300 <= min(flushed) <= max(flushed) < 300 + largest
+    assert 150 < min(flushed) <= max(flushed) <= 300
+
+
+def test_append_bounds_pending_items(path, small, monkeypatch):
+    monkeypatch.setattr(_writer, "_PENDING_BYTES", 10**9)
+    writer = FeatureSetsWriter(path)
+    for i in range(50):
+        writer.append(np.ones((1, 1)))
+        assert i < writer._state.n_written + 4 * 4
 
 
 @pytest.mark.parametrize("fails_at", [5, 8])
@@ -89,22 +102,48 @@ def test_flush_can_be_repeated_after_an_error(path, monkeypatch, fails_at):
     write_items(writer, 6)
     writer.flush()
     write_items(writer, 12)
-    calls, extend = [], FeatureSetsWriter._extend
+    calls, extend = [], _writer._extend
 
-    def failing(self, *args, **kwargs):
-        calls.append(args[0])
+    def failing(*args, **kwargs):
+        calls.append(args)
         if len(calls) == fails_at // 2 + 1:
             if fails_at % 2:
-                extend(self, *args, **kwargs)
+                extend(*args, **kwargs)
             raise OSError("No space left on device")
-        extend(self, *args, **kwargs)
+        extend(*args, **kwargs)
 
-    monkeypatch.setattr(FeatureSetsWriter, "_extend", failing)
+    monkeypatch.setattr(_writer, "_extend", failing)
     with pytest.raises(OSError, match="No space"), writer:
         pass
     assert len(writer) == 12
     writer.close()
     assert_holds(path, 12)
+
+
+def test_append_that_raises_has_not_added_the_item(path, small, monkeypatch):
+    put, is_full = zarr.storage._local._put, []
+
+    def put_unless_full(*args, **kwargs):
+        if is_full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return put(*args, **kwargs)
+
+    monkeypatch.setattr(zarr.storage._local, "_put", put_unless_full)
+    n_errors = 0
+    writer = FeatureSetsWriter(path)
+    with writer:
+        for i in range(20):
+            is_full[:] = [True]  # every flush fails once
+            try:
+                writer.append(item_of(i), **columns_at(i))
+            except OSError:
+                n_errors += 1
+                assert len(writer) == i
+                is_full.clear()
+                writer.append(item_of(i), **columns_at(i))
+        is_full.clear()
+    assert n_errors > 2
+    assert_holds(path, 20)
 
 
 def test_resume_accepts_missing_and_empty_stores(path):
@@ -115,17 +154,6 @@ def test_resume_accepts_missing_and_empty_stores(path):
     with FeatureSetsWriter(path, resume=True) as writer:
         write_items(writer, 3)
     assert_holds(path, 3)
-
-
-def test_resume_removes_arrays_without_metadata(path):
-    writer = FeatureSetsWriter(path)
-    write_items(writer, 3)
-    writer.flush()
-    Path(path, "depth", "c").mkdir(parents=True)
-    with FeatureSetsWriter(path, resume=True) as writer:
-        write_items(writer, 5)
-    assert_holds(path, 5)
-    assert_tidy(path)
 
 
 def test_resume_rejects_incomplete_store_without_its_rows(path):
@@ -193,6 +221,25 @@ INVALID_NAMES = [
     "rgb_offsets",
     "rgb_row_size",
     3,
+    "a\0b",
+    "a\nb",
+    "\x1b[2J",
+    "a" * 201,
+    "\u00e9" * 101,
+    "\ud800",
+    "con",
+    "Aux.x",
+    "COM1",
+    "a:b",
+    "what?",
+    "ends.",
+    "ends ",
+    "_x",
+    ".x",
+    "LABEL",
+    "x_Offsets",
+    "zarr.JSON",
+    "ZARR.json",
 ]
 for name in INVALID_NAMES:
     INVALID_ITEMS[f"name {name!r}"] = (
@@ -200,6 +247,36 @@ for name in INVALID_NAMES:
         {},
         [f"modality {name!r}", "without '/'", "Rename"],
     )
+
+
+CLASHES = {"case": "RGB", "unicode": "Caf\u00c9", "file": "Notes", "array": "pooled"}
+
+
+@pytest.mark.parametrize("name", CLASHES.values(), ids=CLASHES)
+def test_append_rejects_names_that_clash_on_some_systems(path, name):
+    writer = FeatureSetsWriter(path)
+    Path(path, "notes").mkdir()
+    Path(path, "pooled_row_size").mkdir()
+    writer.append({"rgb": np.ones((1, 3)), "cafe\u0301": np.ones((1, 1))})
+    with pytest.raises(ValueError, match=r"Item 1, modality .* clashes with"):
+        writer.append({name: np.ones((1, 3))})
+    with pytest.raises(ValueError, match=r"Item 1, modality 'B'.* clashes with 'b'"):
+        writer.append({"b": np.ones((1, 1)), "B": np.ones((1, 1))})
+    writer.close()
+    assert open_feature_sets(path).names == ["rgb", "cafe\u0301"]
+
+
+@pytest.mark.parametrize(
+    "name", ["a" * 200, "x.partial", "a b", "0", "c", "\u00e9t\u00e9", "rgb.v2"], ids=ascii
+)
+def test_names_that_append_accepts_can_be_resumed(path, name):
+    for stop in (1, 2, 3):
+        writer = FeatureSetsWriter(path, resume=True)
+        writer.append({name: np.ones((2, 2))})
+        writer.flush()
+        assert len(writer) == stop
+    writer.close()
+    assert open_feature_sets(path).names == [name]
 
 
 @pytest.mark.parametrize(("item", "columns", "parts"), INVALID_ITEMS.values(), ids=INVALID_ITEMS)

@@ -1,0 +1,135 @@
+"""Locks that keep two processes from writing to one path."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import socket
+import sys
+import weakref
+from typing import Any
+
+from acluster.sets._store._format import StoreError
+
+_IS_LOCKED = {errno.EAGAIN, errno.EACCES, errno.EDEADLK}
+_LOCKS: weakref.WeakSet[WriteLock] = weakref.WeakSet()
+
+
+class WriteLock:
+    """A file that one process at a time holds locked.
+
+    The operating system releases the lock when the process ends, however it ends, so a file that
+    is left behind locks nothing. On a file system without locks, nothing is locked.
+
+    Parameters
+    ----------
+    path : str
+        The lock file, which `release` removes.
+
+    target : str
+        What is locked, in error messages.
+
+    Raises
+    ------
+    StoreError
+        If another process, or another lock of this process, holds the file.
+
+    Attributes
+    ----------
+    left : dict
+        What `note` was last called with by a process that ended without releasing the lock.
+    """
+
+    def __init__(self, path: str, target: str) -> None:
+        self.path = path
+        self.left: dict[str, Any] = {}
+        self._file: int | None = None
+        self._process = os.getpid()
+        while self._file is None:
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                self._lock(file, target)
+                # The process that held the lock may have removed the file meanwhile.
+                if os.path.samestat(os.fstat(file), os.stat(path)):
+                    self._file = file
+            except FileNotFoundError:
+                pass
+            finally:
+                if self._file is None:
+                    os.close(file)
+        self.left = _read(self._file)
+        self.note()
+        _LOCKS.add(self)
+
+    def _lock(self, file: int, target: str) -> None:
+        try:
+            _lock_file(file)
+        except OSError as error:
+            if error.errno not in _IS_LOCKED:
+                return  # a file system without locks
+            holder = _read(file)
+            known = f" (process {holder['pid']} on {holder['host']})" if "pid" in holder else ""
+            raise StoreError(
+                f"Another writer{known} is writing to {target}. Wait until it has finished, stop "
+                "it, or choose another path."
+            ) from None
+
+    def note(self, **notes: Any) -> None:
+        """Write into the file who holds the lock, and notes for those who find it abandoned."""
+        assert self._file is not None
+        text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), **notes})
+        os.lseek(self._file, 0, os.SEEK_SET)
+        os.ftruncate(self._file, 0)
+        os.write(self._file, text.encode())
+
+    def release(self) -> None:
+        """Remove the file and release the lock; do nothing in a forked process."""
+        file, self._file = self._file, None
+        if file is None or self._process != os.getpid():
+            return
+        # Windows cannot remove a file that is open. Elsewhere it is removed while it is locked.
+        if os.name == "nt":
+            os.close(file)
+        with contextlib.suppress(OSError):
+            os.remove(self.path)
+        if os.name != "nt":
+            os.close(file)
+
+    def _abandon(self) -> None:
+        """Close the file in a forked process, which would keep the lock after its parent ends."""
+        file, self._file = self._file, None
+        if file is not None:
+            os.close(file)
+
+
+def _abandon_all() -> None:
+    for lock in list(_LOCKS):
+        lock._abandon()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_abandon_all)
+
+
+def _lock_file(file: int) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        # A byte far beyond the text: others may read the text while the file is locked.
+        os.lseek(file, 1 << 30, os.SEEK_SET)
+        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _read(file: int) -> dict[str, Any]:
+    os.lseek(file, 0, os.SEEK_SET)
+    try:
+        found = json.loads(os.read(file, 1 << 16))
+    except ValueError:  # empty, or written just now
+        return {}
+    return found if isinstance(found, dict) else {}

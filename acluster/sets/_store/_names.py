@@ -1,0 +1,70 @@
+"""Names of modalities, which are names of directories on every operating system."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from typing import Any
+
+from acluster.sets._store._format import COLUMNS
+
+ENDINGS = ("", "_row_size", "_offsets")
+_MAX_BYTES = 200  # with the ending, a directory of most file systems may have 255
+_DEVICES = r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?"
+_RESERVED = re.compile(
+    rf"|[._].*|.*[. ]|{_DEVICES}|{'|'.join(COLUMNS)}|.*_(row_size|offsets)|zarr\.json",
+    re.DOTALL | re.IGNORECASE,
+)
+_UNPRINTABLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
+def portable(name: str) -> str:
+    """Return what a file system that ignores case takes a name for."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def check_names(names: Iterable[Any], item: str, taken: Iterable[str]) -> None:
+    """Check that a store can have new modalities of these names.
+
+    Parameters
+    ----------
+    names : iterable of object
+        The names.
+
+    item : str
+        The name of the item in error messages.
+
+    taken : iterable of str
+        The names that are in the store already, of modalities, columns, files and so on.
+
+    Raises
+    ------
+    ValueError
+        If some operating system cannot have a directory of this name, or not beside the others.
+    """
+    known = {portable(other): other for other in taken}
+    for name in names:
+        if not isinstance(name, str) or _RESERVED.fullmatch(name) or not _is_portable(name):
+            raise ValueError(
+                f"{item}, modality {name!r}: the name of a modality must be a non-empty string "
+                "without '/', characters of \\:*?\"<>| or unprintable ones, of at most 200 bytes. "
+                "It must not begin with '.' or '_', end with '.', ' ', _row_size or _offsets, or "
+                f"be a device name of Windows or one of {', '.join(COLUMNS)}. Rename it."
+            )
+        for ending in ENDINGS:
+            clash = known.get(portable(f"{name}{ending}"))
+            if clash is not None:
+                raise ValueError(
+                    f"{item}, modality {name!r}: its name clashes with {clash!r}, which is in the "
+                    "store. Names must differ in more than case. Rename the modality, or remove "
+                    "the other if it is not needed."
+                )
+        known[portable(name)] = name
+
+
+def _is_portable(name: str) -> bool:
+    is_printable = not any(unicodedata.category(c) in _UNPRINTABLE for c in name)
+    return (
+        is_printable and not re.search(r'[/\\:*?"<>|]', name) and len(name.encode()) <= _MAX_BYTES
+    )

@@ -1,0 +1,136 @@
+"""The check of a store whose writing was interrupted, and the removal of what is unfinished."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from acluster.sets._store._columns import read_column
+from acluster.sets._store._format import StoreError, array_error, find_array, read_whole
+from acluster.sets._store._names import ENDINGS
+from acluster.sets._store._reader import open_rows
+
+if TYPE_CHECKING:
+    import zarr
+
+LOCK_FILE = ".writer.lock"
+
+
+def committed_array(group: zarr.Group, name: str, n: int, store: str) -> zarr.Array:
+    """Return an array of a store, cut to the rows that are committed.
+
+    Raises
+    ------
+    StoreError
+        If the array has fewer rows.
+    """
+    import zarr
+
+    array = find_array(group, name, store)
+    if array is None or array.shape[0] < n:
+        raise array_error(name, store, f"is missing some of the {n} rows that were written")
+    cut = array.metadata.update_shape((n, *array.shape[1:]))
+    return zarr.Array(zarr.AsyncArray(cut, array.store_path))
+
+
+def check_committed(group: zarr.Group, committed: Mapping[str, Any], store: str) -> None:
+    """Check everything that is committed but the values of full files of features.
+
+    Checksums are compared in columns, in row sizes and in the last file of features, to which a
+    writer adds. Of other files of features, the sizes and the indices are checked.
+
+    Raises
+    ------
+    StoreError
+        The message names the array and the place.
+    """
+    n_items = committed["n_items"]
+    for name, n_rows in committed["n_rows"].items():
+        _check_features(committed_array(group, name, n_rows, store), store)
+        sizes = read_whole(committed_array(group, f"{name}_row_size", n_items, store), store)
+        if sizes.sum() != n_rows or (sizes < 0).any():
+            problem = f"adds up to {sizes.sum()}, but {name!r} has {n_rows} rows"
+            raise array_error(f"{name}_row_size", store, problem)
+    for name in committed["columns"]:
+        read_column(committed_array(group, name, n_items, store), store)
+
+
+def _check_features(array: zarr.Array, store: str) -> None:
+    n_rows, height = array.shape[0], (array.shards or array.chunks)[0]
+    absent = open_rows(array).check() if n_rows else None
+    if absent:
+        raise array_error(array.basename, store, f"lacks the files {', '.join(absent[:3])}")
+    first = max(0, n_rows - 1) // height * height
+    try:
+        values = np.asarray(array[first:])
+    except Exception as error:  # of a codec or of the disk
+        raise array_error(array.basename, store, f"cannot be read: {error}") from error
+    # An earlier version of the file has the fill value where rows were added since.
+    empty = np.flatnonzero(np.isnan(values).all(axis=1))
+    if len(empty):
+        problem = f"has lost row {first + empty[0]}"
+        raise array_error(array.basename, store, problem)
+
+
+def discard_uncommitted(group: zarr.Group, attributes: Mapping[str, Any], root: Path) -> None:
+    """Remove what an interrupted writer has left: rows, arrays and temporary files.
+
+    Entries of the directory that no writer made are left alone.
+    """
+    committed = attributes["committed"]
+    n_rows = {name: n for name, n in committed["n_rows"].items()}
+    per_item = [f"{name}_row_size" for name in n_rows] + committed["columns"]
+    for name, n in [*n_rows.items(), *((name, committed["n_items"]) for name in per_item)]:
+        array = group[name]
+        if array.shape[0] > n:
+            array.resize((n, *array.shape[1:]))
+    # Offsets are written last, and written anew.
+    unfinished = {*attributes.get("uncommitted", []), *(f"{name}_offsets" for name in n_rows)}
+    for name in unfinished - {*n_rows, *per_item}:
+        if isinstance(name, str) and name == Path(name).name and name not in ("", ".", ".."):
+            shutil.rmtree(root / name, ignore_errors=True)
+    remove_temporary_files(root, [*n_rows, *per_item])
+
+
+def remove_temporary_files(root: Path, arrays: Iterable[str]) -> None:
+    """Remove the files in a store, and in its arrays, that were not written to the end."""
+    from acluster.sets._store._durable import TEMPORARY_FILE
+
+    files = [*root.iterdir(), *(file for name in arrays for file in (root / name).rglob("*"))]
+    for file in files:
+        if TEMPORARY_FILE.fullmatch(file.name) and file.is_file():
+            file.unlink()
+
+
+def remove_store(root: Path, names: Iterable[str]) -> None:
+    """Remove a store that its writer has just made, and nothing else in the directory."""
+    for name in names:
+        for ending in ENDINGS:
+            shutil.rmtree(root / f"{name}{ending}", ignore_errors=True)
+    remove_temporary_files(root, [])
+    (root / "zarr.json").unlink(missing_ok=True)
+    (root / LOCK_FILE).unlink(missing_ok=True)
+    if not any(root.iterdir()):
+        root.rmdir()
+
+
+def check_new_directory(root: Path, store: str) -> None:
+    """Check that a directory without metadata holds no more than an interrupted writer may leave.
+
+    Raises
+    ------
+    StoreError
+        If there is anything else.
+    """
+    from acluster.sets._store._durable import TEMPORARY_FILE
+
+    for entry in root.iterdir():
+        if entry.name != LOCK_FILE and not TEMPORARY_FILE.fullmatch(entry.name):
+            raise StoreError(
+                f"{store} is not a store of feature sets; it contains {entry.name!r}. Choose "
+                "another path."
+            )
