@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from decimal import Decimal
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -179,9 +180,12 @@ def _item_names(X: Any) -> Sequence[str] | None:
     return sorted({name for group in groups for name in group.array_keys()}, key=natural_key)
 
 
-def natural_key(name: str) -> list[tuple[int, str]]:
-    """Return a sorting key that puts item2 before item10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+def natural_key(name: str) -> tuple[list[tuple[Decimal, str]], str]:
+    """Return a sorting key that puts item2 before item10, and is equal for equal names only."""
+    parts = re.split(r"(\d+)", name)  # the digits are at the odd positions
+    # Unlike int, Decimal accepts any number of digits.
+    key = [(Decimal(part), "") if i % 2 else (Decimal(-1), part) for i, part in enumerate(parts)]
+    return key, name
 
 
 def _padded_items(X: Any, lengths: ArrayLike | None) -> Iterator[Any]:

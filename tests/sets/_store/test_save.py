@@ -1,5 +1,6 @@
 """save_feature_sets accepts many layouts, and leaves nothing behind after an error."""
 
+import itertools
 import os
 import tempfile
 from pathlib import Path
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acluster import FeatureSets, MultimodalFeatureSets, open_feature_sets, save_feature_sets
-from acluster.sets import info, validate
+from acluster.sets import info, natural_key, validate
 from tests.sets._store.helpers import (
     ARRAYS,
     AUDIO,
@@ -253,3 +254,29 @@ def test_save_rejects_existing_path(path):
     with pytest.raises(FileExistsError, match=r"already something at .*resume=True"):
         save_feature_sets(path, ARRAYS[:2])
     assert len(open_feature_sets(path)) == 11
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["item2", "item10"],
+        ["001", "01", "1", "2"],  # equal numbers: by the names themselves
+        ["a1b01", "a1b1", "a01b2"],
+        ["5²", "10²3", "②"],  # isdigit() is true of characters that int() rejects
+        ["\u0662", "\u0661\u0660"],  # 2 and 10 in Arabic digits
+        ["9" * 5000, "1" + "0" * 5000],  # more digits than int() reads
+    ],
+)
+def test_natural_key_is_a_total_order(names):
+    for order in itertools.permutations(names):
+        assert sorted(order, key=natural_key) == names
+
+
+def test_save_group_whose_names_have_superscripts_and_leading_zeros(tmp_path):
+    group = zarr.open_group(tmp_path / "group", mode="w")
+    for value, name in enumerate(["1", "001", "x²", "01"]):
+        group.create_array(name, data=np.full((1, 2), value, np.float32))
+    save_feature_sets(tmp_path / "store", group)
+    stored = open_feature_sets(tmp_path / "store")
+    assert stored.id.tolist() == ["001", "01", "1", "x²"]
+    assert [rows[0, 0] for rows in stored] == [1, 3, 0, 2]
