@@ -4,6 +4,8 @@ import sys
 from collections.abc import Generator, Iterable
 from typing import TypeVar
 
+from acluster._utils._text import escape
+
 _T = TypeVar("_T")
 
 
@@ -33,7 +35,7 @@ def progress(items: Iterable[_T], label: str, n_items: int | None = None) -> Gen
     try:
         for number, item in enumerate(items, 1):
             yield item
-            line = f"{label}: {number}{total}"
+            line = escape(f"{label}: {number}{total}")  # labels name files
             print(f"\r{line}", end="", file=terminal, flush=True)
     finally:
         # An exception or an abandoned generator must not leave its line under a traceback.

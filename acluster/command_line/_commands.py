@@ -1,21 +1,18 @@
 """The commands: each makes one or two calls of the Python package."""
 
 import argparse
-import csv
 import json
-import sys
 import textwrap
-from collections.abc import Iterable
-from contextlib import nullcontext
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import acluster.sets
+from acluster._utils._files import replaced_file
 from acluster._utils._progress import progress
 from acluster.command_line import _convert
+from acluster.command_line._output import check_path, is_terminal, show, write_table
 
 _ITEMS_PER_BATCH = 256
 # Defaults of the command that differ from those of the classifiers.
@@ -50,31 +47,31 @@ def info(options: argparse.Namespace) -> None:
 def validate(options: argparse.Namespace) -> None:
     """Check a store and print its metadata."""
     _print_info(acluster.sets.validate(options.store))
-    print("valid")
+    show("valid")
 
 
 def _print_info(found: Any) -> None:
-    print(f"{found.n_items} items, {'complete' if found.complete else 'NOT COMPLETE'}")
+    show(f"{found.n_items} items, {'complete' if found.complete else 'NOT COMPLETE'}")
     for name, modality in found.modalities.items():
-        print(
+        show(
             f"  {name}: {modality['n_local_features']} local features, {modality['n_features']} "
             f"columns, {modality['dtype']}, {modality['bytes'] / 1e6:.1f} MB"
         )
-    print(f"columns: {', '.join(found.columns) or 'none'}")
+    show(f"columns: {', '.join(found.columns) or 'none'}")
     for name, value in found.attributes.items():
-        print(f"{name}: {json.dumps(value)}")
+        show(f"{name}: {json.dumps(value)}")
 
 
 def convert(options: argparse.Namespace) -> None:
     """Write or resume a store."""
     path, table = options.store, options.labels
     n_items = _convert.convert(options.source, path, table=table, dtype=options.dtype)
-    print(f"{path}: {n_items} items")
+    show(f"{path}: {n_items} items")
 
 
 def fit(options: argparse.Namespace) -> None:
     """Train a classifier, save it and print its held-out accuracy."""
-    _check_output(options.out)
+    check_path(options.out)
     if options.hold_out is not None and not 0 < options.hold_out < 1:
         raise ValueError(
             f"--hold-out must be a fraction between 0 and 1, such as 0.2; got {options.hold_out}."
@@ -91,17 +88,17 @@ def fit(options: argparse.Namespace) -> None:
         if isinstance(X, acluster.MultimodalFeatureSets)
         else acluster.AttentionClusterClassifier
     )
-    classifier = classifier_class(**_DEFAULTS, verbose=sys.stdout.isatty())
+    classifier = classifier_class(**_DEFAULTS, verbose=is_terminal())
     classifier.set_params(**dict(map(_parse_parameter, options.set)))
     train, test = _split(X, y, options.hold_out)
     weight = None if X.weight is None else X.weight[train]
     classifier.fit(X[train], y[train], weight, checkpoint_dir=options.checkpoint)
     # Whether this command runs on a terminal says nothing about where the model is used.
     classifier.set_params(verbose=False).save(options.out)
-    print(f"{options.out}: {len(train)} items, {classifier.n_iter_} epochs")
+    show(f"{options.out}: {len(train)} items, {classifier.n_iter_} epochs")
     if len(test):
         accuracy = classifier.score(X[test], y[test])
-        print(f"accuracy on the {len(test)} held-out items: {accuracy:.4f}")
+        show(f"accuracy on the {len(test)} held-out items: {accuracy:.4f}")
 
 
 def _split(X: Any, y: Any, test_size: float | None) -> tuple[Any, Any]:
@@ -123,17 +120,6 @@ def _split(X: Any, y: Any, test_size: float | None) -> tuple[Any, Any]:
     return np.sort(train), np.sort(test)
 
 
-def _check_output(path: str | None) -> None:
-    """Check that a file can be written to `path`, before hours are spent on its content."""
-    if path is None:
-        return
-    folder = Path(path).resolve().parent
-    if not folder.is_dir():
-        raise FileNotFoundError(f"the folder {str(folder)!r} does not exist; create it first")
-    if Path(path).is_dir():
-        raise IsADirectoryError(f"{path} is a folder; pass the name of a file")
-
-
 def _parse_parameter(text: str) -> tuple[str, Any]:
     name, equals_sign, value = text.partition("=")
     if not equals_sign:
@@ -146,7 +132,7 @@ def _parse_parameter(text: str) -> tuple[str, Any]:
 
 def predict(options: argparse.Namespace) -> None:
     """Print or write the predicted labels, and print their accuracy if the store has labels."""
-    _check_output(options.out)
+    check_path(options.out)
     classifier, X = acluster.load(options.model), acluster.open_feature_sets(options.store)
     # The progress line counts the batches of this loop, so predict needs none of its own.
     classifier.set_params(verbose=False)
@@ -166,9 +152,9 @@ def predict(options: argparse.Namespace) -> None:
         ]
         if batch.label is not None and _are_comparable(batch.label, labels):
             correct.append(np.asarray(batch.label == labels).reshape(len(batch), -1).all(axis=1))
-    _write_table(options.out, header, rows)
+    write_table(options.out, header, rows)
     if correct:
-        print(f"accuracy: {np.concatenate(correct).mean():.4f}", file=sys.stderr)
+        show(f"accuracy: {np.concatenate(correct).mean():.4f}", error=True)
 
 
 def _are_comparable(labels: Any, predicted: Any) -> bool:
@@ -182,20 +168,15 @@ def _format_label(label: Any) -> Any:
     return " ".join(map(str, np.flatnonzero(label))) if np.ndim(label) else label
 
 
-def _write_table(path: str | None, header: list[str], rows: Iterable[Any]) -> None:
-    with nullcontext(sys.stdout) if path is None else open(path, "w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(chain([header], rows))
-
-
 def transform(options: argparse.Namespace) -> None:
     """Write the global features and print their shape."""
     features = acluster.load(options.model).transform(options.store, out=options.out)
-    print(f"{options.out}: {features.shape[0]} items, {features.shape[1]} columns")
+    show(f"{options.out}: {features.shape[0]} items, {features.shape[1]} columns")
 
 
 def attention(options: argparse.Namespace) -> None:
     """Print the attention weights of an item as tables, or draw them."""
-    _check_output(options.png)
+    check_path(options.png)
     if options.png and Path(options.png).suffix not in ("", ".png"):
         raise ValueError(
             f"--png writes PNG files only, got {options.png!r}; name the file "
@@ -212,13 +193,14 @@ def attention(options: argparse.Namespace) -> None:
         from acluster.inspection import AttentionDisplay
 
         display = AttentionDisplay.from_estimator(classifier, X[index])
-        display.figure_.savefig(options.png, dpi=150, format="png")
-        print(options.png)
+        with replaced_file(options.png) as unfinished:
+            display.figure_.savefig(unfinished, dpi=150, format="png")
+        show(options.png)
         return
     weights = classifier.attention_weights(X[index : index + 1])[0]
     for modality, a in (weights if isinstance(weights, dict) else {"": weights}).items():
         header = [f"{modality} local feature".strip(), *(f"unit {k}" for k in range(a.shape[1]))]
-        _write_table(None, header, ([i, *map("{:.6g}".format, row)] for i, row in enumerate(a)))
+        write_table(None, header, ([i, *map("{:.6g}".format, row)] for i, row in enumerate(a)))
 
 
 def _find_item(X: Any, item: str) -> int:

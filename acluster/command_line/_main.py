@@ -5,19 +5,23 @@ Only argparse is imported here, so that ``--help`` and usage errors appear at on
 
 import argparse
 import inspect
-import os
 import sys
 import warnings
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import acluster
+from acluster.command_line import _output
 
 _INPUT_HELP = {
     "model": "the model file, as written by acluster fit or the method save() of a classifier",
     "store": "the store to read, as written by acluster convert or FeatureSetsWriter",
 }
+
+# These report bad files, arguments and a lack of disk or memory. Others are bugs of acluster.
+_FAILURES = (ValueError, TypeError, LookupError, OSError, ImportError, RuntimeError, MemoryError)
 
 _DESCRIPTION = """\
 Work with stores of local features and train attention cluster classifiers on them.
@@ -29,7 +33,7 @@ an item is the name of its file without .npy.
   acluster convert features/ videos.zarr --labels labels.csv
   acluster info videos.zarr
   acluster fit videos.zarr --out videos.model --hold-out 0.2
-  acluster predict videos.model new.zarr > predictions.csv
+  acluster predict videos.model new.zarr --out predictions.csv
   acluster attention videos.model videos.zarr item7 --png item7.png
 """
 
@@ -47,32 +51,55 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         0 on success, 1 after an error and 130 after Ctrl-C.
     """
-    options = _make_parser().parse_args(arguments)
+    _output.prepare()
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    options = _make_parser().parse_args(_mark_ids(given))
     try:
         from acluster.command_line import _commands
 
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             getattr(_commands, options.command)(options)
-        sys.stdout.flush()
+        _output.flush()
     except BrokenPipeError:
-        # The reader, such as `head`, has closed the pipe. Python flushes stdout again at exit;
-        # without this redirection that flush would report the error once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, TypeError, LookupError, OSError, ImportError, RuntimeError) as error:
-        print(f"acluster {options.command}: {error}", file=sys.stderr)
-        return 1
+        pass  # the reader, such as `head`, has closed the pipe
     except KeyboardInterrupt:
-        print(f"acluster {options.command}: interrupted", file=sys.stderr)
+        _output.show(f"acluster {options.command}: interrupted", error=True)
         return 130
+    except _FAILURES as error:
+        text = str(error) or type(error).__name__
+        _output.show(f"acluster {options.command}: {text}", error=True)
+        return 1
+    finally:
+        _output.close()
     return 0
 
 
+def _mark_ids(arguments: list[str]) -> list[str]:
+    """Put a NUL before the last argument of ``attention`` if it is an id that begins with "-".
+
+    argparse would read it as an option. Arguments of a process contain no NUL.
+    """
+    if arguments[:1] != ["attention"] or "--" in arguments:
+        return arguments
+    marked, n_positional, rest = arguments[:1], 0, iter(arguments[1:])
+    for argument in rest:
+        if argument == "--png":
+            marked += [argument, *islice(rest, 1)]
+        elif argument in ("-h", "--help") or argument.startswith("--png="):
+            marked.append(argument)
+        else:
+            n_positional += 1
+            is_id = n_positional == 3 and argument.startswith("-")
+            marked.append(f"\0{argument}" if is_id else argument)
+    return marked
+
+
 def _show_warning(message: Any, *_: Any, **__: Any) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    _output.show(f"warning: {message}", error=True)
 
 
-class _Command(argparse.ArgumentParser):
+class _Command(_output.Parser):
     """A parser whose help may end with the parameters of the classifiers."""
 
     lists_parameters = False
@@ -87,7 +114,7 @@ class _Command(argparse.ArgumentParser):
 
 
 def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _output.Parser(
         "acluster", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"acluster {acluster.__version__}")
@@ -205,7 +232,11 @@ def _fit(command: _Command) -> None:
 
 
 def _predict(command: _Command) -> None:
-    """Predict the label of each item, as a CSV table with the columns id and prediction.
+    r"""Predict the label of each item, as a CSV table with the columns id and prediction.
+
+    The file that --out names is in UTF-8 and has ids and labels as they are in the store. On
+    stdout, control characters in them are escaped, as in \x1b. Spreadsheets may run values that
+    begin with =, +, - or @ as formulas; import such a file as text.
 
     If the store has labels, the accuracy is printed too. It is too optimistic on items that the
     model was trained on.
@@ -235,7 +266,11 @@ def _attention(command: _Command) -> None:
 
       acluster attention videos.model videos.zarr item7 --png item7.png
     """
-    command.add_argument("item", help="the id of the item, or its position in the store")
+    command.add_argument(
+        "item",
+        type=lambda text: text.removeprefix("\0"),  # see _mark_ids
+        help="the id of the item, or its position in the store",
+    )
     command.add_argument(
         "--png", metavar="FILE", help="the figure to write; by default a CSV table is printed"
     )

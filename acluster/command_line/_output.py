@@ -1,0 +1,92 @@
+"""All output of the commands, so that text from files never controls the terminal.
+
+Names of modalities, ids, labels and error messages come from files of unknown origin. Other
+modules of the command line call `show` and `write_table` instead of printing.
+"""
+
+import argparse
+import csv
+import io
+import os
+import sys
+from collections.abc import Iterable
+from itertools import chain
+from pathlib import Path
+from typing import Any, NoReturn
+
+from acluster._utils._files import replaced_file
+from acluster._utils._text import escape
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose usage errors may quote file names that a shell pattern has matched."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(escape(message))
+
+
+def prepare() -> None:
+    """Make stdout take any text: UTF-8 into files and pipes, escapes on a lesser terminal."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        if is_terminal():
+            sys.stdout.reconfigure(errors="backslashreplace")
+        else:
+            sys.stdout.reconfigure(encoding="utf-8")
+
+
+def is_terminal() -> bool:
+    """Return whether stdout is a terminal; it is None if the parent process has closed it."""
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
+def show(text: object, *, error: bool = False) -> None:
+    """Print one line to stdout or stderr, with control characters escaped."""
+    print(escape(text), file=sys.stderr if error else sys.stdout)
+
+
+def write_table(path: str | None, header: list[Any], rows: Iterable[list[Any]]) -> None:
+    """Write a CSV table to a file with the values as they are, or to stdout with escapes."""
+    table = chain([header], rows)
+    if path is not None:
+        with replaced_file(path) as unfinished, io.StringIO(newline="") as text:
+            csv.writer(text, lineterminator="\n").writerows(table)
+            # surrogateescape: ids that come from file names keep the bytes of these names.
+            unfinished.write_bytes(text.getvalue().encode(errors="surrogateescape"))
+    elif sys.stdout is not None:
+        # A pipe often ends at a terminal too, as with `| head`.
+        safe = (map(escape, row) for row in table)
+        csv.writer(sys.stdout, lineterminator="\n").writerows(safe)
+
+
+def flush() -> None:
+    """Write what is left to stdout, so that a full disk or a closed pipe raises its error now."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def close() -> None:
+    """Write what is left to stdout, and drop what cannot be written.
+
+    Python flushes stdout again at exit, which would report the error once more.
+    """
+    try:
+        flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def check_path(path: str | None) -> None:
+    """Check that a file can be written to `path`, before hours are spent on its content."""
+    if path is None:
+        return
+    target = Path(path).resolve()
+    if not target.parent.is_dir():
+        raise FileNotFoundError(
+            f"the folder {str(target.parent)!r} does not exist; create it first"
+        )
+    if target.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; pass the name of a file")
+    if target.exists() and not target.is_file():
+        raise OSError(f"{path} is a device or a pipe; pass the name of a regular file")
+    if not os.access(target.parent, os.W_OK):
+        raise PermissionError(f"you may not write to the folder {str(target.parent)!r}")
