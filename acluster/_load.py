@@ -62,7 +62,9 @@ def load(path: str | os.PathLike[str]) -> Any:
         except (KeyboardInterrupt, SystemExit, MemoryError):
             raise
         except BaseException as error:  # a malicious file may raise anything, even a Rust panic
-            reason = f"it lacks {error}" if isinstance(error, KeyError) else f"{error!s:.500}"
+            reason = (
+                f"it lacks {error!s:.200}" if isinstance(error, KeyError) else f"{error!s:.500}"
+            )
             raise ModelFileError(
                 f"{path}, written by acluster {_writer(description)}, is not a model of class "
                 f"{name}: {reason or type(error).__name__}"

@@ -341,6 +341,12 @@ def renamed(path, name="x"):
     return description | {"modalities": {name: description["modalities"]["features"]}}, tensors
 
 
+def changed_labels(path, classes):
+    description, tensors = read(path)
+    labels = {"kind": "multiclass", "dtype": "str", "classes": classes}
+    return description | {"labels": labels}, tensors
+
+
 def under_a_path(path):
     """Rename the modality "sounds" to a path everywhere."""
     description, tensors = read(path)
@@ -353,6 +359,12 @@ def with_modalities(path, n):
     description, tensors = read(path)
     part = description["modalities"]["sounds"]
     return description | {"modalities": {f"{i}": part for i in range(n)}}, tensors
+
+
+def whole_modalities(path, n=30_000):
+    """A million values and a module for every modality, so that little else is wrong."""
+    description, tensors = with_modalities(path, n)
+    return description, tensors | {"network.linear.weight": np.zeros((n, 1))}
 
 
 class Bomb:
@@ -444,6 +456,20 @@ HOSTILE = {
     "labels twice": changed(labels__classes=[0, 1, 1]),
     "labels of another kind": changed(labels__kind="binary"),
     "labels of an unknown kind": changed(labels__kind="regression"),
+    "labels that are rounded": changed(labels__classes=[0.5, 1.5, 2.5]),
+    "labels of numbers in text": changed(labels__classes=["0", "1", "2"]),
+    "labels of lists": changed(labels__classes=[[0], [1], [2]]),
+    "labels that fill memory": lambda path: write(
+        path,
+        *changed_labels(path, ["0" * 10_000_000, *(f"{i:05d}" for i in range(1, 90_000))]),
+    ),
+    "too many values": changed(loss_curve=[0] * 1_000_001),
+    "too many lists": changed(loss_curve=[[]] * 1_000_001),
+    "too long a text": changed(more="x" * 25_000_000),
+    "too many tensors": lambda path: write(
+        path, read(path)[0], read(path)[1] | {f"{i}": np.zeros(0) for i in range(50_001)}
+    ),
+    "another number of axes": with_tensor("network.linear.bias", np.zeros((1,) * 60)),
     "labels as one text": changed(labels__dtype="str", labels__classes="abc"),
     "labels of dicts": changed(labels__dtype="object", labels__classes=[{}, {}, {}]),
     "an unknown dtype": changed(dtype="float16"),
@@ -500,6 +526,7 @@ HOSTILE_TWO = {
 }
 HOSTILE_RIVAL = {
     "many modalities": lambda path: write(path, *with_modalities(path, 3000)),
+    "30,000 modalities and as many weights": lambda path: write(path, *whole_modalities(path)),
     "segments in many modalities": changed(
         modalities__sounds__n_segments=9000, modalities__frames__n_segments=9000
     ),
@@ -520,6 +547,37 @@ def test_load_rejects_hostile_files(good, tmp_path, monkeypatch, kind, name):
     with pytest.raises(ModelFileError, match="model"):
         acluster.load(path)
     assert os.listdir(tmp_path) == ["model"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+@pytest.mark.parametrize("name", ["pipe", "link", "/dev/zero", "/dev/null"])
+def test_load_rejects_pipes_and_devices_at_once(tmp_path, name):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    with pytest.raises(ModelFileError, match="is a device or a pipe; a model is a regular file"):
+        acluster.load(tmp_path / name)
+
+
+@pytest.mark.parametrize("start", [b"", b"\x80\x04", b"\xff" * 8])
+def test_load_rejects_huge_files_without_reading_them(tmp_path, start):
+    with (tmp_path / "model").open("wb") as file:
+        file.write(start)
+        file.truncate(10**12)  # sparse: it takes no space
+    with pytest.raises(ModelFileError, match=r"not a model file|is a pickle"):
+        acluster.load(tmp_path / "model")
+
+
+def test_save_rejects_what_load_would_not_read(tmp_path, monkeypatch):
+    *_, clf = fitted()
+    clf.loss_curve_ = [0.0] * 1_000_001
+    with pytest.raises(OSError, match=r"values in its header.*joblib"):
+        clf.save(tmp_path / "model")
+    X, y = two_modalities()
+    both = MultimodalAttentionClusterClassifier(cluster_size=2, max_iter=1, tol=None).fit(X, y)
+    monkeypatch.setattr("acluster.estimators._description._MAX_MODALITIES", 1)
+    with pytest.raises(ValueError, match=r"at most 1 modalities; this model has 2.*joblib"):
+        both.save(tmp_path / "model")
+    assert not os.listdir(tmp_path)
 
 
 def test_load_errors_name_the_problem_and_the_remedy(good, tmp_path):

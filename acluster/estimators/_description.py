@@ -23,6 +23,9 @@ from acluster.training import to_numpy_state, to_torch_state
 _LIBRARIES = ("acluster", "numpy", "sklearn", "torch")
 _LABELS = {"bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"}
 _LABELS |= {"float16", "float32", "float64", "str", "object"}
+# Building the modules of each takes a millisecond, and a hostile file may list very many.
+_MAX_MODALITIES = 1000
+_MAX_TEXT = 20_000_000
 _WIDTH = {"n_features": [Interval(Integral, 1, None, closed="left")]}
 
 
@@ -42,6 +45,11 @@ def describe(model: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         parameters["random_state"] = None
     if "integration" in parameters:
         parameters["integration"] = model._architecture.integration  # that of `fit`
+    if len(model._architecture.modalities) > _MAX_MODALITIES:
+        raise ValueError(
+            f"A model file holds at most {_MAX_MODALITIES} modalities; this model has "
+            f"{len(model._architecture.modalities)}. Use joblib.dump."
+        )
     names = getattr(model, "feature_names_in_", None)
     sizes = model._architecture.to_dict()
     description = {
@@ -112,6 +120,8 @@ def _restore_architecture(
 ) -> Architecture:
     """Check and return the architecture: building that of a malicious file must not hang."""
     modalities, network = description["modalities"], description["network"]
+    if len(modalities) > _MAX_MODALITIES:
+        raise ModelFileError(f"it has {len(modalities)} modalities, more than {_MAX_MODALITIES}")
     if not 1 <= len(modalities) <= tensors.spec("network.linear.weight")[0][0]:
         raise ModelFileError(f"it has {len(modalities)} modalities")
     if not model._is_multimodal and set(modalities) != {"features"}:
@@ -121,12 +131,14 @@ def _restore_architecture(
     is_softmax = model._coding.kind == "multiclass"
     offered = {"standardize"} if model.fusion is None else {"standardize", "fusion"}
     if not set(network) <= offered:
-        raise ModelFileError(f"its network has the options {[*network]}")
+        raise ModelFileError(f"its network has the options {[*network]!r:.200}")
     architecture = Architecture.from_dict(sizes, model._integration, is_softmax)
     known = set(inspect.signature(model._integration).parameters)
     for modality, arguments in architecture.modalities.items():
         if set(arguments) != known:
-            raise ModelFileError(f"modality {modality!r:.80} has {[*arguments]}, not {[*known]}")
+            raise ModelFileError(
+                f"modality {modality!r:.80} has {[*arguments]!r:.200}, not {[*known]}"
+            )
         constraints = {**model._parameter_constraints, **_WIDTH}
         validate_parameter_constraints(constraints, arguments, caller_name=type(model).__name__)
     _check_module_counts(model._integration, architecture.modalities, tensors)
@@ -221,11 +233,17 @@ def _labels_to_json(coding: LabelCoding) -> dict[str, Any]:
 
 def _labels_from_json(labels: dict[str, Any]) -> LabelCoding:
     dtype = _one_of(labels["dtype"], _LABELS, "dtype of the labels")
+    values = labels["classes"]
     if dtype in ("str", "object"):
-        classes = _texts(labels["classes"], len(labels["classes"]), "classes")
+        classes = _texts(values, len(values), "classes")
+        # An array of text gives every class the room of the longest.
+        if dtype == "str" and len(values) * max(map(len, values), default=0) > _MAX_TEXT:
+            raise ModelFileError("a name among its classes is too long")
         classes = classes.astype(str) if dtype == "str" else classes
     else:
-        classes = np.array(labels["classes"], dtype=dtype)
+        classes = np.array(values, dtype=dtype)
+    if classes.tolist() != values:  # numpy rounds numbers and reads numbers in text
+        raise ModelFileError(f"its classes are not of the type {dtype}")
     kind = _one_of(labels["kind"], ("binary", "multiclass", "multilabel"), "kind of the labels")
     if classes.ndim != 1 or not np.array_equal(np.unique(classes), classes):
         raise ModelFileError("its classes are not sorted and unique")
