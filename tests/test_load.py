@@ -460,8 +460,7 @@ HOSTILE = {
     "labels of numbers in text": changed(labels__classes=["0", "1", "2"]),
     "labels of lists": changed(labels__classes=[[0], [1], [2]]),
     "labels that fill memory": lambda path: write(
-        path,
-        *changed_labels(path, ["0" * 10_000_000, *(f"{i:05d}" for i in range(1, 90_000))]),
+        path, *changed_labels(path, ["0" * 10_000_000, *(f"{i:05d}" for i in range(1, 90_000))])
     ),
     "too many values": changed(loss_curve=[0] * 1_000_001),
     "too many lists": changed(loss_curve=[[]] * 1_000_001),

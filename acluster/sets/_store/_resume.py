@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from acluster.sets._store._arrays import check_files
 from acluster.sets._store._columns import read_column
 from acluster.sets._store._format import StoreError, array_error, find_array, read_whole
 from acluster.sets._store._names import ENDINGS
@@ -61,9 +62,8 @@ def check_committed(group: zarr.Group, committed: Mapping[str, Any], store: str)
 
 def _check_features(array: zarr.Array, store: str) -> None:
     n_rows, height = array.shape[0], (array.shards or array.chunks)[0]
-    absent = open_rows(array).check() if n_rows else None
-    if absent:
-        raise array_error(array.basename, store, f"lacks the files {', '.join(absent[:3])}")
+    check_files(array, store)
+    open_rows(array).check()
     first = max(0, n_rows - 1) // height * height
     try:
         values = np.asarray(array[first:])
