@@ -30,6 +30,7 @@ _CODECS_V2 = _NUMCODECS | {"vlen-utf8", "vlen-bytes"}
 _CODECS_V3 = {"blosc", "bytes", "crc32c", "gzip", "sharding_indexed", "transpose", "vlen-bytes"}
 _CODECS_V3 |= {"vlen-utf8", "zstd", *(f"numcodecs.{name}" for name in _NUMCODECS)}
 
+_CHECKSUMS = {"adler32", "crc32", "crc32c", "fletcher32", "jenkins_lookup3"}
 _DATA_TYPES = {"bool", "float16", "float32", "float64", "string", "fixed_length_utf32"}
 _DATA_TYPES |= {f"{sign}int{n_bits}" for sign in ("", "u") for n_bits in (8, 16, 32, 64)}
 _MAX_COUNT = 1 << 60  # so that a sum of a few sizes in bytes is within int64
@@ -113,6 +114,14 @@ def _all_codecs(codecs: Any) -> Iterator[tuple[str, Any]]:
         yield codec["name"], configuration
         for key in ("codecs", "index_codecs"):
             yield from _all_codecs(configuration.get(key, ()))
+
+
+def has_checksums(array: zarr.Array) -> bool:
+    """Whether reading the chunks of an array reveals that bits have changed."""
+    codecs = array.metadata.to_dict()["codecs"]
+    if codecs[0]["name"] == "sharding_indexed":
+        codecs = codecs[0]["configuration"]["codecs"]
+    return any(codec["name"].removeprefix("numcodecs.") in _CHECKSUMS for codec in codecs)
 
 
 def _check_metadata(metadata: Any) -> None:

@@ -113,8 +113,11 @@ def features_layout(name: str, values: NDArray[Any]) -> dict[str, Any]:
     """Return the parameters of the zarr array of a modality's features.
 
     Chunks are whole rows of about half a megabyte, and a shard has up to 64 MB of them. They are
-    not compressed: that would save little and make reading many times slower.
+    not compressed: that would save little and make reading many times slower. A checksum follows
+    each chunk.
     """
+    from zarr.codecs import Crc32cCodec
+
     row_bytes = values.shape[1] * values.itemsize
     rows_per_chunk = max(1, _CHUNK_BYTES // row_bytes)
     chunks_per_shard = max(1, _SHARD_BYTES // (rows_per_chunk * row_bytes))
@@ -123,7 +126,7 @@ def features_layout(name: str, values: NDArray[Any]) -> dict[str, Any]:
         "chunks": (rows_per_chunk, values.shape[1]),
         "shards": (rows_per_chunk * chunks_per_shard, values.shape[1]),
         "dtype": values.dtype,
-        "compressors": None,
+        "compressors": [Crc32cCodec()],
         # zarr reads a missing file as the fill value. NaN is never a feature, so a lost file
         # cannot be mistaken for data.
         "fill_value": float("nan"),

@@ -18,6 +18,7 @@ from acluster.sets._store._rows import Pieces, StoredRows
 
 _NOT_STORED = 2**64 - 1  # in the index of a shard, both for the offset and the size of a chunk
 _CHECKSUM_BYTES = 4
+_MAX_PARTS = 500  # of one system call; the limit of Linux is 1024
 
 
 class RawRows(StoredRows):
@@ -92,13 +93,34 @@ class RawRows(StoredRows):
         firsts, sizes, targets = np.stack(pieces[1:]) * self._row_bytes
         starts = self._chunk_starts.ravel()[pieces.block] + firsts
         buffer = out.reshape(-1).view(np.uint8).data
-        opened, file = -1, None
-        for shard, start, size, target in _merge(
-            np.stack([shards, starts, sizes, targets])
-        ).T.tolist():
-            if shard != opened or file is None:
-                file, opened = self._file(shard), shard
-            self._read_bytes(shard, file, start, buffer[target : target + size])
+        # Runs that go on in the next chunk of a file skip the checksum between the two.
+        checksum = memoryview(bytearray(_CHECKSUM_BYTES))
+        parts: list[memoryview] = []
+        file, of, first, end, filled = None, -1, 0, 0, 0
+        for shard, start, size, target in _merge(np.stack([shards, starts, sizes, targets])):
+            goes_on = start == end + _CHECKSUM_BYTES and target == filled and shard == of
+            if goes_on and len(parts) < _MAX_PARTS:
+                parts += [checksum, buffer[target : target + size]]
+            else:
+                self._read_parts(of, file, first, parts)
+                file = self._file(shard) if shard != of else file
+                parts, of, first = [buffer[target : target + size]], shard, start
+            end, filled = start + size, target + size
+        self._read_parts(of, file, first, parts)
+
+    def _read_parts(
+        self, shard: int, file: OpenFile | None, start: int, parts: list[memoryview]
+    ) -> None:
+        """Read consecutive bytes of a file into several places."""
+        if file is None:
+            return
+        if len(parts) > 1 and hasattr(os, "preadv"):
+            done = os.preadv(file.descriptor, parts, start)
+            if done == sum(map(len, parts)):
+                return
+        for part in parts:
+            self._read_bytes(shard, file, start, part)
+            start += len(part)
 
     def _read_bytes(self, shard: int, file: OpenFile, start: int, buffer: memoryview) -> None:
         done = _read_bytes(file.descriptor, start, buffer)
@@ -255,7 +277,7 @@ def _plain(codecs: Any, itemsize: int) -> tuple[bool, bool]:
     return is_plain, has_checksum
 
 
-def _merge(reads: Int64Array) -> Int64Array:
+def _merge(reads: Int64Array) -> list[list[int]]:
     """Merge reads that are adjacent both in a file and in memory, and sort them.
 
     The rows of `reads` are the file, the offset in it, the size, and the offset in memory, all in
@@ -268,7 +290,8 @@ def _merge(reads: Int64Array) -> Int64Array:
     heads = np.flatnonzero(is_head)
     merged = reads[:, heads]
     merged[2] = np.add.reduceat(size, heads)
-    return merged[:, np.lexsort((merged[1], merged[0]))]
+    merged = merged[:, np.lexsort((merged[1], merged[0]))]
+    return merged.T.tolist()
 
 
 def _read_bytes(descriptor: int, start: int, buffer: memoryview) -> int:

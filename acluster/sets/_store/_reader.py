@@ -13,7 +13,7 @@ from sklearn.utils import Bunch
 
 from acluster.sets._feature_sets import FeatureSets
 from acluster.sets._multimodal import MultimodalFeatureSets
-from acluster.sets._store._arrays import check_files, find_array, read_whole
+from acluster.sets._store._arrays import check_files, find_array, has_checksums, read_whole
 from acluster.sets._store._columns import read_column
 from acluster.sets._store._decoded_rows import DecodedRows
 from acluster.sets._store._errors import StoreError, array_error
@@ -28,13 +28,18 @@ if TYPE_CHECKING:
 _BYTES_PER_CHECK = 1 << 25
 
 
-def open_feature_sets(store: str | os.PathLike[str] | zarr.Group) -> Any:
+def open_feature_sets(store: str | os.PathLike[str] | zarr.Group, *, verify: bool = False) -> Any:
     """Open the feature sets in a store; features are read on access.
 
     Parameters
     ----------
     store : str, path or zarr.Group
         A store written by :func:`save_feature_sets` or :class:`FeatureSetsWriter`.
+
+    verify : bool, default=False
+        Whether to compare each chunk of local features with its checksum when it is first read
+        in this process. The first pass over the store then takes longer.
+        :func:`acluster.sets.validate` compares all of them at once.
 
     Returns
     -------
@@ -66,7 +71,7 @@ def open_feature_sets(store: str | os.PathLike[str] | zarr.Group) -> Any:
     array(['dog'], dtype='<U3')
     >>> folder.cleanup()
     """
-    opened = FeatureStore(_location(store))
+    opened = FeatureStore(_location(store), verify)
     sets = {name: FeatureSets.from_source(StoredSets(opened, name)) for name in opened.modalities}
     return MultimodalFeatureSets(sets) if opened.attributes["multimodal"] else sets[UNNAMED]
 
@@ -93,8 +98,8 @@ def info(store: str | os.PathLike[str] | zarr.Group) -> Bunch:
     -------
     Bunch
         With `complete`, `version`, `n_items`, `modalities` (a dict of their `n_features`,
-        `n_local_features`, `dtype` and `bytes`), `columns` (which of label, id, group and
-        weight the store has) and `attributes` (those passed to the writer).
+        `n_local_features`, `dtype`, `bytes` and `has_checksums`), `columns` (which of label,
+        id, group and weight the store has) and `attributes` (those passed to the writer).
 
     Raises
     ------
@@ -117,6 +122,7 @@ def info(store: str | os.PathLike[str] | zarr.Group) -> Bunch:
             n_local_features=found["n_rows"][name],
             dtype=array.dtype,
             bytes=found["n_rows"][name] * array.shape[1] * array.dtype.itemsize,
+            has_checksums=has_checksums(array),
         )
         for name, array in arrays.items()
     }
@@ -128,8 +134,8 @@ def validate(store: str | os.PathLike[str] | zarr.Group) -> Bunch:
     """Read a whole store, including all features, and raise an error if it is damaged.
 
     Opening a store checks only its structure and the sizes of its files. This function also
-    decodes all features, labels and names, and checks that no feature is NaN or infinite.
-    Memory use is bounded.
+    decodes all features, labels and names, compares them with their checksums, and checks that no
+    feature is NaN or infinite. Memory use is bounded.
 
     Parameters
     ----------
@@ -139,7 +145,8 @@ def validate(store: str | os.PathLike[str] | zarr.Group) -> Bunch:
     Returns
     -------
     Bunch
-        The result of :func:`info`.
+        The result of :func:`info`. Its ``modalities[name].has_checksums`` says whether the
+        features have checksums; without them, a change of a few bits may remain unnoticed.
 
     Raises
     ------
@@ -153,7 +160,7 @@ def validate(store: str | os.PathLike[str] | zarr.Group) -> Bunch:
     >>> validate("train.zarr").complete  # doctest: +SKIP
     True
     """
-    opened = FeatureStore(_location(store))
+    opened = FeatureStore(_location(store), verify=True)
     for name in opened.modalities:
         source = StoredSets(opened, name)
         n_rows, n_features = source.rows.shape
@@ -184,10 +191,13 @@ class FeatureStore:
     ----------
     location : str or zarr.Group
         The path or URL of a store, or a group that has neither.
+
+    verify : bool, default=False
+        Whether to compare chunks with their checksums when they are first read.
     """
 
-    def __init__(self, location: str | zarr.Group) -> None:
-        self.location = location
+    def __init__(self, location: str | zarr.Group, verify: bool = False) -> None:
+        self.location, self.verify = location, verify
         self.n_items: int | None = None
         self.n_items = int(self.attributes["committed"]["n_items"])
         if isinstance(location, str) and "://" not in location:
@@ -236,7 +246,7 @@ class FeatureStore:
         return read_column(_member(self.group, name, self.name), self.name)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"location": self.location, "n_items": self.n_items}
+        return {"location": self.location, "n_items": self.n_items, "verify": self.verify}
 
 
 class StoredSets:
@@ -256,7 +266,8 @@ class StoredSets:
     @cached_property
     def rows(self) -> StoredRows:
         """The local features of all items, on disk."""
-        return open_rows(_features(self.store.group, self.modality, self.store.name))
+        array = _features(self.store.group, self.modality, self.store.name)
+        return open_rows(array, self.store.verify)
 
     @cached_property
     def offsets(self) -> NDArray[np.int64]:

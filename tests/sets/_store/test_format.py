@@ -21,7 +21,7 @@ def test_store_has_documented_arrays_and_attributes(written):
         features = group[name]
         assert (features.shape, features.dtype) == ((sum(sizes), width), dtype)
         assert features.metadata.dimension_names == (f"{name}_obs", f"{name}_feature")
-        assert features.compressors == ()
+        assert [codec.to_dict() for codec in features.compressors] == [{"name": "crc32c"}]
         expected = np.concatenate([item[name] for item in items if name in item])
         np.testing.assert_array_equal(features[:], expected)
         row_size, offsets = group[f"{name}_row_size"], group[f"{name}_offsets"]

@@ -35,6 +35,7 @@ def test_info_describes_store(written):
     assert list(found.modalities) == ["rgb", "audio", "text"]
     rows = X.lengths["rgb"].sum()
     expected = {"n_features": 3, "n_local_features": rows, "dtype": np.float32, "bytes": rows * 12}
+    expected |= {"has_checksums": True}
     assert found.modalities["rgb"] == expected
 
 
@@ -200,6 +201,29 @@ def test_open_info_and_validate_reject_other_files(path, make):
             use(path)
     with pytest.raises(StoreError, match=r"store\.zarr is not a"):
         FeatureSetsWriter(path, resume=True)
+
+
+@pytest.mark.parametrize("place", [0, 13, 35, 36])
+def test_features_are_compared_with_their_checksums(written, place):
+    flip("rgb/c/1/0", place)(written)
+    assert "does not match its checksum" in error_of(validate, written)
+    X = open_feature_sets(written, verify=True)
+    for twin in (X, pickle.loads(pickle.dumps(X))):
+        with pytest.raises(StoreError, match=r"shard c/1/0 .*does not match its checksum"):
+            list(twin)
+    list(open_feature_sets(written))
+
+
+@pytest.mark.parametrize("compressors", [None, "auto"])
+def test_validate_says_that_features_have_no_checksums(written, compressors):
+    group = zarr.open_group(written)
+    values = group["rgb"][...]
+    group.create_array("rgb", data=values, overwrite=True, compressors=compressors)
+    found = validate(written).modalities
+    assert (found["rgb"].has_checksums, found["audio"].has_checksums) == (False, True)
+    np.testing.assert_array_equal(
+        open_feature_sets(written, verify=True)["rgb"].packed()[0], values
+    )
 
 
 @pytest.mark.parametrize("value", [np.nan, -np.inf])

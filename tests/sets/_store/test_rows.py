@@ -145,7 +145,8 @@ def stored_values(draw):
     chunk = draw(st.integers(1, 9))
     shard = draw(st.none() | st.integers(1, 5).map(lambda n: n * chunk))
     index = draw(st.sampled_from(["start", "end"]))
-    options = draw(st.sampled_from([{}, {}, {"compressors": "auto"}]))
+    checksums = {"compressors": [Crc32cCodec()]}
+    options = draw(st.sampled_from([{}, checksums, checksums, {"compressors": "auto"}]))
     return values, {"chunk": chunk, "shard": shard, "index": index, **options}, rng
 
 
@@ -158,12 +159,12 @@ def test_gather_reads_any_runs_of_any_layout(stored, data):
     lengths = [data.draw(st.integers(0, n_rows - start)) for start in starts]
     with tempfile.TemporaryDirectory() as folder:
         array = write(folder, values, **layout)
-        is_raw = "compressors" not in layout
+        is_raw = layout.get("compressors") != "auto"
         if is_raw and layout["shard"] and data.draw(st.booleans()):
             for path in shard_file(array).parent.parent.glob("*/0"):
                 scramble(path, layout["shard"] // layout["chunk"], layout["index"], rng)
         np.testing.assert_array_equal(array[:], values)  # a scrambled shard is a valid one
-        rows = open_rows(array)
+        rows = open_rows(array, verify=data.draw(st.booleans()))
         assert type(rows) is (RawRows if is_raw else DecodedRows)
         assert (rows.shape, rows.dtype) == (values.shape, values.dtype)
         assert_gathers(rows, values, starts, lengths)
@@ -744,6 +745,54 @@ def test_gather_in_fork_ignores_lock_held_by_parent(tmp_path):
         if child == 0:
             os._exit(0 if np.array_equal(gather_all(rows), numbers(8)) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+# Checksums of chunks.
+
+
+@pytest.mark.parametrize("shard", [None, 16])
+@pytest.mark.parametrize("place", [0, 7, 47, 48, 51])
+def test_verify_rejects_changed_bit_of_chunk(tmp_path, shard, place):
+    array = write(tmp_path, numbers(32), shard=shard, compressors=[Crc32cCodec()])
+    path = shard_file(array, 0 if shard else 1)
+    data = bytearray(path.read_bytes())
+    data[place + (52 if shard else 0)] ^= 4
+    path.write_bytes(data)
+    rows = open_rows(array, verify=True)
+    rows.check()
+    assert_gathers(rows, numbers(32), [0, 8], [4, 24])
+    message = error_of(rows)
+    assert_says(message, "(from row 4 on) that does not match its checksum; the file is damaged")
+    gather_all(open_rows(array))  # not compared
+    with pytest.raises(ValueError, match="checksum"):
+        array[...]  # any other reader of zarr compares too
+
+
+@needs_proc
+def test_verify_compares_each_chunk_once(tmp_path, monkeypatch):
+    rows = open_rows(write(tmp_path, numbers(32), compressors=[Crc32cCodec()]), verify=True)
+    calls = record_reads(monkeypatch)
+    for start, length in [(5, 2), (4, 4), (0, 9)]:
+        assert_gathers(rows, numbers(32), [start], [length])
+    assert [size for _, _, size in calls].count(52) == 3
+
+
+@needs_proc
+def test_raw_rows_read_across_checksums_in_one_call(tmp_path, monkeypatch):
+    rows = open_rows(write(tmp_path, numbers(32), shard=16, compressors=[Crc32cCodec()]))
+    gather_all(rows)
+    calls, preadv = [], os.preadv
+    monkeypatch.setattr(os, "preadv", lambda *a: calls.append(a[2]) or preadv(*a))
+    assert_gathers(rows, numbers(32), [1, 20], [14, 3])
+    assert len(calls) == 4  # a call for each run, twice
+
+
+def test_rows_are_the_same_as_without_checksums_if_reads_are_short(tmp_path, monkeypatch):
+    rows = open_rows(write(tmp_path, numbers(32), shard=16, compressors=[Crc32cCodec()]))
+    record_reads(monkeypatch, most=10)
+    assert_gathers(rows, numbers(32), [3, 0], [20, 7])
+    monkeypatch.delattr(os, "preadv", raising=False)
+    assert_gathers(rows, numbers(32), [3, 0], [20, 7])
 
 
 def remove_store(array):
