@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -11,12 +12,10 @@ from acluster.sets._store._format import COLUMNS
 
 ENDINGS = ("", "_row_size", "_offsets")
 _MAX_BYTES = 200  # with the ending, a directory of most file systems may have 255
-_DEVICES = r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?"
-_RESERVED = re.compile(
-    rf"|[._].*|.*[. ]|{_DEVICES}|{'|'.join(COLUMNS)}|.*_(row_size|offsets)|zarr\.json",
-    re.DOTALL | re.IGNORECASE,
-)
-_UNPRINTABLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
+_NO_NAME = rf"|[.].*|__.*|zarr\.json|{'|'.join(COLUMNS)}|.*_(row_size|offsets)|.*[/\\\0].*"
+if os.name == "nt":
+    _NO_NAME += r"|(con|prn|aux|nul|com\d|lpt\d)(\..*)?|.*[. ]|.*[\x01-\x1f:*?\"<>|].*"
+_UNUSABLE = re.compile(_NO_NAME, re.DOTALL | re.IGNORECASE)
 
 
 def portable(name: str) -> str:
@@ -45,12 +44,12 @@ def check_names(names: Iterable[Any], item: str, taken: Iterable[str]) -> None:
     """
     known = {portable(other): other for other in taken}
     for name in names:
-        if not isinstance(name, str) or _RESERVED.fullmatch(name) or not _is_portable(name):
+        if not isinstance(name, str) or _UNUSABLE.fullmatch(name) or not _fits(name):
             raise ValueError(
                 f"{item}, modality {name!r}: the name of a modality must be a non-empty string "
-                "without '/', characters of \\:*?\"<>| or unprintable ones, of at most 200 bytes. "
-                "It must not begin with '.' or '_', end with '.', ' ', _row_size or _offsets, or "
-                f"be a device name of Windows or one of {', '.join(COLUMNS)}. Rename it."
+                f"that can name a directory, of at most {_MAX_BYTES} bytes of UTF-8, without '/' "
+                "and '\\'. It must not begin with '.' or '__', end with _row_size or _offsets, or "
+                f"be one of {', '.join(COLUMNS)}. Rename it."
             )
         for ending in ENDINGS:
             clash = known.get(portable(f"{name}{ending}"))
@@ -63,8 +62,8 @@ def check_names(names: Iterable[Any], item: str, taken: Iterable[str]) -> None:
         known[portable(name)] = name
 
 
-def _is_portable(name: str) -> bool:
-    is_printable = not any(unicodedata.category(c) in _UNPRINTABLE for c in name)
-    return (
-        is_printable and not re.search(r'[/\\:*?"<>|]', name) and len(name.encode()) <= _MAX_BYTES
-    )
+def _fits(name: str) -> bool:
+    try:
+        return len(name.encode()) <= _MAX_BYTES
+    except UnicodeEncodeError:  # a part of a name that is not UTF-8
+        return False

@@ -222,19 +222,10 @@ INVALID_NAMES = [
     "rgb_row_size",
     3,
     "a\0b",
-    "a\nb",
-    "\x1b[2J",
     "a" * 201,
     "\u00e9" * 101,
     "\ud800",
-    "con",
-    "Aux.x",
-    "COM1",
-    "a:b",
-    "what?",
-    "ends.",
-    "ends ",
-    "_x",
+    "__x",
     ".x",
     "LABEL",
     "x_Offsets",
@@ -266,8 +257,14 @@ def test_append_rejects_names_that_clash_on_some_systems(path, name):
     assert open_feature_sets(path).names == ["rgb", "cafe\u0301"]
 
 
+ON_POSIX = ["con", "a:b", "what?", "ends.", "ends ", "a\nb", "\x1b[2J"]
+
+
 @pytest.mark.parametrize(
-    "name", ["a" * 200, "x.partial", "a b", "0", "c", "\u00e9t\u00e9", "rgb.v2"], ids=ascii
+    "name",
+    ["a" * 200, "x.partial", "a b", "0", "c", "\u00e9t\u00e9", "rgb.v2", "_x"]
+    + ([] if os.name == "nt" else ON_POSIX),
+    ids=ascii,
 )
 def test_names_that_append_accepts_can_be_resumed(path, name):
     for stop in (1, 2, 3):
