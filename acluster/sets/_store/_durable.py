@@ -15,6 +15,8 @@ from uuid import uuid4
 
 from zarr.storage import LocalStore
 
+from acluster.sets._store._sync import sync_directory, sync_file
+
 # The names under which zarr and this store write a file before it gets its own name. A process
 # that is killed may leave them behind.
 TEMPORARY_FILE = re.compile(r"(zarr|zarr\.json|\d+)(\.[0-9a-f]{32}){1,2}\.partial")
@@ -84,23 +86,3 @@ class DurableStore(LocalStore):
         """Refuse to write from now on."""
         with self._renaming:
             self._is_revoked = True
-
-
-def sync_file(path: str | Path) -> None:
-    """Wait until the content of a file is on disk."""
-    file = os.open(path, os.O_RDWR)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
-
-
-def sync_directory(path: str | Path) -> None:
-    """Wait until the names in a directory are on disk, where the system can do that."""
-    if os.name == "nt":
-        return
-    directory = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 import weakref
-from typing import Any
+from typing import Any, BinaryIO
 
 from acluster.sets._store._format import StoreError
 
@@ -45,25 +45,26 @@ class WriteLock:
     def __init__(self, path: str, target: str) -> None:
         self.path = path
         self.left: dict[str, Any] = {}
-        self._file: int | None = None
+        # A file object, unlike a descriptor, is closed even if an interrupt comes right here.
+        self._file: BinaryIO | None = None
         self._process = os.getpid()
         while self._file is None:
-            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            file = open(path, "a+b", buffering=0)  # noqa: SIM115
             try:
                 self._lock(file, target)
                 # The process that held the lock may have removed the file meanwhile.
-                if os.path.samestat(os.fstat(file), os.stat(path)):
+                if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
                     self._file = file
             except FileNotFoundError:
                 pass
             finally:
                 if self._file is None:
-                    os.close(file)
+                    file.close()
         self.left = _read(self._file)
         self.note()
         _LOCKS.add(self)
 
-    def _lock(self, file: int, target: str) -> None:
+    def _lock(self, file: BinaryIO, target: str) -> None:
         try:
             _lock_file(file)
         except OSError as error:
@@ -80,9 +81,8 @@ class WriteLock:
         """Write into the file who holds the lock, and notes for those who find it abandoned."""
         assert self._file is not None
         text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), **notes})
-        os.lseek(self._file, 0, os.SEEK_SET)
-        os.ftruncate(self._file, 0)
-        os.write(self._file, text.encode())
+        self._file.truncate(0)
+        self._file.write(text.encode())
 
     def release(self) -> None:
         """Remove the file and release the lock; do nothing in a forked process."""
@@ -91,17 +91,17 @@ class WriteLock:
             return
         # Windows cannot remove a file that is open. Elsewhere it is removed while it is locked.
         if os.name == "nt":
-            os.close(file)
+            file.close()
         with contextlib.suppress(OSError):
             os.remove(self.path)
         if os.name != "nt":
-            os.close(file)
+            file.close()
 
     def _abandon(self) -> None:
         """Close the file in a forked process, which would keep the lock after its parent ends."""
         file, self._file = self._file, None
         if file is not None:
-            os.close(file)
+            file.close()
 
 
 def _abandon_all() -> None:
@@ -113,23 +113,23 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_abandon_all)
 
 
-def _lock_file(file: int) -> None:
+def _lock_file(file: BinaryIO) -> None:
     if sys.platform == "win32":
         import msvcrt
 
         # A byte far beyond the text: others may read the text while the file is locked.
-        os.lseek(file, 1 << 30, os.SEEK_SET)
-        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        file.seek(1 << 30)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
     else:
         import fcntl
 
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _read(file: int) -> dict[str, Any]:
-    os.lseek(file, 0, os.SEEK_SET)
+def _read(file: BinaryIO) -> dict[str, Any]:
+    file.seek(0)
     try:
-        found = json.loads(os.read(file, 1 << 16))
+        found = json.loads(file.read(1 << 16))
     except ValueError:  # empty, or written just now
         return {}
     return found if isinstance(found, dict) else {}

@@ -1,4 +1,4 @@
-"""Names of modalities, which are names of directories on every operating system."""
+"""Names of stores and modalities: directories that every operating system can have."""
 
 from __future__ import annotations
 
@@ -67,3 +67,18 @@ def _fits(name: str) -> bool:
         return len(name.encode()) <= _MAX_BYTES
     except UnicodeEncodeError:  # a part of a name that is not UTF-8
         return False
+
+
+def local_path(path: str) -> str:
+    """Return the absolute path of the directory of a store."""
+    if "://" in path:
+        raise ValueError(
+            f"{path!r} is an address, but this is written to local directories. Write to one, "
+            "and copy it."
+        )
+    if path.lower().endswith(".zip"):
+        raise ValueError(
+            f"{path!r} is the name of an archive, but a directory is written. Write to "
+            f"{path[:-4] + '.zarr'!r}, and pack it afterwards if you need one file."
+        )
+    return os.path.realpath(path)

@@ -11,6 +11,7 @@ from decimal import Decimal
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,7 +22,10 @@ from acluster.sets._sequence import ItemSequence
 from acluster.sets._store._arrays import check_codecs
 from acluster.sets._store._columns import column_array
 from acluster.sets._store._format import COLUMNS
+from acluster.sets._store._lock import WriteLock
+from acluster.sets._store._names import local_path
 from acluster.sets._store._reader import is_zarr_group, open_if_store
+from acluster.sets._store._sync import sync_directory
 from acluster.sets._store._writer import FeatureSetsWriter
 
 if TYPE_CHECKING:
@@ -237,22 +241,53 @@ def save_rows(path: str | os.PathLike[str], blocks: Iterable[Array], n_rows: int
     ------
     FileExistsError
         If there is something at `path`.
+
+    StoreError
+        If another process is writing to `path`.
     """
     import zarr
 
-    target = Path(path)
-    partial = target.with_name(f"{target.name}.partial")
-    if target.exists():
-        raise FileExistsError(
-            f"There is already something at {str(target)!r}. Choose another path, or remove it."
-        )
-    shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
+    target = Path(local_path(os.fspath(path)))
+    lock = WriteLock(str(target.with_name(f".{target.name}.acluster-lock")), str(path))
+    # Noted in the lock file, so that it can be removed if this process is killed.
+    partial = target.with_name(f".{target.name}.{uuid4().hex}.partial")
+    try:
+        if target.exists():
+            raise FileExistsError(
+                f"There is already something at {os.fspath(path)!r}. Choose another path, or "
+                "remove it."
+            )
+        _remove_abandoned(target, lock.left)
+        lock.note(partial=partial.name)
+        _write_rows(partial, blocks, n_rows)
+        partial.rename(target)
+        sync_directory(target.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        lock.release()
+    return zarr.open_array(str(target), mode="r")
+
+
+def _remove_abandoned(target: Path, left: Mapping[str, Any]) -> None:
+    """Remove the directory in which a process that ended was writing `target`."""
+    name = left.get("partial")
+    pattern = rf"\.{re.escape(target.name)}\.[0-9a-f]{{32}}\.partial"
+    if isinstance(name, str) and re.fullmatch(pattern, name):
+        shutil.rmtree(target.parent / name, ignore_errors=True)
+
+
+def _write_rows(path: Path, blocks: Iterable[Array], n_rows: int) -> None:
+    import zarr
+
+    from acluster.sets._store._durable import DurableStore
+
     blocks = iter(blocks)
     first = next(blocks)
     width = first.shape[1]
     rows_per_chunk = min(n_rows, max(1, _CHUNK_BYTES // (width * first.itemsize)))
+    store = DurableStore(path)
     array = zarr.create_array(
-        str(partial),
+        store,
         shape=(n_rows, width),
         chunks=(rows_per_chunk, width),
         dtype=first.dtype,
@@ -267,5 +302,4 @@ def save_rows(path: str | os.PathLike[str], blocks: Iterable[Array], n_rows: int
         array[written : written + n_ready] = rows[:n_ready]
         rest, written = rows[n_ready:], written + n_ready
     array[written:] = rest
-    partial.rename(target)
-    return zarr.open_array(str(target), mode="r")
+    store.sync()

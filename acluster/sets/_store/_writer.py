@@ -27,7 +27,7 @@ from acluster.sets._store._columns import (
 )
 from acluster.sets._store._format import UNNAMED, StoreError, find_array, read_attributes
 from acluster.sets._store._lock import WriteLock
-from acluster.sets._store._names import check_names
+from acluster.sets._store._names import check_names, local_path
 from acluster.sets._store._narrowing import default_dtype, narrowed, underflow_warning
 from acluster.sets._store._reader import check_store, open_group
 from acluster.sets._store._resume import (
@@ -38,6 +38,7 @@ from acluster.sets._store._resume import (
     discard_uncommitted,
     remove_store,
 )
+from acluster.sets._store._sync import sync_directory
 
 if TYPE_CHECKING:
     import zarr
@@ -171,7 +172,7 @@ class FeatureSetsWriter:
         self.path = os.fspath(path)
         self.dtype = dtype
         # The working directory may change before the next item.
-        self._root = Path(_local_path(self.path))
+        self._root = Path(local_path(self.path))
         self._has_warned = False
         self._mutex = threading.RLock()
         self._process = os.getpid()
@@ -214,7 +215,7 @@ class FeatureSetsWriter:
         """Open the group of the store, or create it, and return what it holds."""
         import zarr
 
-        from acluster.sets._store._durable import DurableStore, sync_directory
+        from acluster.sets._store._durable import DurableStore
 
         if not (self._root / "zarr.json").exists():
             # A process killed while it created the group leaves no more than temporary files.
@@ -587,21 +588,6 @@ def _extend(
     array = group[name].with_config({"write_empty_chunks": True})
     array.resize((n_before + len(values), *array.shape[1:]))
     array[n_before:] = values
-
-
-def _local_path(path: str) -> str:
-    """Return the absolute path of the directory of a store."""
-    if "://" in path:
-        raise ValueError(
-            f"{path!r} is an address, but stores are written to local directories. Write to one, "
-            "and copy it."
-        )
-    if path.lower().endswith(".zip"):
-        raise ValueError(
-            f"{path!r} is the name of an archive, but a store is a directory. Write to "
-            f"{path[:-4] + '.zarr'!r}, and pack it afterwards if you need one file."
-        )
-    return os.path.realpath(path)
 
 
 def _as_json(attributes: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,194 @@
+"""One process at a time writes to a path, and one killed process blocks nobody."""
+
+import errno
+import os
+import signal
+import threading
+
+import numpy as np
+import pytest
+import zarr
+
+from acluster import FeatureSetsWriter, open_feature_sets
+from acluster.sets import StoreError, save_rows
+from acluster.sets._store import _lock
+from tests.sets._store.helpers import assert_holds, columns_at, item_of, write_items
+from tests.sets._store.test_killed import fork, needs_fork
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
+
+
+def wait_for_kill(begin):
+    begin()
+    while True:
+        signal.pause()
+
+
+def hold_writer(path, begin):
+    writer = FeatureSetsWriter(path, resume=True)
+    write_items(writer, 3)
+    writer.flush()
+    wait_for_kill(begin)
+
+
+def hold_save_rows(path, begin):
+    def blocks():
+        yield np.ones((2, 3))
+        wait_for_kill(begin)
+
+    save_rows(path, blocks(), 4)
+
+
+def write_store(path):
+    with FeatureSetsWriter(path, resume=True) as writer:
+        write_items(writer, 5)
+    assert_holds(path, 5)
+
+
+def write_rows(path):
+    array = save_rows(path, [np.full((2, 3), 2.0), np.full((2, 3), 3.0)], 4)
+    assert array[:, 0].tolist() == [2, 2, 3, 3]
+
+
+@needs_fork
+@pytest.mark.parametrize(
+    ("hold", "write"), [(hold_writer, write_store), (hold_save_rows, write_rows)]
+)
+def test_second_process_is_refused_until_the_first_ends(tmp_path, hold, write):
+    path = str(tmp_path / "a.zarr")
+    child = fork(path, hold)
+    for _ in range(2):
+        with pytest.raises(StoreError, match=rf"process {child} on .*a\.zarr\. Wait until"):
+            write(path)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    write(path)
+    assert os.listdir(tmp_path) == ["a.zarr"], "something was left behind"
+
+
+@needs_fork
+def test_lock_ends_with_its_process_though_a_fork_lives(tmp_path):
+    path = str(tmp_path / "a.zarr")
+
+    def hold_and_fork(path, begin):
+        writer = FeatureSetsWriter(path)
+        write_items(writer, 2)
+        writer.flush()
+        grandchild = os.fork()
+        if not grandchild:
+            signal.pause()
+        (tmp_path / "pid").write_text(str(grandchild))
+        wait_for_kill(begin)
+
+    child = fork(path, hold_and_fork)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    try:
+        write_store(path)
+    finally:
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+
+
+@needs_fork
+def test_forked_copy_of_a_writer_cannot_write(path):
+    writer = FeatureSetsWriter(path)
+    write_items(writer, 2)
+
+    def append_in_fork(path, begin):
+        begin()
+        with pytest.raises(ValueError, match="belongs to process"):
+            writer.append(item_of(2), **columns_at(2))
+        with pytest.raises(ValueError, match="belongs to process"):
+            writer.close()
+        writer._lock.release()
+
+    assert os.waitpid(fork(path, append_in_fork), 0)[1] == 0
+    write_items(writer, 3)
+    writer.close()
+    assert_holds(path, 3)
+
+
+def test_writer_with_pending_items_is_not_replaced_in_its_process(path):
+    first = FeatureSetsWriter(path)
+    write_items(first, 2)
+    with pytest.raises(StoreError, match=r"has 2 items for .* that are not written yet"):
+        FeatureSetsWriter(path, resume=True)
+    first.flush()
+    second = FeatureSetsWriter(path, resume=True)
+    with pytest.raises(ValueError, match="another writer has been opened"):
+        write_items(first, 3)
+    write_items(second, 3)
+    second.close()
+    assert_holds(path, 3)
+
+
+def test_locked_store_is_also_found_through_a_link(tmp_path):
+    first = FeatureSetsWriter(tmp_path / "a.zarr")
+    first.append(np.ones((1, 1)))
+    os.symlink(tmp_path / "a.zarr", tmp_path / "b.zarr")
+    with pytest.raises(StoreError, match="not written yet"):
+        FeatureSetsWriter(tmp_path / "b.zarr", resume=True)
+
+
+def test_threads_share_a_writer(path, small):
+    """Every item is stored once, with its own label."""
+    errors = []
+
+    def work(thread):
+        try:
+            for i in range(12):
+                number = 100 * thread + i
+                writer.append(np.full((1 + i % 3, 2), number), label=f"{number}", id=number)
+        except Exception as error:
+            errors.append(error)
+
+    with FeatureSetsWriter(path) as writer:
+        threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert errors == []
+    X = open_feature_sets(path)
+    assert sorted(X.id.tolist()) == [100 * n + i for n in range(8) for i in range(12)]
+    assert X.label.tolist() == [str(i) for i in X.id]
+    assert [x[0, 0] for x in X] == X.id.tolist()
+
+
+def test_writer_works_on_file_systems_without_locks(path, monkeypatch):
+    def unsupported(file):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(_lock, "_lock_file", unsupported)
+    write_store(path)
+
+
+@pytest.mark.parametrize("name", ["a.zarr.partial", ".a.zarr.partial", ".a.zarr.x.partial"])
+def test_save_rows_keeps_folders_of_the_user(tmp_path, name):
+    (tmp_path / name).mkdir()
+    write_rows(tmp_path / "a.zarr")
+    assert (tmp_path / name).exists()
+
+
+def test_save_rows_removes_its_own_after_an_error(tmp_path):
+    def blocks():
+        yield np.ones((2, 3))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        save_rows(tmp_path / "a.zarr", blocks(), 4)
+    assert os.listdir(tmp_path) == []
+    write_rows(tmp_path / "a.zarr")
+    with pytest.raises(FileExistsError):
+        write_rows(tmp_path / "a.zarr")
+    assert zarr.open_array(tmp_path / "a.zarr")[0, 0] == 2
+    assert os.listdir(tmp_path) == ["a.zarr"]
+
+
+@pytest.mark.parametrize("name", ["a.zip", "A.ZIP", "s3://bucket/a.zarr"])
+@pytest.mark.parametrize("write", [write_store, write_rows])
+def test_writers_refuse_archives_and_addresses(tmp_path, monkeypatch, name, write):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"is (the name of an archive|an address)"):
+        write(name)
+    assert os.listdir(tmp_path) == []
