@@ -16,6 +16,7 @@ import os
 import shutil
 import signal
 import tempfile
+import traceback
 from collections import Counter
 
 import numpy as np
@@ -68,7 +69,7 @@ def _work(path, rng, report):
     )
     writer = None
     for _ in range(int(rng.integers(1, 25))):
-        action = rng.choice(["append"] * 6 + ["flush", "close", "leave", "reopen"])
+        action = rng.choice(["append"] * 6 + ["flush", "close", "leave", "stop"])
         try:
             if writer is None:
                 writer = FeatureSetsWriter(path, resume=True)
@@ -93,8 +94,8 @@ def _work(path, rng, report):
                 writer.__exit__(ZeroDivisionError, None, None)
                 report("committed", len(writer))
                 writer = None
-            elif action == "reopen":
-                writer = None  # what is pending is lost, as if the process had ended
+            elif action == "stop":
+                return  # what is pending is lost
         except OSError:
             report("full disk", 0)
 
@@ -114,6 +115,8 @@ def _run_process(path, seed):
 
             _work(path, np.random.default_rng(seed), report)
             code = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
     os.close(writing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import threading
@@ -194,6 +195,11 @@ class FeatureSetsWriter:
         """Lock the store; a writer of this process that has nothing left to write gives way."""
         with _OPENING:
             other = _WRITERS.get(str(self._root))
+            if other is not None and other._state.n_pending:
+                # It may have been deleted, and be kept by a cycle of references only.
+                del other
+                gc.collect()
+                other = _WRITERS.get(str(self._root))
             if other is not None:
                 other._give_way()
             lock = WriteLock(str(self._root / LOCK_FILE), self.path)
