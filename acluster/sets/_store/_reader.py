@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import zipfile
+from collections import Counter
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +36,8 @@ def open_feature_sets(store: str | os.PathLike[str] | zarr.Group, *, verify: boo
     Parameters
     ----------
     store : str, path or zarr.Group
-        A store written by :func:`save_feature_sets` or :class:`FeatureSetsWriter`.
+        A store written by :func:`save_feature_sets` or :class:`FeatureSetsWriter`, or a zip
+        archive of one.
 
     verify : bool, default=False
         Whether to compare each chunk of local features with its checksum when it is first read
@@ -322,13 +325,36 @@ def open_group(location: str | zarr.Group) -> zarr.Group:
 
     path = os.path.abspath(location) if is_local else location
     try:
+        if os.path.isfile(path):
+            return _open_archive(path)
         if is_local:
             _check_group_file(path)
         return zarr.open_group(path, mode="r", zarr_format=3, use_consolidated=False)
     except ImportError as error:
-        raise ImportError(f"{location} cannot be read without another package: {error}") from error
+        raise ImportError(
+            f"{location} cannot be read without another package: {error}. Addresses need fsspec, "
+            "and a package for their protocol: aiohttp and requests for http, s3fs for s3."
+        ) from error
     except Exception as error:  # damaged metadata raise errors of many types
         raise StoreError(_not_a_store(location, str(error).rstrip("."))) from error
+
+
+def _open_archive(path: str) -> zarr.Group:
+    """Open the store in a zip archive, at its top or in the only folder there."""
+    import zarr
+    from zarr.storage import ZipStore
+
+    if not zipfile.is_zipfile(path):
+        raise StoreError("it is a file, but not a zip archive")
+    with zipfile.ZipFile(path) as archive:
+        names = [info.filename for info in archive.infolist()]
+    twice = [name for name, n in Counter(names).items() if n > 1]
+    if twice:
+        raise StoreError(f"the archive has several members {twice[0]!r}")
+    groups = [name for name in names if name.count("/") <= 1 and name.endswith("zarr.json")]
+    folder = "" if "zarr.json" in groups else groups[0].rpartition("/")[0] if groups else ""
+    store = ZipStore(path, mode="r", read_only=True)
+    return zarr.open_group(store, path=folder, mode="r", zarr_format=3, use_consolidated=False)
 
 
 def _check_group_file(path: str) -> None:
@@ -336,7 +362,7 @@ def _check_group_file(path: str) -> None:
     from zarr.storage import LocalStore, StorePath
 
     if not os.path.isdir(path):
-        raise StoreError("it is not a directory")
+        raise StoreError("it is neither a directory nor a zip archive")
     if read_json(StorePath(LocalStore(path, read_only=True), "")) is None:
         is_old = os.path.lexists(f"{path}/.zgroup") or os.path.lexists(f"{path}/.zarray")
         raise StoreError("it has zarr format 2" if is_old else "there is no zarr.json")

@@ -3,11 +3,14 @@
 import os
 import pickle
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
+from zarr.core.buffer.cpu import Buffer
+from zarr.storage import MemoryStore
 
 from acluster import (
     FeatureSets,
@@ -292,3 +295,83 @@ def test_unpickled_view_rejects_replaced_store(path):
     save_feature_sets(path, ARRAYS[:5])
     with pytest.raises(StoreError, match=r"store\.zarr has 5 items, but had 11 .* Open it again"):
         pickle.loads(pickled)[0]
+
+
+@pytest.mark.parametrize("folder", [None, "inner.zarr"])
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_open_reads_zip_archive(written, tmp_path, folder, compression):
+    archive = tmp_path / "store.zip"
+    with zipfile.ZipFile(archive, "w", compression) as opened:
+        for path in sorted(p for p in Path(written).rglob("*") if p.is_file()):
+            opened.write(path, Path(folder or "", path.relative_to(written)))
+    X = open_feature_sets(archive)
+    assert repr(list(X)) == repr(list(open_feature_sets(written)))
+    assert repr(list(pickle.loads(pickle.dumps(X[3:])))) == repr(list(X[3:]))
+    assert validate(archive).n_items == 12
+
+
+def rewrite_archive(written, tmp_path, change):
+    """Write an archive whose members `change` may replace, and None removes."""
+    archive = tmp_path / "store.zip"
+    with zipfile.ZipFile(archive, "w") as opened:
+        for path in sorted(p for p in Path(written).rglob("*") if p.is_file()):
+            name = str(path.relative_to(written))
+            data = change(name, path.read_bytes())
+            if data is not None:
+                opened.writestr(name, data)
+    return archive
+
+
+@pytest.mark.parametrize("name", ["zarr.json", "rgb/zarr.json", "rgb/c/1/0", "label/c/1", "id/c/0"])
+def test_open_rejects_damaged_zip_archive(written, tmp_path, name):
+    for damage in (lambda data: None, lambda data: b"", lambda data: data[:-3] + b"xyz"):
+        archive = rewrite_archive(written, tmp_path, lambda n, d: damage(d) if n == name else d)  # noqa: B023
+        for use in (read_all, validate):
+            with pytest.raises(StoreError):
+                use(archive)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")
+def test_open_rejects_zip_archive_with_two_members_of_one_name(written, tmp_path):
+    archive = rewrite_archive(written, tmp_path, lambda _, data: data)
+    with zipfile.ZipFile(archive, "a") as opened:
+        opened.writestr("label/c/1", b"other")
+    with pytest.raises(StoreError, match=r"the archive has several members 'label/c/1'"):
+        open_feature_sets(archive)
+
+
+class WithoutListing(MemoryStore):
+    """As a server of files that does not list its directories."""
+
+    def list(self):
+        raise NotImplementedError
+
+    def list_dir(self, prefix):
+        raise NotImplementedError
+
+    def list_prefix(self, prefix):
+        raise NotImplementedError
+
+
+def test_open_needs_no_listing_of_directories(written):
+    files = {}
+    for path in Path(written).rglob("*"):
+        if path.is_file():
+            data = Buffer.from_bytes(path.read_bytes())
+            files[str(path.relative_to(written))] = data
+    group = zarr.open_group(WithoutListing(files), mode="r")
+    assert repr(read_all(group)) == repr(read_all(written))
+    assert validate(group).n_items == 12
+    for lost in ("rgb/c/1/0", "label/c/1", "id/c/2", "rgb_row_size/c/0"):
+        rest = {name: data for name, data in files.items() if name != lost}
+        with pytest.raises(StoreError, match=r"is incomplete. The chunk of rows \d+ to \d+"):
+            read_all(zarr.open_group(WithoutListing(rest), mode="r"))
+
+
+def test_open_names_package_that_is_not_installed(monkeypatch):
+    def fail(*_, **__):
+        raise ImportError("HTTPFileSystem requires aiohttp")
+
+    monkeypatch.setattr(zarr, "open_group", fail)
+    with pytest.raises(ImportError, match=r"without another package: .*aiohttp"):
+        open_feature_sets("http://localhost/store.zarr")
