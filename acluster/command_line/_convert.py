@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 import zipfile
-import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from acluster._utils._progress import progress
+from acluster.command_line._arrays import Archive, load_file
 from acluster.sets import COLUMNS, FeatureSetsWriter, info, natural_key, open_feature_sets
+
+_SOURCES = "a folder of .npy files, a folder of such folders, an .npz file or a store"
+_MAX_LINE = 1 << 20  # of a table; reading stops there in a file that is none
 
 
 class Source(NamedTuple):
@@ -64,6 +67,8 @@ def convert(source: Path, path: str, *, table: str | None = None, dtype: str | N
         If a file or the table is not valid, or the store at `path` has other items or columns.
     """
     names, read, columns = _open_source(source)
+    if not names:
+        raise ValueError(f"{source} has no items. Pass {_SOURCES}.")
     if table is not None:
         columns = columns | _read_table(table, names)
     with FeatureSetsWriter(path, resume=True, dtype=dtype) as writer:
@@ -71,7 +76,12 @@ def convert(source: Path, path: str, *, table: str | None = None, dtype: str | N
             _check_resumable(writer, source, columns)
         missing = range(len(writer), len(names))
         for i in progress(missing, f"{path}: items", len(missing)):
-            writer.append(read(i), **{column: values[i] for column, values in columns.items()})
+            item, entries = read(i), {column: values[i] for column, values in columns.items()}
+            try:
+                writer.append(item, **entries)
+            except (ValueError, TypeError) as error:
+                # The writer knows the number of the item, not its name.
+                raise ValueError(f"{source}, item {names[i]!r}: {error}") from None
     return len(names)
 
 
@@ -93,21 +103,20 @@ def _check_resumable(writer: FeatureSetsWriter, source: Path, columns: dict[str,
 
 
 def _open_source(path: Path) -> Source:
-    if path.suffix == ".npz" and path.exists():
-        return _open_archive(path)
-    if path.is_file():
-        raise ValueError(f"{path} is a file; pass a folder of .npy files, an .npz file or a store.")
+    if path.exists() and not path.is_dir():
+        return _open_file(path)
     if any(path.glob("*.npy")):
         names = _item_names([path])
-        return Source(names, lambda i: _load_item(np.load, path / f"{names[i]}.npy"), {"id": names})
+        return Source(names, lambda i: load_file(path / f"{names[i]}.npy"), {"id": names})
     folders = {sub.name: sub for sub in sorted(path.iterdir()) if any(sub.glob("*.npy"))}
     if not folders:
+        _check_is_store(path)
         return _open_store(path)
     names = _item_names(folders.values())
     return Source(
         names,
         lambda i: {
-            modality: _load_item(np.load, folder / f"{names[i]}.npy")
+            modality: load_file(folder / f"{names[i]}.npy")
             for modality, folder in folders.items()
             if (folder / f"{names[i]}.npy").exists()
         },
@@ -115,35 +124,30 @@ def _open_source(path: Path) -> Source:
     )
 
 
+def _open_file(path: Path) -> Source:
+    # Opening a pipe would wait for another process.
+    if path.is_file() and (path.suffix == ".npz" or zipfile.is_zipfile(path)):
+        archive = Archive(path)
+        names = sorted(archive.names, key=natural_key)
+        return Source(names, lambda i: archive.load(names[i]), {"id": names})
+    raise ValueError(f"{path} is a file; pass {_SOURCES}.")
+
+
+def _check_is_store(path: Path) -> None:
+    if any((path / name).exists() for name in ("zarr.json", ".zgroup", ".zarray")):
+        return
+    files = islice(chain(path.glob("*.*"), path.glob("*/*.*")), 1000)
+    suffixes = sorted({file.suffix for file in files if file.suffix})
+    raise ValueError(
+        f"{path} has no .npy files, and is not a store"
+        + (f"; its files are {', '.join(suffixes)}" if suffixes else "")
+        + f". Pass {_SOURCES}. In Python, FeatureSetsWriter writes arrays from any other format."
+    )
+
+
 def _item_names(folders: Iterable[Path]) -> list[str]:
     found = {path.stem for folder in folders for path in folder.glob("*.npy")}
     return sorted(found, key=natural_key)
-
-
-def _load_item(load: Callable[[Any], Any], key: Any, place: str = "") -> NDArray[Any]:
-    """Load the array with this key; error messages name the place where it is, and the key."""
-    try:
-        array = load(key)
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError) as error:
-        raise ValueError(f"{place}{key} is not an array of numbers: {error}") from None
-    if array.ndim != 2:
-        raise ValueError(
-            f"{place}{key} has shape {array.shape}; an item needs two dimensions, (number of local "
-            "features, number of columns)."
-        )
-    return array
-
-
-def _open_archive(path: Path) -> Source:
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is not an .npz archive, as numpy.savez writes it.")
-    arrays = np.load(path, allow_pickle=False)
-    names = sorted(arrays.files, key=natural_key)
-
-    def read(i: int) -> NDArray[Any]:
-        return _load_item(arrays.__getitem__, names[i], f"{path}: ")
-
-    return Source(names, read, {"id": names})
 
 
 def _open_store(path: Path) -> Source:
@@ -158,7 +162,12 @@ def _read_table(path: str, names: list[str]) -> dict[str, list[Any]]:
     try:
         # Excel starts its UTF-8 files with a byte order mark, which utf-8-sig skips.
         with open(path, newline="", encoding="utf-8-sig") as file:
-            given, rows = _rows_by_id(path, csv.DictReader(file))
+            lines = _read_lines(path, file)
+            header = next(lines, "")
+            # Excel separates columns by semicolons where numbers have a decimal comma.
+            delimiter = next((sign for sign in ",;\t" if sign in header), ",")
+            lines = chain([header], lines)
+            given, rows = _rows_by_id(path, csv.DictReader(lines, delimiter=delimiter, strict=True))
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not encoded in UTF-8; save it as UTF-8: {error}.") from None
     except csv.Error as error:
@@ -167,25 +176,38 @@ def _read_table(path: str, names: list[str]) -> dict[str, list[Any]]:
     if missing:
         raise ValueError(
             f"{path} has no row for the item {missing[0]!r}, and for {len(missing)} items in all. "
-            "Add a row for each."
+            f"Add a row for each. The first ids of the table are {[*islice(rows, 3)]}."
         )
     columns = [column for column in given if column != "id"]
     return {column: [rows[name][column] for name in names] for column in columns}
 
 
+def _read_lines(path: str, file: TextIO) -> Iterator[str]:
+    while line := file.readline(_MAX_LINE):
+        if len(line) == _MAX_LINE:
+            raise ValueError(f"{path} is not a CSV table: it has a line of over {_MAX_LINE} bytes.")
+        yield line
+
+
 def _rows_by_id(path: str, reader: csv.DictReader[str]) -> tuple[Sequence[str], dict[str, Any]]:
     """Return the names of the columns, and the rows by their id."""
-    given = reader.fieldnames or []
+    given = [*(reader.fieldnames or [])]
+    if twice := sorted({name for name in given if given.count(name) > 1}):
+        raise ValueError(f"{path} has two columns of the name {twice[0]!r}; remove one.")
     if "id" not in given or not set(given) <= set(COLUMNS):
+        shown = given[:10] + ["..."] * (len(given) > 10)
         raise ValueError(
-            f"{path} has the columns {given}; it needs the column id, and may have label, group "
-            "and weight."
+            f"{path} has the columns {shown}; it needs the column id, and may have label, group "
+            "and weight. Rename or remove the others. For several labels per item, write the store "
+            "in Python: FeatureSetsWriter takes rows of 0 and 1 as labels."
         )
     rows: dict[str, Any] = {}
     for row in reader:
         line, entries = f"{path}, line {reader.line_num}", list(row.values())
         if None in row or None in entries or "" in entries:
-            raise ValueError(f"{line} has the entries {entries}; it needs exactly one per column.")
+            raise ValueError(
+                f"{line} has the entries {entries!s:.300}; it needs exactly one per column."
+            )
         if row["id"] in rows:
             raise ValueError(f"{line} is a second row for the item {row['id']!r}; remove one.")
         rows[row["id"]] = row

@@ -1,0 +1,161 @@
+"""Read arrays of numbers from .npy files and archives of unknown origin.
+
+The sizes that headers claim are compared with those of the files before memory is reserved, and
+pickled arrays, which could run code, are never loaded.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import tokenize
+import zipfile
+import zlib
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+_MAX_HEADER_BYTES = 10_000  # as in NumPy
+# An archive that would fill more than this, and so many times its own size, is no data of numbers.
+_MAX_FREE_BYTES, _MAX_RATIO = 1 << 28, 200
+# What zipfile, zlib and the parser of .npy headers raise for damaged files.
+_DAMAGE = (
+    zipfile.BadZipFile, zlib.error, EOFError, ValueError, TypeError, LookupError, SyntaxError,
+    OverflowError, AttributeError, RuntimeError, MemoryError, AssertionError,
+    tokenize.TokenError,
+)  # fmt: skip
+
+
+def load_file(path: Path) -> NDArray[Any]:
+    """Load the array in a .npy file.
+
+    Raises
+    ------
+    ValueError
+        If the file does not hold exactly one array of numbers with two dimensions.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is a folder, a device or a pipe, not a .npy file.")
+    with path.open("rb") as file:
+        return _read_array(file, path.stat().st_size, str(path))
+
+
+class Archive:
+    """The arrays in an .npz archive, which are read one by one and never extracted to files.
+
+    Parameters
+    ----------
+    path : path
+        The archive.
+
+    Attributes
+    ----------
+    names : list of str
+        The names of the arrays, in the order of the archive.
+
+    Raises
+    ------
+    ValueError
+        If the file is not an archive, or has other members than arrays with different names.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._file = zipfile.ZipFile(path)
+        except (*_DAMAGE, NotImplementedError) as error:
+            raise ValueError(
+                f"{path} is not an .npz archive, as numpy.savez writes it: {error}"
+            ) from None
+        self._members: dict[str, zipfile.ZipInfo] = {}
+        for member in self._file.infolist():
+            if not member.is_dir():
+                self._add(member)
+        self._check_size()
+
+    def _add(self, member: zipfile.ZipInfo) -> None:
+        name = member.filename.removesuffix(".npy")
+        problem = None
+        if name in self._members:
+            problem = "is in it twice; rename or remove one"
+        elif name == member.filename:
+            problem = "is not a .npy file; remove it"
+        elif member.flag_bits & 1:
+            problem = "is encrypted; write it without a password"
+        elif member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            problem = "is not compressed as numpy.savez does it; use numpy.savez_compressed"
+        if problem:
+            raise ValueError(f"{self._path}: the member {member.filename!r:.100} {problem}.")
+        self._members[name] = member
+
+    def _check_size(self) -> None:
+        total, size = sum(m.file_size for m in self._members.values()), self._path.stat().st_size
+        if total > max(_MAX_FREE_BYTES, _MAX_RATIO * size):
+            raise ValueError(
+                f"{self._path} has {size} bytes, but its members claim to have {total}: it is "
+                "damaged or harmful. If its arrays are genuine, save them as .npy files."
+            )
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the arrays."""
+        return [*self._members]
+
+    def load(self, name: str) -> NDArray[Any]:
+        """Load the array of this name."""
+        member = self._members[name]
+        try:
+            file = self._file.open(member)
+        except _DAMAGE as error:
+            raise _not_an_array(f"{self._path}: {name:.100}", error) from None
+        with file:
+            return _read_array(file, member.file_size, f"{self._path}: {name:.100}")
+
+
+def _read_array(file: IO[bytes], size: int, name: str) -> NDArray[Any]:
+    """Read the array in a .npy file of `size` bytes; `name` begins the error messages."""
+    try:
+        shape, dtype, n_header = _read_header(file)
+    except _DAMAGE as error:
+        raise _not_an_array(name, error) from None
+    if dtype.kind not in "biuf":
+        raise ValueError(
+            f"{name} is not an array of numbers: its dtype is {dtype}. Convert it to float32."
+        )
+    if len(shape) != 2:
+        raise ValueError(
+            f"{name} has shape {shape}; an item needs two dimensions, (number of local features, "
+            "number of columns)."
+        )
+    expected = math.prod(shape) * dtype.itemsize
+    if min(shape) < 0 or n_header + expected != size:
+        raise ValueError(
+            f"{name} is not an array of numbers: its header claims the shape {shape}, which takes "
+            f"{expected} bytes, but it has {size - n_header}. Save the array again."
+        )
+    try:
+        file.seek(0)
+        return npy.read_array(file, allow_pickle=False)
+    except _DAMAGE as error:
+        raise _not_an_array(name, error) from None
+
+
+def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+    """Return the shape, the dtype and the number of bytes of a header."""
+    head = io.BytesIO(file.read(_MAX_HEADER_BYTES))
+    # Version 3 is for names of columns, which arrays of numbers do not have.
+    read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    version = npy.read_magic(head)
+    if version not in read:
+        raise ValueError(f"its format version is {version}")
+    shape, _, dtype = read[version](head)
+    return shape, dtype, head.tell()
+
+
+def _not_an_array(name: str, error: BaseException) -> ValueError:
+    # NumPy quotes the header in full, and advises to load pickles.
+    reason = f"{error!s:.200}" or type(error).__name__
+    return ValueError(f"{name} is not an array of numbers: {reason}")

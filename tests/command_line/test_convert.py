@@ -1,0 +1,226 @@
+"""What `acluster convert` accepts and rejects: files, archives and tables of any origin."""
+
+import io
+import os
+import struct
+import warnings
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import acluster
+from acluster.command_line import main
+
+ARRAY = np.arange(6, dtype=np.float32).reshape(2, 3)
+
+
+@pytest.fixture(autouse=True)
+def in_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def npy(array):
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=True)
+    return file.getvalue()
+
+
+def npy_header(shape, descr="<f4", content=b""):
+    file = io.BytesIO()
+    header = {"descr": descr, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue() + content
+
+
+def archive(*members, path="a.npz", **options):
+    with warnings.catch_warnings(), zipfile.ZipFile(path, "w", **options) as file:
+        warnings.simplefilter("ignore")  # of members with the same name
+        for name, content in members:
+            file.writestr(name, content)
+
+
+def folder(**files):
+    for name, content in files.items():
+        path = Path("features", f"{name}.npy")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def convert(capsys, *arguments, fails=False):
+    before = {*Path().rglob("*")}
+    assert main(["convert", *arguments, "new.zarr"]) == int(fails)
+    added = {*Path().rglob("*")} - before
+    assert all(path.parts[0] == "new.zarr" for path in added)
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ([("x.npy", npy(ARRAY)), ("x.npy", npy(-ARRAY))], "'x.npy' is in it twice"),
+        ([("x.npy", npy(ARRAY)), ("x", npy(-ARRAY))], "'x' is in it twice"),
+        ([("x.npy", npy(ARRAY)), ("x.npy\0y", npy(-ARRAY))], "'x.npy' is in it twice"),
+        ([("x.npy", npy(ARRAY)), ("README.txt", b"hello")], "'README.txt' is not a .npy"),
+        ([("x", npy(ARRAY))], "the member 'x' is not a .npy file"),
+        ([], "a.npz has no items"),
+        ([("x.npy", b"hello, world")], "x is not an array of numbers: the magic string"),
+    ],
+)
+def test_convert_rejects_archive(capsys, members, message):
+    archive(*members)
+    assert message in convert(capsys, "a.npz", fails=True)
+
+
+CONTENTS = {
+    "rows beyond memory": (npy_header((10**14, 4)), "takes 1600000000000000 bytes, but it has 0"),
+    "rows beyond int64": (npy_header((10**30, 4)), "bytes, but it has 0"),
+    "negative rows": (npy_header((-1, -6), content=bytes(24)), "claims the shape (-1, -6)"),
+    "too few rows": (npy(ARRAY)[:-4], "takes 24 bytes, but it has 20"),
+    "a second array": (npy(ARRAY) + npy(ARRAY), "takes 24 bytes, but it has 176"),
+    "a pickle": (npy(np.array([[{}]], object)), "its dtype is object"),
+    "text": (npy(np.array([["a"]])), "its dtype is <U1"),
+    "records": (npy(np.zeros((1, 1), "f4,i4")), "its dtype is"),
+    "one dimension": (npy(np.ones(3)), "has shape (3,); an item needs two dimensions"),
+    "no dtype": (npy_header((2, 3), descr="nonsense"), "is not an array of numbers"),
+    "a header that is no dict": (b"\x93NUMPY\1\0\4\0(){\n", "is not an array of numbers"),
+    "a header of 4 GB": (b"\x93NUMPY\2\0\xff\xff\xff\xff{" + bytes(20_000), "EOF"),
+    "another version": (b"\x93NUMPY\x09\0" + bytes(99), "its format version is (9, 0)"),
+    "an archive": (b"PK\x05\x06" + bytes(18), "is not an array of numbers"),
+}
+
+
+@pytest.mark.parametrize("name", CONTENTS)
+@pytest.mark.parametrize("in_archive", [True, False])
+def test_convert_rejects_array(capsys, name, in_archive):
+    content, message = CONTENTS[name]
+    archive(("good.npy", npy(ARRAY)), ("wrong.npy", content))
+    folder(good=npy(ARRAY), wrong=content)
+    error = convert(capsys, "a.npz" if in_archive else "features", fails=True)
+    assert ("a.npz: wrong" if in_archive else "wrong.npy") in error
+    assert message in error
+
+
+def test_convert_never_unpickles(capsys):
+    class Payload:
+        def __reduce__(self):
+            return os.mkdir, ("made by a pickle",)
+
+    content = npy(np.array([[Payload()]], object))
+    archive(("x.npy", content))
+    folder(x=content)
+    for source in ("a.npz", "features"):
+        assert "its dtype is object" in convert(capsys, source, fails=True)
+    assert not Path("made by a pickle").exists()
+
+
+def test_convert_rejects_zip_bomb_at_once(capsys):
+    rows = 1_000_000
+    content = npy_header((rows, 100), content=bytes(rows * 400))
+    archive(("x.npy", content), compression=zipfile.ZIP_DEFLATED)
+    assert "members claim to have 400000" in convert(capsys, "a.npz", fails=True)
+    assert not Path("new.zarr").exists()
+
+
+def test_convert_rejects_encrypted_or_unusual_compression(capsys):
+    archive(("x.npy", npy(ARRAY)))
+    raw = bytearray(Path("a.npz").read_bytes())
+    central = raw.index(b"PK\x01\x02")
+    raw[6] |= 1
+    raw[central + 8] |= 1
+    Path("a.npz").write_bytes(raw)
+    assert "'x.npy' is encrypted" in convert(capsys, "a.npz", fails=True)
+    for method in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        archive(("x.npy", npy(ARRAY)), compression=method)
+        assert "'x.npy' is not compressed as" in convert(capsys, "a.npz", fails=True)
+
+
+def test_convert_rejects_archive_with_damaged_directory(capsys):
+    archive(("x.npy", npy(ARRAY)))
+    raw = bytearray(Path("a.npz").read_bytes())
+    central = raw.index(b"PK\x01\x02")
+    for place, code, value in (
+        (central + 42, "<I", 2**31),  # where the member begins
+        (central + 6, "<B", 200),  # the version that it needs
+        (central + 24, "<I", 2**20),  # its size
+        (central + 28, "<H", 60_000),  # the length of its name
+    ):
+        damaged = bytearray(raw)
+        struct.pack_into(code, damaged, place, value)
+        Path("a.npz").write_bytes(damaged)
+        assert "a.npz" in convert(capsys, "a.npz", fails=True)
+
+
+def test_convert_takes_member_names_as_ids_only(capsys):
+    names = ["/absolute", "../above", "class/a"]
+    archive(("class/", b""), *((f"{name}.npy", npy(ARRAY)) for name in names))
+    convert(capsys, "a.npz")
+    assert acluster.open_feature_sets("new.zarr").id.tolist() == sorted(names)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs FIFOs")
+def test_convert_does_not_wait_for_a_pipe(capsys):
+    folder(a=npy(ARRAY))
+    os.mkfifo("features/b.npy")
+    assert "b.npy is a folder, a device or a pipe" in convert(capsys, "features", fails=True)
+    os.mkfifo("b.npz")
+    assert "b.npz is a file; pass" in convert(capsys, "b.npz", fails=True)
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".pt", ".npz", ".csv"])
+@pytest.mark.parametrize("place", ["given", "given/slides"])
+def test_convert_names_the_files_of_a_folder_that_it_cannot_read(capsys, suffix, place):
+    Path(place).mkdir(parents=True)
+    Path(place, f"slide{suffix}").write_bytes(b"\x80\x04.")
+    error = convert(capsys, "given", fails=True)
+    assert f"given has no .npy files, and is not a store; its files are {suffix}. Pass" in error
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(npy(ARRAY[:0]), "0 local features"), (npy(ARRAY[:, :2]), "2"), (npy(ARRAY[:, :0]), "0")],
+)
+def test_convert_names_the_file_of_an_invalid_item(capsys, content, message):
+    folder(a=npy(ARRAY), slide_2=content)
+    error = convert(capsys, "features", fails=True)
+    assert error.startswith("acluster convert: features, item 'slide_2': ")
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+TABLES = {
+    "two columns of labels": ("id,label,label\na,1,2\nb,1,2\n", "two columns of the name 'label'"),
+    "two columns of ids": ("id,id\na,a\nb,b\n", "two columns of the name 'id'"),
+    "multilabel": ("id,cat,dog\na,1,0\nb,0,1\n", "FeatureSetsWriter takes rows of 0 and 1"),
+    "an unknown column": ("id,class\na,1\nb,1\n", "has the columns ['id', 'class']"),
+    "no header": ("a,1\nb,2\n", "it needs the column id"),
+    "a missing id": ("id,label\na,1\n", "no row for the item 'b'"),
+    "other ids": ("id,label\na.npy,1\nb.npy,1\n", "first ids of the table are ['a.npy', 'b.npy']"),
+    "an id twice": ("id,label\na,1\na,1\nb,1\n", "line 3 is a second row for the item 'a'"),
+    "an open quote": ('id,label\na,"1\nb,2\n', "is not a CSV table"),
+    "a long line": ("id,label\n" + "a" * (1 << 21), "is not a CSV table"),
+    "UTF-16": ("id,label\na,1\n".encode("utf-16"), "is not encoded in UTF-8"),
+    "nothing": ("", "it needs the column id"),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_convert_rejects_table(capsys, name):
+    content, message = TABLES[name]
+    folder(a=npy(ARRAY), b=npy(ARRAY))
+    Path("t.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert message in convert(capsys, "features", "--labels", "t.csv", fails=True)
+    assert not Path("new.zarr").exists()
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("delimiter", ",;\t")
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_convert_reads_tables_of_spreadsheets(capsys, mark, delimiter, end):
+    folder(a=npy(ARRAY), b=npy(ARRAY))
+    rows = [["id", "label"], ["b", '"x;,\t y"'], ["a", "\u732b"], ["not converted", "z"]]
+    text = mark + end.join(map(delimiter.join, rows)) + end
+    Path("t.csv").write_bytes(text.encode())
+    convert(capsys, "features", "--labels", "t.csv")
+    assert acluster.open_feature_sets("new.zarr").label.tolist() == ["\u732b", "x;,\t y"]
