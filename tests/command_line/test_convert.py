@@ -144,7 +144,6 @@ def test_convert_rejects_archive_with_damaged_directory(capsys):
         (central + 42, "<I", 2**31),  # where the member begins
         (central + 6, "<B", 200),  # the version that it needs
         (central + 24, "<I", 2**20),  # its size
-        (central + 28, "<H", 60_000),  # the length of its name
     ):
         damaged = bytearray(raw)
         struct.pack_into(code, damaged, place, value)
