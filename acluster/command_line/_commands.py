@@ -3,6 +3,8 @@
 import argparse
 import json
 import textwrap
+import warnings
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -111,13 +113,52 @@ def _split(X: Any, y: Any, test_size: float | None) -> tuple[Any, Any]:
     items = np.arange(len(y))
     if test_size is None:
         return items, items[:0]
+    _check_split(X.group, y, test_size)
     if X.group is not None:
         splitter = GroupShuffleSplit(1, test_size=test_size, random_state=0)
-        return next(splitter.split(items, groups=X.group))
-    stratify = y if y.ndim == 1 else None
-    train, test = train_test_split(items, test_size=test_size, stratify=stratify, random_state=0)
+        train, test = next(splitter.split(items, groups=X.group))
+    else:
+        stratify = y if y.ndim == 1 else None
+        train, test = train_test_split(
+            items, test_size=test_size, stratify=stratify, random_state=0
+        )
+    if y.ndim == 1 and (untrained := sorted(set(y[test]) - set(y[train]))):
+        warnings.warn(
+            f"--hold-out {test_size}: all items of the label {str(untrained[0])!r:.100} are held "
+            f"out, and of {len(untrained)} labels in all. The model cannot predict them.",
+            stacklevel=2,
+        )
     # In their own order, rows of a store are read in longer runs.
     return np.sort(train), np.sort(test)
+
+
+def _check_split(group: Any, y: Any, test_size: float) -> None:
+    """Check that the items can be divided as `_split` does it."""
+    what, parts = ("items", np.arange(len(y))) if group is None else ("groups", np.unique(group))
+    n_test = ceil(test_size * len(parts))
+    problem = None
+    if len(parts) < 2:
+        problem = f"the store has {len(parts)} {what}, and whole {what} are held out"
+    elif n_test == len(parts):
+        problem = f"it would hold out all {n_test} {what}"
+    elif group is None and y.ndim == 1:
+        labels, n_items = np.unique(y, return_counts=True)
+        rare = labels[n_items < 2]
+        if len(rare):
+            problem = (
+                f"the label {str(rare[0])!r:.100} has 1 item, and so have {len(rare)} labels in "
+                "all; training and held-out items both need one of each label"
+            )
+        elif len(labels) > min(n_test, len(y) - n_test):
+            problem = (
+                f"it would hold out {n_test} of {len(y)} items, but training and held-out items "
+                f"both need one of each of the {len(labels)} labels"
+            )
+    if problem:
+        raise ValueError(
+            f"--hold-out {test_size} is not possible: {problem}. Add data, choose another "
+            "fraction, or leave --hold-out out."
+        )
 
 
 def _parse_parameter(text: str) -> tuple[str, Any]:

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -420,3 +421,62 @@ def test_info_into_a_closed_pipe(fitted):
     done = subprocess.run(command, stdout=write_end, stderr=subprocess.PIPE, text=True)
     os.close(write_end)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("label", "group", "fraction", "message"),
+    [
+        ("ababab", "pppppp", 0.3, "1 groups, and whole groups are held out"),
+        ("ababab", "ppqqqq", 0.9, "it would hold out all 2 groups"),
+        ("aaaaab", None, 0.3, "the label 'b' has 1 item, and so have 1 labels"),
+        ("aabbcc", None, 0.3, "hold out 2 of 6 items, but .* of the 3 labels"),
+        ("aabbcc", None, 0.6, "hold out 4 of 6 items, but .* of the 3 labels"),
+        ("ab", None, 0.99, "hold out all 2 items"),
+        ("a", None, 0.5, "the store has 1 items"),
+    ],
+)
+def test_fit_names_what_cannot_be_held_out(
+    tmp_path, monkeypatch, capsys, label, group, fraction, message
+):
+    monkeypatch.chdir(tmp_path)
+    X = [np.full((2, 3), i % 2, np.float32) for i in range(len(label))]
+    acluster.save_feature_sets("s.zarr", X, label=list(label), group=group and list(group))
+    run("fit", "s.zarr", "--out", "m", "--hold-out", fraction, fails=True)
+    error = capsys.readouterr().err
+    assert re.match(rf"acluster fit: --hold-out {fraction} is not possible: .*{message}", error)
+    assert not Path("m").exists()
+
+
+def test_fit_checks_of_hold_out_agree_with_the_split():
+    from acluster.command_line import _commands
+
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        n, n_labels = rng.integers(1, 12), rng.integers(1, 5)
+        y, test_size = rng.integers(0, n_labels, n), rng.choice([0.01, 0.1, 0.3, 0.5, 0.9, 0.99])
+        group = None if rng.random() < 0.5 else rng.integers(0, 4, n)
+        X = type("Items", (), {"group": group})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                train, test = _commands._split(X, y, test_size)
+            except ValueError as error:
+                assert "--hold-out" in str(error)  # noqa: PT017
+            else:
+                assert len(train)
+                assert len(test)
+
+
+@pytest.mark.filterwarnings("default")
+def test_fit_warns_of_labels_that_are_held_out_whole(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    X = [np.full((2, 3), i % 2, np.float32) for i in range(9)]
+    acluster.save_feature_sets("s.zarr", X, label=list("ababcccab"), group=list("ppppqqqrr"))
+    for fraction in (0.3, 0.6):
+        run(
+            "fit", "s.zarr", "--out", "m", "--hold-out", fraction, "--set", "max_iter=2", "tol=null"
+        )
+        error = capsys.readouterr().err
+        held_out = "c" not in acluster.load("m").classes_
+        assert ("all items of the label" in error) == held_out
+    assert held_out
