@@ -14,6 +14,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -62,10 +63,18 @@ def test_only_one_module_prints():
         assert not prints or path.name == "_output.py", path
 
 
-def test_info_escapes_names_of_modalities_and_attributes(folder, capsys):
-    with acluster.FeatureSetsWriter("hostile.zarr", attributes={HOSTILE: HOSTILE}) as writer:
-        writer.append({HOSTILE: np.ones((2, 2))})
+def test_info_escapes_names_of_modalities_and_attributes(folder, capsys, monkeypatch):
+    # Writers reject such names of modalities, but a store may come from another program.
+    modality = {"n_local_features": 2, "n_features": 2, "dtype": HOSTILE, "bytes": 8}
+    found = SimpleNamespace(
+        n_items=1,
+        complete=True,
+        modalities={HOSTILE: modality},
+        columns=[HOSTILE],
+        attributes={HOSTILE: HOSTILE},
+    )
     for command in ("info", "validate"):
+        monkeypatch.setattr(acluster.sets, command, lambda _: found)
         lines = shown(capsys, command, "hostile.zarr").splitlines()
         assert len(lines) == 4 + (command == "validate")
         assert lines[1].startswith(r"  \x1b[2J\x07a\x9b31m\u202eb\u2028\n9 items")
