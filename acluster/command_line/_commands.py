@@ -94,7 +94,12 @@ def fit(options: argparse.Namespace) -> None:
     classifier.set_params(**dict(map(_parse_parameter, options.set)))
     train, test = _split(X, y, options.hold_out)
     weight = None if X.weight is None else X.weight[train]
-    classifier.fit(X[train], y[train], weight, checkpoint_dir=options.checkpoint)
+    try:
+        classifier.fit(X[train], y[train], weight, checkpoint_dir=options.checkpoint)
+    except KeyboardInterrupt as interrupt:
+        if not hasattr(classifier, "network_"):
+            raise
+        print(interrupt, file=sys.stderr)
     # Whether this command runs on a terminal says nothing about where the model is used.
     classifier.set_params(verbose=False).save(options.out)
     show(f"{options.out}: {len(train)} items, {classifier.n_iter_} epochs")

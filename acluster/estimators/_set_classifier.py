@@ -43,6 +43,7 @@ from acluster.training import (
     BatchSource,
     Checkpoint,
     Fit,
+    Interrupted,
     Patience,
     Trainer,
     TrainingBatches,
@@ -76,6 +77,9 @@ def restore_on_error(fit: Callable[..., Any]) -> Callable[..., Any]:
         try:
             with torch.inference_mode(False), torch.enable_grad():
                 return fit(self, *args, **kwargs)
+        except Interrupted as kept:
+            # Python exits as after Ctrl-C for exactly this class, not for a subclass.
+            raise KeyboardInterrupt(str(kept)) from None
         except BaseException:
             self.__dict__ = before
             for random_state, state in random_states:
@@ -201,9 +205,9 @@ class SetClassifier(
     ) -> Self:
         """Train on items X with labels y.
 
-        Ctrl-C after the first epoch ends the training with a warning: the estimator keeps the
-        weights learned so far or, under `early_stopping`, those of its best epoch. A search
-        continues with its next fit.
+        Ctrl-C raises KeyboardInterrupt as usual, so it also ends a search or a cross-validation
+        around the fit. After the first epoch, the estimator is then fitted all the same: it keeps
+        the weights learned so far or, under `early_stopping`, those of its best epoch.
 
         Parameters
         ----------
@@ -245,14 +249,17 @@ class SetClassifier(
         acluster.ModelFileError
             If the file in `checkpoint_dir` is damaged.
 
+        KeyboardInterrupt
+            After Ctrl-C. Before the end of the first epoch, the estimator is as it was before the
+            call; later it is fitted.
+
         Warns
         -----
         sklearn.exceptions.ConvergenceWarning
             If `max_iter` epochs pass before the loss settles within `tol`.
 
         UserWarning
-            If the standard deviation of the local features is far from 1: set `standardize`. Also
-            if the training was interrupted.
+            If the standard deviation of the local features is far from 1: set `standardize`.
         """
         if checkpoint_dir is not None:
             check_resumable(self.random_state, self.warm_start)
@@ -278,16 +285,21 @@ class SetClassifier(
             checkpoint = Checkpoint(checkpoint_dir, _identity(self, data))
         fit = self._make_fit(items.X[train], targets[train], weights[train], validation)
         metadata = None if sample_weight is None else {"sample_weight": items.sample_weight}
-        callbacks = EstimatorCallbacks(
-            self, X=unwrapped(self, items.X), y=items.y, metadata=metadata
-        )
+        seen_X = unwrapped(self, items.X)
+        callbacks = EstimatorCallbacks(self, X=seen_X, y=items.y, metadata=metadata)
         callbacks.begin_fit()
         if checkpoint is not None:
             checkpoint.restore(fit, self.max_iter)
             self._record(fit)  # callbacks see the epochs of the checkpoint
-        fit.run(self.max_iter, callbacks, checkpoint)
-        self._record(fit, keep_optimizer=self.warm_start)
-        callbacks.end_fit()
+        try:
+            fit.run(self.max_iter, callbacks, checkpoint)
+            self._record(fit, keep_optimizer=self.warm_start)
+            callbacks.end_fit()
+        except KeyboardInterrupt:
+            if not fit.end_early():
+                raise
+            self._record(fit, keep_optimizer=self.warm_start)
+            raise Interrupted(fit.n_epochs, has_checkpoint=checkpoint is not None) from None
         return self
 
     @restore_on_error

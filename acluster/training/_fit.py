@@ -19,6 +19,21 @@ from acluster.training._device import to_numpy_state, to_torch_state
 from acluster.training._trainer import Trainer
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during a fit that leaves a usable estimator."""
+
+    def __init__(self, n_epochs: int, *, has_checkpoint: bool) -> None:
+        later = (
+            "The same call of fit resumes from the last epoch kept in checkpoint_dir."
+            if has_checkpoint
+            else "With checkpoint_dir in fit, the same call could have resumed later."
+        )
+        super().__init__(
+            f"Training was interrupted after {n_epochs} epoch{'s' * (n_epochs != 1)}; the "
+            f"estimator keeps the weights learned so far. {later}"
+        )
+
+
 class Callbacks(Protocol):
     """An object that is notified of every epoch."""
 
@@ -137,7 +152,7 @@ class Fit:
         return self.stopped or self.patience.exhausted
 
     def run(self, max_iter: int, callbacks: Callbacks, checkpoint: Recorder | None = None) -> None:
-        """Train until `max_iter`, or until patience, a callback or Ctrl-C ends the training.
+        """Train until `max_iter`, or until patience or a callback ends the training.
 
         Parameters
         ----------
@@ -154,25 +169,30 @@ class Fit:
         ------
         ValueError
             If the loss or a parameter becomes NaN or infinite.
-
-        KeyboardInterrupt
-            If Ctrl-C comes before the first epoch has ended; later it only ends the training.
         """
-        try:
-            while self.n_epochs < max_iter and not self.finished:
-                callbacks.begin_epoch()
-                self.run_epoch()
-                self.stopped = callbacks.end_epoch(self)
-                if checkpoint is not None:
-                    is_last = self.finished or self.n_epochs == max_iter
-                    checkpoint.keep(self, is_last=is_last)
-            if self.patience.tol is not None and not self.finished:
-                _warn_of_convergence(max_iter)
-        except KeyboardInterrupt:
-            if self.n_epochs == 0:
-                raise
-            self.trainer.optimizer.clear()
-            _warn_of_interruption(self.n_epochs, is_kept=checkpoint is not None)
+        while self.n_epochs < max_iter and not self.finished:
+            callbacks.begin_epoch()
+            self.run_epoch()
+            self.stopped = callbacks.end_epoch(self)
+            if checkpoint is not None:
+                is_last = self.finished or self.n_epochs == max_iter
+                checkpoint.keep(self, is_last=is_last)
+        if self.patience.tol is not None and not self.finished:
+            _warn_of_convergence(max_iter)
+        self._restore_best()
+
+    def end_early(self) -> bool:
+        """End the training after Ctrl-C; return whether the network is worth keeping."""
+        if self.n_epochs == 0:
+            return False
+        self.trainer.optimizer.clear()
+        self._restore_best()
+        if self.validation_scores is not None:
+            # The epoch that was interrupted may have a score but no loss yet.
+            self.validation_scores = self.validation_scores[: len(self.loss_curve)]
+        return _is_finite(self.trainer.network)
+
+    def _restore_best(self) -> None:
         if self.best_state is not None:
             self.trainer.network.load_state_dict(self.best_state)
 
@@ -290,7 +310,7 @@ def _is_finite(network: nn.Module) -> bool:
     return bool(torch.stack(extremes).isfinite().all())
 
 
-# The number of stack frames from these functions to the call of `fit`, where warnings point.
+# The number of stack frames from this function to the call of `fit`, where warnings point.
 _LEVELS_BELOW_FIT = 6
 
 
@@ -299,19 +319,5 @@ def _warn_of_convergence(max_iter: int) -> None:
         f"Maximum iterations ({max_iter}) reached and the optimization hasn't converged yet. Raise "
         "max_iter, or set tol=None to train for exactly that many epochs.",
         ConvergenceWarning,
-        stacklevel=_LEVELS_BELOW_FIT,
-    )
-
-
-def _warn_of_interruption(n_epochs: int, is_kept: bool) -> None:
-    later = (
-        "The same call of fit resumes from the last epoch kept in checkpoint_dir."
-        if is_kept
-        else "With checkpoint_dir in fit, the same call could have resumed later."
-    )
-    warnings.warn(
-        f"Training was interrupted after {n_epochs} epoch{'s' * (n_epochs != 1)}; the estimator "
-        f"keeps the weights learned so far. {later}",
-        UserWarning,
         stacklevel=_LEVELS_BELOW_FIT,
     )

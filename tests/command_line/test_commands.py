@@ -18,6 +18,7 @@ import zarr
 import acluster
 from acluster.command_line._main import main
 from acluster.rivals import AverageClassifier
+from acluster.training import Fit
 from tests.conftest import make_sets
 
 
@@ -187,6 +188,25 @@ def test_convert_resumes_after_interrupt(data, monkeypatch, capsys):
     np.savez("others.npz", other=np.ones((2, 4)))
     run("convert", "others.npz", "sets.zarr", fails=True)
     assert "its column id differs from that of others.npz" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("n_epochs", [0, 3])
+def test_fit_interrupted_saves_the_epochs_so_far(data, monkeypatch, capsys, n_epochs):
+    run_epoch, epochs = Fit.run_epoch, []
+
+    def interrupt(self):
+        if len(epochs) == n_epochs:
+            raise KeyboardInterrupt
+        epochs.append(run_epoch(self))
+
+    monkeypatch.setattr(Fit, "run_epoch", interrupt)
+    run("convert", "features", "sets.zarr", "--labels", "labels.csv")
+    status = main(["fit", "sets.zarr", "--out", "model", "--set", "tol=null"])
+    assert status == (0 if n_epochs else 130)
+    assert "interrupted" in capsys.readouterr().err
+    assert Path("model").exists() == (n_epochs > 0)
+    if n_epochs:
+        assert acluster.load("model").n_iter_ == n_epochs
 
 
 def test_fit_checkpoint_resumes(fitted, capsys):

@@ -11,7 +11,11 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.callback import ProgressBar
+from sklearn.ensemble import StackingClassifier, VotingClassifier
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
 
 from acluster import (
     AttentionClusterClassifier,
@@ -23,6 +27,7 @@ from acluster import (
 )
 from acluster._utils._model_file import open_model
 from acluster.rivals import TSLSTMClassifier
+from acluster.training import Trainer
 from tests.conftest import make_sets
 
 KINDS = {
@@ -380,9 +385,23 @@ def test_checkpoints_take_a_small_share_of_the_time(tmp_path, monkeypatch):
     assert written_after == [1, 11, 21, 31, 41, 50]  # A tenth of the time, and the last epoch.
 
 
-def interrupted_in(epoch, monkeypatch):
-    from acluster.training import Trainer
+class StopInEpoch3:
+    """A callback that stops the training in the third epoch."""
 
+    max_propagation_depth = 0
+    requires_fit_info = ()
+
+    def setup(self, *args, **kwargs):
+        self.n_epochs = 0
+
+    teardown = on_fit_task_begin = lambda self, *args, **kwargs: None
+
+    def on_fit_task_end(self, *args, **kwargs):
+        self.n_epochs += 1
+        return self.n_epochs == 3
+
+
+def interrupted_in(epoch, monkeypatch):
     step, n_steps = Trainer.step, []
 
     def interrupt(self, *args):
@@ -402,9 +421,9 @@ def test_keyboard_interrupt_keeps_the_epochs_so_far(monkeypatch, callbacks):
         clf.set_callbacks(*callbacks)
     with monkeypatch.context() as patch:
         interrupted_in(5, patch)
-        with pytest.warns(UserWarning, match=r"after 4 epochs.*With checkpoint_dir") as warned:
+        with pytest.raises(KeyboardInterrupt, match=r"after 4 epochs.*With checkpoint_dir") as seen:
             clf.fit(X, y)
-    assert warned[0].filename == __file__
+    assert type(seen.value) is KeyboardInterrupt  # for a subclass, Python would exit with 1
     assert clf.n_iter_ == len(clf.loss_curve_) == 4
     assert clf.predict_proba(X).shape == (60, 2)
     assert clf.set_params(max_iter=2).fit(X, y).n_iter_ == 6
@@ -414,9 +433,84 @@ def test_keyboard_interrupt_restores_the_best_epoch(monkeypatch):
     X, y = make_sets()
     clf = make(100, early_stopping=True, validation_fraction=0.2)
     interrupted_in(4, monkeypatch)
-    with pytest.warns(UserWarning, match="interrupted"):
+    with pytest.raises(KeyboardInterrupt, match="interrupted"):
         clf.fit(X, y, X_val=X, y_val=y)
     assert clf.score(X, y) == clf.best_validation_score_
+
+
+class InterruptsEnd(StopInEpoch3):
+    """A callback during whose last call the user presses Ctrl-C."""
+
+    def on_fit_task_end(self, estimator, context, **data):
+        if context.task_name == "fit":
+            raise KeyboardInterrupt
+        return False
+
+
+def test_keyboard_interrupt_after_the_last_epoch_keeps_the_fit():
+    X, y = make_sets()
+    clf = make(3).set_callbacks(InterruptsEnd())
+    with pytest.raises(KeyboardInterrupt, match="after 3 epochs"):
+        clf.fit(X, y)
+    assert_same_bits(clf, make(3).fit(X, y), X)
+
+
+def test_keyboard_interrupt_drops_weights_that_are_not_finite(monkeypatch):
+    X, y = make_sets()
+    clf = make(9)
+
+    def interrupt(self, batch):
+        with torch.no_grad():
+            next(iter(self.network.parameters())).fill_(torch.nan)
+        raise KeyboardInterrupt
+
+    clf.set_callbacks(CallsInEpoch2(lambda: monkeypatch.setattr(Trainer, "step", interrupt)))
+    with pytest.raises(KeyboardInterrupt):
+        clf.fit(X, y)
+    assert not hasattr(clf, "network_")
+
+
+class CallsInEpoch2(StopInEpoch3):
+    """A callback that calls a function after the second epoch."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def on_fit_task_end(self, *args, **kwargs):
+        self.n_epochs += 1
+        if self.n_epochs == 2:
+            self.function()
+        return False
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda clf, X, y: cross_val_score(clf, X, y, cv=2),
+        lambda clf, X, y: GridSearchCV(clf, {"dropout": [0.0, 0.5]}, cv=2).fit(X, y),
+        lambda clf, X, y: GridSearchCV(make_pipeline(clf), {}, cv=2).fit(X, y),
+        lambda clf, X, y: CalibratedClassifierCV(clf, cv=2).fit(X, y),
+        lambda clf, X, y: StackingClassifier([("a", clf), ("b", clf)], cv=2).fit(X, y),
+        lambda clf, X, y: VotingClassifier([("a", clf), ("b", clf)]).fit(X, y),
+        lambda clf, X, y: make_pipeline(clf).fit(X, y),
+    ],
+)
+def test_keyboard_interrupt_ends_what_runs_the_fit(monkeypatch, run):
+    from acluster.training import Fit
+
+    X, y = make_sets()
+    n_epochs, run_epoch = [], Fit.run_epoch
+
+    def interrupt(self):
+        n_epochs.append(1)
+        if len(n_epochs) == 3:
+            raise KeyboardInterrupt
+        run_epoch(self)
+
+    monkeypatch.setattr(Fit, "run_epoch", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(make(9), X, y)
+    assert len(n_epochs) == 3  # no other fit began
 
 
 def test_keyboard_interrupt_in_the_first_epoch_leaves_nothing_fitted(monkeypatch):
@@ -433,22 +527,6 @@ def test_fit_rejects_a_checkpoint_of_more_epochs_than_max_iter(tmp_path):
     make(5).fit(X, y, checkpoint_dir=tmp_path)
     with pytest.raises(ValueError, match=r"fit.checkpoint has 5 epochs, but max_iter=3"):
         make(3).fit(X, y, checkpoint_dir=tmp_path)
-
-
-class StopInEpoch3:
-    """A callback that stops the training in the third epoch."""
-
-    max_propagation_depth = 0
-    requires_fit_info = ()
-
-    def setup(self, *args, **kwargs):
-        self.n_epochs = 0
-
-    teardown = on_fit_task_begin = lambda self, *args, **kwargs: None
-
-    def on_fit_task_end(self, *args, **kwargs):
-        self.n_epochs += 1
-        return self.n_epochs == 3
 
 
 class NotesEpochs(StopInEpoch3):
@@ -526,7 +604,7 @@ def test_keyboard_interrupt_in_validation_drops_the_epoch(monkeypatch):
         return infer(self, *args)
 
     monkeypatch.setattr(AttentionClusterClassifier, "_infer", interrupt)
-    with pytest.warns(UserWarning, match="interrupted after 2 epochs"):
+    with pytest.raises(KeyboardInterrupt, match="interrupted after 2 epochs"):
         clf.fit(X, y, X_val=X, y_val=y)
     assert clf.n_iter_ == len(clf.loss_curve_) == len(clf.validation_scores_) == 2
 
