@@ -1,0 +1,30 @@
+"""Run a fuzzer by hand: ``python -m tests.fuzz --target models --n 1000 --seed 0``."""
+
+import argparse
+import faulthandler
+import json
+import time
+
+from tests.fuzz import models
+
+# Each is called with the number of inputs and a seed, and returns the counts of the outcomes.
+TARGETS = {"models": models.run}
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("--target", choices=sorted(TARGETS), help="by default, all in turn")
+    parser.add_argument("--n", type=int, default=1000, help="the number of inputs per target")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    faulthandler.enable()  # a crash shows where
+    for target in [options.target] if options.target else sorted(TARGETS):
+        started = time.perf_counter()
+        counts = TARGETS[target](options.n, options.seed)
+        seconds = time.perf_counter() - started
+        row = {"target": target, "n": options.n, "seed": options.seed, "seconds": round(seconds)}
+        print(json.dumps({**row, "counts": dict(sorted(counts.items()))}))
+
+
+if __name__ == "__main__":
+    main()
