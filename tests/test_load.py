@@ -531,6 +531,7 @@ HOSTILE_RIVAL = {
     ),
     "10^9 segments": changed(modalities__sounds__n_segments=10**9),
     "90,000 segments": changed(modalities__sounds__n_segments=90_000),
+    "a number of segments that is true": changed(modalities__sounds__n_segments=True),
     "a size of another rival": changed(modalities__sounds__n_heads=2),
 }
 HOSTILE_OF = {"one": HOSTILE, "two": HOSTILE_TWO, "rival": HOSTILE_RIVAL}

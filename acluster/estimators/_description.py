@@ -141,6 +141,9 @@ def _restore_architecture(
             )
         constraints = {**model._parameter_constraints, **_WIDTH}
         validate_parameter_constraints(constraints, arguments, caller_name=type(model).__name__)
+        for name, value in arguments.items():
+            if isinstance(value, bool) and "boolean" not in constraints[name]:
+                raise ModelFileError(f"the {name} of modality {modality!r:.80} is {value}")
     _check_module_counts(model._integration, architecture.modalities, tensors)
     return architecture
 
