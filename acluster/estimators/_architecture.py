@@ -73,11 +73,15 @@ class Architecture:
         with torch.device("meta"):
             integrations = [self.integration(**arguments) for arguments in self.modalities.values()]
             widths = list(self.widths.values()) if self.standardize else None
+            network: IntegrationNetwork
             if self.fusion == "scores":
-                return ScoreFusionNetwork(
+                network = ScoreFusionNetwork(
                     integrations, self.n_outputs, dropout, widths, is_softmax=self.is_softmax
                 )
-            return IntegrationNetwork(integrations, self.n_outputs, dropout, widths)
+            else:
+                network = IntegrationNetwork(integrations, self.n_outputs, dropout, widths)
+        # Weights are drawn in float32, also if the user has set another default for torch.
+        return network if torch.get_default_dtype() == torch.float32 else network.float()
 
     def build(
         self, dropout: float, dtype: str, state: dict[str, torch.Tensor], device: str

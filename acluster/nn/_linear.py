@@ -196,7 +196,8 @@ def _drawn_dropout(x: Tensor, probability: float, generator: torch.Generator | N
     # One 64-bit number gives eight bytes, which is faster than drawing the bytes one by one.
     draws = empty((-(-x.numel() // 8),), like=x, dtype=torch.int64)
     draws.random_(-(2**63), None, generator=generator)
-    between = torch.rand(len(x), 1, generator=generator, device=x.device)
+    # The dtype decides the draws, and must not follow torch's default.
+    between = torch.rand(len(x), 1, generator=generator, device=x.device, dtype=torch.float32)
     kept_from = (256 * probability + between).floor_().to(torch.int16)
     return draws.view(torch.uint8)[: x.numel()].view_as(x), kept_from
 

@@ -222,8 +222,9 @@ class ScoreFusionNetwork(IntegrationNetwork):
     def forward(self, sets: Sequence[Packed], generator: torch.Generator | None = None) -> Tensor:
         """Return the logits of the averaged probabilities; see `IntegrationNetwork.forward`."""
         sizes = [integration.global_size for integration in self.integrations]
-        of_modality = torch.eye(len(sizes)).repeat_interleave(torch.tensor(sizes), dim=1)
         g = self.global_feature(sets)
+        repeats = torch.tensor(sizes, device=g.device)
+        of_modality = torch.eye(len(sizes), device=g.device).repeat_interleave(repeats, dim=1)
         # The linear layer sees one modality at a time, with zeros in place of the others.
         logits = torch.stack([self.linear(g * own, generator) for own in of_modality.to(g)])
         # Averages are taken of logarithms, since probabilities close to 0 underflow.

@@ -31,11 +31,11 @@ def feature_moments(sets: FeatureSets, with_std: bool) -> FeatureMoments:
     if sets.blocks is not None:
         # In the order of a compressed store, every block is decoded only once.
         sets = sets[np.argsort(sets.numbers)]
-    n_rows, mean = 0, torch.zeros(sets.n_features, dtype=torch.float64)
+    n_rows, mean = 0, torch.zeros(sets.n_features, dtype=torch.float64, device="cpu")
     squares = torch.zeros_like(mean)
     # float32 holds all integers of 2 bytes, but not those of 4.
     is_wide = sets.dtype.itemsize > (4 if sets.dtype.kind == "f" else 2)
-    like = torch.empty((), dtype=torch.float64 if is_wide else torch.float32)
+    like = torch.empty((), dtype=torch.float64 if is_wide else torch.float32, device="cpu")
     for values in _pieces(sets, like):
         n, n_before = len(values), n_rows
         n_rows += n

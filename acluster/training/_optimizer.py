@@ -69,7 +69,8 @@ class Moments(NamedTuple):
         parameter = parameter.detach()
         mean = parameter[: _rows_per_tile(parameter)] if rule.forgets_mean else parameter
         # torch corrects the bias by the step count; after 1e9 steps nothing is left to correct.
-        step = torch.tensor(0.0 if rule.corrects_bias else 1e9, device=parameter.device)
+        first = 0.0 if rule.corrects_bias else 1e9
+        step = torch.tensor(first, device=parameter.device, dtype=torch.float32)
         return cls(torch.zeros_like(mean), torch.zeros_like(parameter), step)
 
     def of_rows(self, rows: slice) -> Moments:

@@ -129,7 +129,9 @@ class Packer:
         if not self._is_copied:
             return self._pool.array(shape, dtype)
         n_bytes = shape[0] * shape[1] * dtype.itemsize
-        pinned: NDArray[Any] = torch.empty(n_bytes, dtype=torch.uint8, pin_memory=True).numpy()
+        pinned: NDArray[Any] = torch.empty(
+            n_bytes, dtype=torch.uint8, pin_memory=True, device="cpu"
+        ).numpy()
         return pinned.view(dtype).reshape(shape)
 
     def _converted(self, values: NDArray[Any], sets: FeatureSets) -> Tensor:
@@ -190,7 +192,7 @@ class Packer:
             return values, offsets
         new_offsets = torch.cat([offsets[:1], lengths.clamp(min=1).cumsum(0)])
         filled = self._tensor((int(new_offsets[-1]), values.shape[1]))
-        is_new = torch.zeros(len(filled), dtype=torch.bool)
+        is_new = torch.zeros(len(filled), dtype=torch.bool, device=lengths.device)
         is_new[new_offsets[empty]] = True
         is_new = is_new.to(values.device)
         filled[is_new] = self.stand_in

@@ -8,7 +8,7 @@ from torch.nn import functional
 def padded(values: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
     """Return sets padded with zeros, (n, L, M), and a mask (n, L) that is False in the padding."""
     lengths = offsets.diff()
-    places = torch.arange(int(lengths.max()))
+    places = torch.arange(int(lengths.max()), device=offsets.device)
     inside = (places < lengths[:, None]).to(values.device)
     rows = (offsets[:-1, None] + places).clamp(max=len(values) - 1).to(values.device)
     return values[rows].masked_fill(~inside[..., None], 0), inside
@@ -20,7 +20,8 @@ def resampled(values: Tensor, offsets: Tensor, n_steps: int) -> Tensor:
     Step k of K is the local feature at position ``floor((k + ½) L / K)``. In sets of fewer than K,
     some are repeated.
     """
-    places = (2 * torch.arange(n_steps) + 1) * offsets.diff()[:, None] // (2 * n_steps)
+    steps = torch.arange(n_steps, device=offsets.device)
+    places = (2 * steps + 1) * offsets.diff()[:, None] // (2 * n_steps)
     return values[(offsets[:-1, None] + places).to(values.device)]
 
 
@@ -34,5 +35,5 @@ def segment(offsets: Tensor, number: int, n_segments: int) -> tuple[Tensor, Tens
     starts = number * lengths // n_segments
     sizes = ((number + 1) * lengths // n_segments - starts).clamp(min=1)
     own = functional.pad(sizes.cumsum(0), (1, 0))
-    rows = torch.arange(int(own[-1])) + (offsets[:-1] + starts - own[:-1]).repeat_interleave(sizes)
-    return rows, own
+    moved_by = (offsets[:-1] + starts - own[:-1]).repeat_interleave(sizes)
+    return torch.arange(int(own[-1]), device=offsets.device) + moved_by, own
