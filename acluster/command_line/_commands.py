@@ -99,7 +99,7 @@ def fit(options: argparse.Namespace) -> None:
     except KeyboardInterrupt as interrupt:
         if not hasattr(classifier, "network_"):
             raise
-        print(interrupt, file=sys.stderr)
+        show(interrupt, error=True)
     # Whether this command runs on a terminal says nothing about where the model is used.
     classifier.set_params(verbose=False).save(options.out)
     show(f"{options.out}: {len(train)} items, {classifier.n_iter_} epochs")

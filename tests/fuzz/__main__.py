@@ -5,10 +5,10 @@ import faulthandler
 import json
 import time
 
-from tests.fuzz import models
+from tests.fuzz import models, stores, writer
 
 # Each is called with the number of inputs and a seed, and returns the counts of the outcomes.
-TARGETS = {"models": models.run}
+TARGETS = {"models": models.run, "stores": stores.run, "writer": writer.run}
 
 
 def main():
