@@ -51,7 +51,8 @@ _GROWING = ("", "_row_size")  # the endings of the arrays of a modality that gro
 _PENDING_CHUNKS = 4  # of items, which bounds the memory of tiny items
 
 _WRITERS: weakref.WeakValueDictionary[str, FeatureSetsWriter] = weakref.WeakValueDictionary()
-_OPENING = threading.Lock()
+# Reentrant: Ctrl-C at the end of a block may leave it locked, which must not block this thread.
+_OPENING = threading.RLock()
 
 Pending = tuple[dict[str, Array], dict[str, Any]]
 
