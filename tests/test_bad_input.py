@@ -8,9 +8,11 @@ models are made by the first test that needs them.
 import re
 from collections.abc import Callable
 from functools import cached_property
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import sparse
@@ -26,6 +28,7 @@ from acluster import (
 )
 from acluster.nn import AttentionCluster, attend
 from acluster.preprocessing import LocalFeatureTransformer
+from acluster.rivals import PooledClassifier
 from tests.conftest import make_sets
 
 QUICK = {"cluster_size": 2, "max_iter": 1, "tol": None, "random_state": 0}
@@ -42,6 +45,7 @@ class Data:
     def __init__(self):
         self.X, self.y = make_sets()
         self.arrays = list(self.X)
+        self.texts = np.array(["a", "b"])[self.y]
         self.indicator = np.eye(2, dtype=int)[self.y]
         self.audio = FeatureSets.from_arrays([x[:, :3] for x in self.arrays])
         self.no_audio = FeatureSets(np.empty((0, 3)), np.zeros(61, int))
@@ -81,6 +85,13 @@ class Data:
         item[1, 2] = value
         return self.arrays_with(item)
 
+    def frames_with(self, columns, others=(*"abcd",)):
+        """Return data frames; the last column names are those of item 17."""
+        return [
+            pd.DataFrame(x, columns=[*(columns if i == 17 else others)])
+            for i, x in enumerate(self.arrays)
+        ]
+
     def audio_with_nan(self):
         arrays = [x.copy() for x in self.audio]
         arrays[3][0, 1] = np.nan
@@ -106,6 +117,11 @@ def objects(items):
     array = np.empty(len(items), dtype=object)
     array[:] = items
     return array
+
+
+def masked(shape):
+    """Return ones, of which the first is masked."""
+    return np.ma.array(np.ones(shape), mask=np.arange(np.prod(shape)).reshape(shape) == 0)
 
 
 OWN_CASES = [
@@ -255,6 +271,215 @@ OWN_CASES = [
         "Input X contains infinity.\nX[17] has -inf in local feature 1, column 2. Drop that local feature or impute it (acluster.preprocessing.LocalFeatureTransformer can wrap an imputer).",
     ),
     Case(
+        "fit X=nested tensor",
+        lambda data: data.fit(
+            X=torch.nested.nested_tensor([torch.ones(2, 4)] * 60, layout=torch.jagged)
+        ),
+        TypeError,
+        "A nested or sparse tensor cannot be converted to one array. Pass its parts as a list (tensor.unbind()), or tensor.to_dense().",
+    ),
+    Case(
+        "fit X=tensor on the device meta",
+        lambda data: data.fit(X=torch.ones(60, 2, 4, device="meta")),
+        TypeError,
+        "A tensor on the device 'meta' has no values. Pass one on another device.",
+    ),
+    Case(
+        "fit X=complex tensors",
+        lambda data: data.fit(X=data.arrays_with(torch.ones(2, 4, dtype=torch.complex64))),
+        ValueError,
+        "X[17] has dtype complex64; local features must be real numbers. Convert it to a real dtype, such as float32.",
+    ),
+    Case(
+        "fit X=file names",
+        lambda data: data.fit(X=["a.npy"] * 60),
+        TypeError,
+        "X[0] is 'a.npy'; expected an array of local features. Load the file first, for example with numpy.load.",
+    ),
+    Case(
+        "fit X=paths",
+        lambda data: data.fit(X=[PurePosixPath("a.npy")] * 60),
+        TypeError,
+        "X[0] is PurePosixPath('a.npy'); expected an array of local features. Load the file first, for example with numpy.load.",
+    ),
+    Case(
+        "fit X with an item of bytes",
+        lambda data: data.fit(X=data.arrays_with(b"abc")),
+        TypeError,
+        "X[17] is b'abc'; expected an array of local features. Load the file first, for example with numpy.load.",
+    ),
+    Case(
+        "fit X=pathlib path of no store",
+        lambda data: data.fit(X=PurePosixPath("store.zarr")),
+        FileNotFoundError,
+        "There is no store at 'store.zarr'. Write one with acluster.save_feature_sets.",
+    ),
+    Case(
+        "fit X=bytes",
+        lambda data: data.fit(X=b"abc"),
+        TypeError,
+        "X is a bytes; expected FeatureSets, a list of two-dimensional arrays, a three-dimensional array, or the path of a store.",
+    ),
+    Case(
+        "fit X=view of a dict",
+        lambda data: data.fit(X=dict(enumerate(data.arrays)).values()),
+        TypeError,
+        "X is a dict_values; expected FeatureSets, a list of two-dimensional arrays, a three-dimensional array, or the path of a store.",
+    ),
+    Case(
+        "fit X=set",
+        lambda data: data.fit(X={1, 2}),
+        TypeError,
+        "X is a set; expected FeatureSets, a list of two-dimensional arrays, a three-dimensional array, or the path of a store.",
+    ),
+    Case(
+        "fit X=[None, ...]",
+        lambda data: data.fit(X=[None] * 60),
+        ValueError,
+        "X[0] is None; every item needs a set. Drop the item, also from y.",
+    ),
+    Case(
+        "fit X=pairs of set and label",
+        lambda data: data.fit(X=list(zip(map(torch.tensor, data.arrays), data.y, strict=True))),
+        TypeError,
+        "X[0] is a tuple (Tensor, int64); expected an array of local features. Of (set, label) pairs, pass the sets as X and the labels as y.",
+    ),
+    Case(
+        "fit X with a longdouble item",
+        lambda data: data.fit(X=data.arrays_with(np.ones((2, 4), np.longdouble))),
+        ValueError,
+        f"X[17] has dtype {np.dtype(np.longdouble)}; local features must be real numbers of at most 64 bits (not longdouble). Convert it to a real dtype, such as float32.",
+    ),
+    Case(
+        "fit X=3-d array of longdouble",
+        lambda data: data.fit(X=np.ones((60, 2, 4), np.longdouble)),
+        ValueError,
+        f"The array of local features has dtype {np.dtype(np.longdouble)}; local features must be real numbers of at most 64 bits (not longdouble). Convert it to a real dtype, such as float32.",
+    ),
+    Case(
+        "fit X with a structured item",
+        lambda data: data.fit(X=data.arrays_with(np.zeros(2, [("a", "f4"), ("b", "f4")]))),
+        ValueError,
+        "X[17] has dtype [('a', '<f4'), ('b', '<f4')]; local features must be real numbers. Convert it to a real dtype, such as float32.",
+    ),
+    Case(
+        "fit X with an item of dates",
+        lambda data: data.fit(X=data.arrays_with(np.zeros((2, 4), "M8[s]"))),
+        ValueError,
+        "X[17] has dtype datetime64[s]; local features must be real numbers. Convert it to a real dtype, such as float32.",
+    ),
+    Case(
+        "fit X with an item of ragged rows of objects",
+        lambda data: data.fit(X=data.arrays_with(objects([np.ones(4), np.ones(3)]))),
+        ValueError,
+        "X[17] has rows of different lengths; all local features of a set need the same width.",
+    ),
+    Case(
+        "fit X with a masked item",
+        lambda data: data.fit(X=data.arrays_with(masked((2, 4)))),
+        ValueError,
+        "X[17] has masked values, which are missing. Drop these entries, or replace them with numpy.ma.filled(array, value).",
+    ),
+    Case(
+        "fit X with an item of masked rows",
+        lambda data: data.fit(X=data.arrays_with([masked(4), masked(4)])),
+        ValueError,
+        "X[17][0] has masked values, which are missing. Drop these entries, or replace them with numpy.ma.filled(array, value).",
+    ),
+    Case(
+        "fit X=masked table",
+        lambda data: data.fit(X=masked((60, 4))),
+        ValueError,
+        "X has masked values, which are missing. Drop these entries, or replace them with numpy.ma.filled(array, value).",
+    ),
+    Case(
+        "fit X=masked rows",
+        lambda data: data.fit(X=[masked(4)] * 60),
+        ValueError,
+        "X[0] has masked values, which are missing. Drop these entries, or replace them with numpy.ma.filled(array, value).",
+    ),
+    Case(
+        "fit X=masked 3-d array",
+        lambda data: data.fit(X=masked((60, 2, 4))),
+        ValueError,
+        "X has masked values, which are missing. Drop these entries, or replace them with numpy.ma.filled(array, value).",
+    ),
+    Case(
+        "fit X with a masked modality",
+        lambda data: data.fit_multimodal(X={"rgb": data.X, "audio": masked((60, 2, 3))}),
+        ValueError,
+        "In modality 'audio': X has masked values, which are missing. Drop these entries, or replace them with numpy.ma.filled(array, value).",
+    ),
+    Case(
+        "FeatureSets of masked values",
+        lambda data: FeatureSets(masked((3, 4)), [0, 3]),
+        ValueError,
+        "The array of local features has masked values, which are missing. Drop these entries, or replace them with numpy.ma.filled(array, value).",
+    ),
+    Case(
+        "from_padded of masked values",
+        lambda data: FeatureSets.from_padded(masked((3, 4, 2))),
+        ValueError,
+        "The padded array has masked values, which are missing. Drop these entries, or replace them with numpy.ma.filled(array, value).",
+    ),
+    Case(
+        "fit X=data frame of a column of arrays",
+        lambda data: data.fit(X=pd.DataFrame({"sets": data.arrays})),
+        TypeError,
+        "X is a data frame whose column 'sets' has a ndarray in each cell. If a cell is a whole set, pass the column X['sets']. If the columns are the features of nested series, pass [numpy.column_stack(list(row)) for row in X.to_numpy()].",
+    ),
+    Case(
+        "fit X=nested data frame",
+        lambda data: data.fit(X=pd.DataFrame({"f": [pd.Series(x[:, 0]) for x in data.arrays]})),
+        TypeError,
+        "X is a data frame whose column 'f' has a Series in each cell. If a cell is a whole set, pass the column X['f']. If the columns are the features of nested series, pass [numpy.column_stack(list(row)) for row in X.to_numpy()].",
+    ),
+    Case(
+        "fit X=data frame whose index names the items",
+        lambda data: data.fit(
+            X=pd.concat({i: pd.DataFrame(x) for i, x in enumerate(data.arrays[:2])}), y=[0, 1]
+        ),
+        ValueError,
+        "Found input variables with inconsistent numbers of samples: [14, 2]. A two-dimensional X has one local feature per item. If its index names the items, pass [group for _, group in X.groupby(level=0)].",
+    ),
+    Case(
+        "fit X=data frames of other columns",
+        lambda data: data.fit(X=data.frames_with("abcx")),
+        ValueError,
+        "X[17] has no column 'd'. Columns of data frames are matched by name, if the names are unique texts: give all frames the same columns, or pass arrays.",
+    ),
+    Case(
+        "fit X=data frames of numbered columns in another order",
+        lambda data: data.fit(X=data.frames_with([0, 1, 3, 2], range(4))),
+        ValueError,
+        "X[17] has its columns in another order. Columns of data frames are matched by name, if the names are unique texts: give all frames the same columns, or pass arrays.",
+    ),
+    Case(
+        "fit X=data frames of repeated columns in another order",
+        lambda data: data.fit(X=data.frames_with("abba", "aabb")),
+        ValueError,
+        "X[17] has its columns in another order. Columns of data frames are matched by name, if the names are unique texts: give all frames the same columns, or pass arrays.",
+    ),
+    Case(
+        "predict X=data frames of other columns",
+        lambda data: data.fit(X=data.frames_with("dcba")).predict(
+            [pd.DataFrame(x, columns=[*"abcx"]) for x in data.arrays]
+        ),
+        ValueError,
+        "X has no column 'd'. Columns of data frames are matched by name, if the names are unique texts: give all frames the same columns, or pass arrays.",
+    ),
+    Case(
+        "fit X with a nullable frame that lacks a value",
+        lambda data: data.fit(
+            X=[
+                pd.DataFrame(x).astype("Float64").mask(np.full(x.shape, i == 17))
+                for i, x in enumerate(data.arrays)
+            ]
+        ),
+        ValueError,
+        "Input X contains NaN.\nX[17] has nan in local feature 0, column 0. Drop that local feature or impute it (acluster.preprocessing.LocalFeatureTransformer can wrap an imputer).",
+    ),
+    Case(
         "fit X beyond float32",
         lambda data: data.fit(
             {"dtype": "float32", "batch_size": 128}, X=[x * 1e300 for x in data.arrays]
@@ -280,6 +505,90 @@ OWN_CASES = [
         lambda data: data.fit(y=None),
         ValueError,
         "This AttentionClusterClassifier estimator requires y to be passed, but the target y is None.",
+    ),
+    Case(
+        "fit y=list with NaN",
+        lambda data: data.fit(y=["a", float("nan"), "b"] * 20),
+        ValueError,
+        "Input y contains NaN.\ny[1] is nan; every item needs a value. Drop the item, or fill it in.",
+    ),
+    Case(
+        "fit y=objects with None",
+        lambda data: data.fit(y=objects(["a", "b", None] * 20)),
+        ValueError,
+        "Input y contains missing values.\ny[2] is None; every item needs a value. Drop the item, or fill it in.",
+    ),
+    Case(
+        "fit y=series of text with NA",
+        lambda data: data.fit(y=pd.Series(["a", "b", pd.NA] * 20, dtype="string[python]")),
+        ValueError,
+        "Input y contains missing values.\ny[2] is <NA>; every item needs a value. Drop the item, or fill it in.",
+    ),
+    Case(
+        "fit y=nullable integers with NA",
+        lambda data: data.fit(y=pd.Series([0, 1, pd.NA] * 20, dtype="Int64")),
+        ValueError,
+        "Input y contains missing values.\ny[2] is <NA>; every item needs a value. Drop the item, or fill it in.",
+    ),
+    Case(
+        "fit y=categories with NaN",
+        lambda data: data.fit(y=pd.Categorical(["a", "b", None] * 20)),
+        ValueError,
+        "Input y contains NaN.\ny[2] is nan; every item needs a value. Drop the item, or fill it in.",
+    ),
+    Case(
+        "fit y masked",
+        lambda data: data.fit(y=np.ma.array(data.y, mask=np.arange(60) == 3)),
+        ValueError,
+        "y has masked values, which are missing. Drop these entries, or replace them with numpy.ma.filled(array, value).",
+    ),
+    Case(
+        "fit y=list with a masked label",
+        lambda data: data.fit(y=[0, 1, np.ma.masked] * 20),
+        ValueError,
+        "y[2] has masked values, which are missing. Drop these entries, or replace them with numpy.ma.filled(array, value).",
+    ),
+    Case(
+        "fit sample_weight masked",
+        lambda data: data.fit(sample_weight=masked(60)),
+        ValueError,
+        "sample_weight has masked values, which are missing. Drop these entries, or replace them with numpy.ma.filled(array, value).",
+    ),
+    Case(
+        "fit y_val with NaN",
+        lambda data: data.fit(y=data.texts, X_val=data.X[:3], y_val=["a", "b", np.nan]),
+        ValueError,
+        "In X_val and y_val: Input y contains NaN.\ny[2] is nan; every item needs a value. Drop the item, or fill it in.",
+    ),
+    Case(
+        "fit with early stopping and y with None",
+        lambda data: data.fit({"early_stopping": True}, y=["a", None, "b"] * 20),
+        ValueError,
+        "Input y contains missing values.\ny[1] is None; every item needs a value. Drop the item, or fill it in.",
+    ),
+    Case(
+        "partial_fit y with NaN",
+        lambda data: data.partial_fit(y=["a", np.nan, "b"] * 20, classes=["a", "b"]),
+        ValueError,
+        "Input y contains NaN.\ny[1] is nan; every item needs a value. Drop the item, or fill it in.",
+    ),
+    Case(
+        "partial_fit classes with NaN",
+        lambda data: data.partial_fit(y=data.texts, classes=["a", "b", np.nan]),
+        ValueError,
+        "Input classes contains NaN.\nclasses[2] is nan; every item needs a value. Drop the item, or fill it in.",
+    ),
+    Case(
+        "score y with NaN",
+        lambda data: data.fit(y=data.texts).score(data.X, ["a", np.nan, "b"] * 20),
+        ValueError,
+        "Input y contains NaN.\ny[1] is nan; every item needs a value. Drop the item, or fill it in.",
+    ),
+    Case(
+        "score of a rival, y with None",
+        lambda data: PooledClassifier().fit(data.X, data.texts).score(data.X, ["a", None] * 30),
+        ValueError,
+        "Input y contains missing values.\ny[1] is None; every item needs a value. Drop the item, or fill it in.",
     ),
     Case(
         "fit y=1",
@@ -701,6 +1010,24 @@ OWN_CASES = [
 ]
 
 FOREIGN_CASES = [
+    Case(
+        "fit X=pandas Index",
+        lambda data: data.fit(X=pd.Index(range(60))),
+        ValueError,
+        "Expected 2D array, got 1D array instead",
+    ),
+    Case(
+        "fit X=complex table",
+        lambda data: data.fit(X=np.ones((60, 2), complex)),
+        ValueError,
+        "Complex data not supported",
+    ),
+    Case(
+        "fit y=list of numbers with NaN",
+        lambda data: data.fit(y=[0.0, np.nan, 1.0] * 20),
+        ValueError,
+        "Input y contains NaN.",
+    ),
     Case(
         "fit X=1-d array",
         lambda data: data.fit(X=np.arange(60.0)),

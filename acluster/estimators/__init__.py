@@ -10,6 +10,6 @@ from acluster.estimators._integration_classifier import (
     IntegrationClassifier,
 )
 from acluster.estimators._items import finite_blocks
-from acluster.estimators._labels import check_labels
+from acluster.estimators._labels import LabelledClassifierMixin, check_labels, without_missing
 from acluster.estimators._parameters import choice, estimator, integer
 from acluster.estimators._set_classifier import restore_on_error

@@ -61,6 +61,7 @@ def describe(model: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         "parameters": {name: _to_json(value) for name, value in parameters.items()},
         "labels": _labels_to_json(model._coding),
         "feature_names": None if names is None else list(names),
+        "one_row": model._one_row,
         "dtype": model._dtype,
         "modalities": _plain(sizes["integrations"]),
         "network": _plain(sizes["network"]),
@@ -105,6 +106,9 @@ def _restore_history(model: Any, description: dict[str, Any]) -> None:
     names = description["feature_names"]
     if names is not None:
         model.feature_names_in_ = _texts(names, width, "feature_names")
+    # Older files lack this list: then no two-dimensional X raises a warning.
+    one_row = description.get("one_row", list(model._architecture.modalities))
+    model._one_row = list(_texts(one_row, len(one_row), "one_row"))
     model.loss_curve_ = _numbers(description["loss_curve"], "loss_curve")
     if not np.isfinite(model.loss_curve_).all():
         raise ModelFileError("its loss_curve is not finite")

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import _check_sample_weight
 
-from acluster.estimators._labels import LabelCoding, check_labels
+from acluster.estimators._labels import LabelCoding, check_labels, without_missing
 from acluster.sets import MultimodalFeatureSets, check_multimodal_sets, check_sets
 
 
@@ -61,8 +61,17 @@ def check_items(
 ) -> Items:
     """Check the items, and return them without those of weight 0."""
     y = check_labels(y, type(estimator).__name__)
-    X = check_X(estimator, X, seen=seen)
-    check_consistent_length(X, y)
+    sets = check_X(estimator, X, seen=seen)
+    try:
+        check_consistent_length(sets, y)
+    except ValueError as error:
+        if len(getattr(X, "shape", ())) == 2:
+            raise ValueError(
+                f"{error}. A two-dimensional X has one local feature per item. If its index names "
+                "the items, pass [group for _, group in X.groupby(level=0)]."
+            ) from None
+        raise
+    X, sample_weight = sets, without_missing(sample_weight, "sample_weight")
     weight = _check_sample_weight(sample_weight, y, dtype=np.float64, ensure_non_negative=True)
     items, weighted = Items(X, y, weight), weight > 0
     return items if weighted.all() else items[weighted]
@@ -124,6 +133,7 @@ def check_partial_fit(estimator: Any, classes: ArrayLike | None, resumes: bool) 
             "partial_fit does not support class_weight='balanced': it never sees all labels. "
             "Pass the weights as a dict, from sklearn.utils.compute_class_weight."
         )
+    without_missing(classes, "classes")
     if not resumes and classes is None:
         raise ValueError("classes must be passed on the first call to partial_fit.")
     changed = (

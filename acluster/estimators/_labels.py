@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import ClassifierMixin
 from sklearn.utils import check_array, column_or_1d, compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from torch import Tensor
 from torch.nn import functional
 
-from acluster.sets import to_numpy
+from acluster.sets import bounded, check_not_masked, is_missing, to_numpy
 
 
 def check_labels(y: Any, estimator_name: str) -> NDArray[Any]:
@@ -22,14 +24,14 @@ def check_labels(y: Any, estimator_name: str) -> NDArray[Any]:
     Raises
     ------
     ValueError
-        If y is missing, not finite, or neither classes nor an indicator matrix.
+        If y or an entry of it is missing or not finite, or y is neither classes nor an indicator
+        matrix.
     """
     if y is None:
         raise ValueError(
             f"This {estimator_name} estimator requires y to be passed, but the target y is None."
         )
-    if hasattr(y, "detach"):
-        y = to_numpy(y)
+    y = without_missing(y, "y")
     if not hasattr(y, "shape"):
         y = _as_array(y)
     y = check_array(y, ensure_2d=False, dtype=None, accept_sparse="csr", input_name="y")
@@ -55,6 +57,62 @@ def check_labels(y: Any, estimator_name: str) -> NDArray[Any]:
             "For labels -1 and 1, pass (y > 0).astype(int)."
         )
     return y
+
+
+def without_missing(values: Any, name: str) -> Any:
+    """Return labels or weights; those of tensors, data frames and other sequences as numpy reads.
+
+    Raises
+    ------
+    ValueError
+        If an entry is missing. numpy would turn it into the text "nan" or "None", or return what
+        is under a mask.
+    """
+    check_not_masked(values, name)
+    if hasattr(values, "detach") or hasattr(values, "columns"):
+        values = to_numpy(values)
+    elif not hasattr(values, "shape") and hasattr(values, "__getitem__"):
+        is_one = isinstance(values, str | bytes | Mapping)
+        values = values if is_one else list(bounded(values))
+    dtype = getattr(values, "dtype", None)
+    may_lack = not isinstance(dtype, np.dtype) or dtype.kind in "OT"
+    for i, value in enumerate(values if may_lack and np.iterable(values) else ()):
+        if is_missing(value):
+            kind = "NaN" if isinstance(value, float | np.floating) else "missing values"
+            raise ValueError(
+                f"Input {name} contains {kind}.\n{name}[{i}] is {value!r}; every item needs a "
+                "value. Drop the item, or fill it in."
+            )
+    return values
+
+
+class LabelledClassifierMixin(ClassifierMixin):
+    """A classifier whose `score` takes no missing labels."""
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return the accuracy: the fraction of items whose label, or row of labels, is right.
+
+        Parameters
+        ----------
+        X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
+            The items.
+
+        y : array-like of shape (n,) or (n, n_labels)
+            The labels.
+
+        sample_weight : array-like of shape (n,), optional
+            The weight of each item.
+
+        Returns
+        -------
+        float
+
+        Raises
+        ------
+        ValueError
+            If X is invalid, or a label is missing.
+        """
+        return super().score(X, without_missing(y, "y"), sample_weight)
 
 
 def _type_of(y: NDArray[Any]) -> str:

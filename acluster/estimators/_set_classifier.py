@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin, _fit_context
+from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import check_random_state
 from sklearn.utils._set_output import _get_output_config
@@ -34,7 +34,7 @@ from acluster.estimators._items import (
     hold_out,
     unwrapped,
 )
-from acluster.estimators._labels import LabelCoding, to_mean_one
+from acluster.estimators._labels import LabelCoding, LabelledClassifierMixin, to_mean_one
 from acluster.estimators._missing import MissingModality
 from acluster.estimators._parameters import TrainingParameters, value_per_modality
 from acluster.nn import Integration, IntegrationNetwork
@@ -110,7 +110,12 @@ def _has_attention_units(classifier: Any) -> bool:
 
 
 class SetClassifier(
-    TransformerMixin, ClassifierMixin, CallbackSupportMixin, BaseEstimator, TrainingParameters, ABC
+    TransformerMixin,
+    LabelledClassifierMixin,
+    CallbackSupportMixin,
+    BaseEstimator,
+    TrainingParameters,
+    ABC,
 ):
     """The base class of all classifiers that train a network on sets of local features.
 
@@ -135,7 +140,8 @@ class SetClassifier(
         The width M of a local feature, summed over the modalities.
 
     feature_names_in_ : ndarray of str
-        The column names. Defined only if X was a data frame.
+        The column names. Defined only if X or its items were data frames with text as column
+        names; columns of later data frames are matched by name.
 
     n_iter_ : int
         The number of epochs trained.

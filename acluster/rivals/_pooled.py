@@ -8,17 +8,23 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn import config_context
-from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
+from sklearn.base import BaseEstimator, _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted
 
-from acluster.estimators import check_labels, finite_blocks, restore_on_error
+from acluster.estimators import (
+    LabelledClassifierMixin,
+    check_labels,
+    finite_blocks,
+    restore_on_error,
+    without_missing,
+)
 from acluster.sets import FeatureSets, MultimodalFeatureSets, check_multimodal_sets
 
 _ROWS_PER_BLOCK = 1 << 16
 
 
-class PooledClassifier(ClassifierMixin, BaseEstimator):
+class PooledClassifier(LabelledClassifierMixin, BaseEstimator):
     """Classify pooled statistics of the local features by logistic regression.
 
     The statistics of all modalities are concatenated and standardized. Those of a modality that an
@@ -112,6 +118,7 @@ class PooledClassifier(ClassifierMixin, BaseEstimator):
 
         _check_statistics(self.statistics)
         y = check_labels(y, type(self).__name__)
+        sample_weight = without_missing(sample_weight, "sample_weight")
         X = check_multimodal_sets(X, estimator=self, seen=None)
         check_consistent_length(X, y)
         weights = _check_sample_weight(sample_weight, y, dtype=np.float64, ensure_non_negative=True)

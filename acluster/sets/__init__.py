@@ -1,5 +1,6 @@
 """Containers for sets of local features, their stores, and the checks of every accepted X."""
 
+from acluster.sets._arrays import bounded, check_not_masked, is_missing, to_numpy
 from acluster.sets._checks import (
     check_multimodal_sets,
     check_sets,
@@ -7,7 +8,7 @@ from acluster.sets._checks import (
     is_multimodal,
     warn_of_scale,
 )
-from acluster.sets._feature_sets import FeatureSets, pieces, rows_of_runs, to_numpy
+from acluster.sets._feature_sets import FeatureSets, pieces, rows_of_runs
 from acluster.sets._multimodal import MultimodalFeatureSets, check_modality_names
 from acluster.sets._store._format import COLUMNS, StoreError
 from acluster.sets._store._reader import info, open_feature_sets, open_if_store, validate

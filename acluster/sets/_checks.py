@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -10,16 +11,17 @@ from typing import Any
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_array
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import _check_n_features, validate_data
 
-from acluster.sets._feature_sets import FeatureSets, spaced_rows, to_numpy
+from acluster.sets._arrays import bounded, check_not_masked, in_order, is_missing, ndim_of, to_numpy
+from acluster.sets._feature_sets import FeatureSets, pieces, spaced_rows
 from acluster.sets._multimodal import MultimodalFeatureSets, in_modality, sets_with_missing
 from acluster.sets._store._format import UNNAMED
 from acluster.sets._store._reader import open_if_store
 
-# Features are checked for NaN and infinity in blocks of about this many rows, so that the memory
+# Features are checked for NaN and infinity in pieces of about this many numbers, so that the memory
 # for the check is bounded.
-_ROWS_PER_CHECK = 1 << 18
+_NUMBERS_PER_CHECK = 1 << 21
 
 # Initial weights and learning rates suit a spread of about 1; outside these bounds `fit` warns.
 _SPREAD_BOUNDS = (0.01, 20.0)
@@ -57,7 +59,7 @@ tensor, (n, M) array-like, path of a store, or zarr group
     ValueError, TypeError
         If X is invalid. The message names the item, the value and the remedy.
     """
-    X = open_if_store(X)
+    X = _normalized(X)
     if is_multimodal(X):
         raise TypeError(
             f"X is a {type(X).__name__} of several modalities; {type(estimator).__name__} takes "
@@ -66,11 +68,13 @@ tensor, (n, M) array-like, path of a store, or zarr group
     _check_is_sequence(X)
     checks = {"reset": reset, "ensure_all_finite": ensure_all_finite}
     if _is_table(X):
-        X = to_numpy(X) if hasattr(X, "detach") else X
         dtypes = [np.float64, np.float32, np.float16]
-        return _one_row_per_set(validate_data(estimator, X, dtype=dtypes, **checks))
-    sets = _to_sets(X)
-    _check_features(MultimodalFeatureSets({UNNAMED: sets}), estimator, **checks)
+        sets = _one_row_per_set(validate_data(estimator, X, dtype=dtypes, **checks))
+        _compare_with_fit({UNNAMED: sets}, estimator, tables=[UNNAMED], reset=reset)
+        return sets
+    named = MultimodalFeatureSets({UNNAMED: _to_sets(X)})
+    sets = _check_features(named, estimator, **checks)[UNNAMED]
+    _compare_with_fit({UNNAMED: sets}, estimator, tables=[], reset=reset)
     return sets
 
 
@@ -104,7 +108,7 @@ def check_multimodal_sets(
     ValueError, TypeError
         If X is invalid. The message names the item, the modality, the value and the remedy.
     """
-    X = open_if_store(X)
+    X = _normalized(X)
     if not is_multimodal(X):
         if seen is not None and list(seen) != [UNNAMED]:
             raise ValueError(
@@ -117,14 +121,19 @@ def check_multimodal_sets(
         return MultimodalFeatureSets({UNNAMED: sets})
     if isinstance(X, list | tuple | np.ndarray):
         X = MultimodalFeatureSets.from_items(X)
-    modalities = {}
+    modalities, tables = {}, []
     for name in X.names if isinstance(X, MultimodalFeatureSets) else X:
         with in_modality(name):
-            modalities[name] = _to_modality(X[name])
+            one = _normalized(X[name])
+            modalities[name] = _to_modality(one)
+            if not isinstance(one, FeatureSets) and _is_table(one):
+                tables.append(name)
     if seen is not None:
         modalities = _align_with_fit(modalities, seen, type(estimator).__name__)
     checked = MultimodalFeatureSets(modalities)
-    _check_features(checked, estimator, reset=seen is None, ensure_all_finite=ensure_all_finite)
+    checks = {"reset": seen is None, "ensure_all_finite": ensure_all_finite}
+    checked = _check_features(checked, estimator, **checks)
+    _compare_with_fit(modalities, estimator, tables=tables, reset=seen is None)
     return checked
 
 
@@ -137,13 +146,42 @@ def is_multimodal(X: Any) -> bool:
     return any(isinstance(x, Mapping) and not hasattr(x, "shape") for x in (X if is_list else [X]))
 
 
+def _normalized(X: Any) -> Any:
+    """Open a store, and convert tensors and lists of other libraries; return the rest unchanged."""
+    X = open_if_store(X)
+    check_not_masked(X, "X")
+    if hasattr(X, "detach"):
+        return to_numpy(X)
+    if hasattr(X, "to_pylist"):  # of pyarrow
+        return X.to_pylist()
+    if hasattr(X, "columns") and hasattr(X, "dtypes"):
+        _check_frame(X)
+    is_other = hasattr(X, "shape") or hasattr(X, "__array__") or isinstance(X, Mapping | bytes)
+    if is_other or not hasattr(X, "__len__") or not hasattr(X, "__getitem__"):
+        return X
+    return X if isinstance(X, list | tuple) else list(bounded(X))
+
+
+def _check_frame(X: Any) -> None:
+    """Raise a TypeError for a data frame whose cells are sets or parts of sets."""
+    for name in X.columns if len(X) else ():
+        cell = next(iter(X[name]))
+        if not isinstance(cell, str | bytes) and np.ndim(cell) > 0:
+            raise TypeError(
+                f"X is a data frame whose column {name!r} has a {type(cell).__name__} in each "
+                f"cell. If a cell is a whole set, pass the column X[{name!r}]. If the columns are "
+                "the features of nested series, pass "
+                "[numpy.column_stack(list(row)) for row in X.to_numpy()]."
+            )
+
+
 def _to_modality(X: Any) -> FeatureSets:
     """Convert one modality of a mapping; an item may lack it, as None or as an empty set."""
-    X = open_if_store(X)
     _check_is_sequence(X)
-    if isinstance(X, list | tuple) and any(item is None for item in X):
-        return sets_with_missing(X)
-    return _one_row_per_set(to_numpy(X)) if _is_table(X) else _to_sets(X)
+    is_list = isinstance(X, list | tuple) or getattr(X, "dtype", None) == np.dtype(object)
+    if is_list and any(map(is_missing, X)):
+        return sets_with_missing(list(X))
+    return _one_row_per_set(X) if _is_table(X) else _to_sets(X)
 
 
 def _to_sets(X: Any) -> FeatureSets:
@@ -207,29 +245,82 @@ def _is_table(X: Any) -> bool:
         return True
     # A list of rows is a table. numpy would not convert an object array of rows to one.
     least_ndim = 1 if shape is not None and X.dtype == object else 2
-    return len(X) > 0 and not any(_ndim(item) >= least_ndim for item in X)
-
-
-def _ndim(item: Any) -> int:
-    try:
-        return np.ndim(item)
-    except ValueError:  # nested lists of different lengths
-        return 2
+    others = (str, bytes, os.PathLike, type(None))  # for which our messages are clearer
+    return len(X) > 0 and not any(
+        ndim_of(item) >= least_ndim or isinstance(item, others) for item in X
+    )
 
 
 def _check_features(
     X: MultimodalFeatureSets, estimator: BaseEstimator, *, reset: bool, ensure_all_finite: bool
-) -> None:
-    """Check the widths, that no item is empty, and that the features in memory are finite."""
-    # With skip_check_array, only width and feature names are checked against the estimator.
-    no_rows = np.empty((0, sum(X.n_features.values())))
-    validate_data(estimator, no_rows, skip_check_array=True, reset=reset)
+) -> MultimodalFeatureSets:
+    """Check the widths, that no item is empty, and that the features in memory are finite.
+
+    Return the sets with the columns of data frames in the order of `fit`.
+    """
+    X = _check_columns(X, estimator, reset)
     _check_not_empty(X, in_fit=reset)
     for name in X.names if ensure_all_finite else ():
         with nullcontext() if name == UNNAMED else in_modality(name):
             sets = X[name]
             if sets.dtype.kind == "f" and sets.in_memory:  # a store is checked while it is read
                 _raise_if_not_finite(sets, lambda i: f"X[{i}]")
+    return X
+
+
+def _check_columns(X: MultimodalFeatureSets, estimator: Any, reset: bool) -> MultimodalFeatureSets:
+    """Compare the widths and column names with those of `fit`, or set them on the estimator.
+
+    The columns of modalities that are not data frames have the names x0, x1, ...
+    """
+    widths = X.n_features
+    numbered = {name: [f"x{i}" for i in range(width)] for name, width in widths.items()}
+    named = {name: own for name in X.names if (own := _texts(X[name]._feature_names))}
+    no_rows = np.empty((0, sum(widths.values())))
+    if reset or not named:
+        # With skip_check_array, only width and feature names are checked against the estimator.
+        validate_data(estimator, no_rows, skip_check_array=True, reset=reset)
+        if named:
+            estimator.feature_names_in_ = np.concatenate(
+                [np.array(own, dtype=object) for own in (numbered | named).values()]
+            )
+        return X
+    _check_n_features(estimator, no_rows, reset=False)
+    seen = getattr(estimator, "feature_names_in_", [])
+    of_fit = dict(zip(X.names, np.split(seen, np.cumsum([*widths.values()])[:-1]), strict=True))
+    ordered = {}
+    for name in X.names:
+        ordered[name] = X[name]
+        if name in named and list(of_fit[name]) not in ([], named[name], numbered[name]):
+            values, offsets = ordered[name].packed()
+            with nullcontext() if name == UNNAMED else in_modality(name):
+                values = in_order(values, named[name], of_fit[name], "X")
+            ordered[name] = FeatureSets(values, offsets)
+    return MultimodalFeatureSets(ordered)
+
+
+def _texts(names: tuple[Any, ...] | None) -> list[str]:
+    """Return the column names if all are strings: like scikit-learn, ignore numbers."""
+    return list(names) if names and all(isinstance(name, str) for name in names) else []
+
+
+def _compare_with_fit(
+    modalities: Mapping[str, FeatureSets], estimator: Any, *, tables: list[str], reset: bool
+) -> None:
+    """Record which modalities of `fit` have one row per item; warn of tables for the others."""
+    if reset:
+        estimator._one_row = [name for name, x in modalities.items() if (x.lengths <= 1).all()]
+        return
+    for name in tables:
+        if name not in getattr(estimator, "_one_row", tables):
+            rows = modalities[name]
+            warnings.warn(
+                f"{'X' if name == UNNAMED else f'X[{name!r}]'} has two dimensions: it is taken as "
+                f"{len(rows)} sets of one local feature each, but {type(estimator).__name__} was "
+                "fitted on larger sets. Pass one set as [X]. If one local feature each is meant, "
+                "X[:, None] raises no warning.",
+                stacklevel=6,  # the caller of `predict`
+            )
 
 
 def _check_not_empty(X: MultimodalFeatureSets, in_fit: bool) -> None:
@@ -274,24 +365,23 @@ def check_streamed(X: FeatureSets, origin: FeatureSets | None = None) -> None:
 
 
 def _raise_if_not_finite(X: FeatureSets, item_name: Callable[[int], str]) -> None:
-    n_rows = max(1, int(X.lengths.sum()))
-    starts = np.searchsorted(np.cumsum(X.lengths), np.arange(0, n_rows, _ROWS_PER_CHECK))
-    for start, stop in zip(starts, [*starts[1:], len(X)], strict=True):
-        values, offsets = X[start:stop].packed()
+    first = 0
+    for values in pieces(X, max(1, _NUMBERS_PER_CHECK // X.n_features)):
         with np.errstate(over="ignore", invalid="ignore"):
             # A finite sum is a quick proof. A sum may also overflow, which proves nothing.
-            if np.isfinite(values.sum()):
-                continue
-        finite = np.isfinite(values)
-        if not finite.all():
-            row, column = np.argwhere(~finite)[0]
-            item = np.searchsorted(offsets, row, side="right") - 1
+            is_finite = np.isfinite(values.sum()) or np.isfinite(values).all()
+        if not is_finite:
+            row, column = np.argwhere(~np.isfinite(values))[0]
+            ends = np.cumsum(X.lengths)
+            item = np.searchsorted(ends, first + row, side="right")
+            local_feature = first + row - ends[item] + X.lengths[item]
             kind = "NaN" if np.isnan(values[row, column]) else "infinity"
             raise ValueError(
-                f"Input X contains {kind}.\n{item_name(start + item)} has {values[row, column]} in "
-                f"local feature {row - offsets[item]}, column {column}. Drop that local feature or "
+                f"Input X contains {kind}.\n{item_name(item)} has {values[row, column]} in "
+                f"local feature {local_feature}, column {column}. Drop that local feature or "
                 "impute it (acluster.preprocessing.LocalFeatureTransformer can wrap an imputer)."
             )
+        first += len(values)
 
 
 def warn_of_scale(X: FeatureSets, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -9,10 +10,23 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import deprecated
 
+from acluster.sets._arrays import (
+    Array,
+    bounded,
+    check_not_masked,
+    column_names,
+    in_order,
+    ndim_of,
+    to_numpy,
+)
 from acluster.sets._sequence import ItemSequence
 
-Array = NDArray[Any]
 Int64Array = NDArray[np.int64]
+
+_DTYPE_MESSAGE = (
+    "{} has dtype {}; local features must be real numbers{}. Convert it to a real dtype, such as "
+    "float32."
+)
 
 
 class Rows(Protocol):
@@ -114,7 +128,8 @@ class FeatureSets(ItemSequence):
     ----------
     values : ndarray of shape (R, M)
         The local features of all sets, end to end; R is the sum of the set sizes.
-        The array is not copied.
+        The array is not copied, so that changes to it are seen here. It is copied only if it is
+        not in the byte order of the machine.
 
     offsets : array-like of int, shape (n_items + 1,)
         Set i is ``values[offsets[i]:offsets[i + 1]]``.
@@ -172,7 +187,11 @@ class FeatureSets(ItemSequence):
     array([2, 3])
     """
 
+    # The column names, if the sets were data frames.
+    _feature_names: tuple[Any, ...] | None = None
+
     def __init__(self, values: Array, offsets: ArrayLike) -> None:
+        self._feature_names = column_names(values)
         values = check_set(values, "The array of local features")
         self._source: Source = SetsInMemory(values, _check_offsets(offsets, len(values)))
         self._items = np.arange(len(self._source.offsets) - 1)
@@ -193,7 +212,8 @@ class FeatureSets(ItemSequence):
         ----------
         arrays : iterable of array-likes, each of shape (L_i, M)
             The sets, all of the same width M and the same dtype. They are copied; tensors
-            may be on any device.
+            may be on any device. Of a sequence, ``len(arrays)`` items are read. The columns of
+            data frames are matched by name: if their order differs, they are sorted by name.
 
         Returns
         -------
@@ -213,12 +233,26 @@ class FeatureSets(ItemSequence):
         >>> FeatureSets.from_arrays([np.ones((2, 3)), np.zeros((1, 3))]).lengths
         array([2, 1])
         """
-        sets = [to_set(item, f"X[{i}]") for i, item in enumerate(arrays)]
+        sets, names = [], []
+        distinct: dict[Any, Any] = {}  # column names, each kept once
+        for i, item in enumerate(bounded(arrays)):
+            sets.append(to_set(item, f"X[{i}]"))
+            own = column_names(item)
+            names.append(distinct.setdefault(own, own))
         if not sets:
             raise ValueError("X has 0 items; at least one is required.")
         _check_same_width(sets)
         _check_same_dtype(sets)
-        return cls(np.concatenate(sets), np.cumsum([0, *map(len, sets)]))
+        distinct.pop(None, None)
+        common = next(iter(distinct), None)
+        if len(distinct) > 1:  # take an order that does not depend on that of the items
+            common = tuple(sorted(next(iter(distinct)), key=str))
+            for i, own in enumerate(names):
+                if own is not None:
+                    sets[i] = in_order(sets[i], own, common, f"X[{i}]")
+        container = cls(np.concatenate(sets), np.cumsum([0, *map(len, sets)]))
+        container._feature_names = common
+        return container
 
     @classmethod
     def from_padded(cls, array: Any, lengths: ArrayLike | None = None) -> FeatureSets:
@@ -251,6 +285,7 @@ class FeatureSets(ItemSequence):
         >>> X[1].shape
         (1, 3)
         """
+        check_not_masked(array, "The padded array")
         array = to_numpy(array)
         if array.ndim != 3:
             raise ValueError(
@@ -393,7 +428,8 @@ class FeatureSets(ItemSequence):
     def __getstate__(self) -> dict[str, Any]:
         # A worker process gets the rows of the selected items only, or the path of the store.
         if self.in_memory:
-            return {"_source": SetsInMemory(*self.packed()), "_items": range(len(self))}
+            source = SetsInMemory(*self.packed())
+            return {**self.__dict__, "_source": source, "_items": range(len(self))}
         return super().__getstate__()
 
     def __repr__(self) -> str:
@@ -406,24 +442,6 @@ class FeatureSets(ItemSequence):
 def length_range(lengths: Int64Array) -> str:
     """Format the smallest and largest set size for a repr."""
     return f"{lengths.min()}..{lengths.max()}" if len(lengths) else "none"
-
-
-def to_numpy(array: Any) -> Array:
-    """Convert an array-like, or a tensor on any device, to a numpy array.
-
-    Tensors are recognized by their methods, so that this package never imports torch.
-    """
-    if hasattr(array, "detach"):
-        if array.is_nested or str(array.layout) != "torch.strided":
-            raise TypeError(
-                "A nested or sparse tensor cannot be converted to one array. Pass its parts as a "
-                "list (tensor.unbind()), or tensor.to_dense()."
-            )
-        array = array.detach().cpu()
-        if str(array.dtype) == "torch.bfloat16":
-            array = array.float()  # numpy has no bfloat16; float32 represents it exactly
-        return np.asarray(array.resolve_conj().resolve_neg().numpy())
-    return np.asarray(array)
 
 
 def pieces(X: FeatureSets, max_rows: int, out: Array | None = None) -> Iterator[Array]:
@@ -475,8 +493,12 @@ def spaced_rows(X: FeatureSets, max_rows: int) -> Array:
 def to_set(item: Any, name: str) -> Array:
     """Convert one set like `check_set`; sets without a dtype of their own become float64."""
     array = check_set(item, name)
+    if hasattr(item, "dtype") and item.dtype != np.dtype(object):
+        return array
+    # The columns of a data frame, and the rows in an array of objects, have dtypes.
+    is_typed = array.dtype.kind == "f" and (hasattr(item, "dtype") or hasattr(item, "dtypes"))
     # Otherwise [[1, 2]] would be integers, and would not match the dtype of [[1.5, 2]].
-    return array if hasattr(item, "dtype") else array.astype(np.float64)
+    return array if is_typed else array.astype(np.float64)
 
 
 def check_set(item: Any, name: str) -> Array:
@@ -484,7 +506,7 @@ def check_set(item: Any, name: str) -> Array:
 
     Parameters
     ----------
-    item : array-like of shape (L, M)
+    item : array-like of shape (L, M), or array of L objects of shape (M,)
         The set.
 
     name : str
@@ -493,39 +515,60 @@ def check_set(item: Any, name: str) -> Array:
     Returns
     -------
     ndarray of shape (L, M)
-        The set, with a real dtype.
+        The set, with a real dtype in the byte order of the machine.
 
     Raises
     ------
     ValueError, TypeError
-        If the set is not a dense two-dimensional array of real numbers with at least one column.
+        If the set is not a dense two-dimensional array of real numbers with at least one column,
+        or has masked values.
     """
-    if hasattr(item, "toarray"):
-        raise TypeError(
-            f"{name} is sparse; local features must be dense. Convert it with .toarray()."
-        )
+    _check_is_array(item, name)
+    check_not_masked(item, name)
     try:
         array = to_numpy(item)
+        if array.dtype == object and ndim_of(array) == 2 and array.ndim == 1:
+            check_not_masked(list(array), name)
+            array = np.stack([to_numpy(row) for row in array])
     except ValueError:
         raise ValueError(
             f"{name} has rows of different lengths; all local features of a set need the same "
             "width."
         ) from None
-    if item is None:
-        raise ValueError(f"{name} is None; every item needs a set. Drop the item, also from y.")
+    if array.dtype.kind in "mMV":  # before the shape: a structured array has one dimension
+        raise ValueError(_DTYPE_MESSAGE.format(name, array.dtype, ""))
     if array.ndim != 2:
         raise ValueError(
             f"{name} has shape {array.shape}; expected a two-dimensional array (local features, "
             "features). Reshape a single local feature to (1, n_features)."
         )
-    if array.dtype.kind not in "fiub":
-        raise ValueError(
-            f"{name} has dtype {array.dtype}; local features must be real numbers. Convert it to a "
-            "real dtype, such as float32."
-        )
+    if array.dtype.kind not in "fiub" or array.dtype.char == "g":
+        limit = " of at most 64 bits (not longdouble)" if array.dtype.char == "g" else ""
+        raise ValueError(_DTYPE_MESSAGE.format(name, array.dtype, limit))
     if array.shape[1] == 0:
         raise ValueError(f"{name} has 0 features; local features need at least one.")
     return array
+
+
+def _check_is_array(item: Any, name: str) -> None:
+    """Raise an error for objects that numpy would convert, but that cannot be sets."""
+    if hasattr(item, "toarray"):
+        raise TypeError(
+            f"{name} is sparse; local features must be dense. Convert it with .toarray()."
+        )
+    if item is None:
+        raise ValueError(f"{name} is None; every item needs a set. Drop the item, also from y.")
+    if isinstance(item, str | bytes | os.PathLike):
+        raise TypeError(
+            f"{name} is {item!r:.80}; expected an array of local features. Load the file first, "
+            "for example with numpy.load."
+        )
+    if isinstance(item, tuple) and len({ndim_of(part) for part in item}) > 1:
+        raise TypeError(
+            f"{name} is a tuple ({', '.join(type(part).__name__ for part in item)}); expected an "
+            "array of local features. Of (set, label) pairs, pass the sets as X and the labels "
+            "as y."
+        )
 
 
 def _check_offsets(offsets: ArrayLike, n_rows: int) -> Int64Array:

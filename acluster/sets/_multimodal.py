@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from acluster.sets._arrays import bounded, is_missing
 from acluster.sets._feature_sets import FeatureSets, length_range, to_set
 from acluster.sets._sequence import ItemSequence
 
@@ -111,7 +112,7 @@ class MultimodalFeatureSets(ItemSequence):
         >>> MultimodalFeatureSets.from_items(items).lengths["audio"]
         array([0, 4])
         """
-        items = list(items)
+        items = list(bounded(items))
         for i, item in enumerate(items):
             if not isinstance(item, Mapping):
                 raise ValueError(
@@ -193,21 +194,21 @@ def in_modality(name: str) -> Iterator[None]:
 
 
 def sets_with_missing(arrays: Sequence[Any]) -> FeatureSets:
-    """Build one modality from one array per item, or None for an item that lacks it.
+    """Build one modality from one array per item, or None or NaN for an item that lacks it.
 
     Raises
     ------
     ValueError
         If all entries are None, or an array is invalid.
     """
-    first = next((i for i, array in enumerate(arrays) if array is not None), None)
+    first = next((i for i, array in enumerate(arrays) if not is_missing(array)), None)
     if first is None:
         raise ValueError(
             f"All {len(arrays)} items are None, so the width of the modality is unknown. Leave the "
             "modality out."
         )
     empty = to_set(arrays[first], f"X[{first}]")[:0]
-    return FeatureSets.from_arrays(empty if array is None else array for array in arrays)
+    return FeatureSets.from_arrays(empty if is_missing(array) else array for array in arrays)
 
 
 def check_modality_names(names: Iterable[Any]) -> None:

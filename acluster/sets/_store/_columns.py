@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from acluster.sets._feature_sets import to_numpy
+from acluster.sets._arrays import to_numpy
 from acluster.sets._store._errors import array_error
 from acluster.sets._store._format import read_whole
 

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from acluster._utils._progress import progress
-from acluster.sets._feature_sets import Array, check_lengths
+from acluster.sets._arrays import Array, bounded
+from acluster.sets._feature_sets import check_lengths
 from acluster.sets._sequence import ItemSequence
 from acluster.sets._store._arrays import check_codecs
 from acluster.sets._store._columns import column_array
@@ -173,7 +174,7 @@ def _items(X: Any, names: Sequence[str] | None, lengths: ArrayLike | None) -> Ge
     elif names is not None:
         yield from (check_codecs(X[name])[...] if name in X else None for name in names)
     else:
-        yield from (check_codecs(x)[...] if isinstance(x, zarr.Array) else x for x in X)
+        yield from (check_codecs(x)[...] if isinstance(x, zarr.Array) else x for x in bounded(X))
 
 
 def _item_names(X: Any) -> Sequence[str] | None:
@@ -181,7 +182,14 @@ def _item_names(X: Any) -> Sequence[str] | None:
     groups = list(X.values()) if isinstance(X, Mapping) else [X]
     if not groups or not all(map(is_zarr_group, groups)):
         return None
-    return sorted({name for group in groups for name in group.array_keys()}, key=natural_key)
+    names = sorted({name for group in groups for name in group.array_keys()}, key=natural_key)
+    inner = next((f"{g.basename}/{name}" for g in groups for name in g.group_keys()), None)
+    if inner is not None and not names:
+        raise ValueError(
+            f"X is a zarr group of groups, such as {inner!r}, without an array. Pass the array of "
+            "each item, [X[name]['features'] for name in X.group_keys()] if that is its name."
+        )
+    return names
 
 
 def natural_key(name: str) -> tuple[list[tuple[Decimal, str]], str]:

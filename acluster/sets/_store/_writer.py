@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from acluster.sets._feature_sets import Array, check_set
+from acluster.sets._arrays import Array
+from acluster.sets._feature_sets import check_set
 from acluster.sets._store import _format
 from acluster.sets._store._columns import (
     check_entries,
