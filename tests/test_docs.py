@@ -147,3 +147,10 @@ def test_modules_of_the_design_page_exist():
     paths = re.findall(r"``([a-z_/]+\.py)``", walks.split("Choices\n---")[0])
     assert len(paths) > 8
     assert [path for path in paths if not (ROOT / "acluster" / path).exists() and "/" in path] == []
+
+
+def test_tests_of_the_promises_exist():
+    page = (ROOT / "docs" / "user_guide" / "promises.rst").read_text()
+    paths = re.findall(r"``((?:tests|benchmarks)/[^`]+)``", page)
+    assert len(paths) > 20
+    assert [path for path in paths if not (ROOT / path).exists()] == []
