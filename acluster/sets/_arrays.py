@@ -86,7 +86,8 @@ def to_numpy(array: Any) -> Array:
     converted = np.asarray(array)
     if converted.dtype == object and hasattr(array, "dtypes"):
         converted = _nullable_to_numpy(array, converted)
-    return converted.astype(converted.dtype.newbyteorder("="), copy=False)
+    is_native = converted.dtype.isnative
+    return converted if is_native else converted.astype(converted.dtype.newbyteorder("="))
 
 
 def _tensor_to_numpy(tensor: Any) -> Array:

@@ -523,11 +523,12 @@ def check_set(item: Any, name: str) -> Array:
         If the set is not a dense two-dimensional array of real numbers with at least one column,
         or has masked values.
     """
-    _check_is_array(item, name)
-    check_not_masked(item, name)
+    if type(item) is not np.ndarray:  # which saves time if there are many small sets
+        _check_is_array(item, name)
+        check_not_masked(item, name)
     try:
         array = to_numpy(item)
-        if array.dtype == object and ndim_of(array) == 2 and array.ndim == 1:
+        if array.dtype.kind == "O" and array.ndim == 1 and ndim_of(array) == 2:
             check_not_masked(list(array), name)
             array = np.stack([to_numpy(row) for row in array])
     except ValueError:
