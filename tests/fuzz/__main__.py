@@ -5,10 +5,15 @@ import faulthandler
 import json
 import time
 
-from tests.fuzz import models, stores, writer
+from tests.fuzz import archives, models, stores, writer
 
 # Each is called with the number of inputs and a seed, and returns the counts of the outcomes.
-TARGETS = {"models": models.run, "stores": stores.run, "writer": writer.run}
+TARGETS = {
+    "archives": archives.run,
+    "models": models.run,
+    "stores": stores.run,
+    "writer": writer.run,
+}
 
 
 def main():
