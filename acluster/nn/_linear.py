@@ -124,11 +124,12 @@ class DropoutLinear(nn.Module):
             return weight.to(dtype)
         # In-place changes, such as an optimizer step, increment `_version`.
         key = (weight.data_ptr(), self.weight._version, dtype)
-        if self._narrowed is None or self._narrowed[0] != key:
+        narrowed = self._narrowed  # another thread that predicts may clear it at any time
+        if narrowed is None or narrowed[0] != key:
             # A tensor made in inference mode could not be used in a later backward pass.
             with torch.inference_mode(False), torch.no_grad():
-                self._narrowed = key, weight.to(dtype)
-        return self._narrowed[1]
+                narrowed = self._narrowed = key, weight.to(dtype)
+        return narrowed[1]
 
 
 class _MaskedProduct(torch.autograd.Function):

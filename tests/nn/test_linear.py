@@ -189,3 +189,26 @@ def test_backward_propagates_nan():
     layer, x = drawn_layer()
     layer(x).backward(torch.full((7, 3), torch.nan, dtype=torch.float64))
     assert layer.weight.grad.isnan().all()
+
+
+class Cleared(DropoutLinear):
+    """Another thread clears the cached weight after every second read."""
+
+    n_reads = 0
+
+    @property
+    def _narrowed(self):
+        self.__dict__["n_reads"] = self.n_reads + 1
+        return None if self.n_reads % 3 == 0 else self.__dict__.get("kept")
+
+    @_narrowed.setter
+    def _narrowed(self, value):
+        self.__dict__["kept"] = value
+
+
+def test_cached_weight_may_be_cleared_by_another_thread_at_any_time():
+    layer = Cleared(6, 2).eval()
+    x = torch.ones(3, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = [layer(x) for _ in range(8)]
+    assert all(torch.equal(one, outputs[0]) for one in outputs)
