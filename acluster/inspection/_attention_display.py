@@ -9,15 +9,16 @@ from numpy.typing import ArrayLike, NDArray
 from acluster.inspection._axes import as_axes, check_attends
 
 _BAR_HEIGHT = 0.9  # of the largest weight, as a fraction of the height of a row
-_MAX_COLUMNS = 300  # local features with a bar or a thumbnail of their own: a few pixels each
+_MAX_COLUMNS = 300  # that can be seen, of a few pixels each
+_MAX_BARS = 100  # drawn one by one, which takes matplotlib a millisecond each
 
 
 class AttentionDisplay:
     """Attention weights of one item: one row per unit, one column per local feature.
 
     With thumbnails, the weights are a heat map below them, as in figure 5 of the paper. Without
-    thumbnails, they are bars. An item of more than 300 local features has no room for one bar
-    each: the bars then show the largest weight in each of 300 bins. Create a display with
+    thumbnails, they are bars. For an item of more than 100 local features, the bars show the
+    largest weight in each of at most 300 bins. Create a display with
     `from_estimator` or `from_attention`, which also plot it.
 
     Parameters
@@ -266,7 +267,7 @@ def _draw_bars(axes: Any, a: NDArray[Any], times: ArrayLike | None) -> None:
     rows = n_units - 1 - np.arange(n_units)
     for row in rows:
         axes.axhline(row, color="0.8", linewidth=0.8)
-    if n_features > _MAX_COLUMNS:
+    if n_features > _MAX_BARS:
         edges, heights = _largest_by_bin(x, heights)
         for row, steps in zip(rows, heights.T, strict=True):
             axes.stairs(row + steps, edges, baseline=row, fill=True)
@@ -283,9 +284,10 @@ def _draw_bars(axes: Any, a: NDArray[Any], times: ArrayLike | None) -> None:
 
 def _largest_by_bin(x: NDArray[Any], heights: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the edges of bins of equal width, and the largest height of each unit in every bin."""
-    edges = np.linspace(x.min(), x.max() + (np.ptp(x) == 0), _MAX_COLUMNS + 1)
-    bins = np.clip(np.searchsorted(edges, x, side="right") - 1, 0, _MAX_COLUMNS - 1)
-    largest = np.zeros((_MAX_COLUMNS, heights.shape[1]))
+    n_bins = min(len(x), _MAX_COLUMNS)
+    edges = np.linspace(x.min(), x.max() + (np.ptp(x) == 0), n_bins + 1)
+    bins = np.clip(np.searchsorted(edges, x, side="right") - 1, 0, n_bins - 1)
+    largest = np.zeros((n_bins, heights.shape[1]))
     np.maximum.at(largest, bins, heights)
     return edges, largest
 
