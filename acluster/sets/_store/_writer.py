@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from acluster.sets._arrays import Array
+from acluster.sets._arrays import Array, column_names, in_order
 from acluster.sets._feature_sets import check_set
 from acluster.sets._store import _format
 from acluster.sets._store._columns import (
@@ -67,6 +67,8 @@ class _State:
     multimodal: bool | None = None  # known from the first item on
     formats: dict[str, tuple[int, np.dtype[Any]]] = field(default_factory=dict)
     types: dict[str, str] = field(default_factory=dict)
+    # The column names of modalities whose items are data frames, in the order of the first one.
+    frames: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     # The list is shared by later states: only its first `n_pending` items count.
     pending: list[Pending] = field(default_factory=list)
     n_pending: int = 0
@@ -361,9 +363,10 @@ class FeatureSetsWriter:
             if self._state.is_full(n_bytes):
                 self.flush()
             formats = {name: (x.shape[1], x.dtype) for name, x in sets.items()}
-            self._state = self._state.with_item(
+            state = self._state.with_item(
                 (sets, columns), n_bytes, formats, types, isinstance(item, Mapping)
             )
+            self._state = replace(state, frames=_frames(item) | state.frames)
 
     def _check_item(self, item: Any) -> dict[str, Array]:
         """Return the sets of an item in their stored form; an empty set still defines a width."""
@@ -374,7 +377,7 @@ class FeatureSetsWriter:
                 f"Item {i} is a {type(item).__name__}, but earlier items are {earlier}. Pass all "
                 "items in the same form."
             )
-        named = item if isinstance(item, Mapping) else {UNNAMED: item}
+        named = _by_modality(item)
         new = [name for name in named if name not in self._state.formats]
         if new:
             check_names(new, f"Item {i}", [*os.listdir(self._root), *self._state.formats])
@@ -388,6 +391,9 @@ class FeatureSetsWriter:
     def _check_set(self, item: Any, modality: str) -> Array:
         name = f"Item {len(self)}, modality {modality!r}"
         values = check_set(item, name)
+        own, expected = column_names(item), self._state.frames.get(modality)
+        if own is not None and expected is not None:
+            values = in_order(values, own, expected, name)
         if modality in self._state.formats:
             width, dtype = self._state.formats[modality]
         else:
@@ -550,6 +556,16 @@ def _check_new_columns(root: Path, names: Iterable[str], path: str) -> None:
                 f"{path} already contains {name!r}, which no writer of it made. Remove "
                 "it, or choose another path."
             )
+
+
+def _by_modality(item: Any) -> Mapping[str, Any]:
+    return item if isinstance(item, Mapping) else {UNNAMED: item}
+
+
+def _frames(item: Any) -> dict[str, tuple[Any, ...]]:
+    """Return the column names of the sets that are data frames."""
+    names = {name: column_names(x) for name, x in _by_modality(item).items()}
+    return {name: own for name, own in names.items() if own is not None}
 
 
 def _append_sets(

@@ -93,3 +93,16 @@ def test_writer_copies_attributes(path):
 def test_writer_rejects_attributes_that_json_would_change(path, attributes):
     with pytest.raises(TypeError, match="cannot be written as JSON"):
         FeatureSetsWriter(path, attributes=attributes)
+
+
+def test_append_matches_columns_of_data_frames_by_name(path):
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame([[1.0, 2.0], [3.0, 4.0]], columns=["a", "b"])
+    writer = FeatureSetsWriter(path)
+    writer.append({"rgb": frame})
+    writer.append({"rgb": frame[["b", "a"]]})
+    writer.append({"rgb": frame.to_numpy()})
+    with pytest.raises(ValueError, match="Item 3, modality 'rgb' has no column 'b'"):
+        writer.append({"rgb": frame.rename(columns={"b": "c"})})
+    writer.close()
+    np.testing.assert_array_equal(open_feature_sets(path)["rgb"].packed()[0], [[1, 2], [3, 4]] * 3)
