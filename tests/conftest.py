@@ -31,6 +31,14 @@ def make_sets(n=60, n_features=4, n_classes=2, dtype=np.float64, seed=0, gap=6.0
     return FeatureSets.from_arrays(arrays), y
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _without_fsync():
+    """Do not wait for the disk: no power failure is tested, and stores are written a lot."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
 @pytest.fixture
 def sets_and_labels():
     return make_sets()
