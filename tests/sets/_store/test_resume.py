@@ -210,7 +210,7 @@ def test_resume_of_a_store_that_cannot_be_written_fails_at_once(written, monkeyp
 
     # Not by its mode: the tests may run as root, who writes anywhere.
     monkeypatch.setattr("builtins.open", read_only)
-    with pytest.raises(PermissionError, match="read-only: .*lock"):
+    with pytest.raises(PermissionError, match=r"read-only: .*lock"):
         FeatureSetsWriter(written, resume=True)
 
 
