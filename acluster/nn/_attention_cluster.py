@@ -50,7 +50,8 @@ class ShiftingOperation(nn.Module):
             Source of randomness; by default torch's global generator.
         """
         for parameter in (self.alpha, self.beta):
-            nn.init.normal_(parameter, 0, len(parameter) ** -0.25, generator)
+            if not parameter.is_meta:  # torch would import its compiler to fill nothing
+                nn.init.normal_(parameter, 0, len(parameter) ** -0.25, generator)
 
     def forward(self, pooled: Tensor) -> Tensor:
         """Return the outputs of the units, shifted and normalized (equation 7).

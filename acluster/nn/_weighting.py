@@ -208,4 +208,6 @@ WEIGHTINGS: dict[str, type[Weighting]] = {
 def uniform_(parameter: Tensor, fan_in: int, generator: torch.Generator | None) -> None:
     """Fill a parameter uniformly within ±1/√fan_in, as torch's linear layer does."""
     bound = 1 / math.sqrt(fan_in)
-    nn.init.uniform_(parameter, -bound, bound, generator)
+    # On the meta device there is nothing to fill, and torch would import its compiler to do so.
+    if not parameter.is_meta:
+        nn.init.uniform_(parameter, -bound, bound, generator)

@@ -192,7 +192,13 @@ def test_interrupt_prints_one_line_and_exits_130(folder):
     os.mkfifo("table.csv")  # the command waits for the table
     np.save("features/a.npy", np.ones((2, 2), np.float32))
     command = [*COMMAND, "convert", "features", "new.zarr", "--labels", "table.csv"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A job in the background of a shell starts with this signal ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     with process, open("table.csv", "w"):  # opens once the command reads it
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)

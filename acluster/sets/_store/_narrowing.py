@@ -52,9 +52,16 @@ def narrowed(values: Array, dtype: np.dtype[Any], name: str, may_round: bool) ->
         If values are beyond the range of `dtype`, if all but zeros become zero, or if it would
         round integers or wider features that the user did not ask to round.
     """
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         stored = values.astype(dtype)
     if dtype == values.dtype:
+        return stored
+    if dtype.kind != "f":  # of a store by another program
+        if not np.array_equal(stored, values):
+            raise ValueError(
+                f"{name} has values that {dtype}, the dtype of the store, cannot hold. Convert "
+                "them, or start another store."
+            )
         return stored
     if not np.array_equal(np.isfinite(stored), np.isfinite(values)):
         raise ValueError(

@@ -88,8 +88,10 @@ class OpenFiles:
         # This is called by destructors, which may run in a thread that holds the lock.
         self._gone.append(owner)
         if self._lock.acquire(blocking=False):
-            self._forget_gone()
-            self._lock.release()
+            try:
+                self._forget_gone()
+            finally:
+                self._lock.release()
 
     def _forget_gone(self) -> None:
         gone = set()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import weakref
 import zipfile
 from collections import Counter
 from functools import cached_property
@@ -354,7 +356,23 @@ def _open_archive(path: str) -> zarr.Group:
     groups = [name for name in names if name.count("/") <= 1 and name.endswith("zarr.json")]
     folder = "" if "zarr.json" in groups else groups[0].rpartition("/")[0] if groups else ""
     store = ZipStore(path, mode="r", read_only=True)
+    _ARCHIVES[id(store)] = store
     return zarr.open_group(store, path=folder, mode="r", zarr_format=3, use_consolidated=False)
+
+
+# All open archives of this process. A forked child would share their positions with its parent.
+_ARCHIVES: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+
+
+def _reopen_archives() -> None:
+    for store in list(_ARCHIVES.values()):
+        store._is_open, store._zf = False, None  # reading fails if the archive is gone
+        with contextlib.suppress(OSError, zipfile.BadZipFile):
+            store._sync_open()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reopen_archives)
 
 
 def _check_group_file(path: str) -> None:

@@ -261,6 +261,9 @@ class FeatureSetsWriter:
                 f"The writer of {self.path} takes no more items: {self._closed}. Continue with "
                 "FeatureSetsWriter(path, resume=True)."
             )
+
+    def _check_process(self) -> None:
+        # Before the mutex, which another thread may have held when this process was forked.
         if self._process != os.getpid():
             raise ValueError(
                 f"The writer of {self.path} belongs to process {self._process}, not to its fork "
@@ -344,6 +347,7 @@ class FeatureSetsWriter:
         if isinstance(weight, Real):
             weight = float(weight)  # so that 1 and 0.5 have the same type
         given = {"label": label, "id": id, "group": group, "weight": weight}
+        self._check_process()
         with self._mutex:
             self._check_usable()
             name = f"Item {len(self)}"
@@ -413,6 +417,7 @@ class FeatureSetsWriter:
 
     def flush(self) -> None:
         """Write all pending items to disk, where a writer that resumes finds them."""
+        self._check_process()
         with self._mutex:
             self._check_usable()
             if self._state.n_pending:
@@ -461,6 +466,7 @@ class FeatureSetsWriter:
         ValueError
             If the store has no items.
         """
+        self._check_process()
         with self._mutex:
             if self._closed is not None:
                 return

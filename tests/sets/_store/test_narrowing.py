@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import zarr
 
 from acluster import FeatureSetsWriter, open_feature_sets, save_feature_sets
 from acluster.sets import info
@@ -106,3 +107,18 @@ def test_append_matches_columns_of_data_frames_by_name(path):
         writer.append({"rgb": frame.rename(columns={"b": "c"})})
     writer.close()
     np.testing.assert_array_equal(open_feature_sets(path)["rgb"].packed()[0], [[1, 2], [3, 4]] * 3)
+
+
+def test_resume_of_a_store_of_integers_keeps_its_dtype(path):
+    save_feature_sets(path, [np.ones((2, 2))])
+    group = zarr.open_group(path, mode="r+")
+    group.create_array(
+        "features", data=np.array([[1, 2], [3, 4]], np.int8), fill_value=0, overwrite=True
+    )
+    with FeatureSetsWriter(path, resume=True) as writer:
+        writer.append(np.array([[5.0, -6.0]]))
+        with pytest.raises(
+            ValueError, match=r"Item 2, .* int8, the dtype of the store, cannot hold"
+        ):
+            writer.append(np.array([[0.5, 300.0]]))
+    np.testing.assert_array_equal(open_feature_sets(path).packed()[0], [[1, 2], [3, 4], [5, -6]])

@@ -1,8 +1,10 @@
 """info and validate read stores, pickles open them again, and damaged stores are rejected."""
 
+import multiprocessing
 import os
 import pickle
 import shutil
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from acluster import (
     save_feature_sets,
 )
 from acluster.sets import StoreError, info, validate
+from acluster.sets._store import _decoded_rows, _format
 from tests.sets._store.helpers import (
     ARRAYS,
     AUDIO,
@@ -375,3 +378,33 @@ def test_open_names_package_that_is_not_installed(monkeypatch):
     monkeypatch.setattr(zarr, "open_group", fail)
     with pytest.raises(ImportError, match=r"without another package: .*aiohttp"):
         open_feature_sets("http://localhost/store.zarr")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_zip_archive_is_read_in_forked_processes(tmp_path, monkeypatch):
+    monkeypatch.setattr(_format, "_CHUNK_BYTES", 1 << 14)
+    monkeypatch.setattr(_decoded_rows, "_BLOCK_BYTES", 1)
+    monkeypatch.setattr(_decoded_rows, "_CACHE_BYTES", 1)
+    monkeypatch.setattr(_decoded_rows, "_READ_BYTES", 1)
+    rows = np.repeat(np.arange(4000, dtype=np.float32)[:, None], 64, axis=1)
+    sets = FeatureSets(rows, np.arange(0, 4001, 10))
+    save_feature_sets(tmp_path / "a.zarr", sets)
+    shutil.make_archive(str(tmp_path / "a"), "zip", tmp_path / "a.zarr")
+    X = open_feature_sets(tmp_path / "a.zip")
+    context = multiprocessing.get_context("fork")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # this process may have threads
+        children = [context.Process(target=read_and_compare, args=(X, rows)) for _ in range(3)]
+        for child in children:
+            child.start()
+    read_and_compare(X, rows)
+    for child in children:
+        child.join(60)
+        assert child.exitcode == 0
+
+
+def read_and_compare(X, rows):
+    for order in (slice(None), slice(None, None, -1), slice(7, 300)):
+        values, _ = X[order].packed()
+        expected = rows.reshape(400, 10, 64)[order].reshape(-1, 64)
+        np.testing.assert_array_equal(values, expected)
