@@ -50,8 +50,8 @@ def write_table(path: str | None, header: list[Any], rows: Iterable[list[Any]]) 
     if path is not None:
         with replaced_file(path) as unfinished, io.StringIO(newline="") as text:
             csv.writer(text, lineterminator="\n").writerows(table)
-            # surrogateescape: ids that come from file names keep the bytes of these names.
-            unfinished.write_bytes(text.getvalue().encode(errors="surrogateescape"))
+            # Labels of a model may be texts that UTF-8 cannot represent.
+            unfinished.write_bytes(text.getvalue().encode(errors="backslashreplace"))
     elif sys.stdout is not None:
         # A pipe often ends at a terminal too, as with `| head`.
         safe = (map(escape, row) for row in table)

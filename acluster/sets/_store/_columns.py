@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from acluster.sets._arrays import to_numpy
+from acluster.sets._arrays import is_missing, to_numpy
 from acluster.sets._store._errors import array_error
 from acluster.sets._store._format import read_whole
 
@@ -71,16 +71,6 @@ def own_entry(entry: Any, name: str, item: str) -> Any:
     if own.ndim == 0 and own.dtype.kind in "Ubiuf":
         return own.item()
     return entry if own.dtype.kind == "O" else own
-
-
-def is_missing(entry: Any) -> bool:
-    """Whether an entry stands for no value: None, NaN, NaT, pandas.NA, or masked."""
-    if entry is None or entry is np.ma.masked:
-        return True
-    # NaN is the only number that differs from itself. pandas.NA is recognized by the name of its
-    # type, so that pandas is not imported.
-    is_number = isinstance(entry, float | np.floating)
-    return type(entry).__name__ in ("NAType", "NaTType") or bool(is_number and entry != entry)
 
 
 def _check_text(text: str, name: str, item: str) -> None:

@@ -210,8 +210,9 @@ class RawRows(StoredRows):
             problem = f"{gone} the store was opened."
             raise self._error(shard, problem) from error
         if self._identities.setdefault(shard, file.identity) != file.identity:
-            raise self._error(
-                shard, "has changed since the store was opened. Open the store again."
+            raise StoreError(
+                f"{self._description}: shard {self._keys[shard][self._prefix :]} has changed since "
+                "the store was opened. Open the store again."
             )
         return file
 

@@ -317,6 +317,8 @@ def open_group(location: str | zarr.Group) -> zarr.Group:
     if not isinstance(location, str):
         if location.metadata.zarr_format != 3:
             raise StoreError(_not_a_store(str(location.store_path), "it has zarr format 2"))
+        if type(location.store).__name__ == "ZipStore":
+            _ARCHIVES[id(location.store)] = location.store
         return location
     is_local = "://" not in location
     if is_local and not Path(location).exists():
@@ -353,10 +355,14 @@ def _open_archive(path: str) -> zarr.Group:
     twice = [name for name, n in Counter(names).items() if n > 1]
     if twice:
         raise StoreError(f"the archive has several members {twice[0]!r}")
-    groups = [name for name in names if name.count("/") <= 1 and name.endswith("zarr.json")]
-    folder = "" if "zarr.json" in groups else groups[0].rpartition("/")[0] if groups else ""
+    folders = [name[:-10] for name in names if name.count("/") == 1 and name.endswith("/zarr.json")]
+    if "zarr.json" in names:
+        folders = [""]
+    if len(folders) > 1:
+        raise StoreError(f"the archive has several stores, such as {folders[0]!r}; unpack it")
     store = ZipStore(path, mode="r", read_only=True)
     _ARCHIVES[id(store)] = store
+    folder = folders[0] if folders else ""
     return zarr.open_group(store, path=folder, mode="r", zarr_format=3, use_consolidated=False)
 
 

@@ -55,6 +55,16 @@ _WRITERS: weakref.WeakValueDictionary[str, FeatureSetsWriter] = weakref.WeakValu
 # Reentrant: Ctrl-C at the end of a block may leave it locked, which must not block this thread.
 _OPENING = threading.RLock()
 
+
+def _renew_lock() -> None:
+    """Let go of a lock that another thread held during a fork, and that is not in the child."""
+    global _OPENING
+    _OPENING = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
 Pending = tuple[dict[str, Array], dict[str, Any]]
 
 
@@ -342,7 +352,9 @@ class FeatureSetsWriter:
         OSError
             If earlier items cannot be written. They stay pending.
 
-            The item is not added if an error is raised.
+        Notes
+        -----
+        If an error is raised, the item is not added.
         """
         if isinstance(weight, Real):
             weight = float(weight)  # so that 1 and 0.5 have the same type

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import zarr
 from zarr.core.buffer.cpu import Buffer
-from zarr.storage import MemoryStore
+from zarr.storage import MemoryStore, ZipStore
 
 from acluster import (
     FeatureSets,
@@ -380,8 +380,17 @@ def test_open_names_package_that_is_not_installed(monkeypatch):
         open_feature_sets("http://localhost/store.zarr")
 
 
+def test_open_rejects_zip_archive_of_several_stores(written, tmp_path):
+    shutil.copytree(written, tmp_path / "both" / "a.zarr")
+    shutil.copytree(written, tmp_path / "both" / "b.zarr")
+    shutil.make_archive(str(tmp_path / "both"), "zip", tmp_path / "both")
+    with pytest.raises(StoreError, match=r"several stores, such as '[ab].zarr'; unpack it"):
+        open_feature_sets(tmp_path / "both.zip")
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-def test_zip_archive_is_read_in_forked_processes(tmp_path, monkeypatch):
+@pytest.mark.parametrize("as_group", [False, True])
+def test_zip_archive_is_read_in_forked_processes(tmp_path, monkeypatch, as_group):
     monkeypatch.setattr(_format, "_CHUNK_BYTES", 1 << 14)
     monkeypatch.setattr(_decoded_rows, "_BLOCK_BYTES", 1)
     monkeypatch.setattr(_decoded_rows, "_CACHE_BYTES", 1)
@@ -390,7 +399,8 @@ def test_zip_archive_is_read_in_forked_processes(tmp_path, monkeypatch):
     sets = FeatureSets(rows, np.arange(0, 4001, 10))
     save_feature_sets(tmp_path / "a.zarr", sets)
     shutil.make_archive(str(tmp_path / "a"), "zip", tmp_path / "a.zarr")
-    X = open_feature_sets(tmp_path / "a.zip")
+    group = zarr.open_group(ZipStore(tmp_path / "a.zip", mode="r"), mode="r")
+    X = open_feature_sets(group if as_group else tmp_path / "a.zip")
     context = multiprocessing.get_context("fork")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # this process may have threads
