@@ -41,7 +41,14 @@ def write_store(path):
             writer.append(item, **columns)
     for name in ("audio_row_size", "group"):  # compressed, as other programs write
         group = zarr.open_group(path)
-        group.create_array(name, data=group[name][...], overwrite=True, config=WRITE_ALL)
+        # Without a checksum, a damaged chunk may decode to other values.
+        group.create_array(
+            name,
+            data=group[name][...],
+            compressors=zarr.codecs.ZstdCodec(checksum=True),
+            config=WRITE_ALL,
+            overwrite=True,
+        )
 
 
 WRITE_ALL = {"write_empty_chunks": True}
