@@ -78,7 +78,8 @@ def _problems(attributes: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong with the attributes of a store."""
     if type(attributes.get("complete")) is not bool:
         yield f"complete is {attributes.get('complete')!r}, not true or false"
-    if attributes.get("multimodal", 0) not in (None, True, False) or "multimodal" not in attributes:
+    # Not by a comparison: 0 and 1 are equal to False and True.
+    if type(attributes.get("multimodal", 0)) not in (bool, type(None)):
         yield f"multimodal is {attributes.get('multimodal')!r}, not true, false or null"
     if not isinstance(attributes.get("attributes"), dict):
         yield f"attributes is {attributes.get('attributes')!r}, not an object"
@@ -102,7 +103,7 @@ def _problems(attributes: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name!r} cannot be the name of a modality"
     if attributes["complete"] is True and not (n_rows and committed["n_items"]):
         yield "a complete store has items and modalities"
-    if attributes["multimodal"] is False and n_rows and list(n_rows) != [UNNAMED]:
+    if not attributes.get("multimodal") and n_rows and list(n_rows) != [UNNAMED]:
         yield f"a store without modality names has {list(n_rows)}, not {[UNNAMED]}"
     is_known = isinstance(columns, list) and all(column in COLUMNS for column in columns)
     if not is_known or len(set(columns)) < len(columns):

@@ -258,6 +258,9 @@ ATTRIBUTES = {
     "complete": set_item("complete", value=1),
     "multimodal": set_item("multimodal", value="yes"),
     "one modality": set_item("multimodal", value=False),
+    "multimodal 0": set_item("multimodal", value=0),
+    "multimodal 1": set_item("multimodal", value=1),
+    "multimodal null": set_item("multimodal", value=None),
     "attributes": set_item("attributes", value=[]),
     "no modality": set_item("committed", "n_rows", value={}),
 }
