@@ -141,12 +141,17 @@ def _check_metadata(metadata: Any) -> None:
     if math.prod(shape) > _MAX_COUNT:
         raise ValueError(f"its shape {shape!r} is beyond what can be stored")
     _check_chunk_shape(chunk, len(shape))
-    for name, configuration in _all_codecs(metadata["codecs"]):
+    _check_codecs(metadata["codecs"], chunk)
+
+
+def _check_codecs(codecs: Any, chunk: Any) -> None:
+    """Check the codecs of chunks of a shape, and the shapes of the chunks inside shards."""
+    for name, configuration in _all_codecs(codecs):
         if name not in _CODECS_V3:
             raise ValueError(_unsafe({name}))
         if name == "sharding_indexed":
             inner = configuration["chunk_shape"]
-            _check_chunk_shape(inner, len(shape))
+            _check_chunk_shape(inner, len(chunk))
             if any(n % m for n, m in zip(chunk, inner, strict=True)):
                 raise ValueError(f"its chunks {inner!r} do not divide its shards {chunk!r}")
             if math.prod(chunk) // math.prod(inner) > _MAX_INNER_CHUNKS:

@@ -87,11 +87,19 @@ def _problems(attributes: Mapping[str, Any]) -> Iterator[str]:
     if not isinstance(committed, dict) or not {"n_items", "n_rows", "columns"} <= committed.keys():
         yield f"committed is {committed!r}, not an object with n_items, n_rows and columns"
         return
-    n_rows, columns = committed["n_rows"], committed["columns"]
+    n_rows = committed["n_rows"]
+    yield from _problems_of_committed(**committed)
+    if attributes["complete"] is True and not (n_rows and committed["n_items"]):
+        yield "a complete store has items and modalities"
+    if not attributes.get("multimodal") and n_rows and list(n_rows) != [UNNAMED]:
+        yield f"a store without modality names has {list(n_rows)}, not {[UNNAMED]}"
+
+
+def _problems_of_committed(n_items: Any, n_rows: Any, columns: Any, **_: Any) -> Iterator[str]:
     if not isinstance(n_rows, dict):
         yield f"n_rows is {n_rows!r}, not an object"
         return
-    for name, count in [("n_items", committed["n_items"]), *n_rows.items()]:
+    for name, count in [("n_items", n_items), *n_rows.items()]:
         if type(count) is not int or not 0 <= count < _MAX_ROWS:
             yield f"the number of {name!r} is {count!r}"
     for name in n_rows:
@@ -101,10 +109,6 @@ def _problems(attributes: Mapping[str, Any]) -> Iterator[str]:
             or re.search(r"[/\\\0]|^\.+$|^__|_(row_size|offsets)$", name)
         ):
             yield f"{name!r} cannot be the name of a modality"
-    if attributes["complete"] is True and not (n_rows and committed["n_items"]):
-        yield "a complete store has items and modalities"
-    if not attributes.get("multimodal") and n_rows and list(n_rows) != [UNNAMED]:
-        yield f"a store without modality names has {list(n_rows)}, not {[UNNAMED]}"
     is_known = isinstance(columns, list) and all(column in COLUMNS for column in columns)
     if not is_known or len(set(columns)) < len(columns):
         yield f"columns is {columns!r}, but may only have {', '.join(COLUMNS)}, once each"
