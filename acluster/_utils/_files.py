@@ -9,18 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-@contextmanager
-def replaced_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a path to write to, whose file replaces that at `path` once the context ends.
-
-    A symbolic link is followed: it stays, and the file that it points to is replaced. The new
-    file has the mode of the one it replaces, or the mode that the umask gives. After an error, the
-    earlier file is unchanged.
+def check_target(path: str | os.PathLike[str]) -> Path:
+    """Check that a file can be written to a path, and return the path with links followed.
 
     Raises
     ------
     OSError
-        If `path` is a folder or not a regular file, or its folder does not exist.
+        If the path is a folder or not a regular file, or its folder does not exist.
     """
     path = Path(os.path.realpath(path))
     if not path.parent.is_dir():
@@ -35,6 +30,23 @@ def replaced_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     if path.exists() and not path.is_file():
         # os.replace below would replace /dev/null itself.
         raise OSError(f"{path} is a device or a pipe; pass the name of a regular file.")
+    return path
+
+
+@contextmanager
+def replaced_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a path to write to, whose file replaces that at `path` once the context ends.
+
+    A symbolic link is followed: it stays, and the file that it points to is replaced. The new
+    file has the mode of the one it replaces, or the mode that the umask gives. After an error, the
+    earlier file is unchanged.
+
+    Raises
+    ------
+    OSError
+        As `check_target`, and if the file cannot be written.
+    """
+    path = check_target(path)
     mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else None
     # A temporary file in the same folder: os.replace is atomic only within one file system.
     unfinished = path.with_name(f".{path.name[:50]}.{os.getpid()}.{secrets.token_hex(4)}.tmp")

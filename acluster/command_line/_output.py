@@ -11,10 +11,9 @@ import os
 import sys
 from collections.abc import Iterable
 from itertools import chain
-from pathlib import Path
 from typing import Any, NoReturn
 
-from acluster._utils._files import replaced_file
+from acluster._utils._files import check_target, replaced_file
 from acluster._utils._text import escape
 
 
@@ -79,14 +78,6 @@ def check_path(path: str | None) -> None:
     """Check that a file can be written to `path`, before hours are spent on its content."""
     if path is None:
         return
-    target = Path(path).resolve()
-    if not target.parent.is_dir():
-        raise FileNotFoundError(
-            f"the folder {str(target.parent)!r} does not exist; create it first"
-        )
-    if target.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; pass the name of a file")
-    if target.exists() and not target.is_file():
-        raise OSError(f"{path} is a device or a pipe; pass the name of a regular file")
+    target = check_target(path)
     if not os.access(target.parent, os.W_OK):
         raise PermissionError(f"you may not write to the folder {str(target.parent)!r}")
