@@ -3,8 +3,6 @@
 import copy
 import functools
 import os
-import re
-import sys
 from abc import ABC
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Self
@@ -22,26 +20,16 @@ from sklearn.utils.validation import check_is_fitted
 from acluster._utils._model_file import write_model
 from acluster._utils._progress import progress
 from acluster.estimators._architecture import Architecture
-from acluster.estimators._callbacks import EstimatorCallbacks
 from acluster.estimators._description import check_savable, describe
-from acluster.estimators._items import (
-    Items,
-    check_items,
-    check_partial_fit,
-    check_validation,
-    check_X,
-    finite_blocks,
-    hold_out,
-    unwrapped,
-)
-from acluster.estimators._labels import LabelCoding, LabelledClassifierMixin, to_mean_one
+from acluster.estimators._fitting import TrainingData, TrainingSets, fit_together
+from acluster.estimators._items import Items, check_partial_fit, check_X, finite_blocks, unwrapped
+from acluster.estimators._labels import LabelCoding, LabelledClassifierMixin
 from acluster.estimators._missing import MissingModality
 from acluster.estimators._parameters import TrainingParameters, value_per_modality
 from acluster.nn import Integration, IntegrationNetwork
-from acluster.sets import FeatureSets, MultimodalFeatureSets, save_rows, warn_of_scale
+from acluster.sets import FeatureSets, MultimodalFeatureSets, save_rows
 from acluster.training import (
     BatchSource,
-    Checkpoint,
     Fit,
     Interrupted,
     Patience,
@@ -52,19 +40,15 @@ from acluster.training import (
     cached,
     check_precision,
     check_resumable,
-    data_digest,
-    feature_moments,
     infer,
     make_generator,
     resolve_device,
     resolve_dtype,
+    run_epoch,
     stack_blocks,
     to_numpy_state,
     to_torch_state,
 )
-
-# Parameters that do not affect the weights after a given epoch.
-_NOT_IN_IDENTITY = ("max_iter", "verbose", "warm_start", "device")
 
 
 def restore_on_error(fit: Callable[..., Any]) -> Callable[..., Any]:
@@ -270,42 +254,8 @@ class SetClassifier(
         if checkpoint_dir is not None:
             check_resumable(self.random_state, self.warm_start)
         resumes = self.warm_start and hasattr(self, "network_")
-        seen = self._architecture.widths if resumes else None
-        items = check_items(self, X, y, sample_weight, seen=seen)
-        coding = self._coding if resumes else LabelCoding.of(items.y)
-        targets = coding.encode(items.y)
-        weights = coding.weigh(targets, items.sample_weight, self.class_weight)
-        weights = to_mean_one(weights, self.class_weight)
-        validation = check_validation(self, X_val, y_val, coding, items.X.n_features)
-        self._start(items.X, coding, resumes)
-        train = np.arange(len(items))
-        if self.early_stopping and validation is None:
-            train, held_out = hold_out(items.y, self.validation_fraction, self._random_state)
-            validation = items[held_out]
-        checkpoint = None
-        if checkpoint_dir is not None:
-            data = {"data": (items.X, targets, weights)}
-            if validation is not None:
-                encoded = coding.encode(validation.y)
-                data["validation data"] = (validation.X, encoded, validation.sample_weight)
-            checkpoint = Checkpoint(checkpoint_dir, _identity(self, data))
-        fit = self._make_fit(items.X[train], targets[train], weights[train], validation)
-        metadata = None if sample_weight is None else {"sample_weight": items.sample_weight}
-        seen_X = unwrapped(self, items.X)
-        callbacks = EstimatorCallbacks(self, X=seen_X, y=items.y, metadata=metadata)
-        callbacks.begin_fit()
-        if checkpoint is not None:
-            checkpoint.restore(fit, self.max_iter)
-            self._record(fit)  # callbacks see the epochs of the checkpoint
-        try:
-            fit.run(self.max_iter, callbacks, checkpoint)
-            self._record(fit, keep_optimizer=self.warm_start)
-            callbacks.end_fit()
-        except KeyboardInterrupt:
-            if not fit.end_early():
-                raise
-            self._record(fit, keep_optimizer=self.warm_start)
-            raise Interrupted(fit.n_epochs, has_checkpoint=checkpoint is not None) from None
+        data = TrainingData.of(self, X, y, sample_weight, X_val, y_val, resumes=resumes)
+        fit_together([self], data, checkpoint_dir)
         return self
 
     @restore_on_error
@@ -349,23 +299,24 @@ class SetClassifier(
         """
         resumes = hasattr(self, "network_")
         check_partial_fit(self, classes, resumes)
-        seen = self._architecture.widths if resumes else None
-        items = check_items(self, X, y, sample_weight, seen=seen)
-        coding = self._coding if resumes else LabelCoding.of(items.y, classes)
-        targets = coding.encode(items.y)
-        weights = coding.weigh(targets, items.sample_weight, self.class_weight)
-        self._start(items.X, coding, resumes)
-        fit = self._make_fit(items.X, targets, weights, validation=None)
-        fit.run_epoch()
+        data = TrainingData.of(self, X, y, sample_weight, classes=classes, resumes=resumes)
+        targets = data.coding.encode(data.items.y)
+        weights = data.coding.weigh(targets, data.items.sample_weight, self.class_weight)
+        self._start(data)
+        sets = TrainingSets(data, self.cache, next(self.network_.parameters()))
+        fit = self._make_fit(sets, targets, weights, validation=None)
+        [loss] = run_epoch([fit])
+        fit.end_epoch(loss)
         self._record(fit, keep_optimizer=True)
         return self
 
-    def _start(self, X: MultimodalFeatureSets, coding: LabelCoding, resumes: bool) -> None:
+    def _start(self, data: TrainingData) -> None:
         """Set the fitted attributes to those of an untrained model, or check the resumed one."""
+        X, coding = data.items.X, data.coding
         architecture = _architecture_of(self, X, coding)
         device = resolve_device(self.device)
-        check_precision(self.precision, self._dtype if resumes else self.dtype)
-        if resumes:
+        check_precision(self.precision, self._dtype if data.resumes else self.dtype)
+        if data.resumes:
             if architecture != self._architecture:
                 raise ValueError(
                     "warm_start=True cannot change the network: it was fitted with "
@@ -377,8 +328,6 @@ class SetClassifier(
             self.network_ = copy.deepcopy(self.network_).to(device)
             self.network_.linear.dropout = self.dropout
             return
-        for name in X.names if not self.standardize else ():
-            warn_of_scale(X[name], f"modality {name!r}" if len(X.names) > 1 else "X")
         self._coding = coding
         self.classes_ = coding.classes
         self._architecture = architecture
@@ -399,7 +348,7 @@ class SetClassifier(
 
     def _make_fit(
         self,
-        X: MultimodalFeatureSets,
+        training_sets: TrainingSets,
         targets: NDArray[Any],
         weights: NDArray[np.float64],
         validation: Items | None,
@@ -419,20 +368,20 @@ class SetClassifier(
         name, state = self._optimizer_state
         if state is not None and name == self.optimizer:
             trainer.optimizer.load_state(state)
-        sets = cached([X[name] for name in X.names], self.cache, like)
-        self._missing = _learn_moments(self, dict(zip(X.names, sets, strict=True)))
+        sets = training_sets.sets()
+        self._missing = _learn_moments(self, training_sets)
         if self._is_multimodal:
             self.feature_means_ = dict(self._missing.means) or None
         targets_tensor = torch.from_numpy(targets).to(like.device)
         if targets_tensor.is_floating_point():
             targets_tensor = targets_tensor.to(like.dtype)
-        stand_ins, max_bytes = self._missing.stand_ins(X.names), bytes_per_part(self.network_)
+        stand_ins, max_bytes = self._missing.stand_ins(sets), bytes_per_part(self.network_)
         batches = TrainingBatches(
-            BatchSource(sets, like, stand_ins, max_bytes=max_bytes),
+            BatchSource([*sets.values()], like, stand_ins, max_bytes=max_bytes),
             targets_tensor,
             torch.from_numpy(weights).to(like.device, like.dtype),
             batch_size=self.batch_size,
-            n_local_features=list(value_per_modality(self, "n_local_features", X.names).values()),
+            n_local_features=list(value_per_modality(self, "n_local_features", [*sets]).values()),
             modality_dropout=self.modality_dropout,
             random_state=self._random_state,
         )
@@ -756,13 +705,13 @@ def _architecture_of(
     )
 
 
-def _learn_moments(classifier: Any, sets: dict[str, FeatureSets]) -> MissingModality:
+def _learn_moments(classifier: Any, sets: TrainingSets) -> MissingModality:
     """Learn the statistics for standardization, and return the strategy for missing modalities."""
     strategy = classifier.missing_modality
     standardizes = classifier.standardize and classifier.n_iter_ == 0
     if not standardizes and strategy == "mask":
         return MissingModality()
-    moments = {name: feature_moments(one, with_std=standardizes) for name, one in sets.items()}
+    moments = sets.moments(with_std=standardizes)
     if standardizes:
         for layer, (mean, std, _) in zip(
             classifier.network_.standardizations, moments.values(), strict=True
@@ -802,21 +751,3 @@ def _validator(classifier: Any, held_out: Items) -> Callable[[], float]:
         return classifier._coding.accuracy(held_out.y, logits, held_out.sample_weight)
 
     return accuracy
-
-
-def _identity(classifier: Any, data: dict[str, Any]) -> dict[str, str]:
-    """Return everything that affects the weights, as text: parameters, device and data."""
-    parameters = classifier.get_params(deep=False)
-    for name in _NOT_IN_IDENTITY:
-        del parameters[name]
-    parameters["device"] = resolve_device(classifier.device)
-    identity = {"class": type(classifier).__name__}
-    for name, value in parameters.items():
-        # By default, NumPy rounds arrays to 8 digits and abbreviates long ones.
-        with np.printoptions(threshold=sys.maxsize, floatmode="unique"):
-            text = repr(value.item() if isinstance(value, np.generic) else value)
-        # The address of a function or an object is another one in the process that resumes.
-        identity[name] = re.sub(r" at 0x[0-9a-fA-F]+", "", text)
-    for name, (X, *arrays) in data.items():
-        identity[name] = data_digest({modality: X[modality] for modality in X.names}, *arrays)
-    return identity

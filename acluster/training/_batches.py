@@ -224,14 +224,14 @@ class TrainingBatches:
     def __len__(self) -> int:
         return len(self.source)
 
-    def epoch(self) -> Iterator[Batch]:
+    def epoch(self) -> Iterator[Part]:
         """Return an iterator over every item once, in batches drawn anew."""
-        parts = self.source.epoch(
+        return self.source.epoch(
             self.batch_size, self.random_state, self.n_local_features, self.modality_dropout
         )
-        return map(self._batch, parts)  # which, unlike a loop, does not hold on to the features
 
-    def _batch(self, part: Part) -> Batch:
+    def batch(self, part: Part) -> Batch:
+        """Return a part with the targets and weights of its items."""
         items = part.items
         return Batch(
             part.sets, self.targets[items], self.weights[items], part.n_items, part.is_last

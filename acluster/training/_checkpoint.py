@@ -96,7 +96,7 @@ class Checkpoint:
             # A full disk must not cost the epochs that are in memory.
             warnings.warn(
                 f"The checkpoint could not be written; training continues without it: {error}",
-                stacklevel=6,
+                stacklevel=8,
             )
         now = time.monotonic()
         self._not_before = now + _PAUSE_FACTOR * (now - started)

@@ -1,17 +1,15 @@
-"""The epochs of a fit: training, validation, patience, callbacks and interruption."""
+"""The state of a fit from epoch to epoch: losses, validation, patience and interruption."""
 
 from __future__ import annotations
 
 import copy
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
 from torch import nn
 
 from acluster.training._batches import TrainingBatches
@@ -151,59 +149,30 @@ class Fit:
         """Whether patience has run out or a callback has ended the training."""
         return self.stopped or self.patience.exhausted
 
-    def run(self, max_iter: int, callbacks: Callbacks, checkpoint: Recorder | None = None) -> None:
-        """Train until `max_iter`, or until patience or a callback ends the training.
-
-        Parameters
-        ----------
-        max_iter : int
-            The maximum number of epochs.
-
-        callbacks : Callbacks
-            Notified of every epoch.
-
-        checkpoint : Checkpoint, optional
-            Saves the fit after every epoch.
-
-        Raises
-        ------
-        ValueError
-            If the loss or a parameter becomes NaN or infinite.
-        """
-        while self.n_epochs < max_iter and not self.finished:
-            callbacks.begin_epoch()
-            self.run_epoch()
-            self.stopped = callbacks.end_epoch(self)
-            if checkpoint is not None:
-                is_last = self.finished or self.n_epochs == max_iter
-                checkpoint.keep(self, is_last=is_last)
-        if self.patience.tol is not None and not self.finished:
-            _warn_of_convergence(max_iter)
-        self._restore_best()
-
     def end_early(self) -> bool:
         """End the training after Ctrl-C; return whether the network is worth keeping."""
         if self.n_epochs == 0:
             return False
         self.trainer.optimizer.clear()
-        self._restore_best()
+        self.restore_best()
         if self.validation_scores is not None:
             # The epoch that was interrupted may have a score but no loss yet.
             self.validation_scores = self.validation_scores[: len(self.loss_curve)]
         return _is_finite(self.trainer.network)
 
-    def _restore_best(self) -> None:
+    def restore_best(self) -> None:
+        """Return to the weights of the best epoch, under `early_stopping`."""
         if self.best_state is not None:
             self.trainer.network.load_state_dict(self.best_state)
 
-    def run_epoch(self) -> None:
-        """Train on every item once, validate, and record both."""
-        total = self.batches.weights.new_zeros(())
-        with self.trainer.training():
-            for batch in self.batches.epoch():
-                total += self.trainer.step(batch) * batch.n_items
-                del batch  # the next one may need its memory
-        loss = float(total) / len(self.batches)
+    def end_epoch(self, loss: float) -> None:
+        """Check the parameters after an epoch, validate, and record the loss and the accuracy.
+
+        Raises
+        ------
+        ValueError
+            If the loss or a parameter is NaN or infinite.
+        """
         self._check_finite(loss)
         accuracy = np.nan if self.validate is None else self.validate()
         if self.verbose:
@@ -308,16 +277,3 @@ def _is_finite(network: nn.Module) -> bool:
     tensors = [*network.parameters(), *(b for b in network.buffers() if b.is_floating_point())]
     extremes = [torch.stack(tensor.aminmax()) for tensor in tensors]
     return bool(torch.stack(extremes).isfinite().all())
-
-
-# The number of stack frames from this function to the call of `fit`, where warnings point.
-_LEVELS_BELOW_FIT = 6
-
-
-def _warn_of_convergence(max_iter: int) -> None:
-    warnings.warn(
-        f"Maximum iterations ({max_iter}) reached and the optimization hasn't converged yet. Raise "
-        "max_iter, or set tol=None to train for exactly that many epochs.",
-        ConvergenceWarning,
-        stacklevel=_LEVELS_BELOW_FIT,
-    )

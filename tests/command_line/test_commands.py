@@ -18,7 +18,7 @@ import zarr
 import acluster
 from acluster.command_line._main import main
 from acluster.rivals import AverageClassifier
-from acluster.training import Fit
+from acluster.training import _members
 from tests.conftest import make_sets
 
 
@@ -192,14 +192,15 @@ def test_convert_resumes_after_interrupt(data, monkeypatch, capsys):
 
 @pytest.mark.parametrize("n_epochs", [0, 3])
 def test_fit_interrupted_saves_the_epochs_so_far(data, monkeypatch, capsys, n_epochs):
-    run_epoch, epochs = Fit.run_epoch, []
+    run_epoch, epochs = _members.run_epoch, []
 
-    def interrupt(self):
+    def interrupt(fits):
         if len(epochs) == n_epochs:
             raise KeyboardInterrupt
-        epochs.append(run_epoch(self))
+        epochs.append(run_epoch(fits))
+        return epochs[-1]
 
-    monkeypatch.setattr(Fit, "run_epoch", interrupt)
+    monkeypatch.setattr(_members, "run_epoch", interrupt)
     run("convert", "features", "sets.zarr", "--labels", "labels.csv")
     status = main(["fit", "sets.zarr", "--out", "model", "--set", "tol=null"])
     assert status == (0 if n_epochs else 130)

@@ -10,8 +10,8 @@ import numpy as np
 import acluster
 from acluster import AttentionClusterClassifier, FeatureSets, ModelFileError, rivals
 from acluster._utils._model_file import open_model
-from acluster.sets import MultimodalFeatureSets
-from acluster.training import Checkpoint
+from acluster.estimators._fitting import TrainingData, TrainingSets
+from acluster.training import Checkpoint, run_epoch
 from tests.fuzz.mutations import mutate
 from tests.fuzz.watch import bounded_memory, corpus, watched
 
@@ -71,9 +71,10 @@ class CheckpointReader:
 
     def read(self):
         if self._fit is None:
-            items, coding = MultimodalFeatureSets({"features": X}), self.clf._coding
-            self.clf._start(items, coding, resumes=False)
-            self._fit = self.clf._make_fit(items, coding.encode(Y), np.ones(len(Y)), None)
+            data = TrainingData.of(self.clf, X, Y, None)
+            self.clf._start(data)
+            sets = TrainingSets(data, "auto", next(self.clf.network_.parameters()))
+            self._fit = self.clf._make_fit(sets, data.coding.encode(Y), np.ones(len(Y)), None)
         fit = self._fit
         try:
             self.checkpoint.restore(fit, max_iter=100)
@@ -84,7 +85,8 @@ class CheckpointReader:
             return "of another fit"
         self._fit = None
         try:
-            fit.run_epoch()
+            [loss] = run_epoch([fit])
+            fit.end_epoch(loss)
         except ValueError as error:
             assert "diverged" in str(error)
             return "restored, then diverged"

@@ -182,7 +182,7 @@ def test_fit_with_a_finished_checkpoint_returns_at_once_or_continues(tmp_path, m
     X, y = make_sets()
     first = make(5).fit(X, y, checkpoint_dir=tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("acluster.training.Fit.run_epoch", lambda *_: pytest.fail("trains"))
+        patch.setattr("acluster.training._members.run_epoch", lambda *_: pytest.fail("trains"))
         assert_same_bits(make(5).fit(X, y, checkpoint_dir=tmp_path), first, X)
     longer = make(9).fit(X, y, checkpoint_dir=tmp_path)
     assert_same_bits(longer, make(9).fit(X, y), X)
@@ -362,10 +362,10 @@ def test_checkpoint_dir_requires_an_int_seed_and_no_warm_start(tmp_path):
 
 
 def test_checkpoints_take_a_small_share_of_the_time(tmp_path, monkeypatch):
-    from acluster.training import Fit, _checkpoint
+    from acluster.training import _checkpoint, _members
 
     seconds, written_after = [0], []
-    run_epoch, write = Fit.run_epoch, _checkpoint.write_model
+    run_epoch, write = _members.run_epoch, _checkpoint.write_model
 
     def run_epoch_in_a_second(*args):
         seconds[0] += 1
@@ -376,7 +376,7 @@ def test_checkpoints_take_a_small_share_of_the_time(tmp_path, monkeypatch):
         written_after.append(len(description["loss_curve"]))
         write(path, description, tensors)
 
-    monkeypatch.setattr(Fit, "run_epoch", run_epoch_in_a_second)
+    monkeypatch.setattr(_members, "run_epoch", run_epoch_in_a_second)
     monkeypatch.setattr(_checkpoint, "write_model", write_in_a_second)
     # A clock of its own: under load, a real one would let the checkpoint be written less often.
     monkeypatch.setattr(_checkpoint, "time", SimpleNamespace(monotonic=lambda: seconds[0]))
@@ -496,18 +496,18 @@ class CallsInEpoch2(StopInEpoch3):
     ],
 )
 def test_keyboard_interrupt_ends_what_runs_the_fit(monkeypatch, run):
-    from acluster.training import Fit
+    from acluster.training import _members
 
     X, y = make_sets()
-    n_epochs, run_epoch = [], Fit.run_epoch
+    n_epochs, run_epoch = [], _members.run_epoch
 
-    def interrupt(self):
+    def interrupt(fits):
         n_epochs.append(1)
         if len(n_epochs) == 3:
             raise KeyboardInterrupt
-        run_epoch(self)
+        return run_epoch(fits)
 
-    monkeypatch.setattr(Fit, "run_epoch", interrupt)
+    monkeypatch.setattr(_members, "run_epoch", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(make(9), X, y)
     assert len(n_epochs) == 3  # no other fit began

@@ -17,6 +17,7 @@ from acluster.training import (
     infer,
     make_generator,
     resolve_device,
+    run_epoch,
     to_numpy_state,
     to_torch_state,
 )
@@ -66,6 +67,11 @@ def make_fit(targets, weights=None, *, batch_size=2, **changes):
     return Fit(trainer, batches, patience=Patience(None, 1))
 
 
+def run_whole_epoch(fit):
+    [loss] = run_epoch([fit])
+    fit.end_epoch(loss)
+
+
 def test_step_returns_the_weighted_mean_loss_before_the_step():
     trainer = make_fit(torch.zeros(5)).trainer
     values, offsets = torch.ones(4, 1), torch.tensor([0, 2, 4])
@@ -80,7 +86,7 @@ def test_step_returns_the_weighted_mean_loss_before_the_step():
 
 def test_run_epoch_records_the_weighted_mean_loss_over_items():
     fit = make_fit([1.0, 9.0, 2.0, 3.0, 4.0], [1.0, 0.0, 2.0, 1.0, 1.0], learning_rate=1e-12)
-    fit.run_epoch()
+    run_whole_epoch(fit)
     assert fit.loss_curve == [pytest.approx((1 + 8 + 9 + 16) / 5)]
 
 
@@ -90,12 +96,12 @@ def test_load_state_continues_to_the_same_bits(optimizer):
         make_fit(torch.ones(5), optimizer=optimizer, batch_size=size) for size in (2, 2, 2)
     )
     for _ in range(4):
-        whole.run_epoch()
+        run_whole_epoch(whole)
     for _ in range(2):
-        first.run_epoch()
+        run_whole_epoch(first)
     second.load_state(*first.state())
     for _ in range(2):
-        second.run_epoch()
+        run_whole_epoch(second)
     assert second.trainer.network.weight.item() == whole.trainer.network.weight.item()
     assert second.loss_curve == whole.loss_curve
 
@@ -104,7 +110,7 @@ def test_training_clips_gradients_and_forgets_stale_ones():
     fit = make_fit(torch.full((5,), 100.0), max_grad_norm=0.25)
     assert fit.trainer.optimizer.max_grad_norm == 0.25
     fit.trainer.network.weight.grad = torch.full((1,), torch.nan)
-    fit.run_epoch()
+    run_whole_epoch(fit)
     assert fit.trainer.network.weight.isfinite().all()
 
 

@@ -1,0 +1,125 @@
+"""Train several networks in one pass over the data: each batch is read once for all of them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from sklearn.exceptions import ConvergenceWarning
+
+from acluster.training._fit import Callbacks, Fit, Recorder
+
+
+@dataclass(eq=False)
+class Member:
+    """One of the fits that are trained together.
+
+    Parameters
+    ----------
+    fit : Fit
+        The fit. All members draw the same batches: their `TrainingBatches` have sources of the
+        same items, equal random states, and the same options.
+
+    max_iter : int
+        The maximum number of epochs.
+
+    callbacks : Callbacks
+        Notified of every epoch.
+
+    checkpoint : Checkpoint, optional
+        Saves the fit after every epoch.
+
+    Attributes
+    ----------
+    error : ValueError or None
+        Why the training of this member failed, if it did and others went on.
+    """
+
+    fit: Fit
+    max_iter: int
+    callbacks: Callbacks
+    checkpoint: Recorder | None = None
+    error: ValueError | None = None
+
+    @property
+    def is_training(self) -> bool:
+        """Whether another epoch follows."""
+        is_done = self.fit.finished or self.fit.n_epochs >= self.max_iter
+        return self.error is None and not is_done
+
+    def end_epoch(self, loss: float) -> None:
+        """Record an epoch, notify the callbacks and write the checkpoint."""
+        self.fit.end_epoch(loss)
+        self.fit.stopped = self.callbacks.end_epoch(self.fit)
+        if self.checkpoint is not None:
+            self.checkpoint.keep(self.fit, is_last=not self.is_training)
+
+
+def train(members: Sequence[Member]) -> None:
+    """Train each member until its `max_iter`, or until patience or a callback ends its training.
+
+    Parameters
+    ----------
+    members : sequence of Member
+        A member that is done, or whose training diverges, leaves the others alone.
+
+    Raises
+    ------
+    ValueError
+        If the loss or a parameter of the only member becomes NaN or infinite. Of several members,
+        each keeps its own error.
+
+    Warns
+    -----
+    sklearn.exceptions.ConvergenceWarning
+        If `max_iter` epochs pass before the loss of a member settles.
+    """
+    while active := [member for member in members if member.is_training]:
+        for member in active:
+            member.callbacks.begin_epoch()
+        losses = run_epoch([member.fit for member in active])
+        for member, loss in zip(active, losses, strict=True):
+            try:
+                member.end_epoch(loss)
+            except ValueError as error:
+                if len(members) == 1:
+                    raise
+                member.error = error
+    for member in members:
+        if member.error is None:
+            member.fit.restore_best()
+            _warn_of_convergence(member)
+
+
+def run_epoch(fits: Sequence[Fit]) -> list[float]:
+    """Train every network on every item once, and return their losses."""
+    leader = fits[0].batches
+    totals = [fit.batches.weights.new_zeros(()) for fit in fits]
+    with ExitStack() as stack:
+        for fit in fits:
+            stack.enter_context(fit.trainer.training())
+        for part in leader.epoch():
+            for fit, total in zip(fits, totals, strict=True):
+                total += fit.trainer.step(fit.batches.batch(part)) * part.n_items
+            del part  # the next one may need its memory
+    # Each member could go on alone, with the batches that it would have drawn alone.
+    state = leader.random_state.get_state(legacy=False)
+    for fit in fits[1:]:
+        fit.batches.random_state.set_state(state)
+    return [float(total) / len(leader) for total in totals]
+
+
+# The number of stack frames from this function to the call of `fit`, where warnings point.
+_LEVELS_BELOW_FIT = 7
+
+
+def _warn_of_convergence(member: Member) -> None:
+    if member.fit.patience.tol is not None and not member.fit.finished:
+        warnings.warn(
+            f"Maximum iterations ({member.max_iter}) reached and the optimization hasn't converged "
+            "yet. Raise max_iter, or set tol=None to train for exactly that many epochs.",
+            ConvergenceWarning,
+            stacklevel=_LEVELS_BELOW_FIT,
+        )
