@@ -5,6 +5,14 @@ from acluster.estimators._attention_clusters import (
     MultimodalAttentionClusterClassifier,
 )
 from acluster.estimators._description import restore
+from acluster.estimators._fitting import (
+    TrainingData,
+    adopting,
+    can_train_together,
+    fit_key,
+    fit_together,
+    network_size,
+)
 from acluster.estimators._integration_classifier import (
     BaseIntegrationClassifier,
     IntegrationClassifier,

@@ -6,7 +6,9 @@ import os
 import pickle
 import re
 import sys
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
@@ -16,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from acluster.estimators._callbacks import EstimatorCallbacks
 from acluster.estimators._items import Items, check_items, check_validation, hold_out, unwrapped
 from acluster.estimators._labels import LabelCoding, to_mean_one
-from acluster.sets import FeatureSets, warn_of_scale
+from acluster.sets import FeatureSets, MultimodalFeatureSets, warn_of_scale
 from acluster.training import (
     Checkpoint,
     FeatureMoments,
@@ -208,7 +210,7 @@ def fit_together(
     estimators: Sequence[Any],
     data: TrainingData,
     checkpoint_dir: str | os.PathLike[str] | None = None,
-) -> list[ValueError | None]:
+) -> list[Member]:
     """Fit estimators to the same items; those that draw the same batches read them once.
 
     Parameters
@@ -224,10 +226,14 @@ def fit_together(
 
     Returns
     -------
-    list of (ValueError or None)
-        Why the training of each estimator diverged, if it did. The error of a single one is
-        raised.
+    list of Member
+        The training of each estimator. One that has diverged keeps its error, and leaves its
+        estimator unfitted; the error of a single estimator is raised.
     """
+    for estimator in estimators[1:]:  # `data` was checked for the first one
+        estimator.n_features_in_ = estimators[0].n_features_in_
+        if hasattr(estimators[0], "feature_names_in_"):
+            estimator.feature_names_in_ = estimators[0].feature_names_in_
     fittings = [_Fitting(estimator, data, checkpoint_dir) for estimator in estimators]
     groups: dict[Hashable, list[Member]] = {}
     for fitting in fittings:
@@ -243,22 +249,84 @@ def fit_together(
             raise
         n_epochs = max(fitting.member.fit.n_epochs for fitting in fittings)
         raise Interrupted(n_epochs, has_checkpoint=checkpoint_dir is not None) from None
-    return [fitting.member.error for fitting in fittings]
+    return [fitting.member for fitting in fittings]
+
+
+# Called with an estimator and its items, in every `fit` of the current thread.
+_FINDER: ContextVar[Callable[[Any, TrainingData], Any] | None] = ContextVar("finder", default=None)
+
+
+@contextmanager
+def adopting(find: Callable[[Any, TrainingData], Any]) -> Iterator[None]:
+    """Let `fit` take over the results of estimators that have been fitted together.
+
+    Parameters
+    ----------
+    find : callable
+        ``find(estimator, data)`` returns an estimator that has been fitted to the same items with
+        the same parameters, or None.
+    """
+    token = _FINDER.set(find)
+    try:
+        yield
+    finally:
+        _FINDER.reset(token)
+
+
+def adopt(estimator: Any, data: TrainingData) -> bool:
+    """Take over the fitted attributes of another estimator, if there is one to take."""
+    find = _FINDER.get()
+    fitted = None if find is None else find(estimator, data)
+    if fitted is None:
+        return False
+    parameters = estimator.get_params(deep=False)
+    vars(estimator).update({k: v for k, v in vars(fitted).items() if k not in parameters})
+    return True
+
+
+def can_train_together(estimator: Any) -> bool:
+    """Whether an estimator is one of those that `fit_together` takes."""
+    is_ours = hasattr(estimator, "_integration_arguments") and hasattr(estimator, "_make_fit")
+    return is_ours and not getattr(estimator, "_skl_callbacks", None)
+
+
+def network_size(estimator: Any, data: TrainingData) -> int:
+    """Return the size of the parameters of an estimator's network, in bytes."""
+    network = estimator._architecture_for(data).outline(estimator.dropout)
+    return sum(parameter.numel() for parameter in network.parameters()) * 4
+
+
+def fit_key(estimator: Any, data: TrainingData) -> Hashable:
+    """Return a value that is equal for fits with the same parameters to the same items."""
+    items, coding = data.items, data.coding
+
+    def digest() -> Hashable:
+        numbers = _digest(items.X, coding.encode(items.y), items.sample_weight)
+        return numbers, coding.kind, tuple(coding.classes.tolist())
+
+    key = data.share("digest", digest)
+    return key, estimator.max_iter, estimator.warm_start, *_parameters(estimator).items()
 
 
 def _identity(classifier: Any, data: dict[str, Any]) -> dict[str, str]:
     """Return everything that affects the weights, as text: parameters, device and data."""
+    return _parameters(classifier) | {name: _digest(*arrays) for name, arrays in data.items()}
+
+
+def _parameters(classifier: Any) -> dict[str, str]:
     parameters = classifier.get_params(deep=False)
     for name in _NOT_IN_IDENTITY:
         del parameters[name]
     parameters["device"] = resolve_device(classifier.device)
-    identity = {"class": type(classifier).__name__}
+    texts = {"class": type(classifier).__name__}
     for name, value in parameters.items():
         # By default, NumPy rounds arrays to 8 digits and abbreviates long ones.
         with np.printoptions(threshold=sys.maxsize, floatmode="unique"):
             text = repr(value.item() if isinstance(value, np.generic) else value)
         # The address of a function or an object is another one in the process that resumes.
-        identity[name] = re.sub(r" at 0x[0-9a-fA-F]+", "", text)
-    for name, (X, *arrays) in data.items():
-        identity[name] = data_digest({modality: X[modality] for modality in X.names}, *arrays)
-    return identity
+        texts[name] = re.sub(r" at 0x[0-9a-fA-F]+", "", text)
+    return texts
+
+
+def _digest(X: MultimodalFeatureSets, *arrays: NDArray[Any]) -> str:
+    return data_digest({modality: X[modality] for modality in X.names}, *arrays)

@@ -21,7 +21,7 @@ from acluster._utils._model_file import write_model
 from acluster._utils._progress import progress
 from acluster.estimators._architecture import Architecture
 from acluster.estimators._description import check_savable, describe
-from acluster.estimators._fitting import TrainingData, TrainingSets, fit_together
+from acluster.estimators._fitting import TrainingData, TrainingSets, adopt, fit_together
 from acluster.estimators._items import Items, check_partial_fit, check_X, finite_blocks, unwrapped
 from acluster.estimators._labels import LabelCoding, LabelledClassifierMixin
 from acluster.estimators._missing import MissingModality
@@ -157,6 +157,10 @@ class SetClassifier(
     _missing: MissingModality
     _optimizer_state: tuple[str, Any]
 
+    # Networks of different numbers have their own initial weights and dropout for one
+    # `random_state`, but draw the same batches.
+    _member = 0
+
     # Defaults for subclasses that do not expose these parameters.
     n_local_features: Any = None
     modality_dropout = 0.0
@@ -255,7 +259,9 @@ class SetClassifier(
             check_resumable(self.random_state, self.warm_start)
         resumes = self.warm_start and hasattr(self, "network_")
         data = TrainingData.of(self, X, y, sample_weight, X_val, y_val, resumes=resumes)
-        fit_together([self], data, checkpoint_dir)
+        is_plain = data.validation is None and checkpoint_dir is None
+        if not (is_plain and adopt(self, data)):
+            fit_together([self], data, checkpoint_dir)
         return self
 
     @restore_on_error
@@ -310,10 +316,22 @@ class SetClassifier(
         self._record(fit, keep_optimizer=True)
         return self
 
+    def _architecture_for(self, data: TrainingData) -> Architecture:
+        """Return the structure of the network for these items."""
+        arguments, widths = self._integration_arguments(data.items.X.names), data.items.X.n_features
+        return Architecture.of(
+            self._integration,
+            {name: {"n_features": widths[name], **own} for name, own in arguments.items()},
+            n_outputs=data.coding.n_outputs,
+            standardize=self.standardize,
+            fusion=self.fusion,
+            is_softmax=data.coding.kind == "multiclass",
+        )
+
     def _start(self, data: TrainingData) -> None:
         """Set the fitted attributes to those of an untrained model, or check the resumed one."""
         X, coding = data.items.X, data.coding
-        architecture = _architecture_of(self, X, coding)
+        architecture = self._architecture_for(data)
         device = resolve_device(self.device)
         check_precision(self.precision, self._dtype if data.resumes else self.dtype)
         if data.resumes:
@@ -334,7 +352,7 @@ class SetClassifier(
         feature_dtypes = (X[name].dtype for name in X.names)
         self._dtype = resolve_dtype(self.dtype, self.precision, feature_dtypes)
         self._random_state = check_random_state(self.random_state)
-        generator = make_generator(self._random_state, "cpu")
+        generator = make_generator(self._random_state, "cpu", self._member)
         network = architecture.initialize(self.dropout, generator)
         self.network_ = network.to(device, getattr(torch, self._dtype))
         self._missing = MissingModality()
@@ -363,7 +381,7 @@ class SetClassifier(
             weight_decay=self.weight_decay,
             max_grad_norm=self.max_grad_norm,
             precision=self.precision,
-            generator=make_generator(self._random_state, like.device),
+            generator=make_generator(self._random_state, like.device, self._member),
         )
         name, state = self._optimizer_state
         if state is not None and name == self.optimizer:
@@ -689,20 +707,6 @@ class SetClassifier(
             self.network_ = self._architecture.build(
                 self.dropout, self._dtype, to_torch_state(state["network_"]), self.device
             )
-
-
-def _architecture_of(
-    classifier: Any, X: MultimodalFeatureSets, coding: LabelCoding
-) -> Architecture:
-    arguments = classifier._integration_arguments(X.names)
-    return Architecture.of(
-        classifier._integration,
-        {name: {"n_features": X.n_features[name], **arguments[name]} for name in X.names},
-        n_outputs=coding.n_outputs,
-        standardize=classifier.standardize,
-        fusion=classifier.fusion,
-        is_softmax=coding.kind == "multiclass",
-    )
 
 
 def _learn_moments(classifier: Any, sets: TrainingSets) -> MissingModality:

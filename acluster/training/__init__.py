@@ -14,7 +14,7 @@ from acluster.training._device import (
     to_torch_state,
 )
 from acluster.training._fit import Fit, Interrupted, Patience
-from acluster.training._members import Member, run_epoch, train
+from acluster.training._members import Member, run_epoch, train, warn_of_convergence
 from acluster.training._moments import FeatureMoments, feature_moments
 from acluster.training._optimizer import OPTIMIZERS
 from acluster.training._trainer import Trainer, infer, stack_blocks

@@ -107,10 +107,15 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
 
 
 def make_generator(
-    random_state: np.random.RandomState, device: torch.device | str
+    random_state: np.random.RandomState, device: torch.device | str, member: int = 0
 ) -> torch.Generator:
-    """Return a torch generator on `device`, seeded with the next integer of `random_state`."""
+    """Return a torch generator on `device`, seeded with the next integer of `random_state`.
+
+    Generators of different members of an ensemble are independent.
+    """
     seed = int(random_state.randint(np.iinfo(np.int32).max))
+    if member:
+        seed = int(np.random.SeedSequence([seed, member]).generate_state(1, np.uint64)[0] >> 1)
     return torch.Generator(device).manual_seed(seed)
 
 

@@ -90,7 +90,7 @@ def train(members: Sequence[Member]) -> None:
     for member in members:
         if member.error is None:
             member.fit.restore_best()
-            _warn_of_convergence(member)
+            warn_of_convergence(member)
 
 
 def run_epoch(fits: Sequence[Fit]) -> list[float]:
@@ -115,7 +115,8 @@ def run_epoch(fits: Sequence[Fit]) -> list[float]:
 _LEVELS_BELOW_FIT = 7
 
 
-def _warn_of_convergence(member: Member) -> None:
+def warn_of_convergence(member: Member) -> None:
+    """Warn if `max_iter` epochs have passed before the loss has settled."""
     if member.fit.patience.tol is not None and not member.fit.finished:
         warnings.warn(
             f"Maximum iterations ({member.max_iter}) reached and the optimization hasn't converged "
