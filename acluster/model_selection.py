@@ -164,7 +164,7 @@ class _Together:
         for number, classifier in classifiers.items():
             if classifier.random_state is None:
                 classifier.random_state = self._seed
-                classifier._member = number
+                classifier._place = number
         with suppress(ValueError), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             members = fit_together([*classifiers.values()], data)

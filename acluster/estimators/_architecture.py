@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from acluster.nn import Integration, IntegrationNetwork, ScoreFusionNetwork
+from acluster.nn import EnsembleNetwork, Integration, IntegrationNetwork, ScoreFusionNetwork
 from acluster.training import resolve_device
 
 
@@ -37,6 +37,9 @@ class Architecture:
 
     is_softmax : bool
         Whether the logits go through one softmax. If not, each goes through its own sigmoid.
+
+    n_members : int
+        The number of networks whose probabilities are averaged.
     """
 
     integration: type[Integration]
@@ -45,6 +48,7 @@ class Architecture:
     standardize: bool = False
     fusion: str | None = None
     is_softmax: bool = False
+    n_members: int = 1
 
     @classmethod
     def of(
@@ -67,8 +71,16 @@ class Architecture:
         """The width of a local feature in every modality."""
         return {name: arguments["n_features"] for name, arguments in self.modalities.items()}
 
-    def outline(self, dropout: float) -> IntegrationNetwork:
+    def outline(self, dropout: float) -> IntegrationNetwork | EnsembleNetwork:
         """Return the network on torch's meta device: its shapes, without memory or weights."""
+        members = [self._outline_of_member(dropout) for _ in range(self.n_members)]
+        return (
+            members[0]
+            if len(members) == 1
+            else EnsembleNetwork(members, is_softmax=self.is_softmax)
+        )
+
+    def _outline_of_member(self, dropout: float) -> IntegrationNetwork:
         # On the meta device torch draws no random numbers, so its global state does not change.
         with torch.device("meta"):
             integrations = [self.integration(**arguments) for arguments in self.modalities.values()]
@@ -85,7 +97,7 @@ class Architecture:
 
     def build(
         self, dropout: float, dtype: str, state: dict[str, torch.Tensor], device: str
-    ) -> IntegrationNetwork:
+    ) -> IntegrationNetwork | EnsembleNetwork:
         """Return the network with these weights, on the device if it is available."""
         network = self.outline(dropout).to_empty(device="cpu").to(getattr(torch, dtype))
         network.load_state_dict(state)
@@ -94,8 +106,10 @@ class Architecture:
         except ValueError:  # a model trained on a GPU loads on a machine without one
             return network
 
-    def initialize(self, dropout: float, generator: torch.Generator) -> IntegrationNetwork:
-        """Return the network with weights drawn by `generator`, on the CPU.
+    def initialize(
+        self, dropout: float, generators: Sequence[torch.Generator]
+    ) -> IntegrationNetwork | EnsembleNetwork:
+        """Return the network on the CPU; each member's weights are drawn by its generator.
 
         Raises
         ------
@@ -110,7 +124,8 @@ class Architecture:
             # A parameter that is never set would hold arbitrary memory. A mark reveals it.
             for tensor in network.state_dict().values():
                 _mark(tensor)
-            network.reset_parameters(generator)
+            for member, generator in zip(members_of(network), generators, strict=True):
+                member.reset_parameters(generator)
         for name, tensor in network.state_dict().items():
             if _is_marked(tensor):
                 raise ValueError(
@@ -137,7 +152,11 @@ class Architecture:
     def _options(self) -> dict[str, Any]:
         """Return the parameters of the network other than those of its integrations."""
         options: dict[str, Any] = {"standardize": self.standardize}
-        return options if self.fusion is None else {**options, "fusion": self.fusion}
+        if self.fusion is not None:
+            options["fusion"] = self.fusion
+        if self.n_members > 1:
+            options["n_members"] = self.n_members
+        return options
 
     def _class(self) -> dict[str, Any]:
         return {"integration": self.integration.__qualname__}
@@ -162,6 +181,11 @@ class Architecture:
             is_softmax=is_softmax,
             **sizes["network"],
         )
+
+
+def members_of(network: IntegrationNetwork | EnsembleNetwork) -> list[IntegrationNetwork]:
+    """Return the networks of an ensemble, or the only network."""
+    return [*network.members] if isinstance(network, EnsembleNetwork) else [network]
 
 
 def _check_buffers_are_persistent(network: torch.nn.Module) -> None:

@@ -68,6 +68,8 @@ class AttentionClusters(SetClassifier, ClusterParameters):
     def get_feature_names_out(self, input_features: ArrayLike | None = None) -> NDArray[np.object_]:
         """Return the names of the global feature's columns: ``unit3_x7``, or ``rgb_unit3_x7``.
 
+        Those of an ensemble begin with the number of the network, as in ``member0_unit3_x7``.
+
         Parameters
         ----------
         input_features : array-like of str, shape (M,), optional
@@ -98,6 +100,9 @@ class AttentionClusters(SetClassifier, ClusterParameters):
                 for name in own
             ]
             first += width
+        if self._architecture.n_members > 1:
+            members = range(self._architecture.n_members)
+            names = [f"member{member}_{name}" for member in members for name in names]
         return np.array(names, dtype=object)
 
 

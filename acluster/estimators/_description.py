@@ -126,14 +126,18 @@ def _restore_architecture(
     modalities, network = description["modalities"], description["network"]
     if len(modalities) > _MAX_MODALITIES:
         raise ModelFileError(f"it has {len(modalities)} modalities, more than {_MAX_MODALITIES}")
-    if not 1 <= len(modalities) <= tensors.spec("network.linear.weight")[0][0]:
+    n_members = network.get("n_members", 1)
+    if type(n_members) is not int or not 1 <= n_members <= len(tensors):
+        raise ModelFileError(f"its n_members is {n_members!r:.80}")
+    first = "network.linear.weight" if n_members == 1 else "network.members.0.linear.weight"
+    if not 1 <= len(modalities) <= tensors.spec(first)[0][0]:
         raise ModelFileError(f"it has {len(modalities)} modalities")
     if not model._is_multimodal and set(modalities) != {"features"}:
         raise ModelFileError("its only modality is not 'features'")
     check_modality_names(modalities)
     sizes = {"integrations": modalities, "network": network, "n_outputs": model._coding.n_outputs}
     is_softmax = model._coding.kind == "multiclass"
-    offered = {"standardize"} if model.fusion is None else {"standardize", "fusion"}
+    offered = {"standardize", "n_members"} | ({"fusion"} if model.fusion is not None else set())
     if not set(network) <= offered:
         raise ModelFileError(f"its network has the options {[*network]!r:.200}")
     architecture = Architecture.from_dict(sizes, model._integration, is_softmax)

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from sklearn.base import ClassNamePrefixFeaturesOutMixin
 
+from acluster.estimators._architecture import members_of
 from acluster.estimators._parameters import estimator, parameter
 from acluster.estimators._set_classifier import SetClassifier
 from acluster.nn import Integration
@@ -18,7 +19,11 @@ class BaseIntegrationClassifier(ClassNamePrefixFeaturesOutMixin, SetClassifier):
 
     @property
     def _n_features_out(self) -> int:
-        return sum(integration.global_size for integration in self.network_.integrations)
+        return sum(
+            integration.global_size
+            for member in members_of(self.network_)
+            for integration in member.integrations
+        )
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from acluster._utils._files import replaced_file
+from acluster.estimators._architecture import members_of
 from acluster.estimators._labels import LabelCoding
-from acluster.nn import IntegrationNetwork, PaddedNetwork
+from acluster.nn import EnsembleNetwork, IntegrationNetwork, PaddedNetwork
 
 OUTPUT = "probabilities"
 
@@ -25,12 +26,14 @@ OUTPUT = "probabilities"
 class Probabilities(torch.nn.Module):
     """A torch module that computes `predict_proba` for padded sets."""
 
-    def __init__(self, network: PaddedNetwork, kind: str) -> None:
+    def __init__(self, networks: Sequence[PaddedNetwork], kind: str) -> None:
         super().__init__()
-        self.network, self.kind = network, kind
+        self.networks, self.kind = torch.nn.ModuleList(networks), kind
 
     def forward(self, *sets: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.network(*sets)
+        return torch.stack([self._of(network(*sets)) for network in self.networks]).mean(dim=0)
+
+    def _of(self, logits: torch.Tensor) -> torch.Tensor:
         if self.kind == "multiclass":
             return logits.softmax(dim=1)
         if self.kind == "multilabel":
@@ -40,7 +43,7 @@ class Probabilities(torch.nn.Module):
 
 def write_onnx(
     path: str | os.PathLike[str],
-    network: IntegrationNetwork,
+    network: IntegrationNetwork | EnsembleNetwork,
     stand_ins: list[NDArray[Any] | None],
     widths: dict[str, int],
     coding: LabelCoding,
@@ -48,9 +51,10 @@ def write_onnx(
     """Write the file; its inputs are the modalities, by name, each with its lengths."""
     if find_spec("onnxscript") is None:
         raise ImportError("to_onnx needs onnx and onnxscript: install the extra 'onnx'.")
-    like = network.linear.weight
+    like = next(network.parameters())
     means = [None if mean is None else torch.from_numpy(mean).to(like) for mean in stand_ins]
-    module = Probabilities(PaddedNetwork(network, means), coding.kind).eval()
+    padded = [PaddedNetwork(member, means) for member in members_of(network)]
+    module = Probabilities(padded, coding.kind).eval()
     names, example, shapes = [], [], []
     for i, (modality, width) in enumerate(widths.items()):
         if modality == OUTPUT or modality.endswith("_lengths"):

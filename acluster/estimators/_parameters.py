@@ -180,6 +180,14 @@ class TrainingParameters:
     batch_size: int = integer(
         default=32, doc="The number of items per training step, and per batch of a prediction."
     )
+    n_members: int = integer(
+        default=1,
+        doc="""
+        The number of networks, which differ in their initial weights and dropout. Predictions
+        average their probabilities; `transform` and `attention_weights` concatenate their units.
+        They are trained together, so 8 networks cost less than 8 fits.
+        """,
+    )
     max_iter: int = integer(default=200, doc="The maximum number of epochs.")
     tol: float | None = real(
         default=1e-4,

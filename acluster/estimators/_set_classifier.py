@@ -19,17 +19,18 @@ from sklearn.utils.validation import check_is_fitted
 
 from acluster._utils._model_file import write_model
 from acluster._utils._progress import progress
-from acluster.estimators._architecture import Architecture
+from acluster.estimators._architecture import Architecture, members_of
 from acluster.estimators._description import check_savable, describe
 from acluster.estimators._fitting import TrainingData, TrainingSets, adopt, fit_together
 from acluster.estimators._items import Items, check_partial_fit, check_X, finite_blocks, unwrapped
 from acluster.estimators._labels import LabelCoding, LabelledClassifierMixin
 from acluster.estimators._missing import MissingModality
 from acluster.estimators._parameters import TrainingParameters, value_per_modality
-from acluster.nn import Integration, IntegrationNetwork
+from acluster.nn import EnsembleNetwork, Integration, IntegrationNetwork
 from acluster.sets import FeatureSets, MultimodalFeatureSets, save_rows
 from acluster.training import (
     BatchSource,
+    EnsembleTrainer,
     Fit,
     Interrupted,
     Patience,
@@ -41,7 +42,7 @@ from acluster.training import (
     check_precision,
     check_resumable,
     infer,
-    make_generator,
+    make_generators,
     resolve_device,
     resolve_dtype,
     run_epoch,
@@ -141,8 +142,8 @@ class SetClassifier(
     best_validation_score_ : float or None
         The highest validation accuracy.
 
-    network_ : acluster.nn.IntegrationNetwork
-        The fitted torch module.
+    network_ : acluster.nn.IntegrationNetwork or acluster.nn.EnsembleNetwork
+        The fitted torch module; an ensemble if `n_members` is above 1.
     """
 
     _integration: ClassVar[type[Integration]]
@@ -150,22 +151,27 @@ class SetClassifier(
     _is_multimodal: ClassVar[bool] = True
 
     # Set by `fit`.
-    network_: IntegrationNetwork
+    network_: IntegrationNetwork | EnsembleNetwork
     _architecture: Architecture
     _coding: LabelCoding
     _dtype: str
     _missing: MissingModality
     _optimizer_state: tuple[str, Any]
 
-    # Networks of different numbers have their own initial weights and dropout for one
-    # `random_state`, but draw the same batches.
-    _member = 0
+    # The place in a search without a seed. Places have their own initial weights and dropout for
+    # one `random_state`, but draw the same batches.
+    _place = 0
 
     # Defaults for subclasses that do not expose these parameters.
     n_local_features: Any = None
     modality_dropout = 0.0
     missing_modality = "mean"
     fusion: Any = None
+
+    @property
+    def _members(self) -> range:
+        """The numbers of the networks."""
+        return range(self._place * self.n_members, (self._place + 1) * self.n_members)
 
     @property
     def best_validation_score_(self) -> float | None:
@@ -326,6 +332,7 @@ class SetClassifier(
             standardize=self.standardize,
             fusion=self.fusion,
             is_softmax=data.coding.kind == "multiclass",
+            n_members=self.n_members,
         )
 
     def _start(self, data: TrainingData) -> None:
@@ -344,7 +351,8 @@ class SetClassifier(
                 )
             # A fit that fails must leave the network of the previous fit unchanged.
             self.network_ = copy.deepcopy(self.network_).to(device)
-            self.network_.linear.dropout = self.dropout
+            for member in members_of(self.network_):
+                member.linear.dropout = self.dropout
             return
         self._coding = coding
         self.classes_ = coding.classes
@@ -352,8 +360,8 @@ class SetClassifier(
         feature_dtypes = (X[name].dtype for name in X.names)
         self._dtype = resolve_dtype(self.dtype, self.precision, feature_dtypes)
         self._random_state = check_random_state(self.random_state)
-        generator = make_generator(self._random_state, "cpu", self._member)
-        network = architecture.initialize(self.dropout, generator)
+        generators = make_generators(self._random_state, "cpu", self._members)
+        network = architecture.initialize(self.dropout, generators)
         self.network_ = network.to(device, getattr(torch, self._dtype))
         self._missing = MissingModality()
         if self._is_multimodal:
@@ -373,16 +381,22 @@ class SetClassifier(
     ) -> Fit:
         """Create the `Fit` of the network on these items, before its first epoch."""
         like = next(self.network_.parameters())
-        trainer = Trainer(
-            self.network_,
-            self._coding.loss,
-            optimizer=self.optimizer,
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            max_grad_norm=self.max_grad_norm,
-            precision=self.precision,
-            generator=make_generator(self._random_state, like.device, self._member),
-        )
+        generators = make_generators(self._random_state, like.device, self._members)
+        trainers = [
+            Trainer(
+                member,
+                self._coding.loss,
+                optimizer=self.optimizer,
+                learning_rate=self.learning_rate,
+                weight_decay=self.weight_decay,
+                max_grad_norm=self.max_grad_norm,
+                precision=self.precision,
+                generator=generator,
+            )
+            for member, generator in zip(members_of(self.network_), generators, strict=True)
+        ]
+        is_one = len(trainers) == 1
+        trainer = trainers[0] if is_one else EnsembleTrainer(self.network_, trainers)
         name, state = self._optimizer_state
         if state is not None and name == self.optimizer:
             trainer.optimizer.load_state(state)
@@ -609,12 +623,12 @@ class SetClassifier(
             weights[name] = FeatureSets(stack_blocks(blocks, int(offsets[-1])), offsets)
         return unwrapped(self, MultimodalFeatureSets(weights))
 
-    def to_torch(self) -> IntegrationNetwork:
+    def to_torch(self) -> IntegrationNetwork | EnsembleNetwork:
         """Return a copy of the fitted network, for further training in torch.
 
         Returns
         -------
-        acluster.nn.IntegrationNetwork
+        acluster.nn.IntegrationNetwork or acluster.nn.EnsembleNetwork
             In evaluation mode, on the device of the estimator. Its `forward` takes packed local
             features and offsets for every modality and returns logits. A missing set is empty
             there; under ``missing_modality="mean"``, replace it by ``feature_means_``.
@@ -717,10 +731,11 @@ def _learn_moments(classifier: Any, sets: TrainingSets) -> MissingModality:
         return MissingModality()
     moments = sets.moments(with_std=standardizes)
     if standardizes:
-        for layer, (mean, std, _) in zip(
-            classifier.network_.standardizations, moments.values(), strict=True
-        ):
-            layer.learn(torch.from_numpy(mean), torch.from_numpy(std))
+        for member in members_of(classifier.network_):
+            for layer, (mean, std, _) in zip(
+                member.standardizations or (), moments.values(), strict=True
+            ):
+                layer.learn(torch.from_numpy(mean), torch.from_numpy(std))
     return classifier._missing.learned(strategy, moments)
 
 
@@ -736,7 +751,7 @@ def _autocast_logits(classifier: Any) -> Callable[..., torch.Tensor]:
     network = classifier.network_
 
     def logits(sets: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-        with autocast(network.linear.weight.device, classifier.precision):
+        with autocast(next(network.parameters()).device, classifier.precision):
             return network(sets)
 
     return logits

@@ -2,6 +2,7 @@
 
 from acluster.nn import integrations
 from acluster.nn._attention_cluster import AttentionCluster, ShiftingOperation
+from acluster.nn._ensemble import EnsembleNetwork
 from acluster.nn._integration import Integration
 from acluster.nn._linear import DropoutLinear
 from acluster.nn._network import IntegrationNetwork, ScoreFusionNetwork
@@ -21,6 +22,7 @@ __all__ = [
     "AttentionCluster",
     "AverageWeighting",
     "DropoutLinear",
+    "EnsembleNetwork",
     "FC1Weighting",
     "FC2Weighting",
     "Integration",

@@ -227,14 +227,32 @@ class ScoreFusionNetwork(IntegrationNetwork):
         of_modality = torch.eye(len(sizes), device=g.device).repeat_interleave(repeats, dim=1)
         # The linear layer sees one modality at a time, with zeros in place of the others.
         logits = torch.stack([self.linear(g * own, generator) for own in of_modality.to(g)])
-        # Averages are taken of logarithms, since probabilities close to 0 underflow.
-        if self.is_softmax:
-            return _log_mean(functional.log_softmax(logits, dim=-1))
-        return _log_mean(functional.logsigmoid(logits)) - _log_mean(functional.logsigmoid(-logits))
+        return logits_of_mean(logits, is_softmax=self.is_softmax)
+
+
+def logits_of_mean(logits: Tensor, *, is_softmax: bool) -> Tensor:
+    """Return the logits of the probabilities averaged over the first axis.
+
+    Parameters
+    ----------
+    logits : Tensor of shape (P, n, n_outputs)
+        The logits of P networks.
+
+    is_softmax : bool
+        Whether probabilities are the softmax of the logits, or their sigmoid.
+
+    Returns
+    -------
+    Tensor of shape (n, n_outputs)
+    """
+    # Averages are taken of logarithms, since probabilities close to 0 underflow.
+    if is_softmax:
+        return _log_mean(functional.log_softmax(logits, dim=-1))
+    return _log_mean(functional.logsigmoid(logits)) - _log_mean(functional.logsigmoid(-logits))
 
 
 def _log_mean(logarithms: Tensor) -> Tensor:
-    """Return the logarithm of the mean over the first axis."""
+    """Return the logarithm of the mean of the numbers over the first axis."""
     return logarithms.logsumexp(dim=0) - math.log(len(logarithms))
 
 

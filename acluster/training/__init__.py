@@ -8,6 +8,7 @@ from acluster.training._device import (
     check_precision,
     is_faster_in_bfloat16,
     make_generator,
+    make_generators,
     resolve_device,
     resolve_dtype,
     to_numpy_state,
@@ -17,4 +18,4 @@ from acluster.training._fit import Fit, Interrupted, Patience
 from acluster.training._members import Member, run_epoch, train, warn_of_convergence
 from acluster.training._moments import FeatureMoments, feature_moments
 from acluster.training._optimizer import OPTIMIZERS
-from acluster.training._trainer import Trainer, infer, stack_blocks
+from acluster.training._trainer import EnsembleTrainer, Trainer, infer, stack_blocks

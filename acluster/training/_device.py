@@ -107,16 +107,26 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
 
 
 def make_generator(
-    random_state: np.random.RandomState, device: torch.device | str, member: int = 0
+    random_state: np.random.RandomState, device: torch.device | str
 ) -> torch.Generator:
-    """Return a torch generator on `device`, seeded with the next integer of `random_state`.
+    """Return a torch generator on `device`, seeded with the next integer of `random_state`."""
+    return make_generators(random_state, device, range(1))[0]
 
-    Generators of different members of an ensemble are independent.
+
+def make_generators(
+    random_state: np.random.RandomState, device: torch.device | str, members: Iterable[int]
+) -> list[torch.Generator]:
+    """Return independent generators for numbered members, of which `random_state` draws one seed.
+
+    The number of members therefore does not affect what `random_state` draws next. Member 0 has
+    the generator that a network alone would have.
     """
     seed = int(random_state.randint(np.iinfo(np.int32).max))
-    if member:
-        seed = int(np.random.SeedSequence([seed, member]).generate_state(1, np.uint64)[0] >> 1)
-    return torch.Generator(device).manual_seed(seed)
+    seeds = (
+        int(np.random.SeedSequence([seed, member]).generate_state(1)[0]) if member else seed
+        for member in members
+    )
+    return [torch.Generator(device).manual_seed(one) for one in seeds]
 
 
 def to_numpy_state(state: Any) -> Any:

@@ -14,7 +14,7 @@ from torch import nn
 
 from acluster.training._batches import TrainingBatches
 from acluster.training._device import to_numpy_state, to_torch_state
-from acluster.training._trainer import Trainer
+from acluster.training._trainer import EnsembleTrainer, Trainer
 
 
 class Interrupted(KeyboardInterrupt):
@@ -87,7 +87,7 @@ class Fit:
 
     Parameters
     ----------
-    trainer : Trainer
+    trainer : Trainer or EnsembleTrainer
         The network and its optimizer.
 
     batches : TrainingBatches
@@ -124,7 +124,7 @@ class Fit:
         Whether a callback ended the training.
     """
 
-    trainer: Trainer
+    trainer: Trainer | EnsembleTrainer
     batches: TrainingBatches
     patience: Patience
     validate: Callable[[], float] | None = None

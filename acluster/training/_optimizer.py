@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -206,6 +206,29 @@ class Optimizer:
         for moments, loaded in zip(self._moments, to_torch_state(state), strict=True):
             for name, value in loaded.items():
                 getattr(moments, name).copy_(value)
+
+
+class EnsembleOptimizer:
+    """The optimizers of the members of an ensemble, in the form of one."""
+
+    def __init__(self, optimizers: Sequence[Optimizer]) -> None:
+        self.optimizers = optimizers
+        self.learning_rate = optimizers[0].learning_rate
+
+    def clear(self) -> None:
+        """Clear the gradients of all members."""
+        for optimizer in self.optimizers:
+            optimizer.clear()
+
+    def state(self) -> list[dict[str, Any]]:
+        """Return the moments of every parameter of every member, as numpy arrays."""
+        return [moments for optimizer in self.optimizers for moments in optimizer.state()]
+
+    def load_state(self, state: list[dict[str, Any]]) -> None:
+        """Continue from the `state` of another optimizer."""
+        n = len(state) // len(self.optimizers)
+        for i, optimizer in enumerate(self.optimizers):
+            optimizer.load_state(state[i * n : (i + 1) * n])
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """One gradient step on a batch, and inference batch by batch, for any network."""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from itertools import chain
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from acluster._utils._memory import Pool
 from acluster.training._batches import Batch, BatchSource
 from acluster.training._device import autocast, to_numpy_state, to_torch_state
-from acluster.training._optimizer import Optimizer, factored_gradients
+from acluster.training._optimizer import EnsembleOptimizer, Optimizer, factored_gradients
 from acluster.training._packing import Packed
 
 
@@ -119,6 +119,51 @@ class Trainer:
         self.network.load_state_dict(to_torch_state(state["network"]))
         self.optimizer.load_state(state["optimizer"])
         self.generator.set_state(torch.from_numpy(state["generator"].astype(np.uint8)))
+
+
+class EnsembleTrainer:
+    """The trainers of the members of an ensemble, which take their steps on the same batches.
+
+    Parameters
+    ----------
+    network : nn.Module
+        The ensemble.
+
+    trainers : sequence of Trainer
+        One per member. Each clips and updates by itself, as if it were alone.
+    """
+
+    def __init__(self, network: nn.Module, trainers: Sequence[Trainer]) -> None:
+        self.network = network
+        self.trainers = trainers
+        self.optimizer = EnsembleOptimizer([trainer.optimizer for trainer in trainers])
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Keep the networks in training mode, and reuse memory from step to step."""
+        with ExitStack() as stack:
+            for trainer in self.trainers:
+                stack.enter_context(trainer.training())
+            yield
+
+    def step(self, batch: Batch) -> Tensor:
+        """Let each member take a step; return the mean of their losses."""
+        return torch.stack([trainer.step(batch) for trainer in self.trainers]).mean()
+
+    def state(self) -> dict[str, Any]:
+        """Return the state that the next steps need, as numpy arrays."""
+        return {
+            "network": to_numpy_state(self.network.state_dict()),
+            "optimizer": self.optimizer.state(),
+            "generator": np.stack([one.generator.get_state().numpy() for one in self.trainers]),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Restore the `state` of another trainer; the next steps are then bit-identical."""
+        self.network.load_state_dict(to_torch_state(state["network"]))
+        self.optimizer.load_state(state["optimizer"])
+        for trainer, words in zip(self.trainers, state["generator"], strict=True):
+            trainer.generator.set_state(torch.from_numpy(words.astype(np.uint8)))
 
 
 @torch.inference_mode()
