@@ -26,6 +26,7 @@ ARROWS = {
     "_load": {"rivals", "estimators", "_utils"},
     "acluster": {"_load", "estimators", "sets", "_utils"},
     "preprocessing": {"sets"},
+    "model_selection": {"estimators", "training"},
     "inspection": {"acluster"},
     "datasets": {"acluster", "training"},
     "command_line": {"acluster", "inspection", "sets", "_utils"},

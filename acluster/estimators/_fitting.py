@@ -36,6 +36,9 @@ _T = TypeVar("_T")
 # Parameters that do not affect the weights after a given epoch.
 _NOT_IN_IDENTITY = ("max_iter", "verbose", "warm_start", "device")
 
+# Parameters that the first checkpoints do not know, with the value that changes nothing.
+_LATER_PARAMETERS = {"n_members": 1}
+
 
 @dataclass(eq=False)
 class TrainingData:
@@ -310,7 +313,11 @@ def fit_key(estimator: Any, data: TrainingData) -> Hashable:
 
 def _identity(classifier: Any, data: dict[str, Any]) -> dict[str, str]:
     """Return everything that affects the weights, as text: parameters, device and data."""
-    return _parameters(classifier) | {name: _digest(*arrays) for name, arrays in data.items()}
+    parameters = _parameters(classifier)
+    for name, value in _LATER_PARAMETERS.items():
+        if parameters[name] == repr(value):
+            del parameters[name]
+    return parameters | {name: _digest(*arrays) for name, arrays in data.items()}
 
 
 def _parameters(classifier: Any) -> dict[str, str]:

@@ -57,7 +57,10 @@ def test_first_member_is_the_classifier_with_one_network():
     X, y = make_sets()
     one = AttentionClusterClassifier(**OPTIONS).fit(X, y)
     first = AttentionClusterClassifier(n_members=2, **OPTIONS).fit(X, y).network_.members[0]
-    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), one.network_.parameters()))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(first.parameters(), one.network_.parameters(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel"])
