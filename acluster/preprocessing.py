@@ -309,8 +309,8 @@ class SetLookup(_SetsOut):
         sets = open_if_store(self.sets)
         if not isinstance(sets, FeatureSets | MultimodalFeatureSets):
             raise TypeError(
-                f"sets is a {type(sets).__name__}; expected FeatureSets, MultimodalFeatureSets or "
-                "the path of a store. Convert arrays with FeatureSets.from_arrays."
+                f"sets has type {type(sets).__name__}; expected FeatureSets, MultimodalFeatureSets "
+                "or the path of a store. Convert arrays with FeatureSets.from_arrays."
             )
         column = validate_data(self, X, reset=reset)
         if column.shape[1] != 1:

@@ -130,13 +130,13 @@ OWN_CASES = [
         "fit X=None",
         lambda data: data.fit(X=None),
         TypeError,
-        "X is a NoneType; expected FeatureSets, a list of two-dimensional arrays, a three-dimensional array, or the path of a store.",
+        "X has type NoneType; expected FeatureSets, a list of two-dimensional arrays, a three-dimensional array, or the path of a store.",
     ),
     Case(
         "fit X=generator",
         lambda data: data.fit(X=(x for x in data.arrays)),
         TypeError,
-        "X is a generator; expected FeatureSets, a list of two-dimensional arrays, a three-dimensional array, or the path of a store.",
+        "X has type generator; expected FeatureSets, a list of two-dimensional arrays, a three-dimensional array, or the path of a store.",
     ),
     Case(
         "fit X=path of no store",
@@ -148,13 +148,13 @@ OWN_CASES = [
         "fit X=dict",
         lambda data: data.fit(X={"rgb": data.X}),
         TypeError,
-        "X is a dict of several modalities; AttentionClusterClassifier takes one. Pass X[name], or use MultimodalAttentionClusterClassifier.",
+        "X has type dict, with several modalities; AttentionClusterClassifier takes one. Pass X[name], or use MultimodalAttentionClusterClassifier.",
     ),
     Case(
         "fit X=MultimodalFeatureSets",
         lambda data: data.fit(X=data.both),
         TypeError,
-        "X is a MultimodalFeatureSets of several modalities; AttentionClusterClassifier takes one. Pass X[name], or use MultimodalAttentionClusterClassifier.",
+        "X has type MultimodalFeatureSets, with several modalities; AttentionClusterClassifier takes one. Pass X[name], or use MultimodalAttentionClusterClassifier.",
     ),
     Case(
         "fit X=4-d array",
@@ -318,19 +318,19 @@ OWN_CASES = [
         "fit X=bytes",
         lambda data: data.fit(X=b"abc"),
         TypeError,
-        "X is a bytes; expected FeatureSets, a list of two-dimensional arrays, a three-dimensional array, or the path of a store.",
+        "X has type bytes; expected FeatureSets, a list of two-dimensional arrays, a three-dimensional array, or the path of a store.",
     ),
     Case(
         "fit X=view of a dict",
         lambda data: data.fit(X=dict(enumerate(data.arrays)).values()),
         TypeError,
-        "X is a dict_values; expected FeatureSets, a list of two-dimensional arrays, a three-dimensional array, or the path of a store.",
+        "X has type dict_values; expected FeatureSets, a list of two-dimensional arrays, a three-dimensional array, or the path of a store.",
     ),
     Case(
         "fit X=set",
         lambda data: data.fit(X={1, 2}),
         TypeError,
-        "X is a set; expected FeatureSets, a list of two-dimensional arrays, a three-dimensional array, or the path of a store.",
+        "X has type set; expected FeatureSets, a list of two-dimensional arrays, a three-dimensional array, or the path of a store.",
     ),
     Case(
         "fit X=[None, ...]",
@@ -426,13 +426,13 @@ OWN_CASES = [
         "fit X=data frame of a column of arrays",
         lambda data: data.fit(X=pd.DataFrame({"sets": data.arrays})),
         TypeError,
-        "X is a data frame whose column 'sets' has a ndarray in each cell. If a cell is a whole set, pass the column X['sets']. If the columns are the features of nested series, pass [numpy.column_stack(list(row)) for row in X.to_numpy()].",
+        "X is a data frame whose column 'sets' has the type ndarray in each cell. If a cell is a whole set, pass the column X['sets']. If the columns are the features of nested series, pass [numpy.column_stack(list(row)) for row in X.to_numpy()].",
     ),
     Case(
         "fit X=nested data frame",
         lambda data: data.fit(X=pd.DataFrame({"f": [pd.Series(x[:, 0]) for x in data.arrays]})),
         TypeError,
-        "X is a data frame whose column 'f' has a Series in each cell. If a cell is a whole set, pass the column X['f']. If the columns are the features of nested series, pass [numpy.column_stack(list(row)) for row in X.to_numpy()].",
+        "X is a data frame whose column 'f' has the type Series in each cell. If a cell is a whole set, pass the column X['f']. If the columns are the features of nested series, pass [numpy.column_stack(list(row)) for row in X.to_numpy()].",
     ),
     Case(
         "fit X=data frame whose index names the items",
@@ -861,7 +861,7 @@ OWN_CASES = [
         "fit with a modality that is a number",
         lambda data: data.fit_multimodal(X={"rgb": data.X, "audio": 3}),
         TypeError,
-        "In modality 'audio': X is a int; expected FeatureSets, a list of two-dimensional arrays, a three-dimensional array, or the path of a store.",
+        "In modality 'audio': X has type int; expected FeatureSets, a list of two-dimensional arrays, a three-dimensional array, or the path of a store.",
     ),
     Case(
         "fit with a number as the name of a modality",
@@ -960,7 +960,7 @@ OWN_CASES = [
         "MultimodalFeatureSets of lists",
         lambda data: MultimodalFeatureSets({"rgb": data.arrays}),
         TypeError,
-        "Modality 'rgb' is a list; expected FeatureSets. Use FeatureSets.from_arrays to convert one array per item.",
+        "Modality 'rgb' has type list; expected FeatureSets. Use FeatureSets.from_arrays to convert one array per item.",
     ),
     Case(
         "MultimodalFeatureSets index by an unknown name",

@@ -89,8 +89,9 @@ def modality_importance(
     check_is_fitted(estimator)
     if not isinstance(X, MultimodalFeatureSets):
         raise TypeError(
-            f"X is a {type(X).__name__}; expected MultimodalFeatureSets. Create one from a dict of "
-            "FeatureSets, with from_items from one dict per item, or with open_feature_sets."
+            f"X has type {type(X).__name__}; expected MultimodalFeatureSets. Create one from a "
+            "dict of FeatureSets, with from_items from one dict per item, or by "
+            "open_feature_sets."
         )
     if len(X.names) < 2:
         raise ValueError(

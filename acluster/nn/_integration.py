@@ -77,8 +77,9 @@ class Integration(nn.Module, ABC):
                 layer.reset_parameters()
             elif next(layer.parameters(recurse=False), None) is not None:
                 raise TypeError(
-                    f"{type(self).__name__} has a {type(layer).__name__}, whose parameters cannot "
-                    "be initialized automatically. Override reset_parameters(generator)."
+                    f"{type(self).__name__} has a layer of type {type(layer).__name__}, whose "
+                    "parameters cannot be initialized automatically. Override "
+                    "reset_parameters(generator)."
                 )
 
     def as_computed(self, values: Tensor) -> Tensor:

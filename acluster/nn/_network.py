@@ -272,7 +272,7 @@ def _integrate(integration: Integration, values: Tensor, offsets: Tensor) -> Ten
     g = integration(values, offsets)
     expected = (len(offsets) - 1, integration.global_size)
     if not isinstance(g, Tensor) or g.shape != expected:
-        found = f"shape {tuple(g.shape)}" if isinstance(g, Tensor) else f"a {type(g).__name__}"
+        found = f"shape {tuple(g.shape)}" if isinstance(g, Tensor) else f"type {type(g).__name__}"
         raise ValueError(
             f"{type(integration).__name__}.forward returned {found}; expected a tensor of shape "
             f"{expected}, (number of sets, global_size)."

@@ -253,7 +253,7 @@ def pooled_statistics(X: FeatureSets, statistics: Sequence[str]) -> NDArray[np.f
     _check_statistics(statistics)
     if not isinstance(X, FeatureSets):
         raise TypeError(
-            f"X is a {type(X).__name__}; expected FeatureSets. Convert a list of arrays by "
+            f"X has type {type(X).__name__}; expected FeatureSets. Convert a list of arrays by "
             "FeatureSets.from_arrays; of several modalities, pass one."
         )
     table = np.full((len(X), len(statistics) * X.n_features), np.nan)

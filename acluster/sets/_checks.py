@@ -62,8 +62,8 @@ tensor, (n, M) array-like, path of a store, or zarr group
     X = _normalized(X)
     if is_multimodal(X):
         raise TypeError(
-            f"X is a {type(X).__name__} of several modalities; {type(estimator).__name__} takes "
-            "one. Pass X[name], or use MultimodalAttentionClusterClassifier."
+            f"X has type {type(X).__name__}, with several modalities; {type(estimator).__name__} "
+            "takes one. Pass X[name], or use MultimodalAttentionClusterClassifier."
         )
     _check_is_sequence(X)
     checks = {"reset": reset, "ensure_all_finite": ensure_all_finite}
@@ -168,9 +168,9 @@ def _check_frame(X: Any) -> None:
         cell = next(iter(X[name]))
         if not isinstance(cell, str | bytes) and np.ndim(cell) > 0:
             raise TypeError(
-                f"X is a data frame whose column {name!r} has a {type(cell).__name__} in each "
-                f"cell. If a cell is a whole set, pass the column X[{name!r}]. If the columns are "
-                "the features of nested series, pass "
+                f"X is a data frame whose column {name!r} has the type {type(cell).__name__} in "
+                f"each cell. If a cell is a whole set, pass the column X[{name!r}]. If the columns "
+                "are the features of nested series, pass "
                 "[numpy.column_stack(list(row)) for row in X.to_numpy()]."
             )
 
@@ -229,8 +229,8 @@ def _check_is_sequence(X: Any) -> None:
     is_list = hasattr(X, "__len__") and hasattr(X, "__getitem__")
     if not is_array and (not is_list or isinstance(X, bytes | Mapping)):
         raise TypeError(
-            f"X is a {type(X).__name__}; expected FeatureSets, a list of two-dimensional arrays, "
-            "a three-dimensional array, or the path of a store."
+            f"X has type {type(X).__name__}; expected FeatureSets, a list of two-dimensional "
+            "arrays, a three-dimensional array, or the path of a store."
         )
 
 

@@ -116,8 +116,8 @@ class MultimodalFeatureSets(ItemSequence):
         for i, item in enumerate(items):
             if not isinstance(item, Mapping):
                 raise ValueError(
-                    f"X[{i}] is a {type(item).__name__}; expected a mapping of modality names to "
-                    "arrays, like the other items."
+                    f"X[{i}] has type {type(item).__name__}; expected a mapping of modality names "
+                    "to arrays, like the other items."
                 )
         modalities = {}
         for name in dict.fromkeys(name for item in items for name in item):
@@ -228,7 +228,7 @@ def _check_modalities(modalities: dict[str, FeatureSets]) -> None:
     for name, sets in modalities.items():
         if not isinstance(sets, FeatureSets):
             raise TypeError(
-                f"Modality {name!r} is a {type(sets).__name__}; expected FeatureSets. "
+                f"Modality {name!r} has type {type(sets).__name__}; expected FeatureSets. "
                 "Use FeatureSets.from_arrays to convert one array per item."
             )
     counts = {name: len(sets) for name, sets in modalities.items()}

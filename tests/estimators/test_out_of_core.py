@@ -269,5 +269,5 @@ class TestSetLookup:
             SetLookup(X).fit(rows)
 
     def test_fit_rejects_sets_of_another_type(self):
-        with pytest.raises(TypeError, match="sets is a list; expected FeatureSets"):
+        with pytest.raises(TypeError, match="sets has type list; expected FeatureSets"):
             SetLookup(list(X)).fit(self.rows)

@@ -298,7 +298,7 @@ def test_modality_importance_is_the_drop_after_shuffling(fitted_multimodal):
 
 def test_modality_importance_rejects(fitted, fitted_multimodal):
     clf, X, y = fitted_multimodal
-    with pytest.raises(TypeError, match=r"X is a dict.*from_items"):
+    with pytest.raises(TypeError, match=r"X has type dict.*from_items"):
         modality_importance(clf, {"frames": list(X["frames"])}, y)
     with pytest.raises(ValueError, match=r"only the modality 'frames'"):
         modality_importance(clf, X[["frames"]], y)

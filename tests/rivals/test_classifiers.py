@@ -210,7 +210,7 @@ def test_pooled_statistics_rejects_unknown_statistics(statistics):
         rivals.PooledClassifier(statistics=statistics).fit(X, y)
     with pytest.raises(ValueError, match="must be a list or tuple of some of"):
         rivals.pooled_statistics(FeatureSets.from_arrays(X["frames"]), statistics)
-    with pytest.raises(TypeError, match="X is a list; expected FeatureSets"):
+    with pytest.raises(TypeError, match="X has type list; expected FeatureSets"):
         rivals.pooled_statistics(X["frames"], ["mean"])
 
 

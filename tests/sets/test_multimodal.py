@@ -145,7 +145,7 @@ INVALID_MODALITIES = {
     "slash": ({"a/b": RGB}, ValueError, "'a/b' is not a valid name of a modality"),
     "empty name": ({"": RGB}, ValueError, "'' is not a valid name of a modality"),
     "number": ({1: RGB}, ValueError, "1 is not a valid name of a modality"),
-    "list": ({"rgb": [np.ones((2, 3))]}, TypeError, "'rgb' is a list; expected FeatureSets"),
+    "list": ({"rgb": [np.ones((2, 3))]}, TypeError, "'rgb' has type list; expected FeatureSets"),
     "counts": ({"rgb": RGB, "audio": RGB[:1]}, ValueError, "{'rgb': 2, 'audio': 1}"),
 }
 

@@ -144,9 +144,10 @@ def entry_type(entry: Any) -> str:
     """Describe the type of an entry of a column."""
     array = np.asarray(entry)
     kind = array.dtype.kind
-    if kind == "u" and (array > np.iinfo(np.int64).max).any():
-        return "beyond int64"
-    name = _TYPE_OF_KIND.get("i" if kind == "u" else kind, f"{array.dtype}")
+    is_large = kind == "u" and (array > np.iinfo(np.int64).max).any()
+    if is_large or (kind == "O" and isinstance(entry, int)):
+        return "beyond the range of int64"
+    name = _TYPE_OF_KIND.get("i" if kind == "u" else kind, f"of dtype {array.dtype}")
     if array.ndim == 1 and len(array) and kind in "biuf":
         return f"a row of labels, {len(array)} times {name}"
     return name if array.ndim == 0 else "an array"

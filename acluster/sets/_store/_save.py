@@ -206,7 +206,7 @@ def _padded_items(X: Any, lengths: ArrayLike | None) -> Iterator[Any]:
     if getattr(X, "ndim", None) != 3:
         raise ValueError(
             "lengths can only be passed with a padded array (items, local features, features); X "
-            f"is a {type(X).__name__} of shape {getattr(X, 'shape', None)}. Leave lengths out."
+            f"has type {type(X).__name__} and shape {getattr(X, 'shape', None)}. Leave lengths out."
         )
     n_items, longest = X.shape[:2]
     sizes = [longest] * n_items if lengths is None else check_lengths(lengths, n_items, longest)

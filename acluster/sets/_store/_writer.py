@@ -390,8 +390,8 @@ class FeatureSetsWriter:
         if multimodal not in (None, isinstance(item, Mapping)):
             earlier = "mappings of modalities to arrays" if multimodal else "single arrays"
             raise ValueError(
-                f"Item {i} is a {type(item).__name__}, but earlier items are {earlier}. Pass all "
-                "items in the same form."
+                f"Item {i} has type {type(item).__name__}, but earlier items are {earlier}. Pass "
+                "all items in the same form."
             )
         named = _by_modality(item)
         new = [name for name in named if name not in self._state.formats]

@@ -169,7 +169,7 @@ def test_reset_parameters_rejects_unknown_layer():
         def forward(self, values, offsets):
             return values
 
-    with pytest.raises(TypeError, match="Strange has a GroupNorm, whose parameters"):
+    with pytest.raises(TypeError, match="Strange has a layer of type GroupNorm, whose parameters"):
         Strange().reset_parameters()
     with pytest.raises(NotImplementedError, match="Strange has no attention units"):
         Strange().attention_weights(*packed())

@@ -47,8 +47,10 @@ INVALID_ENTRIES = {
     "label": ({"label": [["a"]]}, "is an array; use a string or a boolean"),
     "strings": ({"label": ["a", "b"]}, "is an array"),
     "no labels": ({"label": []}, "is an array"),
-    "beyond": ({"id": 2**63}, "id=9223372036854775808 is beyond int64"),
-    "object": ({"group": {}}, "group={} is object"),
+    "beyond": ({"id": 2**63}, "id=9223372036854775808 is beyond the range of int64"),
+    "below": ({"group": -(2**63) - 1}, "is beyond the range of int64"),
+    "far beyond": ({"label": 2**64}, "is beyond the range of int64"),
+    "object": ({"group": {}}, "group={} is of dtype object"),
 }
 
 

@@ -225,7 +225,7 @@ INVALID_SAVES = {
     "label short": ({"label": [0]}, "label has 1 entries, but X has more items"),
     "id long": ({"id": range(12)}, "id has 12 entries for 11 items"),
     "weight shape": ({"weight": np.ones((11, 2))}, "weight has shape (11, 2)"),
-    "lengths": ({"lengths": [1] * 11}, "X is a list of shape None"),
+    "lengths": ({"lengths": [1] * 11}, "X has type list and shape None"),
     "negative": ({"X": padded(), "lengths": [1] * 10 + [-1]}, "lengths[10] is -1"),
     "long": ({"X": padded(), "lengths": [5] + [1] * 10}, "lengths[0] is 5"),
     "few lengths": ({"X": padded(), "lengths": [1]}, "lengths must be 11 integers"),

@@ -184,7 +184,7 @@ def test_context_manager_keeps_items_before_an_error(path):
 
 FIRST_ITEM = {**item_of(0), "audio": np.ones((2, 2)), "half": np.ones((1, 1), "f2")}
 INVALID_ITEMS = {
-    "form": ([[1.0, 2]], {}, ["is a list", "mappings of modalities", "same form"]),
+    "form": ([[1.0, 2]], {}, ["has type list", "mappings of modalities", "same form"]),
     "nothing": ({}, {}, ["has 0 local features", "Leave it out"]),
     "all none": ({"rgb": None}, {}, ["has 0 local features", "Leave it out"]),
     "empty": ({"rgb": np.empty((0, 3))}, {}, ["has 0 local features", "Leave it out"]),
@@ -207,7 +207,7 @@ INVALID_ITEMS = {
         ["label (an integer)", "label (a string)", "the same"],
     ),
     "no label": (FIRST_ITEM, {"label": None}, ["earlier items came with label", "the same"]),
-    "bytes": (FIRST_ITEM, {"id": b"x"}, ["id (|S1)", "the same"]),
+    "bytes": (FIRST_ITEM, {"id": b"x"}, ["id (of dtype |S1)", "the same"]),
 }
 INVALID_NAMES = [
     "a/b",
