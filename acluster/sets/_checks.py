@@ -65,17 +65,9 @@ tensor, (n, M) array-like, path of a store, or zarr group
             f"X has type {type(X).__name__}, with several modalities; {type(estimator).__name__} "
             "takes one. Pass X[name], or use MultimodalAttentionClusterClassifier."
         )
-    _check_is_sequence(X)
-    checks = {"reset": reset, "ensure_all_finite": ensure_all_finite}
-    if _is_table(X):
-        dtypes = [np.float64, np.float32, np.float16]
-        sets = _one_row_per_set(validate_data(estimator, X, dtype=dtypes, **checks))
-        _compare_with_fit({UNNAMED: sets}, estimator, tables=[UNNAMED], reset=reset)
-        return sets
-    named = MultimodalFeatureSets({UNNAMED: _to_sets(X)})
-    sets = _check_features(named, estimator, **checks)[UNNAMED]
-    _compare_with_fit({UNNAMED: sets}, estimator, tables=[], reset=reset)
-    return sets
+    checked, tables = _check_unnamed(X, estimator, reset, ensure_all_finite)
+    _compare_with_fit(checked, estimator, tables=tables, reset=reset)
+    return checked[UNNAMED]
 
 
 def check_multimodal_sets(
@@ -108,17 +100,16 @@ def check_multimodal_sets(
     ValueError, TypeError
         If X is invalid. The message names the item, the modality, the value and the remedy.
     """
-    X = _normalized(X)
+    X, reset = _normalized(X), seen is None
     if not is_multimodal(X):
         if seen is not None and list(seen) != [UNNAMED]:
             raise ValueError(
                 f"X is one modality without a name, but {type(estimator).__name__} was fitted on "
                 f"{[*seen]}. Pass a dict of sets with these names."
             )
-        sets = check_sets(
-            X, estimator=estimator, reset=seen is None, ensure_all_finite=ensure_all_finite
-        )
-        return MultimodalFeatureSets({UNNAMED: sets})
+        checked, tables = _check_unnamed(X, estimator, reset, ensure_all_finite)
+        _compare_with_fit(checked, estimator, tables=tables, reset=reset)
+        return checked
     if isinstance(X, list | tuple | np.ndarray):
         X = MultimodalFeatureSets.from_items(X)
     modalities, tables = {}, []
@@ -130,10 +121,10 @@ def check_multimodal_sets(
                 tables.append(name)
     if seen is not None:
         modalities = _align_with_fit(modalities, seen, type(estimator).__name__)
-    checked = MultimodalFeatureSets(modalities)
-    checks = {"reset": seen is None, "ensure_all_finite": ensure_all_finite}
-    checked = _check_features(checked, estimator, **checks)
-    _compare_with_fit(modalities, estimator, tables=tables, reset=seen is None)
+    checked = _check_features(
+        MultimodalFeatureSets(modalities), estimator, reset, ensure_all_finite
+    )
+    _compare_with_fit(checked, estimator, tables=tables, reset=reset)
     return checked
 
 
@@ -160,6 +151,20 @@ def _normalized(X: Any) -> Any:
     if is_other or not hasattr(X, "__len__") or not hasattr(X, "__getitem__"):
         return X
     return X if isinstance(X, list | tuple) else list(bounded(X))
+
+
+def _check_unnamed(
+    X: Any, estimator: BaseEstimator, reset: bool, ensure_all_finite: bool
+) -> tuple[MultimodalFeatureSets, list[str]]:
+    """Convert and check one modality without a name; also return [UNNAMED] if X is a table."""
+    _check_is_sequence(X)
+    if not _is_table(X):
+        named = MultimodalFeatureSets({UNNAMED: _to_sets(X)})
+        return _check_features(named, estimator, reset, ensure_all_finite), []
+    dtypes = [np.float64, np.float32, np.float16]
+    checks = {"reset": reset, "ensure_all_finite": ensure_all_finite}
+    table = validate_data(estimator, X, dtype=dtypes, **checks)
+    return MultimodalFeatureSets({UNNAMED: _one_row_per_set(table)}), [UNNAMED]
 
 
 def _check_frame(X: Any) -> None:
@@ -252,7 +257,7 @@ def _is_table(X: Any) -> bool:
 
 
 def _check_features(
-    X: MultimodalFeatureSets, estimator: BaseEstimator, *, reset: bool, ensure_all_finite: bool
+    X: MultimodalFeatureSets, estimator: BaseEstimator, reset: bool, ensure_all_finite: bool
 ) -> MultimodalFeatureSets:
     """Check the widths, that no item is empty, and that the features in memory are finite.
 
@@ -305,18 +310,17 @@ def _texts(names: tuple[Any, ...] | None) -> list[str]:
 
 
 def _compare_with_fit(
-    modalities: Mapping[str, FeatureSets], estimator: Any, *, tables: list[str], reset: bool
+    X: MultimodalFeatureSets, estimator: Any, *, tables: list[str], reset: bool
 ) -> None:
     """Record which modalities of `fit` have one row per item; warn of tables for the others."""
     if reset:
-        estimator._one_row = [name for name, x in modalities.items() if (x.lengths <= 1).all()]
+        estimator._one_row = [name for name, sizes in X.lengths.items() if (sizes <= 1).all()]
         return
     for name in tables:
         if name not in getattr(estimator, "_one_row", tables):
-            rows = modalities[name]
             warnings.warn(
                 f"{'X' if name == UNNAMED else f'X[{name!r}]'} has two dimensions: it is taken as "
-                f"{len(rows)} sets of one local feature each, but {type(estimator).__name__} was "
+                f"{len(X)} sets of one local feature each, but {type(estimator).__name__} was "
                 "fitted on larger sets. Pass one set as [X]. If one local feature each is meant, "
                 "X[:, None] raises no warning.",
                 stacklevel=6,  # the caller of `predict`

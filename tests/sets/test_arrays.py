@@ -288,10 +288,16 @@ def test_check_for_nan_copies_no_whole_items():
 # Tables where sets are expected.
 
 
-@pytest.mark.parametrize("fit_on", [X, {"rgb": X}])
-def test_predict_warns_of_a_single_set(fit_on, tmp_path):
+SINGLE, SEVERAL = AttentionClusterClassifier, MultimodalAttentionClusterClassifier
+
+
+@pytest.mark.parametrize(
+    ("cls", "fit_on"),
+    [(SINGLE, X), (SEVERAL, {"rgb": X}), (SEVERAL, X)],
+    ids=["one", "named", "unnamed"],
+)
+def test_predict_warns_of_a_single_set(cls, fit_on, tmp_path):
     is_dict = isinstance(fit_on, dict)
-    cls = MultimodalAttentionClusterClassifier if is_dict else AttentionClusterClassifier
     clf = cls(**QUICK).fit(fit_on, y)
     clf.save(tmp_path / "model")
     for one in (clf, load(tmp_path / "model"), pickle.loads(pickle.dumps(clf))):
