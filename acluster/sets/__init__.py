@@ -9,8 +9,9 @@ from acluster.sets._checks import (
     warn_of_scale,
 )
 from acluster.sets._feature_sets import FeatureSets, pieces, rows_of_runs
-from acluster.sets._multimodal import MultimodalFeatureSets, check_modality_names
-from acluster.sets._store._format import COLUMNS, StoreError
+from acluster.sets._multimodal import MultimodalFeatureSets
+from acluster.sets._names import COLUMNS, check_modality_names
+from acluster.sets._store._errors import StoreError
 from acluster.sets._store._reader import info, open_feature_sets, open_if_store, validate
 from acluster.sets._store._save import natural_key, save_feature_sets, save_rows
 from acluster.sets._store._writer import FeatureSetsWriter

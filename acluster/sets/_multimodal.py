@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from acluster.sets._arrays import bounded, is_missing
 from acluster.sets._feature_sets import FeatureSets, length_range, to_set
+from acluster.sets._names import check_modality_names
 from acluster.sets._sequence import ItemSequence
 
 
@@ -209,16 +210,6 @@ def sets_with_missing(arrays: Sequence[Any]) -> FeatureSets:
         )
     empty = to_set(arrays[first], f"X[{first}]")[:0]
     return FeatureSets.from_arrays(empty if is_missing(array) else array for array in arrays)
-
-
-def check_modality_names(names: Iterable[Any]) -> None:
-    """Raise a ValueError if a name cannot be the name of a modality."""
-    for name in names:
-        if not isinstance(name, str) or not name or "/" in name:
-            raise ValueError(
-                f"{name!r:.80} is not a valid name of a modality; use non-empty strings without "
-                "'/'."
-            )
 
 
 def _check_modalities(modalities: dict[str, FeatureSets]) -> None:

@@ -133,3 +133,18 @@ def read_json(store_path: Any) -> Any:
             return json.load(file)
     except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"{key} cannot be read: {error}. Restore it.") from error
+
+
+def local_path(path: str) -> str:
+    """Return the absolute path of the directory of a store."""
+    if "://" in path:
+        raise ValueError(
+            f"{path!r} is an address, but this is written to local directories. Write to one, "
+            "and copy it."
+        )
+    if path.lower().endswith(".zip"):
+        raise ValueError(
+            f"{path!r} is the name of an archive, but a directory is written. Write to "
+            f"{path[:-4] + '.zarr'!r}, and pack it afterwards if you need one file."
+        )
+    return os.path.realpath(path)

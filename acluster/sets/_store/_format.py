@@ -14,13 +14,13 @@ last.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from acluster.sets._names import COLUMNS, can_name_array
 from acluster.sets._store._arrays import check_files, find_array, read_whole
 from acluster.sets._store._errors import StoreError, array_error
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     import zarr
 
 FORMAT, VERSION = "ragged-sets", 1
-COLUMNS = ("label", "id", "group", "weight")
 UNNAMED = "features"  # the name of the modality of sets that have only one
 
 _MAX_ROWS = 1 << 60
@@ -103,11 +102,7 @@ def _problems_of_committed(n_items: Any, n_rows: Any, columns: Any, **_: Any) ->
         if type(count) is not int or not 0 <= count < _MAX_ROWS:
             yield f"the number of {name!r} is {count!r}"
     for name in n_rows:
-        if (
-            not name
-            or name in COLUMNS
-            or re.search(r"[/\\\0]|^\.+$|^__|_(row_size|offsets)$", name)
-        ):
+        if not can_name_array(name):
             yield f"{name!r} cannot be the name of a modality"
     is_known = isinstance(columns, list) and all(column in COLUMNS for column in columns)
     if not is_known or len(set(columns)) < len(columns):

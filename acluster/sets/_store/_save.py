@@ -19,12 +19,12 @@ from numpy.typing import ArrayLike
 from acluster._utils._progress import progress
 from acluster.sets._arrays import Array, bounded
 from acluster.sets._feature_sets import check_lengths
+from acluster.sets._names import COLUMNS
 from acluster.sets._sequence import ItemSequence
 from acluster.sets._store._arrays import check_codecs
 from acluster.sets._store._columns import column_array
-from acluster.sets._store._format import COLUMNS
+from acluster.sets._store._files import local_path
 from acluster.sets._store._lock import WriteLock
-from acluster.sets._store._names import local_path
 from acluster.sets._store._reader import is_zarr_group, open_if_store
 from acluster.sets._store._sync import sync_directory
 from acluster.sets._store._writer import FeatureSetsWriter

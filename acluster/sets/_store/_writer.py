@@ -19,6 +19,7 @@ import numpy as np
 
 from acluster.sets._arrays import Array, column_names, in_order
 from acluster.sets._feature_sets import check_set
+from acluster.sets._names import check_new_names
 from acluster.sets._store import _format
 from acluster.sets._store._columns import (
     check_entries,
@@ -27,9 +28,9 @@ from acluster.sets._store._columns import (
     own_entry,
     read_column,
 )
+from acluster.sets._store._files import local_path
 from acluster.sets._store._format import UNNAMED, StoreError, find_array, read_attributes
 from acluster.sets._store._lock import WriteLock
-from acluster.sets._store._names import check_names, local_path
 from acluster.sets._store._narrowing import default_dtype, narrowed, underflow_warning
 from acluster.sets._store._reader import check_store, open_group
 from acluster.sets._store._resume import (
@@ -396,7 +397,7 @@ class FeatureSetsWriter:
         named = _by_modality(item)
         new = [name for name in named if name not in self._state.formats]
         if new:
-            check_names(new, f"Item {i}", [*os.listdir(self._root), *self._state.formats])
+            check_new_names(new, f"Item {i}", [*os.listdir(self._root), *self._state.formats])
         sets = {name: self._check_set(x, name) for name, x in named.items() if x is not None}
         if not any(map(len, sets.values())):
             raise ValueError(

@@ -1,4 +1,8 @@
-"""Names of stores and modalities: directories that every operating system can have."""
+"""Names of modalities: of those in memory, in a store, and in a new store.
+
+Each rule is stricter than the one before. A name in memory need not suit a store; one in a store
+must not be that of another array; and one that is written must suit every operating system.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +12,33 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
-from acluster.sets._store._format import COLUMNS
-
+COLUMNS = ("label", "id", "group", "weight")
 ENDINGS = ("", "_row_size", "_offsets")
 _MAX_BYTES = 200  # with the ending, a directory of most file systems may have 255
-_NO_NAME = rf"|[.].*|__.*|zarr\.json|{'|'.join(COLUMNS)}|.*_(row_size|offsets)|.*[/\\\0].*"
+_NO_ARRAY = re.compile(rf"[\\\0]|^\.+\Z|^__|_(row_size|offsets)\Z|^({'|'.join(COLUMNS)})\Z")
+_NO_DIRECTORY = r"\..*|zarr\.json"
 if os.name == "nt":
-    _NO_NAME += r"|(con|prn|aux|nul|com\d|lpt\d)(\..*)?|.*[. ]|.*[\x01-\x1f:*?\"<>|].*"
-_UNUSABLE = re.compile(_NO_NAME, re.DOTALL | re.IGNORECASE)
+    _NO_DIRECTORY += r"|(con|prn|aux|nul|com\d|lpt\d)(\..*)?|.*[. ]|.*[\x01-\x1f:*?\"<>|].*"
+_UNPORTABLE = re.compile(_NO_DIRECTORY, re.DOTALL | re.IGNORECASE)
+
+
+def check_modality_names(names: Iterable[Any]) -> None:
+    """Raise a ValueError if a name cannot be the name of a modality."""
+    for name in names:
+        if not _is_name(name):
+            raise ValueError(
+                f"{name!r:.80} is not a valid name of a modality; use non-empty strings without "
+                "'/'."
+            )
+
+
+def _is_name(name: Any) -> bool:
+    return isinstance(name, str) and name != "" and "/" not in name
+
+
+def can_name_array(name: str) -> bool:
+    """Whether a modality of this name can be in a store: no other array may have it."""
+    return _is_name(name) and not _NO_ARRAY.search(name)
 
 
 def portable(name: str) -> str:
@@ -23,7 +46,7 @@ def portable(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
-def check_names(names: Iterable[Any], item: str, taken: Iterable[str]) -> None:
+def check_new_names(names: Iterable[Any], item: str, taken: Iterable[str]) -> None:
     """Check that a store can have new modalities of these names.
 
     Parameters
@@ -44,7 +67,7 @@ def check_names(names: Iterable[Any], item: str, taken: Iterable[str]) -> None:
     """
     known = {portable(other): other for other in taken}
     for name in names:
-        if not isinstance(name, str) or _UNUSABLE.fullmatch(name) or not _fits(name):
+        if not _is_name(name) or not _is_portable(name):
             raise ValueError(
                 f"{item}, modality {name!r}: the name of a modality must be a non-empty string "
                 f"that can name a directory, of at most {_MAX_BYTES} bytes of UTF-8, without '/' "
@@ -62,23 +85,10 @@ def check_names(names: Iterable[Any], item: str, taken: Iterable[str]) -> None:
         known[portable(name)] = name
 
 
-def _fits(name: str) -> bool:
+def _is_portable(name: str) -> bool:
+    if not can_name_array(portable(name)) or _UNPORTABLE.fullmatch(name):
+        return False
     try:
         return len(name.encode()) <= _MAX_BYTES
     except UnicodeEncodeError:  # a part of a name that is not UTF-8
         return False
-
-
-def local_path(path: str) -> str:
-    """Return the absolute path of the directory of a store."""
-    if "://" in path:
-        raise ValueError(
-            f"{path!r} is an address, but this is written to local directories. Write to one, "
-            "and copy it."
-        )
-    if path.lower().endswith(".zip"):
-        raise ValueError(
-            f"{path!r} is the name of an archive, but a directory is written. Write to "
-            f"{path[:-4] + '.zarr'!r}, and pack it afterwards if you need one file."
-        )
-    return os.path.realpath(path)
