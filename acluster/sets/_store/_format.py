@@ -184,20 +184,29 @@ def check_structure(group: zarr.Group, store: str) -> None:
         check_files(array, store)
 
 
-def _array_of_length(
-    group: zarr.Group,
-    name: str,
-    n_rows: int,
-    store: str,
-    kinds: str = "iu",
-    dimensions: tuple[int, ...] = (1,),
+def member(
+    group: zarr.Group, name: str, store: str, kinds: str = "biufTU", dimensions: Any = (1, 2)
 ) -> zarr.Array:
+    """Return an array of a store, with one of some kinds of data types and dimensions."""
     array = find_array(group, name, store)
     if array is None:
         raise array_error(name, store, "is missing")
-    if array.ndim not in dimensions or array.dtype.kind not in kinds:
+    is_known = array.ndim in dimensions and array.dtype.kind in kinds
+    if not is_known or 0 in array.shape[1:]:
         problem = f"has shape {array.shape} and data type {array.dtype}"
         raise array_error(name, store, problem)
+    return array
+
+
+def features_array(group: zarr.Group, name: str, store: str) -> zarr.Array:
+    """Return the array of the features of a modality."""
+    return member(group, name, store, "fiub", (2,))
+
+
+def _array_of_length(
+    group: zarr.Group, name: str, n_rows: int, store: str, kinds: str = "iu", dimensions: Any = (1,)
+) -> zarr.Array:
+    array = member(group, name, store, kinds, dimensions)
     if array.shape[0] != n_rows:
         raise array_error(name, store, f"has {array.shape[0]} rows, but {n_rows} were written")
     return array

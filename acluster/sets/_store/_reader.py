@@ -17,12 +17,18 @@ from sklearn.utils import Bunch
 
 from acluster.sets._feature_sets import FeatureSets
 from acluster.sets._multimodal import MultimodalFeatureSets
-from acluster.sets._store._arrays import check_files, find_array, has_checksums, read_whole
+from acluster.sets._store._arrays import check_files, has_checksums, read_whole
 from acluster.sets._store._columns import read_column
 from acluster.sets._store._decoded_rows import DecodedRows
-from acluster.sets._store._errors import StoreError, array_error
+from acluster.sets._store._errors import StoreError
 from acluster.sets._store._files import read_json
-from acluster.sets._store._format import UNNAMED, check_structure, read_attributes
+from acluster.sets._store._format import (
+    UNNAMED,
+    check_structure,
+    features_array,
+    member,
+    read_attributes,
+)
 from acluster.sets._store._raw_rows import RawRows, raw_layout
 from acluster.sets._store._rows import StoredRows, describe_array
 
@@ -120,7 +126,7 @@ def info(store: str | os.PathLike[str] | zarr.Group) -> Bunch:
     group = open_group(_location(store))
     found = read_attributes(group)
     found |= found["committed"]
-    arrays = {name: _features(group, name, str(group.store_path)) for name in found["n_rows"]}
+    arrays = {name: features_array(group, name, str(group.store_path)) for name in found["n_rows"]}
     modalities = {
         name: Bunch(
             n_features=array.shape[1],
@@ -248,7 +254,7 @@ class FeatureStore:
         """Read a column, with one row per item; None if the store has no such column."""
         if name not in self.columns:
             return None
-        return read_column(_member(self.group, name, self.name), self.name)
+        return read_column(member(self.group, name, self.name), self.name)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"location": self.location, "n_items": self.n_items, "verify": self.verify}
@@ -271,13 +277,13 @@ class StoredSets:
     @cached_property
     def rows(self) -> StoredRows:
         """The local features of all items, on disk."""
-        array = _features(self.store.group, self.modality, self.store.name)
+        array = features_array(self.store.group, self.modality, self.store.name)
         return open_rows(array, self.store.verify)
 
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
         """The row at which each item starts, and the number of rows, (n_items + 1,)."""
-        array = _member(self.store.group, f"{self.modality}_offsets", self.store.name)
+        array = member(self.store.group, f"{self.modality}_offsets", self.store.name)
         return read_whole(array, self.store.name).astype(np.int64, copy=False)
 
     def column(self, name: str) -> NDArray[Any] | None:
@@ -409,23 +415,9 @@ def check_store(group: zarr.Group, name: str) -> None:
     """
     check_structure(group, name)
     for modality in read_attributes(group)["committed"]["n_rows"]:
-        array = _features(group, modality, name)
+        array = features_array(group, modality, name)
         check_files(array, name)
         open_rows(array).check()
-
-
-def _member(group: zarr.Group, name: str, store: str) -> zarr.Array:
-    array = find_array(group, name, store)
-    if array is None:
-        raise array_error(name, store, "is missing")
-    return array
-
-
-def _features(group: zarr.Group, name: str, store: str) -> zarr.Array:
-    array = _member(group, name, store)
-    if array.ndim != 2 or not array.shape[1] or array.dtype.kind not in "fiub":
-        raise array_error(name, store, f"has shape {array.shape} and data type {array.dtype}")
-    return array
 
 
 def open_rows(array: Any, verify: bool = False) -> StoredRows:

@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 
 
-def sync_file(path: str | Path) -> None:
+def sync_file(path: str | Path, flags: int = os.O_RDWR) -> None:
     """Wait until the content of a file is on disk."""
-    file = os.open(path, os.O_RDWR)
+    file = os.open(path, flags)
     try:
         os.fsync(file)
     finally:
@@ -15,10 +15,5 @@ def sync_file(path: str | Path) -> None:
 
 def sync_directory(path: str | Path) -> None:
     """Wait until the names in a directory are on disk, where the system can do that."""
-    if os.name == "nt":
-        return
-    directory = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    if os.name != "nt":
+        sync_file(path, os.O_RDONLY)
