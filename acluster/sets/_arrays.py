@@ -44,9 +44,10 @@ def check_not_masked(array: Any, name: str) -> None:
 
 
 def column_names(array: Any) -> tuple[Any, ...] | None:
-    """Return the column names of a data frame; None for anything else."""
-    is_frame = hasattr(array, "columns") and hasattr(array, "dtypes")
-    return tuple(array.columns) if is_frame else None
+    """Return the column names of a data frame, or of those in a container; else None."""
+    if hasattr(array, "columns") and hasattr(array, "dtypes"):
+        return tuple(array.columns)
+    return getattr(array, "_feature_names", None)
 
 
 def in_order(values: Array, names: Sequence[Any], expected: Iterable[Any], name: str) -> Array:

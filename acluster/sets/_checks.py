@@ -297,11 +297,21 @@ def _check_columns(X: MultimodalFeatureSets, estimator: Any, reset: bool) -> Mul
     for name in X.names:
         ordered[name] = X[name]
         if name in named and list(of_fit[name]) not in ([], named[name], numbered[name]):
-            values, offsets = ordered[name].packed()
             with nullcontext() if name == UNNAMED else in_modality(name):
-                values = in_order(values, named[name], of_fit[name], "X")
-            ordered[name] = FeatureSets(values, offsets)
+                ordered[name] = _with_columns(X[name], named[name], list(of_fit[name]))
     return MultimodalFeatureSets(ordered)
+
+
+def _with_columns(X: FeatureSets, names: list[str], of_fit: list[str]) -> FeatureSets:
+    """Return the sets with their columns, of some names, in the order of `fit`."""
+    if not X.in_memory:
+        raise ValueError(
+            f"X, {X.description}, has the columns {names!s:.200}, but fit had {of_fit!s:.200}. "
+            "Only columns in memory are sorted: call its method load, or write the store with the "
+            "columns in the order of fit."
+        )
+    values, offsets = X.packed()
+    return FeatureSets(in_order(values, names, of_fit, "X"), offsets)
 
 
 def _texts(names: tuple[Any, ...] | None) -> list[str]:

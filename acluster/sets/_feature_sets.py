@@ -407,7 +407,11 @@ class FeatureSets(ItemSequence):
         FeatureSets
             The container itself if its features are in memory already.
         """
-        return self if self.in_memory else FeatureSets(*self.packed())
+        if self.in_memory:
+            return self
+        loaded = FeatureSets(*self.packed())
+        loaded._feature_names = self._feature_names
+        return loaded
 
     def _item(self, number: int) -> Array:
         bounds = self._source.offsets[number : number + 2]

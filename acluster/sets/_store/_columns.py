@@ -135,9 +135,7 @@ def _unmixed(entries: list[Any], name: str) -> Any:
             f"{name}[{i}]={entries[i]!r} is not text, but other entries are. Pass the same type "
             "for all items."
         )
-    array = np.empty(len(entries), object)
-    array[:] = entries
-    return array
+    return np.array(entries, object)
 
 
 def entry_type(entry: Any) -> str:
@@ -247,6 +245,4 @@ def text_array(strings: list[str]) -> NDArray[Any]:
     n_bytes = 4 * len(strings) * max(map(len, strings), default=0)
     if n_bytes <= max(_MAX_TEXT_BYTES, 64 * sum(map(len, strings))):
         return np.array(strings)
-    array = np.empty(len(strings), object)
-    array[:] = strings
-    return array
+    return np.array(strings, object)

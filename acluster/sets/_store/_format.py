@@ -2,7 +2,8 @@
 
 A store is a zarr group of format 3. For each modality m it has the arrays
 
-- ``{m}``: the local features of all items end to end, (R_m, M_m);
+- ``{m}``: the local features of all items end to end, (R_m, M_m); the attribute
+  ``feature_names`` has the column names if items were data frames;
 - ``{m}_row_size``: the number of local features of each item, (n,), 0 if the item lacks m;
 - ``{m}_offsets``: the row at which each item starts, and R_m, (n + 1,);
 
@@ -201,6 +202,16 @@ def member(
 def features_array(group: zarr.Group, name: str, store: str) -> zarr.Array:
     """Return the array of the features of a modality."""
     return member(group, name, store, "fiub", (2,))
+
+
+def feature_names(array: zarr.Array, store: str) -> tuple[str, ...] | None:
+    """Return the column names of the data frames that an array of features is from, or None."""
+    names: Any = array.attrs.get("feature_names", [])
+    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not is_list or len(names) not in (0, array.shape[1]):
+        problem = f"has an attribute feature_names that is not a list of {array.shape[1]} strings"
+        raise array_error(array.basename, store, problem)
+    return tuple(names) or None
 
 
 def _array_of_length(

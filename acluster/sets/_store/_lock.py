@@ -85,32 +85,27 @@ class WriteLock:
         self._file.write(text.encode())
 
     def release(self) -> None:
-        """Remove the file and release the lock; do nothing in a forked process."""
+        """Remove the file and release the lock; in a forked process, only close the file."""
         file, self._file = self._file, None
-        if file is None or self._process != os.getpid():
+        if file is None:
             return
-        # Windows cannot remove a file that is open. Elsewhere it is removed while it is locked.
-        if os.name == "nt":
-            file.close()
-        with contextlib.suppress(OSError):
-            os.remove(self.path)
-        if os.name != "nt":
-            file.close()
-
-    def _abandon(self) -> None:
-        """Close the file in a forked process, which would keep the lock after its parent ends."""
-        file, self._file = self._file, None
-        if file is not None:
-            file.close()
+        if self._process == os.getpid():
+            # Windows cannot remove a file that is open. Elsewhere it is removed while it is locked.
+            if os.name == "nt":
+                file.close()
+            with contextlib.suppress(OSError):
+                os.remove(self.path)
+        file.close()
 
 
-def _abandon_all() -> None:
+def _release_all() -> None:
     for lock in list(_LOCKS):
-        lock._abandon()
+        lock.release()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_abandon_all)
+    # The child would keep the locks after its parent ends.
+    os.register_at_fork(after_in_child=_release_all)
 
 
 def _lock_file(file: BinaryIO) -> None:

@@ -25,6 +25,7 @@ from acluster.sets._store._files import read_json
 from acluster.sets._store._format import (
     UNNAMED,
     check_structure,
+    feature_names,
     features_array,
     member,
     read_attributes,
@@ -83,7 +84,11 @@ def open_feature_sets(store: str | os.PathLike[str] | zarr.Group, *, verify: boo
     >>> folder.cleanup()
     """
     opened = FeatureStore(_location(store), verify)
-    sets = {name: FeatureSets.from_source(StoredSets(opened, name)) for name in opened.modalities}
+    sets = {}
+    for name in opened.modalities:
+        sets[name] = FeatureSets.from_source(StoredSets(opened, name))
+        array = features_array(opened.group, name, opened.name)
+        sets[name]._feature_names = feature_names(array, opened.name)
     return MultimodalFeatureSets(sets) if opened.attributes["multimodal"] else sets[UNNAMED]
 
 

@@ -12,7 +12,13 @@ import numpy as np
 from acluster.sets._names import ENDINGS
 from acluster.sets._store._arrays import check_files
 from acluster.sets._store._columns import read_column
-from acluster.sets._store._format import StoreError, array_error, find_array, read_whole
+from acluster.sets._store._format import (
+    StoreError,
+    array_error,
+    feature_names,
+    find_array,
+    read_whole,
+)
 from acluster.sets._store._reader import open_rows
 
 if TYPE_CHECKING:
@@ -63,6 +69,7 @@ def check_committed(group: zarr.Group, committed: Mapping[str, Any], store: str)
 def _check_features(array: zarr.Array, store: str) -> None:
     n_rows, height = array.shape[0], (array.shards or array.chunks)[0]
     check_files(array, store)
+    feature_names(array, store)
     open_rows(array).check()
     first = max(0, n_rows - 1) // height * height
     try:
@@ -82,18 +89,21 @@ def discard_uncommitted(group: zarr.Group, attributes: Mapping[str, Any], root: 
     Entries of the directory that no writer made are left alone.
     """
     committed = attributes["committed"]
-    n_rows = {name: n for name, n in committed["n_rows"].items()}
-    per_item = [f"{name}_row_size" for name in n_rows] + committed["columns"]
-    for name, n in [*n_rows.items(), *((name, committed["n_items"]) for name in per_item)]:
+    per_item = [*committed["columns"], *(f"{name}_row_size" for name in committed["n_rows"])]
+    sizes = committed["n_rows"] | dict.fromkeys(per_item, committed["n_items"])
+    for name, n in sizes.items():
         array = group[name]
         if array.shape[0] > n:
             array.resize((n, *array.shape[1:]))
     # Offsets are written last, and written anew.
-    unfinished = {*attributes.get("uncommitted", []), *(f"{name}_offsets" for name in n_rows)}
-    for name in unfinished - {*n_rows, *per_item}:
+    unfinished = {
+        *attributes.get("uncommitted", []),
+        *(f"{name}_offsets" for name in committed["n_rows"]),
+    }
+    for name in unfinished - sizes.keys():
         if isinstance(name, str) and name == Path(name).name and name not in ("", ".", ".."):
             shutil.rmtree(root / name, ignore_errors=True)
-    remove_temporary_files(root, [*n_rows, *per_item])
+    remove_temporary_files(root, sizes)
 
 
 def remove_temporary_files(root: Path, arrays: Iterable[str]) -> None:

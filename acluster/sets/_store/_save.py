@@ -127,6 +127,7 @@ def save_feature_sets(
     if verbose:
         items = progress(items, f"{path}: items")
     writer = FeatureSetsWriter(path, dtype=dtype, attributes=attributes)
+    writer._name_columns(X)
     try:
         with closing(items):  # clears the progress line before an error is shown
             _append_all(writer, items, columns)

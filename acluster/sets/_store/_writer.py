@@ -19,6 +19,7 @@ import numpy as np
 
 from acluster.sets._arrays import Array, column_names, in_order
 from acluster.sets._feature_sets import check_set
+from acluster.sets._multimodal import MultimodalFeatureSets
 from acluster.sets._names import check_new_names
 from acluster.sets._store import _format
 from acluster.sets._store._columns import (
@@ -29,7 +30,13 @@ from acluster.sets._store._columns import (
     read_column,
 )
 from acluster.sets._store._files import local_path
-from acluster.sets._store._format import UNNAMED, StoreError, find_array, read_attributes
+from acluster.sets._store._format import (
+    UNNAMED,
+    StoreError,
+    feature_names,
+    find_array,
+    read_attributes,
+)
 from acluster.sets._store._lock import WriteLock
 from acluster.sets._store._narrowing import default_dtype, narrowed, underflow_warning
 from acluster.sets._store._reader import check_store, open_group
@@ -90,26 +97,6 @@ class _State:
         is_large = self.pending_bytes + n_bytes > _PENDING_BYTES
         is_long = self.n_pending >= _PENDING_CHUNKS * _format._ITEMS_PER_CHUNK
         return self.n_pending > 0 and (is_large or is_long)
-
-    def with_item(
-        self,
-        item: Pending,
-        n_bytes: int,
-        formats: dict[str, tuple[int, np.dtype[Any]]],
-        types: dict[str, str],
-        multimodal: bool,
-    ) -> _State:
-        """Return the state with another pending item."""
-        del self.pending[self.n_pending :]  # of an append that was interrupted
-        self.pending.append(item)
-        return replace(
-            self,
-            multimodal=multimodal,
-            formats=self.formats | formats,
-            types=types,
-            n_pending=self.n_pending + 1,
-            pending_bytes=self.pending_bytes + n_bytes,
-        )
 
 
 class FeatureSetsWriter:
@@ -263,6 +250,9 @@ class FeatureSetsWriter:
             n_rows=dict(committed["n_rows"]),
             multimodal=attributes["multimodal"],
             formats={name: (array.shape[1], array.dtype) for name, array in arrays.items()},
+            frames={
+                name: names for name, x in arrays.items() if (names := feature_names(x, self.path))
+            },
             types={name: entry_type(self.column(name)[0]) for name in committed["columns"]},
         )
 
@@ -379,11 +369,18 @@ class FeatureSetsWriter:
             # those.
             if self._state.is_full(n_bytes):
                 self.flush()
-            formats = {name: (x.shape[1], x.dtype) for name, x in sets.items()}
-            state = self._state.with_item(
-                (sets, columns), n_bytes, formats, types, isinstance(item, Mapping)
+            state = self._state
+            del state.pending[state.n_pending :]  # of an append that was interrupted
+            state.pending.append((sets, columns))
+            self._state = replace(
+                state,
+                multimodal=isinstance(item, Mapping),
+                formats=state.formats | {name: (x.shape[1], x.dtype) for name, x in sets.items()},
+                types=types,
+                frames=_frames(item) | state.frames,
+                n_pending=state.n_pending + 1,
+                pending_bytes=state.pending_bytes + n_bytes,
             )
-            self._state = replace(state, frames=_frames(item) | state.frames)
 
     def _check_item(self, item: Any) -> dict[str, Array]:
         """Return the sets of an item in their stored form; an empty set still defines a width."""
@@ -462,9 +459,8 @@ class FeatureSetsWriter:
                 _append_entries(group, name, type_name, state, pending)
             store.sync()
             committed = {"n_items": n_written, "n_rows": n_rows, "columns": list(state.types)}
-            multimodal = state.multimodal
             group.attrs.update(
-                {"multimodal": multimodal, "committed": committed, "uncommitted": []}
+                {"multimodal": state.multimodal, "committed": committed, "uncommitted": []}
             )
             store.sync()
         return replace(
@@ -503,6 +499,10 @@ class FeatureSetsWriter:
     def _end(self) -> None:
         self._closed = "it is closed"
         self._lock.release()
+
+    def _name_columns(self, X: Any) -> None:
+        """Take over the column names that containers have from data frames."""
+        self._state = replace(self._state, frames=_frames(X))
 
     def _remove(self) -> None:
         """Remove the store, which this writer has made, and nothing else in its directory."""
@@ -578,11 +578,13 @@ def _check_new_columns(root: Path, names: Iterable[str], path: str) -> None:
 
 
 def _by_modality(item: Any) -> Mapping[str, Any]:
+    if isinstance(item, MultimodalFeatureSets):
+        return {name: item[name] for name in item.names}
     return item if isinstance(item, Mapping) else {UNNAMED: item}
 
 
 def _frames(item: Any) -> dict[str, tuple[Any, ...]]:
-    """Return the column names of the sets that are data frames."""
+    """Return the column names of the sets that are data frames, or containers made of some."""
     names = {name: column_names(x) for name, x in _by_modality(item).items()}
     return {name: own for name, own in names.items() if own is not None}
 
@@ -597,6 +599,11 @@ def _append_sets(
     n_before = state.n_rows.get(modality, 0)
     values = np.concatenate(sets)
     _extend(group, modality, values, n_before, _format.features_layout)
+    names = [*state.frames.get(modality, ())]
+    if names and all(isinstance(name, str) for name in names):
+        attributes = group[modality].attrs
+        if attributes.get("feature_names") != names:
+            attributes["feature_names"] = names
     # All items on disk lack a new modality.
     n_lacking = 0 if modality in state.n_rows else state.n_written
     sizes = [0] * n_lacking + [len(x) for x in sets]

@@ -96,19 +96,6 @@ def test_writer_rejects_attributes_that_json_would_change(path, attributes):
         FeatureSetsWriter(path, attributes=attributes)
 
 
-def test_append_matches_columns_of_data_frames_by_name(path):
-    pd = pytest.importorskip("pandas")
-    frame = pd.DataFrame([[1.0, 2.0], [3.0, 4.0]], columns=["a", "b"])
-    writer = FeatureSetsWriter(path)
-    writer.append({"rgb": frame})
-    writer.append({"rgb": frame[["b", "a"]]})
-    writer.append({"rgb": frame.to_numpy()})
-    with pytest.raises(ValueError, match="Item 3, modality 'rgb' has no column 'b'"):
-        writer.append({"rgb": frame.rename(columns={"b": "c"})})
-    writer.close()
-    np.testing.assert_array_equal(open_feature_sets(path)["rgb"].packed()[0], [[1, 2], [3, 4]] * 3)
-
-
 def test_resume_of_a_store_of_integers_keeps_its_dtype(path):
     save_feature_sets(path, [np.ones((2, 2))])
     group = zarr.open_group(path, mode="r+")
