@@ -16,6 +16,7 @@ from acluster.sets import (
     check_multimodal_sets,
     check_sets,
     is_multimodal,
+    normalized,
     open_if_store,
 )
 
@@ -151,7 +152,7 @@ class LocalFeatureTransformer(_SetsOut):
 
     def _check(self, X: Any, reset: bool) -> FeatureSets | MultimodalFeatureSets:
         # NaN is left to the transformer, which may be an imputer.
-        X, seen = open_if_store(X), None if reset else self._widths
+        X, seen = normalized(X), None if reset else self._widths
         if seen is not None or (reset and is_multimodal(X)):
             return check_multimodal_sets(X, estimator=self, seen=seen, ensure_all_finite=False)
         return check_sets(X, estimator=self, reset=reset, ensure_all_finite=False)

@@ -27,7 +27,13 @@ from acluster.estimators._labels import LabelCoding, LabelledClassifierMixin
 from acluster.estimators._missing import MissingModality
 from acluster.estimators._parameters import TrainingParameters, value_per_modality
 from acluster.nn import EnsembleNetwork, Integration, IntegrationNetwork
-from acluster.sets import FeatureSets, MultimodalFeatureSets, save_rows
+from acluster.sets import (
+    FeatureSets,
+    MultimodalFeatureSets,
+    is_multimodal,
+    normalized,
+    save_rows,
+)
 from acluster.training import (
     BatchSource,
     EnsembleTrainer,
@@ -588,8 +594,8 @@ class SetClassifier(
         Returns
         -------
         FeatureSets or MultimodalFeatureSets
-            Item i is an array of shape (L_i, N) whose columns sum to 1. For several modalities,
-            one such array in each; it is empty where the item lacks the modality.
+            Item i is an array of shape (L_i, N) whose columns sum to 1. If X has named
+            modalities, one such array in each; it is empty where the item lacks the modality.
 
         Raises
         ------
@@ -611,6 +617,8 @@ class SetClassifier(
                [0.5, 0.5, 0.5, 0.5]])
         """
         check_is_fitted(self)
+        X = normalized(X)
+        has_names = is_multimodal(X)
         X = check_X(self, X, seen=self._architecture.widths)
         like, weights = next(self.network_.parameters()), {}
         for i, name in enumerate(X.names):
@@ -621,7 +629,7 @@ class SetClassifier(
                 offsets,
             )
             weights[name] = FeatureSets(stack_blocks(blocks, int(offsets[-1])), offsets)
-        return unwrapped(self, MultimodalFeatureSets(weights))
+        return MultimodalFeatureSets(weights) if has_names else weights["features"]
 
     def to_torch(self) -> IntegrationNetwork | EnsembleNetwork:
         """Return a copy of the fitted network, for further training in torch.

@@ -6,6 +6,7 @@ from acluster.sets._checks import (
     check_sets,
     check_streamed,
     is_multimodal,
+    normalized,
     warn_of_scale,
 )
 from acluster.sets._feature_sets import FeatureSets, pieces, rows_of_runs

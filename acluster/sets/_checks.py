@@ -59,7 +59,7 @@ tensor, (n, M) array-like, path of a store, or zarr group
     ValueError, TypeError
         If X is invalid. The message names the item, the value and the remedy.
     """
-    X = _normalized(X)
+    X = normalized(X)
     if is_multimodal(X):
         raise TypeError(
             f"X has type {type(X).__name__}, with several modalities; {type(estimator).__name__} "
@@ -100,7 +100,7 @@ def check_multimodal_sets(
     ValueError, TypeError
         If X is invalid. The message names the item, the modality, the value and the remedy.
     """
-    X, reset = _normalized(X), seen is None
+    X, reset = normalized(X), seen is None
     if not is_multimodal(X):
         if seen is not None and list(seen) != [UNNAMED]:
             raise ValueError(
@@ -115,7 +115,7 @@ def check_multimodal_sets(
     modalities, tables = {}, []
     for name in X.names if isinstance(X, MultimodalFeatureSets) else X:
         with in_modality(name):
-            one = _normalized(X[name])
+            one = normalized(X[name])
             modalities[name] = _to_modality(one)
             if not isinstance(one, FeatureSets) and _is_table(one):
                 tables.append(name)
@@ -137,7 +137,7 @@ def is_multimodal(X: Any) -> bool:
     return any(isinstance(x, Mapping) and not hasattr(x, "shape") for x in (X if is_list else [X]))
 
 
-def _normalized(X: Any) -> Any:
+def normalized(X: Any) -> Any:
     """Open a store, and convert tensors and lists of other libraries; return the rest unchanged."""
     X = open_if_store(X)
     check_not_masked(X, "X")

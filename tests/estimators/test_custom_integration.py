@@ -89,7 +89,7 @@ class TestAfterSetParams:
         X, y = sets_and_labels
         clf = quick(integration=AttentionMIL, integration_params={"hidden_size": 3}).fit(X, y)
         clf.set_params(integration=Mean, integration_params=None)
-        assert clf.attention_weights(X)["features"][0].shape == (len(X[0]), 1)
+        assert clf.attention_weights(X)[0].shape == (len(X[0]), 1)
         clf.fit(X, y)
         assert not hasattr(clf, "attention_weights")
 

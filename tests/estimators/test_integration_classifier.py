@@ -110,7 +110,7 @@ class TestFit:
         X, y = sets_and_labels
         assert not hasattr(make(), "attention_weights")
         clf = make(AttentionMIL, integration_params={"hidden_size": 4}).fit(X, y)
-        np.testing.assert_array_equal(clf.attention_weights(X)["features"].lengths, X.lengths)
+        np.testing.assert_array_equal(clf.attention_weights(X).lengths, X.lengths)
 
 
 class TestParameters:

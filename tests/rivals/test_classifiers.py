@@ -8,7 +8,13 @@ from scipy.special import expit, softmax
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
-from acluster import FeatureSets, rivals, save_feature_sets
+from acluster import (
+    FeatureSets,
+    MultimodalAttentionClusterClassifier,
+    MultimodalFeatureSets,
+    rivals,
+    save_feature_sets,
+)
 from acluster.training import _device
 from tests.mixed_precision import assert_agree_on_equal_weights, assert_both_learn
 
@@ -145,6 +151,41 @@ def test_attention_weights_sum_to_one_over_present_modalities(name):
         for a, x in zip(weights[modality], sets, strict=True):
             assert len(a) == (0 if x is None else len(x))
             np.testing.assert_allclose(a.sum(axis=0), 1 if len(a) else 0, rtol=1e-6)
+
+
+class Clips:
+    """A dataset in the form of torch: items by number, here dicts of two modalities."""
+
+    def __init__(self, X):
+        self.items = [dict(zip(X, sets, strict=True)) for sets in zip(*X.values(), strict=True)]
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        return self.items[index]
+
+
+ATTENDING = [
+    rivals.AttentionMILClassifier,
+    rivals.GatedAttentionMILClassifier,
+    rivals.EfficientProbingClassifier,
+    MultimodalAttentionClusterClassifier,
+]
+
+
+@pytest.mark.parametrize("kind", ATTENDING)
+def test_attention_weights_have_the_container_of_X(kind, tmp_path):
+    X, y = make_modalities()
+    frames = FeatureSets.from_arrays(X["frames"])
+    save_feature_sets(tmp_path / "store.zarr", frames)
+    clf = kind(max_iter=1, tol=None).fit(frames, y)
+    for unnamed in (frames, X["frames"], tmp_path / "store.zarr"):
+        weights = clf.attention_weights(unnamed)
+        assert isinstance(weights, FeatureSets)
+        assert np.array_equal(weights.lengths, frames.lengths)
+    assert isinstance(clf.attention_weights({"features": frames}), MultimodalFeatureSets)
+    assert clf.fit(X, y).attention_weights(Clips(X)).names == ["frames", "sounds"]
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
