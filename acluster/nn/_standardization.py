@@ -44,7 +44,7 @@ class Standardization(nn.Module):
     def learn(self, mean: Tensor, std: Tensor) -> None:
         """Set the mean and the scale, as computed on the training set.
 
-        Constant features are centered but not scaled.
+        Constant features, up to rounding, are centered but not scaled.
 
         Parameters
         ----------
@@ -53,8 +53,10 @@ class Standardization(nn.Module):
         """
         self.mean.copy_(mean)
         self.scale.copy_(std)
-        # This includes standard deviations that underflow in this dtype.
-        self.scale.masked_fill_(self.scale == 0, 1)
+        # This includes standard deviations that underflow in this dtype, and features whose
+        # deviations from the mean are rounding errors in it.
+        rounding = torch.finfo(self.scale.dtype).eps * self.mean.abs()
+        self.scale.masked_fill_(self.scale <= rounding, 1)
 
     def forward(self, values: Tensor) -> Tensor:
         """Return the standardized local features.

@@ -29,6 +29,11 @@ def is_missing(value: Any) -> bool:
     return isinstance(value, float | np.floating | np.datetime64) and bool(value != value)
 
 
+def relative_rounding(dtype: np.dtype[Any]) -> float:
+    """Return the spacing of the values of a dtype, relative to them; 0 for integers."""
+    return float(np.finfo(dtype).eps) if dtype.kind == "f" else 0.0
+
+
 def check_not_masked(array: Any, name: str) -> None:
     """Raise a ValueError if an array, or a part of a list, has masked values.
 

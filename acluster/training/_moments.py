@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from acluster.sets import FeatureSets
+from acluster.sets import FeatureSets, relative_rounding
 from acluster.training._batches import BatchSource, items_per_block
 
 # Larger than blocks of ordinary items. It bounds the memory of the squares for very large items.
@@ -25,8 +25,8 @@ class FeatureMoments(NamedTuple):
 def feature_moments(sets: FeatureSets, with_std: bool) -> FeatureMoments:
     """Return the moments over all local features of all sets, in one pass.
 
-    Features that are constant up to rounding get a standard deviation of 0. If `with_std` is
-    False, all features do, which saves time.
+    Features that are constant up to the rounding of their dtype get a standard deviation of 0.
+    If `with_std` is False, all features do, which saves time.
     """
     if sets.blocks is not None:
         # In the order of a compressed store, every block is decoded only once.
@@ -54,6 +54,7 @@ def feature_moments(sets: FeatureSets, with_std: bool) -> FeatureMoments:
     # The threshold of scikit-learn's StandardScaler: below it, the variance is rounding error.
     rounding = n_rows * torch.finfo(torch.float64).eps
     is_constant = variance <= rounding * variance + (rounding * mean).square()
+    is_constant |= variance.sqrt() <= relative_rounding(sets.dtype) * mean.abs()
     std = variance.sqrt().masked_fill(is_constant, 0)
     return FeatureMoments(mean.cpu().numpy(), std.cpu().numpy(), n_rows)
 
