@@ -96,7 +96,7 @@ def fits(folder):
     each = several(n_local_features={"frames": 3, "sounds": None}, early_stopping=True)
     yield "per_modality", each.fit(both, y), both
     for name in rivals.__all__:
-        if name.endswith("Classifier") and name != "PooledClassifier":
+        if hasattr(getattr(rivals, name), "save"):
             kind = getattr(rivals, name)
             small = {"hidden_size": 8} if "hidden_size" in kind().get_params() else {}
             yield name, kind(**COMMON, **small).fit(both, y), both

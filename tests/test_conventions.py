@@ -51,7 +51,7 @@ def test_parameters_are_keyword_only(kind):
 def test_tags_describe_the_classifier(kind):
     tags = get_tags(kind())
     assert tags.estimator_type == "classifier"
-    assert tags.input_tags.three_d_array or kind is rivals.PooledClassifier
+    assert tags.input_tags.three_d_array
     assert not tags.input_tags.allow_nan
     assert not tags.input_tags.sparse
     assert tags.target_tags.required

@@ -31,9 +31,7 @@ from acluster.nn import FC1Weighting
 from acluster.preprocessing import LocalFeatureTransformer
 from tests.conftest import make_sets
 
-NETWORKS = [
-    name for name in rivals.__all__ if name not in ("PooledClassifier", "pooled_statistics")
-]
+NETWORKS = [name for name in rivals.__all__ if hasattr(getattr(rivals, name), "save")]
 
 
 def fitted(**parameters):

@@ -1,4 +1,9 @@
-"""Other ways to integrate local features, as classifiers with the interface of acluster's own."""
+"""Other ways to integrate local features, as classifiers with the interface of acluster's own.
+
+All of them, and `AttentionClusterClassifier` and its siblings, have the parameters `standardize`,
+`class_weight` and `random_state`, so a loop can set them. Those with a network also have the
+training parameters of the attention cluster.
+"""
 
 from acluster.rivals._networks import (
     AttentionMILClassifier,
@@ -12,7 +17,7 @@ from acluster.rivals._networks import (
     TemporalInceptionClassifier,
     TSLSTMClassifier,
 )
-from acluster.rivals._pooled import PooledClassifier, pooled_statistics
+from acluster.rivals._pooled import PooledClassifier, PooledSVMClassifier, pooled_statistics
 
 __all__ = [
     "AttentionMILClassifier",
@@ -23,6 +28,7 @@ __all__ = [
     "GatedAttentionMILClassifier",
     "NetVLADClassifier",
     "PooledClassifier",
+    "PooledSVMClassifier",
     "SetTransformerClassifier",
     "TSLSTMClassifier",
     "TemporalInceptionClassifier",

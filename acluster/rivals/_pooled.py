@@ -1,6 +1,7 @@
-"""The rival without a network: pooled statistics and logistic regression."""
+"""The rivals without a network: pooled statistics with logistic regression or an SVM."""
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any, Self
@@ -19,78 +20,34 @@ from acluster.estimators import (
     restore_on_error,
     without_missing,
 )
-from acluster.sets import FeatureSets, MultimodalFeatureSets, check_multimodal_sets
+from acluster.sets import (
+    FeatureSets,
+    MultimodalFeatureSets,
+    check_multimodal_sets,
+    relative_rounding,
+)
 
 _ROWS_PER_BLOCK = 1 << 16
+_COMMON_CONSTRAINTS: dict[str, list[Any]] = {
+    "statistics": [list, tuple],
+    "C": [Interval(Real, 0, None, closed="neither")],
+    "standardize": ["boolean"],
+    "class_weight": [StrOptions({"balanced"}), dict, None],
+    "random_state": ["random_state"],
+}
 
 
-class PooledClassifier(LabelledClassifierMixin, BaseEstimator):
-    """Classify pooled statistics of the local features by logistic regression.
+class _Pooled(LabelledClassifierMixin, BaseEstimator, ABC):
+    """A classifier of scikit-learn on pooled statistics; a subclass names it in `_model`."""
 
-    The statistics of all modalities are concatenated and standardized. Those of a modality that an
-    item lacks are replaced by their mean over the training items.
-
-    Parameters
-    ----------
-    statistics : list or tuple of {"mean", "std", "min", "max"}, default=("mean", "max")
-        The statistics of each feature over the local features of an item.
-
-    C : float, default=1.0
-        Inverse strength of the l2 penalty.
-
-    max_iter : int, default=1000
-        The maximum number of solver iterations.
-
-    class_weight : dict or "balanced", default=None
-        Weights of the classes.
-
-    Attributes
-    ----------
-    classes_ : ndarray of shape (n_classes,)
-        The class labels, sorted; for an indicator y, the column numbers.
-
-    n_features_in_ : int
-        The width of a local feature, summed over the modalities.
-
-    n_iter_ : int
-        Solver iterations.
-
-    model_ : sklearn.pipeline.Pipeline
-        Imputation, scaling and regression, fitted on the statistics.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from acluster.rivals import PooledClassifier
-    >>> X, y = [np.eye(3)[[i % 3, 0]] for i in range(30)], np.arange(30) % 3
-    >>> PooledClassifier().fit(X, y).score(X, y)
-    1.0
-    """
-
-    _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012
-        "statistics": [list, tuple],
-        "C": [Interval(Real, 0, None, closed="neither")],
-        "max_iter": [Interval(Integral, 1, None, closed="left")],
-        "class_weight": [StrOptions({"balanced"}), dict, None],
-    }
-
-    def __init__(
-        self,
-        *,
-        statistics: Sequence[str] = ("mean", "max"),
-        C: float = 1.0,
-        max_iter: int = 1000,
-        class_weight: dict[Any, float] | str | None = None,
-    ) -> None:
-        self.statistics = statistics
-        self.C = C
-        self.max_iter = max_iter
-        self.class_weight = class_weight
+    @abstractmethod
+    def _model(self) -> Any:
+        """Return the unfitted classifier of a table of statistics."""
 
     @restore_on_error
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
-        """Fit the regression on items X with labels y.
+        """Fit the model on items X with labels y.
 
         Parameters
         ----------
@@ -113,6 +70,7 @@ class PooledClassifier(LabelledClassifierMixin, BaseEstimator):
             If X, y, a weight or a parameter is invalid.
         """
         from sklearn.impute import SimpleImputer
+        from sklearn.multiclass import OneVsRestClassifier
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
@@ -125,28 +83,25 @@ class PooledClassifier(LabelledClassifierMixin, BaseEstimator):
         weighted = weights > 0
         self._widths, self._statistics = X.n_features, tuple(self.statistics)
         table = self._pooled(X)[weighted]
-        scale = make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler())
-        scale.fit(table, standardscaler__sample_weight=weights[weighted])
-        regression = self._regression(y.ndim)
+        steps = [SimpleImputer(keep_empty_features=True)]
+        steps += [StandardScaler()] if self.standardize else []
+        prepare = make_pipeline(*steps)
+        scaling = {"standardscaler__sample_weight": weights[weighted]} if self.standardize else {}
+        prepare.fit(table, **scaling)
+        if self.standardize:
+            _leave_rounding(prepare[-1], X, len(self.statistics))
+        model = self._model()
+        if y.ndim == 2:
+            with config_context(enable_metadata_routing=True):
+                model = OneVsRestClassifier(model.set_fit_request(sample_weight=True))
         with warnings.catch_warnings(), config_context(enable_metadata_routing=True):
             warnings.filterwarnings("ignore", "Label .* is present in all training examples")
-            regression.fit(scale.transform(table), y[weighted], sample_weight=weights[weighted])
-        self.model_ = make_pipeline(*scale, regression)
-        self.classes_ = regression.classes_
-        parts = getattr(regression, "estimators_", [regression])
+            model.fit(prepare.transform(table), y[weighted], sample_weight=weights[weighted])
+        self.model_ = make_pipeline(*prepare, model)
+        self.classes_ = model.classes_
+        parts = getattr(model, "estimators_", [model])
         self.n_iter_ = max(int(np.max(getattr(part, "n_iter_", 1))) for part in parts)
         return self
-
-    def _regression(self, n_axes: int) -> Any:
-        """Return one regression for all classes, or one for each label."""
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.multiclass import OneVsRestClassifier
-
-        one = LogisticRegression(C=self.C, max_iter=self.max_iter, class_weight=self.class_weight)
-        if n_axes == 1:
-            return one
-        with config_context(enable_metadata_routing=True):
-            return OneVsRestClassifier(one.set_fit_request(sample_weight=True))
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Return the most probable label of every item.
@@ -161,20 +116,6 @@ class PooledClassifier(LabelledClassifierMixin, BaseEstimator):
         ndarray of shape (n,) or (n, n_labels)
         """
         return self._call_model("predict", X)
-
-    def predict_proba(self, X: Any) -> NDArray[Any]:
-        """Return the class probabilities.
-
-        Parameters
-        ----------
-        X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
-            The items.
-
-        Returns
-        -------
-        ndarray of shape (n, n_classes) or (n, n_labels)
-        """
-        return self._call_model("predict_proba", X)
 
     def decision_function(self, X: Any) -> NDArray[Any]:
         """Return the logit of every class.
@@ -210,6 +151,202 @@ class PooledClassifier(LabelledClassifierMixin, BaseEstimator):
         tags.input_tags.three_d_array = True
         tags.classifier_tags.multi_label = True
         return tags
+
+
+class PooledClassifier(_Pooled):
+    """Classify pooled statistics of the local features by logistic regression.
+
+    The statistics of all modalities are concatenated. Those of a modality that an item lacks are
+    replaced by their mean over the training items.
+
+    Parameters
+    ----------
+    statistics : list or tuple of {"mean", "std", "min", "max"}, default=("mean", "max")
+        The statistics of each feature over the local features of an item.
+
+    C : float, default=1.0
+        Inverse strength of the l2 penalty.
+
+    max_iter : int, default=1000
+        The maximum number of solver iterations.
+
+    standardize : bool, default=True
+        Whether to center and scale every statistic by its mean and standard deviation over the
+        training items.
+
+    class_weight : dict or "balanced", default=None
+        Weights of the classes.
+
+    random_state : int, RandomState instance or None, default=None
+        Ignored: the result does not depend on chance. All rivals have this parameter.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The class labels, sorted; for an indicator y, the column numbers.
+
+    n_features_in_ : int
+        The width of a local feature, summed over the modalities.
+
+    n_iter_ : int
+        Solver iterations.
+
+    model_ : sklearn.pipeline.Pipeline
+        Imputation, scaling and regression, fitted on the statistics.
+
+    See Also
+    --------
+    PooledSVMClassifier : A support vector machine on the statistics.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from acluster.rivals import PooledClassifier
+    >>> X, y = [np.eye(3)[[i % 3, 0]] for i in range(30)], np.arange(30) % 3
+    >>> PooledClassifier().fit(X, y).score(X, y)
+    1.0
+    """
+
+    _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012
+        **_COMMON_CONSTRAINTS,
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        *,
+        statistics: Sequence[str] = ("mean", "max"),
+        C: float = 1.0,
+        max_iter: int = 1000,
+        standardize: bool = True,
+        class_weight: dict[Any, float] | str | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.statistics = statistics
+        self.C = C
+        self.max_iter = max_iter
+        self.standardize = standardize
+        self.class_weight = class_weight
+        self.random_state = random_state
+
+    def _model(self) -> Any:
+        from sklearn.linear_model import LogisticRegression
+
+        return LogisticRegression(C=self.C, max_iter=self.max_iter, class_weight=self.class_weight)
+
+    def predict_proba(self, X: Any) -> NDArray[Any]:
+        """Return the class probabilities.
+
+        Parameters
+        ----------
+        X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
+            The items.
+
+        Returns
+        -------
+        ndarray of shape (n, n_classes) or (n, n_labels)
+        """
+        return self._call_model("predict_proba", X)
+
+
+class PooledSVMClassifier(_Pooled):
+    """Classify pooled statistics of the local features by a support vector machine.
+
+    The statistics of all modalities are concatenated. Those of a modality that an item lacks are
+    replaced by their mean over the training items.
+
+    There is no `predict_proba`. For probabilities, wrap the classifier in
+    :class:`sklearn.calibration.CalibratedClassifierCV`.
+
+    Parameters
+    ----------
+    statistics : list or tuple of {"mean", "std", "min", "max"}, \
+default=("mean", "std", "min", "max")
+        The statistics of each feature over the local features of an item.
+
+    C : float, default=10.0
+        Inverse strength of the regularization.
+
+    kernel : {"linear", "poly", "rbf", "sigmoid"}, default="rbf"
+        The kernel.
+
+    gamma : {"scale", "auto"} or float, default="scale"
+        The coefficient of the kernel, as in :class:`sklearn.svm.SVC`.
+
+    standardize : bool, default=True
+        Whether to center and scale every statistic by its mean and standard deviation over the
+        training items.
+
+    class_weight : dict or "balanced", default=None
+        Weights of the classes.
+
+    random_state : int, RandomState instance or None, default=None
+        Ignored: the result does not depend on chance. All rivals have this parameter.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The class labels, sorted; for an indicator y, the column numbers.
+
+    n_features_in_ : int
+        The width of a local feature, summed over the modalities.
+
+    n_iter_ : int
+        Solver iterations.
+
+    model_ : sklearn.pipeline.Pipeline
+        Imputation, scaling and support vector machine, fitted on the statistics.
+
+    See Also
+    --------
+    PooledClassifier : Logistic regression on the statistics.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from acluster.rivals import PooledSVMClassifier
+    >>> X, y = [np.eye(3)[[i % 3, 0]] for i in range(30)], np.arange(30) % 3
+    >>> PooledSVMClassifier().fit(X, y).score(X, y)
+    1.0
+    """
+
+    _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012
+        **_COMMON_CONSTRAINTS,
+        "kernel": [StrOptions({"linear", "poly", "rbf", "sigmoid"})],
+        "gamma": [StrOptions({"scale", "auto"}), Interval(Real, 0, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        *,
+        statistics: Sequence[str] = ("mean", "std", "min", "max"),
+        C: float = 10.0,
+        kernel: str = "rbf",
+        gamma: float | str = "scale",
+        standardize: bool = True,
+        class_weight: dict[Any, float] | str | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.statistics = statistics
+        self.C = C
+        self.kernel = kernel
+        self.gamma = gamma
+        self.standardize = standardize
+        self.class_weight = class_weight
+        self.random_state = random_state
+
+    def _model(self) -> Any:
+        from sklearn.svm import SVC
+
+        return SVC(C=self.C, kernel=self.kernel, gamma=self.gamma, class_weight=self.class_weight)
+
+
+def _leave_rounding(scaler: Any, X: MultimodalFeatureSets, n_statistics: int) -> None:
+    """Do not scale statistics that vary by no more than the rounding of the local features."""
+    roundings = [relative_rounding(X[name].dtype) for name in X.names]
+    widths = [n_statistics * X[name].n_features for name in X.names]
+    rounding = np.repeat(roundings, widths) * np.abs(scaler.mean_)
+    scaler.scale_[np.sqrt(scaler.var_) <= rounding] = 1
 
 
 def _check_finite(table: NDArray[Any]) -> NDArray[Any]:
@@ -277,12 +414,19 @@ def _check_statistics(statistics: Any) -> None:
 
 
 def _mean(values: NDArray[Any], starts: NDArray[Any], lengths: NDArray[Any]) -> NDArray[Any]:
-    return np.add.reduceat(values, starts, dtype=np.float64) / lengths[:, None]
+    mean = np.add.reduceat(values, starts, dtype=np.float64) / lengths[:, None]
+    # The rounding of a sum grows with its length. A scaler would scale it up in a feature that has
+    # the same value everywhere, and a classifier would see the sizes of the sets.
+    least, most = np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts)
+    return np.where(least == most, least, mean)
 
 
 def _std(values: NDArray[Any], starts: NDArray[Any], lengths: NDArray[Any]) -> NDArray[Any]:
-    deviations = values - np.repeat(_mean(values, starts, lengths), lengths, axis=0)
-    return np.sqrt(_mean(deviations**2, starts, lengths))
+    mean = _mean(values, starts, lengths)
+    deviations = values - np.repeat(mean, lengths, axis=0)
+    std = np.sqrt(_mean(deviations**2, starts, lengths))
+    is_rounding = std <= relative_rounding(values.dtype) * np.abs(mean)
+    return np.where(is_rounding & np.isfinite(mean), 0, std)  # sums that overflow stay visible
 
 
 STATISTICS = {

@@ -19,9 +19,7 @@ from tests.estimators.integrations import Largest
 
 METHODS = ["predict", "predict_proba", "decision_function"]
 NETWORKS = [
-    getattr(rivals, name)
-    for name in rivals.__all__
-    if name not in ("PooledClassifier", "pooled_statistics")
+    getattr(rivals, name) for name in rivals.__all__ if hasattr(getattr(rivals, name), "save")
 ]
 CLASSIFIERS = [
     (AttentionClusterClassifier, {}),

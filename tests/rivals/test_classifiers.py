@@ -6,10 +6,16 @@ import numpy as np
 import pytest
 from scipy.special import expit, softmax
 from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
 
 from acluster import (
+    AttentionClusterClassifier,
     FeatureSets,
+    IntegrationClassifier,
     MultimodalAttentionClusterClassifier,
     MultimodalFeatureSets,
     rivals,
@@ -22,7 +28,9 @@ pytestmark = pytest.mark.numerical
 
 N_ITEMS = 60
 CLASSIFIERS = [name for name in rivals.__all__ if name.endswith("Classifier")]
-NETWORKS = [name for name in CLASSIFIERS if name != "PooledClassifier"]
+NETWORKS = [name for name in CLASSIFIERS if hasattr(getattr(rivals, name), "save")]
+POOLED = [rivals.PooledClassifier, rivals.PooledSVMClassifier]
+MAIN = [AttentionClusterClassifier, MultimodalAttentionClusterClassifier, IntegrationClassifier]
 
 # Matrix products in sequence from local features to logits, including the last layer.
 N_PRODUCTS = {
@@ -45,7 +53,7 @@ def make(name, **parameters):
     given = {"max_iter": 30, "learning_rate": 0.03, "random_state": 0, "hidden_size": 16}
     given |= {"dropout": 0.0, "tol": None} | parameters
     known = kind().get_params()
-    if name == "PooledClassifier":
+    if name not in NETWORKS:
         return kind()
     return kind(**{key: value for key, value in given.items() if key in known})
 
@@ -60,6 +68,22 @@ def make_modalities(seed=0):
     return {"frames": frames, "sounds": sounds}, y
 
 
+@pytest.mark.parametrize("kind", [*MAIN, *(getattr(rivals, name) for name in CLASSIFIERS)])
+def test_common_parameters_are_accepted(kind):
+    common = {"standardize": True, "class_weight": "balanced", "random_state": 0}
+    clf = kind(**common)
+    clf._validate_params()
+    assert clf.get_params().items() >= common.items()
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_loop_over_rivals_sets_the_common_parameters(name):
+    X, y = make_modalities()
+    X["sounds"] = [None if x is None else 1e4 * x for x in X["sounds"]]
+    common = {"standardize": True, "class_weight": "balanced", "random_state": 0}
+    assert make(name).set_params(**common).fit(X, y).score(X, y) > 0.8
+
+
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_fit_on_several_modalities_with_missing_ones(name):
     X, y = make_modalities()
@@ -67,7 +91,8 @@ def test_fit_on_several_modalities_with_missing_ones(name):
     assert clf.score(X, y) > 0.8
     assert clf.n_features_in_ == 7
     alone = {modality: [sets[1]] for modality, sets in X.items()}
-    np.testing.assert_allclose(clf.predict_proba(alone)[0], clf.predict_proba(X)[1], atol=1e-6)
+    decisions = clf.decision_function(alone)[0], clf.decision_function(X)[1]
+    np.testing.assert_allclose(*decisions, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="fitted on \\['frames', 'sounds'\\]"):
         clf.predict(X["frames"])
 
@@ -82,16 +107,16 @@ def test_fit_on_a_store_gives_the_same_bits(name, tmp_path):
     save_feature_sets(tmp_path / "store.zarr", X)
     in_memory = make(name, max_iter=2).fit(X, y)
     stored = make(name, max_iter=2).fit(tmp_path / "store.zarr", y)
-    assert np.array_equal(in_memory.predict_proba(X), stored.predict_proba(X))
+    assert np.array_equal(in_memory.decision_function(X), stored.decision_function(X))
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_fit_with_an_indicator_predicts_several_labels(name):
     X, y = make_modalities()
     labels = np.stack([y == 1, y == 2], axis=1).astype(int)
-    proba = make(name).fit(X, labels).predict_proba(X)
-    assert proba.shape == (N_ITEMS, 2)
-    assert ((proba > 0.5) == labels).mean() > 0.8
+    clf = make(name).fit(X, labels)
+    assert clf.decision_function(X).shape == (N_ITEMS, 2)
+    assert (clf.predict(X) == labels).mean() > 0.8
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -255,14 +280,77 @@ def test_pooled_statistics_rejects_unknown_statistics(statistics):
         rivals.pooled_statistics(X["frames"], ["mean"])
 
 
-def test_pooled_classifier_predicts_with_the_statistics_of_fit():
+def test_pooled_statistics_of_constant_features_are_exact():
+    lengths = np.arange(1, 60)
+    X = FeatureSets(np.full((lengths.sum(), 2), [0.1, -0.3]), np.cumsum([0, *lengths]))
+    expected = [[0.1, -0.3, 0, 0, 0.1, -0.3]] * len(X)
+    assert rivals.pooled_statistics(X, ["mean", "std", "min"]).tolist() == expected
+
+
+@pytest.mark.parametrize("kind", POOLED)
+def test_pooled_classifiers_do_not_learn_the_size_of_a_set_from_a_constant(kind):
+    sizes = np.random.default_rng(0).permutation(60) + 1
+    X = [np.full((size, 1), 0.1) for size in sizes]
+    clf = kind(statistics=["mean", "std"]).fit(X, sizes > 30)
+    assert np.ptp(clf.decision_function(X)) == 0
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("kind", POOLED)
+def test_pooled_classifiers_do_not_scale_up_rounding(kind, dtype):
+    rng = np.random.default_rng(0)
+    sizes, found = rng.permutation(60) + 1, []
+    X = FeatureSets(rng.normal(size=(sizes.sum(), 1)), np.cumsum([0, *sizes]))
+    steps = np.finfo(dtype).eps * rng.integers(0, 2, (sizes.sum(), 3))
+    # The largest of more local features is larger: scaled up, it tells the size of a set.
+    for constant in (1 + steps, np.ones_like(steps)):
+        values = np.hstack([X.packed()[0], constant]).astype(dtype)
+        one = FeatureSets(values, X.packed()[1])
+        clf = kind(statistics=["mean", "std", "min", "max"]).fit(one, sizes > 30)
+        found.append(clf.decision_function(one))
+    np.testing.assert_allclose(*found, atol=0.01)
+
+
+@pytest.mark.parametrize("kind", POOLED)
+def test_pooled_classifiers_without_standardize_use_the_statistics_as_they_are(kind):
     X, y = make_modalities()
-    clf = rivals.PooledClassifier(statistics=["mean"]).fit(X, y)
-    proba = clf.predict_proba(X)
-    assert np.array_equal(clf.set_params(statistics=["max", "min"]).predict_proba(X), proba)
+    table = rivals.pooled_statistics(FeatureSets.from_arrays(X["frames"]), ["mean"])
+    clf = kind(statistics=["mean"], standardize=False).fit(X["frames"], y)
+    expected = clf.model_[-1].decision_function(table)
+    assert np.array_equal(clf.decision_function(X["frames"]), expected)
+    scaled = kind(statistics=["mean"]).fit(X["frames"], y)
+    assert not np.allclose(scaled.decision_function(X["frames"]), expected)
 
 
-def test_pooled_classifier_sample_weight_equals_repetition():
+@pytest.mark.parametrize("kind", POOLED)
+def test_pooled_classifiers_predict_with_the_statistics_of_fit(kind):
+    X, y = make_modalities()
+    clf = kind(statistics=["mean"]).fit(X, y)
+    before = clf.decision_function(X)
+    assert np.array_equal(clf.set_params(statistics=["max", "min"]).decision_function(X), before)
+
+
+def test_pooled_svm_equals_a_pipeline_of_scikit_learn():
+    X, y = make_modalities()
+    sets = FeatureSets.from_arrays(X["frames"])
+    table = rivals.pooled_statistics(sets, ["mean", "std", "min", "max"])
+    expected = make_pipeline(StandardScaler(), SVC(C=10)).fit(table, y)
+    clf = rivals.PooledSVMClassifier().fit(sets, y)
+    np.testing.assert_allclose(clf.decision_function(sets), expected.decision_function(table))
+    assert np.array_equal(clf.predict(sets), expected.predict(table))
+
+
+def test_pooled_svm_is_calibrated_by_scikit_learn():
+    X, y = make_modalities()
+    sets = FeatureSets.from_arrays(X["frames"])
+    assert not hasattr(rivals.PooledSVMClassifier(), "predict_proba")
+    calibrated = CalibratedClassifierCV(rivals.PooledSVMClassifier(), ensemble=False, cv=3)
+    proba = calibrated.fit(sets, y == 1).predict_proba(sets)
+    assert ((proba[:, 1] > 0.5) == (y == 1)).mean() > 0.8
+
+
+@pytest.mark.parametrize("kind", POOLED)
+def test_pooled_classifiers_sample_weight_equals_repetition(kind):
     X, y = make_modalities()
     labels = np.stack([y == 1, y == 2, np.zeros(N_ITEMS)], axis=1).astype(int)  # one is constant
     weights = np.random.default_rng(0).integers(0, 3, N_ITEMS)
@@ -270,11 +358,12 @@ def test_pooled_classifier_sample_weight_equals_repetition():
     X = {name: [np.full((1, 3), 0.5) if x is None else x for x in x] for name, x in X.items()}
     sets = {name: [x[i] for i in repeated] for name, x in X.items()}
     for target in (y, labels):
-        weighed = rivals.PooledClassifier().fit(X, target, sample_weight=weights)
-        again = rivals.PooledClassifier().fit(sets, target[repeated])
-        np.testing.assert_allclose(weighed.predict_proba(X), again.predict_proba(X), atol=1e-3)
+        weighed = kind().fit(X, target, sample_weight=weights)
+        again = kind().fit(sets, target[repeated])
+        decisions = weighed.decision_function(X), again.decision_function(X)
+        np.testing.assert_allclose(*decisions, rtol=0.01, atol=0.01)
     with pytest.raises(ValueError, match="Negative values"):
-        rivals.PooledClassifier().fit(X, y, sample_weight=-weights)
+        kind().fit(X, y, sample_weight=-weights)
 
 
 def test_pooled_classifier_keeps_the_earlier_model_if_fit_fails():

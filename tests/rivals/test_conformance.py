@@ -35,6 +35,9 @@ ESTIMATORS.append(rivals.AverageClassifier(fusion="scores", **PLAIN))
 
 
 def expected_failures(estimator):
+    if isinstance(estimator, rivals.PooledSVMClassifier):
+        reason = "the solver stops within its tolerance, at another point after a repetition"
+        return {"check_sample_weight_equivalence_on_dense_data": reason}
     normalizing = (
         rivals.TSLSTMClassifier,
         rivals.TemporalInceptionClassifier,
