@@ -79,3 +79,19 @@ def test_failed_fit_keeps_the_fitted_transformer():
         lifted.fit({"rgb": np.ones((0, 2, 2)), "audio": np.zeros((0, 1, 1))})
     assert lifted.transform(two).names == ["rgb", "audio"]
     assert lifted.fit(np.ones((3, 2, 4))).transform(np.ones((3, 2, 4))).n_features == 4
+
+
+class Clips:
+    """A dataset in the form of torch: items by number, here dicts of two modalities."""
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return {"frames": np.full((2, 2), 1.0 * index), "sounds": np.full((1, 1), 2.0 * index)}
+
+
+def test_fit_transform_of_a_dataset_of_modalities():
+    scaled = LocalFeatureTransformer(StandardScaler()).fit_transform(Clips())
+    assert scaled.names == ["frames", "sounds"]
+    np.testing.assert_allclose(scaled["sounds"].packed()[0].ravel(), [-(1.5**0.5), 0, 1.5**0.5])
