@@ -22,18 +22,12 @@ from acluster._utils._progress import progress
 from acluster.estimators._architecture import Architecture, members_of
 from acluster.estimators._description import check_savable, describe
 from acluster.estimators._fitting import TrainingData, TrainingSets, adopt, fit_together
-from acluster.estimators._items import Items, check_partial_fit, check_X, finite_blocks, unwrapped
+from acluster.estimators._items import Items, check_partial_fit, check_X, finite_blocks
 from acluster.estimators._labels import LabelCoding, LabelledClassifierMixin
 from acluster.estimators._missing import MissingModality
 from acluster.estimators._parameters import TrainingParameters, value_per_modality
 from acluster.nn import EnsembleNetwork, Integration, IntegrationNetwork
-from acluster.sets import (
-    FeatureSets,
-    MultimodalFeatureSets,
-    is_multimodal,
-    normalized,
-    save_rows,
-)
+from acluster.sets import FeatureSets, MultimodalFeatureSets, is_multimodal, normalized, save_rows
 from acluster.training import (
     BatchSource,
     EnsembleTrainer,
