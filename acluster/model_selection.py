@@ -145,7 +145,7 @@ class _Together:
             _, transformers, first = group[0]
             with suppress(Exception):
                 transformed = X if transformers is None else transformers.fit_transform(X, y)
-                data = TrainingData.of(first, transformed, y, **fit_params)
+                data = TrainingData.of(first, transformed, y, fit_params.get("sample_weight"))
                 yield data, {number: classifier for number, _, classifier in group}
 
     def _parts(self, number: int) -> tuple[Any, Any]:

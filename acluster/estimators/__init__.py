@@ -1,18 +1,12 @@
 """The classifiers of acluster and their components."""
 
+from acluster.estimators._adoption import adopting, fit_key
 from acluster.estimators._attention_clusters import (
     AttentionClusterClassifier,
     MultimodalAttentionClusterClassifier,
 )
 from acluster.estimators._description import restore
-from acluster.estimators._fitting import (
-    TrainingData,
-    adopting,
-    can_train_together,
-    fit_key,
-    fit_together,
-    network_size,
-)
+from acluster.estimators._fitting import can_train_together, fit_together, network_size
 from acluster.estimators._integration_classifier import (
     BaseIntegrationClassifier,
     IntegrationClassifier,
@@ -21,3 +15,4 @@ from acluster.estimators._items import finite_blocks
 from acluster.estimators._labels import LabelledClassifierMixin, check_labels, without_missing
 from acluster.estimators._parameters import choice, estimator, integer
 from acluster.estimators._set_classifier import restore_on_error
+from acluster.estimators._training_data import TrainingData

@@ -4,150 +4,37 @@ from __future__ import annotations
 
 import os
 import pickle
-import re
-import sys
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import Any, Self, TypeVar
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+import torch
+from numpy.typing import NDArray
 
+from acluster.estimators._adoption import identity_of
+from acluster.estimators._architecture import members_of
 from acluster.estimators._callbacks import EstimatorCallbacks
-from acluster.estimators._items import Items, check_items, check_validation, hold_out, unwrapped
-from acluster.estimators._labels import LabelCoding, to_mean_one
-from acluster.sets import FeatureSets, MultimodalFeatureSets, warn_of_scale
+from acluster.estimators._inference import logits_function, outputs, source_of
+from acluster.estimators._items import Items, hold_out, unwrapped
+from acluster.estimators._labels import to_mean_one
+from acluster.estimators._missing import MissingModality
+from acluster.estimators._parameters import value_per_modality
+from acluster.estimators._training_data import TrainingData, TrainingSets
 from acluster.training import (
+    BatchSource,
     Checkpoint,
-    FeatureMoments,
+    EnsembleTrainer,
+    Fit,
     Interrupted,
     Member,
-    cached,
-    data_digest,
-    feature_moments,
-    resolve_device,
+    Patience,
+    Trainer,
+    TrainingBatches,
+    bytes_per_part,
+    make_generators,
+    stack_blocks,
     train,
 )
-
-_T = TypeVar("_T")
-
-# Parameters that do not affect the weights after a given epoch.
-_NOT_IN_IDENTITY = ("max_iter", "verbose", "warm_start", "device")
-
-# Parameters that the first checkpoints do not know, with the value that changes nothing.
-_LATER_PARAMETERS = {"n_members": 1}
-
-
-@dataclass(eq=False)
-class TrainingData:
-    """The checked items of a fit, and what the estimators that are fitted to them share.
-
-    Parameters
-    ----------
-    items : Items
-        The items, with their labels and sample weights.
-
-    coding : LabelCoding
-        How labels correspond to logits.
-
-    validation : Items or None
-        The validation set that the user has passed.
-
-    is_weighted : bool
-        Whether the user has passed sample weights.
-
-    resumes : bool
-        Whether the fit continues an earlier one.
-    """
-
-    items: Items
-    coding: LabelCoding
-    validation: Items | None = None
-    is_weighted: bool = False
-    resumes: bool = False
-    _shared: dict[Hashable, Any] = field(default_factory=dict)
-
-    @classmethod
-    def of(
-        cls,
-        estimator: Any,
-        X: Any,
-        y: ArrayLike,
-        sample_weight: ArrayLike | None,
-        X_val: Any = None,
-        y_val: ArrayLike | None = None,
-        *,
-        classes: ArrayLike | None = None,
-        resumes: bool = False,
-    ) -> Self:
-        """Check the arguments of `fit` or `partial_fit` of an estimator."""
-        seen = estimator._architecture.widths if resumes else None
-        items = check_items(estimator, X, y, sample_weight, seen=seen)
-        coding = estimator._coding if resumes else LabelCoding.of(items.y, classes)
-        validation = check_validation(estimator, X_val, y_val, coding, items.X.n_features)
-        if not estimator.standardize and not resumes:
-            for name in items.X.names:
-                named = f"modality {name!r}" if len(items.X.names) > 1 else "X"
-                warn_of_scale(items.X[name], named)
-        return cls(items, coding, validation, sample_weight is not None, resumes)
-
-    def share(self, key: Hashable, compute: Callable[[], _T]) -> _T:
-        """Return what `compute` returns, from its first call with this key."""
-        if key not in self._shared:
-            self._shared[key] = compute()
-        found: _T = self._shared[key]
-        return found
-
-
-@dataclass(eq=False)
-class TrainingSets:
-    """The local features that a network is trained on, at the place where it reads them.
-
-    Parameters
-    ----------
-    data : TrainingData
-        The items.
-
-    cache : str
-        The estimator's `cache`.
-
-    like : Tensor
-        A parameter of the network.
-
-    train : ndarray of int64, or None
-        The numbers of the items to train on; None for all.
-    """
-
-    data: TrainingData
-    cache: str
-    like: Any
-    train: NDArray[np.int64] | None = None
-
-    @property
-    def key(self) -> Hashable:
-        """Equal for the same local features at the same place."""
-        train = None if self.train is None else self.train.tobytes()
-        return train, self.cache, self.like.device, self.like.dtype
-
-    def sets(self) -> dict[str, FeatureSets]:
-        """Return the sets of every modality."""
-
-        def move() -> dict[str, FeatureSets]:
-            X = self.data.items.X if self.train is None else self.data.items.X[self.train]
-            moved = cached([X[name] for name in X.names], self.cache, self.like)
-            return dict(zip(X.names, moved, strict=True))
-
-        return self.data.share(("sets", self.key), move)
-
-    def moments(self, with_std: bool) -> dict[str, FeatureMoments]:
-        """Return the mean, and if asked for the standard deviation, of every modality."""
-
-        def compute() -> dict[str, FeatureMoments]:
-            return {name: feature_moments(one, with_std) for name, one in self.sets().items()}
-
-        return self.data.share(("moments", self.key, with_std), compute)
 
 
 class _Fitting:
@@ -173,11 +60,11 @@ class _Fitting:
             if validation is not None:
                 encoded = coding.encode(validation.y)
                 compared["validation data"] = (validation.X, encoded, validation.sample_weight)
-            checkpoint = Checkpoint(checkpoint_dir, _identity(estimator, compared))
+            checkpoint = Checkpoint(checkpoint_dir, identity_of(estimator, compared))
         like = next(estimator.network_.parameters())
         self.sets = TrainingSets(data, estimator.cache, like, train)
         chosen = slice(None) if train is None else train
-        fit = estimator._make_fit(self.sets, targets[chosen], weights[chosen], validation)
+        fit = make_fit(estimator, self.sets, targets[chosen], weights[chosen], validation)
         metadata = {"sample_weight": items.sample_weight} if data.is_weighted else None
         seen_X = unwrapped(estimator, items.X)
         self.callbacks = EstimatorCallbacks(estimator, X=seen_X, y=items.y, metadata=metadata)
@@ -255,42 +142,10 @@ def fit_together(
     return [fitting.member for fitting in fittings]
 
 
-# Called with an estimator and its items, in every `fit` of the current thread.
-_FINDER: ContextVar[Callable[[Any, TrainingData], Any] | None] = ContextVar("finder", default=None)
-
-
-@contextmanager
-def adopting(find: Callable[[Any, TrainingData], Any]) -> Iterator[None]:
-    """Let `fit` take over the results of estimators that have been fitted together.
-
-    Parameters
-    ----------
-    find : callable
-        ``find(estimator, data)`` returns an estimator that has been fitted to the same items with
-        the same parameters, or None.
-    """
-    token = _FINDER.set(find)
-    try:
-        yield
-    finally:
-        _FINDER.reset(token)
-
-
-def adopt(estimator: Any, data: TrainingData) -> bool:
-    """Take over the fitted attributes of another estimator, if there is one to take."""
-    find = _FINDER.get()
-    fitted = None if find is None else find(estimator, data)
-    if fitted is None:
-        return False
-    parameters = estimator.get_params(deep=False)
-    vars(estimator).update({k: v for k, v in vars(fitted).items() if k not in parameters})
-    return True
-
-
 def can_train_together(estimator: Any) -> bool:
     """Whether an estimator is one of those that `fit_together` takes."""
-    is_ours = hasattr(estimator, "_integration_arguments") and hasattr(estimator, "_make_fit")
-    return is_ours and not getattr(estimator, "_skl_callbacks", None)
+    has_callbacks = bool(getattr(estimator, "_skl_callbacks", None))
+    return hasattr(estimator, "_architecture_for") and not has_callbacks
 
 
 def network_size(estimator: Any, data: TrainingData) -> int:
@@ -299,41 +154,102 @@ def network_size(estimator: Any, data: TrainingData) -> int:
     return sum(parameter.numel() for parameter in network.parameters()) * 4
 
 
-def fit_key(estimator: Any, data: TrainingData) -> Hashable:
-    """Return a value that is equal for fits with the same parameters to the same items."""
-    items, coding = data.items, data.coding
+def make_fit(
+    estimator: Any,
+    training_sets: TrainingSets,
+    targets: NDArray[Any],
+    weights: NDArray[np.float64],
+    validation: Items | None = None,
+) -> Fit:
+    """Create the `Fit` of an estimator's network on these items, before its first epoch."""
+    like = next(estimator.network_.parameters())
+    trainer = _make_trainer(estimator)
+    sets = training_sets.sets()
+    estimator._missing = _learn_moments(estimator, training_sets)
+    if estimator._is_multimodal:
+        estimator.feature_means_ = dict(estimator._missing.means) or None
+    targets_tensor = torch.from_numpy(targets).to(like.device)
+    if targets_tensor.is_floating_point():
+        targets_tensor = targets_tensor.to(like.dtype)
+    stand_ins, max_bytes = estimator._missing.stand_ins(sets), bytes_per_part(estimator.network_)
+    batches = TrainingBatches(
+        BatchSource([*sets.values()], like, stand_ins, max_bytes=max_bytes),
+        targets_tensor,
+        torch.from_numpy(weights).to(like.device, like.dtype),
+        batch_size=estimator.batch_size,
+        n_local_features=list(value_per_modality(estimator, "n_local_features", [*sets]).values()),
+        modality_dropout=estimator.modality_dropout,
+        random_state=estimator._random_state,
+    )
+    return Fit(
+        trainer,
+        batches,
+        patience=Patience(estimator.tol, estimator.n_iter_no_change),
+        validate=None if validation is None else _validator(estimator, validation),
+        early_stopping=estimator.early_stopping,
+        loss_curve=estimator.loss_curve_,
+        validation_scores=estimator.validation_scores_,
+        verbose=estimator.verbose,
+    )
 
-    def digest() -> Hashable:
-        numbers = _digest(items.X, coding.encode(items.y), items.sample_weight)
-        return numbers, coding.kind, tuple(coding.classes.tolist())
 
-    key = data.share("digest", digest)
-    return key, estimator.max_iter, estimator.warm_start, *_parameters(estimator).items()
-
-
-def _identity(classifier: Any, data: dict[str, Any]) -> dict[str, str]:
-    """Return everything that affects the weights, as text: parameters, device and data."""
-    parameters = _parameters(classifier)
-    for name, value in _LATER_PARAMETERS.items():
-        if parameters[name] == repr(value):
-            del parameters[name]
-    return parameters | {name: _digest(*arrays) for name, arrays in data.items()}
-
-
-def _parameters(classifier: Any) -> dict[str, str]:
-    parameters = classifier.get_params(deep=False)
-    for name in _NOT_IN_IDENTITY:
-        del parameters[name]
-    parameters["device"] = resolve_device(classifier.device)
-    texts = {"class": type(classifier).__name__}
-    for name, value in parameters.items():
-        # By default, NumPy rounds arrays to 8 digits and abbreviates long ones.
-        with np.printoptions(threshold=sys.maxsize, floatmode="unique"):
-            text = repr(value.item() if isinstance(value, np.generic) else value)
-        # The address of a function or an object is another one in the process that resumes.
-        texts[name] = re.sub(r" at 0x[0-9a-fA-F]+", "", text)
-    return texts
+def _make_trainer(estimator: Any) -> Trainer | EnsembleTrainer:
+    network = estimator.network_
+    device = next(network.parameters()).device
+    generators = make_generators(estimator._random_state, device, member_numbers(estimator))
+    trainers = [
+        Trainer(
+            member,
+            estimator._coding.loss,
+            optimizer=estimator.optimizer,
+            learning_rate=estimator.learning_rate,
+            weight_decay=estimator.weight_decay,
+            max_grad_norm=estimator.max_grad_norm,
+            precision=estimator.precision,
+            generator=generator,
+        )
+        for member, generator in zip(members_of(network), generators, strict=True)
+    ]
+    is_one = len(trainers) == 1
+    trainer = trainers[0] if is_one else EnsembleTrainer(network, trainers)
+    name, state = estimator._optimizer_state
+    if state is not None and name == estimator.optimizer:
+        trainer.optimizer.load_state(state)
+    return trainer
 
 
-def _digest(X: MultimodalFeatureSets, *arrays: NDArray[Any]) -> str:
-    return data_digest({modality: X[modality] for modality in X.names}, *arrays)
+def member_numbers(estimator: Any) -> range:
+    """Return the numbers of an estimator's networks, for `make_generators`."""
+    first = estimator._place * estimator.n_members
+    return range(first, first + estimator.n_members)
+
+
+def _learn_moments(classifier: Any, sets: TrainingSets) -> MissingModality:
+    """Learn the statistics for standardization, and return the strategy for missing modalities."""
+    strategy = classifier.missing_modality
+    standardizes = classifier.standardize and classifier.n_iter_ == 0
+    if not standardizes and strategy == "mask":
+        return MissingModality()
+    moments = sets.moments(with_std=standardizes)
+    if standardizes:
+        for member in members_of(classifier.network_):
+            for layer, (mean, std, _) in zip(
+                member.standardizations or (), moments.values(), strict=True
+            ):
+                layer.learn(torch.from_numpy(mean), torch.from_numpy(std))
+    return classifier._missing.learned(strategy, moments)
+
+
+def _validator(classifier: Any, held_out: Items) -> Callable[[], float]:
+    """Return a function that gives the accuracy of the network on held-out items."""
+    source = source_of(classifier, held_out.X, classifier.cache)
+
+    def accuracy() -> float:
+        blocks = outputs(classifier, logits_function(classifier), source)
+        try:
+            logits = stack_blocks(blocks, len(source))
+        except ValueError as error:
+            raise ValueError(f"In the validation items: {error}") from None
+        return classifier._coding.accuracy(held_out.y, logits, held_out.sample_weight)
+
+    return accuracy

@@ -4,7 +4,7 @@ import copy
 import functools
 import os
 from abc import ABC
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -18,30 +18,24 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from acluster._utils._model_file import write_model
-from acluster._utils._progress import progress
+from acluster.estimators._adoption import adopt
 from acluster.estimators._architecture import Architecture, members_of
 from acluster.estimators._description import check_savable, describe
-from acluster.estimators._fitting import TrainingData, TrainingSets, adopt, fit_together
-from acluster.estimators._items import Items, check_partial_fit, check_X, finite_blocks
+from acluster.estimators._fitting import fit_together, make_fit, member_numbers
+from acluster.estimators._inference import logits_function, outputs, source_of
+from acluster.estimators._items import check_partial_fit, check_X
 from acluster.estimators._labels import LabelCoding, LabelledClassifierMixin
 from acluster.estimators._missing import MissingModality
 from acluster.estimators._parameters import TrainingParameters, value_per_modality
+from acluster.estimators._training_data import TrainingData, TrainingSets
 from acluster.nn import EnsembleNetwork, Integration, IntegrationNetwork
 from acluster.sets import FeatureSets, MultimodalFeatureSets, is_multimodal, normalized, save_rows
 from acluster.training import (
     BatchSource,
-    EnsembleTrainer,
     Fit,
     Interrupted,
-    Patience,
-    Trainer,
-    TrainingBatches,
-    autocast,
-    bytes_per_part,
-    cached,
     check_precision,
     check_resumable,
-    infer,
     make_generators,
     resolve_device,
     resolve_dtype,
@@ -167,11 +161,6 @@ class SetClassifier(
     modality_dropout = 0.0
     missing_modality = "mean"
     fusion: Any = None
-
-    @property
-    def _members(self) -> range:
-        """The numbers of the networks."""
-        return range(self._place * self.n_members, (self._place + 1) * self.n_members)
 
     @property
     def best_validation_score_(self) -> float | None:
@@ -316,7 +305,7 @@ class SetClassifier(
         weights = data.coding.weigh(targets, data.items.sample_weight, self.class_weight)
         self._start(data)
         sets = TrainingSets(data, self.cache, next(self.network_.parameters()))
-        fit = self._make_fit(sets, targets, weights, validation=None)
+        fit = make_fit(self, sets, targets, weights)
         [loss] = run_epoch([fit])
         fit.end_epoch(loss)
         self._record(fit, keep_optimizer=True)
@@ -360,7 +349,7 @@ class SetClassifier(
         feature_dtypes = (X[name].dtype for name in X.names)
         self._dtype = resolve_dtype(self.dtype, self.precision, feature_dtypes)
         self._random_state = check_random_state(self.random_state)
-        generators = make_generators(self._random_state, "cpu", self._members)
+        generators = make_generators(self._random_state, "cpu", member_numbers(self))
         network = architecture.initialize(self.dropout, generators)
         self.network_ = network.to(device, getattr(torch, self._dtype))
         self._missing = MissingModality()
@@ -372,62 +361,6 @@ class SetClassifier(
         self.loss_curve_: list[float] = []
         self.validation_scores_: list[float] | None = None
 
-    def _make_fit(
-        self,
-        training_sets: TrainingSets,
-        targets: NDArray[Any],
-        weights: NDArray[np.float64],
-        validation: Items | None,
-    ) -> Fit:
-        """Create the `Fit` of the network on these items, before its first epoch."""
-        like = next(self.network_.parameters())
-        generators = make_generators(self._random_state, like.device, self._members)
-        trainers = [
-            Trainer(
-                member,
-                self._coding.loss,
-                optimizer=self.optimizer,
-                learning_rate=self.learning_rate,
-                weight_decay=self.weight_decay,
-                max_grad_norm=self.max_grad_norm,
-                precision=self.precision,
-                generator=generator,
-            )
-            for member, generator in zip(members_of(self.network_), generators, strict=True)
-        ]
-        is_one = len(trainers) == 1
-        trainer = trainers[0] if is_one else EnsembleTrainer(self.network_, trainers)
-        name, state = self._optimizer_state
-        if state is not None and name == self.optimizer:
-            trainer.optimizer.load_state(state)
-        sets = training_sets.sets()
-        self._missing = _learn_moments(self, training_sets)
-        if self._is_multimodal:
-            self.feature_means_ = dict(self._missing.means) or None
-        targets_tensor = torch.from_numpy(targets).to(like.device)
-        if targets_tensor.is_floating_point():
-            targets_tensor = targets_tensor.to(like.dtype)
-        stand_ins, max_bytes = self._missing.stand_ins(sets), bytes_per_part(self.network_)
-        batches = TrainingBatches(
-            BatchSource([*sets.values()], like, stand_ins, max_bytes=max_bytes),
-            targets_tensor,
-            torch.from_numpy(weights).to(like.device, like.dtype),
-            batch_size=self.batch_size,
-            n_local_features=list(value_per_modality(self, "n_local_features", [*sets]).values()),
-            modality_dropout=self.modality_dropout,
-            random_state=self._random_state,
-        )
-        return Fit(
-            trainer,
-            batches,
-            patience=Patience(self.tol, self.n_iter_no_change),
-            validate=None if validation is None else _validator(self, validation),
-            early_stopping=self.early_stopping,
-            loss_curve=self.loss_curve_,
-            validation_scores=self.validation_scores_,
-            verbose=self.verbose,
-        )
-
     def _record(self, fit: Fit, keep_optimizer: bool = False) -> None:
         """Update the fitted attributes from a fit."""
         self.n_iter_ = len(fit.loss_curve)
@@ -437,24 +370,11 @@ class SetClassifier(
         state = fit.trainer.optimizer.state() if keep_optimizer else None
         self._optimizer_state = (self.optimizer, state)
 
-    def _infer(
-        self,
-        function: Callable[..., torch.Tensor],
-        source: BatchSource,
-        offsets: NDArray[np.int64] | None = None,
-    ) -> Iterator[NDArray[Any]]:
-        """Yield the finite outputs of `function` for every batch of packed sets."""
-        self.network_.eval()
-        outputs = finite_blocks(infer(function, source, self.batch_size), offsets)
-        if not self.verbose:
-            return outputs
-        return progress(outputs, "batches", len(source.parts(self.batch_size)))
-
     def _logits(self, X: Any) -> NDArray[Any]:
         check_is_fitted(self)
         check_precision(self.precision, self._dtype)
         X = check_X(self, X, seen=self._architecture.widths)
-        blocks = self._infer(_autocast_logits(self), _source(self, X))
+        blocks = outputs(self, logits_function(self), source_of(self, X))
         return stack_blocks(blocks, len(X))
 
     def predict(self, X: Any) -> NDArray[Any]:
@@ -571,7 +491,7 @@ class SetClassifier(
                 "set_output(transform='default'), or do not pass out."
             )
         X = check_X(self, X, seen=self._architecture.widths)
-        blocks = self._infer(self.network_.global_feature, _source(self, X))
+        blocks = outputs(self, self.network_.global_feature, source_of(self, X))
         return stack_blocks(blocks, len(X)) if out is None else save_rows(out, blocks, len(X))
 
     @available_if(_has_attention_units)
@@ -617,7 +537,8 @@ class SetClassifier(
         like, weights = next(self.network_.parameters()), {}
         for i, name in enumerate(X.names):
             offsets = np.concatenate([[0], np.cumsum(X[name].lengths)])
-            blocks = self._infer(
+            blocks = outputs(
+                self,
                 lambda packed, i=i: self.network_.attention_weights_of(i, *packed[0]),
                 BatchSource([X[name]], like),
                 offsets,
@@ -723,52 +644,3 @@ class SetClassifier(
             self.network_ = self._architecture.build(
                 self.dropout, self._dtype, to_torch_state(state["network_"]), self.device
             )
-
-
-def _learn_moments(classifier: Any, sets: TrainingSets) -> MissingModality:
-    """Learn the statistics for standardization, and return the strategy for missing modalities."""
-    strategy = classifier.missing_modality
-    standardizes = classifier.standardize and classifier.n_iter_ == 0
-    if not standardizes and strategy == "mask":
-        return MissingModality()
-    moments = sets.moments(with_std=standardizes)
-    if standardizes:
-        for member in members_of(classifier.network_):
-            for layer, (mean, std, _) in zip(
-                member.standardizations or (), moments.values(), strict=True
-            ):
-                layer.learn(torch.from_numpy(mean), torch.from_numpy(std))
-    return classifier._missing.learned(strategy, moments)
-
-
-def _source(classifier: Any, X: MultimodalFeatureSets, cache: str = "stream") -> BatchSource:
-    """Return the batches of checked sets."""
-    like = next(classifier.network_.parameters())
-    sets = cached([X[name] for name in X.names], cache, like)
-    return BatchSource(sets, like, classifier._missing.stand_ins(X.names))
-
-
-def _autocast_logits(classifier: Any) -> Callable[..., torch.Tensor]:
-    """Return the network in the precision of the classifier."""
-    network = classifier.network_
-
-    def logits(sets: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-        with autocast(next(network.parameters()).device, classifier.precision):
-            return network(sets)
-
-    return logits
-
-
-def _validator(classifier: Any, held_out: Items) -> Callable[[], float]:
-    """Return a function that gives the accuracy of the network on held-out items."""
-    source = _source(classifier, held_out.X, classifier.cache)
-
-    def accuracy() -> float:
-        blocks = classifier._infer(_autocast_logits(classifier), source)
-        try:
-            logits = stack_blocks(blocks, len(source))
-        except ValueError as error:
-            raise ValueError(f"In the validation items: {error}") from None
-        return classifier._coding.accuracy(held_out.y, logits, held_out.sample_weight)
-
-    return accuracy

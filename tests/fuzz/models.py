@@ -10,7 +10,8 @@ import numpy as np
 import acluster
 from acluster import AttentionClusterClassifier, FeatureSets, ModelFileError, rivals
 from acluster._utils._model_file import open_model
-from acluster.estimators._fitting import TrainingData, TrainingSets
+from acluster.estimators._fitting import make_fit
+from acluster.estimators._training_data import TrainingData, TrainingSets
 from acluster.training import Checkpoint, run_epoch
 from tests.fuzz.mutations import mutate
 from tests.fuzz.watch import bounded_memory, corpus, watched
@@ -74,7 +75,7 @@ class CheckpointReader:
             data = TrainingData.of(self.clf, X, Y, None)
             self.clf._start(data)
             sets = TrainingSets(data, "auto", next(self.clf.network_.parameters()))
-            self._fit = self.clf._make_fit(sets, data.coding.encode(Y), np.ones(len(Y)), None)
+            self._fit = make_fit(self.clf, sets, data.coding.encode(Y), np.ones(len(Y)))
         fit = self._fit
         try:
             self.checkpoint.restore(fit, max_iter=100)

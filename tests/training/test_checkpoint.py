@@ -593,17 +593,19 @@ def test_fit_removes_temporary_files_of_dead_processes_only(tmp_path):
 
 
 def test_keyboard_interrupt_in_validation_drops_the_epoch(monkeypatch):
+    from acluster.estimators import _fitting
+
     X, y = make_sets()
     clf = make(9)
-    infer, n_calls = AttentionClusterClassifier._infer, []
+    outputs, n_calls = _fitting.outputs, []
 
-    def interrupt(self, *args):
+    def interrupt(*args):
         n_calls.append(1)
         if len(n_calls) == 3:
             raise KeyboardInterrupt
-        return infer(self, *args)
+        return outputs(*args)
 
-    monkeypatch.setattr(AttentionClusterClassifier, "_infer", interrupt)
+    monkeypatch.setattr(_fitting, "outputs", interrupt)
     with pytest.raises(KeyboardInterrupt, match="interrupted after 2 epochs"):
         clf.fit(X, y, X_val=X, y_val=y)
     assert clf.n_iter_ == len(clf.loss_curve_) == len(clf.validation_scores_) == 2

@@ -1,0 +1,94 @@
+"""What makes two fits the same, and how one takes over the result of the other."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from acluster.estimators._training_data import TrainingData
+from acluster.sets import MultimodalFeatureSets
+from acluster.training import data_digest, resolve_device
+
+# Parameters that do not affect the weights after a given epoch.
+_NOT_IN_IDENTITY = ("max_iter", "verbose", "warm_start", "device")
+
+# Parameters that the first checkpoints do not know, with the value that changes nothing.
+_LATER_PARAMETERS = {"n_members": 1}
+
+# Called with an estimator and its items, in every `fit` of the current thread.
+_FINDER: ContextVar[Callable[[Any, TrainingData], Any] | None] = ContextVar("finder", default=None)
+
+
+@contextmanager
+def adopting(find: Callable[[Any, TrainingData], Any]) -> Iterator[None]:
+    """Let `fit` take over the results of estimators that have been fitted together.
+
+    Parameters
+    ----------
+    find : callable
+        ``find(estimator, data)`` returns an estimator that has been fitted to the same items with
+        the same parameters, or None.
+    """
+    token = _FINDER.set(find)
+    try:
+        yield
+    finally:
+        _FINDER.reset(token)
+
+
+def adopt(estimator: Any, data: TrainingData) -> bool:
+    """Take over the fitted attributes of another estimator, if there is one to take."""
+    find = _FINDER.get()
+    fitted = None if find is None else find(estimator, data)
+    if fitted is None:
+        return False
+    parameters = estimator.get_params(deep=False)
+    vars(estimator).update({k: v for k, v in vars(fitted).items() if k not in parameters})
+    return True
+
+
+def fit_key(estimator: Any, data: TrainingData) -> Hashable:
+    """Return a value that is equal for fits with the same parameters to the same items."""
+    items, coding = data.items, data.coding
+
+    def digest() -> Hashable:
+        numbers = _digest(items.X, coding.encode(items.y), items.sample_weight)
+        return numbers, coding.kind, tuple(coding.classes.tolist())
+
+    key = data.share("digest", digest)
+    return key, estimator.max_iter, estimator.warm_start, *_parameters(estimator).items()
+
+
+def identity_of(classifier: Any, data: dict[str, Any]) -> dict[str, str]:
+    """Return everything that affects the weights, as text: parameters, device and data."""
+    parameters = _parameters(classifier)
+    for name, value in _LATER_PARAMETERS.items():
+        if parameters[name] == repr(value):
+            del parameters[name]
+    return parameters | {name: _digest(*arrays) for name, arrays in data.items()}
+
+
+def _parameters(classifier: Any) -> dict[str, str]:
+    parameters = classifier.get_params(deep=False)
+    for name in _NOT_IN_IDENTITY:
+        del parameters[name]
+    parameters["device"] = resolve_device(classifier.device)
+    texts = {"class": type(classifier).__name__}
+    for name, value in parameters.items():
+        # By default, NumPy rounds arrays to 8 digits and abbreviates long ones.
+        with np.printoptions(threshold=sys.maxsize, floatmode="unique"):
+            text = repr(value.item() if isinstance(value, np.generic) else value)
+        # The address of a function or an object is another one in the process that resumes.
+        texts[name] = re.sub(r" at 0x[0-9a-fA-F]+", "", text)
+    return texts
+
+
+def _digest(X: MultimodalFeatureSets, *arrays: NDArray[Any]) -> str:
+    return data_digest({modality: X[modality] for modality in X.names}, *arrays)

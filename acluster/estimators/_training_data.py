@@ -1,0 +1,127 @@
+"""The items of a fit, checked, and their local features where the networks read them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any, Self, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from acluster.estimators._items import Items, check_items, check_validation
+from acluster.estimators._labels import LabelCoding
+from acluster.sets import FeatureSets, warn_of_scale
+from acluster.training import FeatureMoments, cached, feature_moments
+
+_T = TypeVar("_T")
+
+
+@dataclass(eq=False)
+class TrainingData:
+    """The checked items of a fit, and what the estimators that are fitted to them share.
+
+    Parameters
+    ----------
+    items : Items
+        The items, with their labels and sample weights.
+
+    coding : LabelCoding
+        How labels correspond to logits.
+
+    validation : Items or None
+        The validation set that the user has passed.
+
+    is_weighted : bool
+        Whether the user has passed sample weights.
+
+    resumes : bool
+        Whether the fit continues an earlier one.
+    """
+
+    items: Items
+    coding: LabelCoding
+    validation: Items | None = None
+    is_weighted: bool = False
+    resumes: bool = False
+    _shared: dict[Hashable, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        estimator: Any,
+        X: Any,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None,
+        X_val: Any = None,
+        y_val: ArrayLike | None = None,
+        *,
+        classes: ArrayLike | None = None,
+        resumes: bool = False,
+    ) -> Self:
+        """Check the arguments of `fit` or `partial_fit` of an estimator."""
+        seen = estimator._architecture.widths if resumes else None
+        items = check_items(estimator, X, y, sample_weight, seen=seen)
+        coding = estimator._coding if resumes else LabelCoding.of(items.y, classes)
+        validation = check_validation(estimator, X_val, y_val, coding, items.X.n_features)
+        if not estimator.standardize and not resumes:
+            for name in items.X.names:
+                named = f"modality {name!r}" if len(items.X.names) > 1 else "X"
+                warn_of_scale(items.X[name], named)
+        return cls(items, coding, validation, sample_weight is not None, resumes)
+
+    def share(self, key: Hashable, compute: Callable[[], _T]) -> _T:
+        """Return what `compute` returns, from its first call with this key."""
+        if key not in self._shared:
+            self._shared[key] = compute()
+        found: _T = self._shared[key]
+        return found
+
+
+@dataclass(eq=False)
+class TrainingSets:
+    """The local features that a network is trained on, at the place where it reads them.
+
+    Parameters
+    ----------
+    data : TrainingData
+        The items.
+
+    cache : str
+        The estimator's `cache`.
+
+    like : Tensor
+        A parameter of the network.
+
+    train : ndarray of int64, or None
+        The numbers of the items to train on; None for all.
+    """
+
+    data: TrainingData
+    cache: str
+    like: Any
+    train: NDArray[np.int64] | None = None
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for the same local features at the same place."""
+        train = None if self.train is None else self.train.tobytes()
+        return train, self.cache, self.like.device, self.like.dtype
+
+    def sets(self) -> dict[str, FeatureSets]:
+        """Return the sets of every modality."""
+
+        def move() -> dict[str, FeatureSets]:
+            X = self.data.items.X if self.train is None else self.data.items.X[self.train]
+            moved = cached([X[name] for name in X.names], self.cache, self.like)
+            return dict(zip(X.names, moved, strict=True))
+
+        return self.data.share(("sets", self.key), move)
+
+    def moments(self, with_std: bool) -> dict[str, FeatureMoments]:
+        """Return the mean, and if asked for the standard deviation, of every modality."""
+
+        def compute() -> dict[str, FeatureMoments]:
+            return {name: feature_moments(one, with_std) for name, one in self.sets().items()}
+
+        return self.data.share(("moments", self.key, with_std), compute)

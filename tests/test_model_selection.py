@@ -1,0 +1,181 @@
+"""Searches that train their candidates together give what scikit-learn's give."""
+
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+from scipy.stats import uniform
+from sklearn import model_selection as sk
+from sklearn.decomposition import PCA
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+from sklearn.model_selection import KFold, ShuffleSplit
+from sklearn.pipeline import make_pipeline
+
+from acluster import AttentionClusterClassifier, model_selection
+from acluster.estimators import _fitting
+from acluster.preprocessing import LocalFeatureTransformer
+from tests.conftest import make_sets
+
+CLF = AttentionClusterClassifier(cluster_size=3, max_iter=4, tol=None, random_state=0)
+GRIDS = {
+    "rates": {"learning_rate": [0.01, 0.003], "dropout": [0.0, 0.5]},
+    "sizes": {"cluster_size": [2, 5], "weighting": ["fc1", "average"], "n_members": [1, 2]},
+    "batches": {"batch_size": [8, 64], "n_local_features": [None, 2], "standardize": [True]},
+    "failing": {"learning_rate": [0.01, 1e30, -1.0], "class_weight": [None, "balanced"]},
+}
+
+
+def assert_same_results(found, expected):
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        if "time" in name:
+            assert found[name].shape == values.shape
+            continue
+        assert type(found[name]) is type(values)
+        if name.startswith(("mean", "std", "split", "rank")):
+            np.testing.assert_allclose(found[name], values, atol=1e-5, err_msg=name)
+        else:
+            assert list(found[name]) == list(values), name
+
+
+def run_both(name, *args, fit=(), **options):
+    searches = []
+    for module in (model_selection, sk):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            searches.append(getattr(module, name)(*args, **options).fit(*fit))
+    found, expected = searches
+    assert_same_results(found.cv_results_, expected.cv_results_)
+    return found, expected
+
+
+@pytest.mark.parametrize("grid", sorted(GRIDS))
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_grid_search_gives_the_results_of_scikit_learn(grid, n_classes):
+    X, y = make_sets(n_classes=n_classes)
+    options = {"cv": 3, "return_train_score": True}
+    found, expected = run_both("GridSearchCV", CLF, GRIDS[grid], fit=(X, y), **options)
+    assert found.best_params_ == expected.best_params_
+    np.testing.assert_array_equal(found.predict_proba(X), expected.predict_proba(X))
+
+
+def test_two_metrics_and_multilabel():
+    X, y = make_sets(n_classes=3)
+    options = {"cv": KFold(3), "scoring": ["accuracy", "f1_macro"], "refit": "f1_macro"}
+    run_both("GridSearchCV", CLF, GRIDS["rates"], fit=(X, np.eye(3, dtype=int)[y]), **options)
+
+
+@pytest.mark.parametrize("resource", ["max_iter", "n_samples"])
+def test_halving_gives_the_results_of_scikit_learn(resource):
+    X, y = make_sets(n=80)
+    limits = {"min_resources": 2, "max_resources": 8} if resource == "max_iter" else {}
+    options = {"cv": 2, "resource": resource, "random_state": 0, "factor": 2, **limits}
+    grid = GRIDS["rates"]
+    run_both("HalvingGridSearchCV", CLF, grid, fit=(X, y), **options)
+    options["n_candidates"] = 4
+    run_both("HalvingRandomSearchCV", CLF, {"dropout": uniform(0, 0.9)}, fit=(X, y), **options)
+
+
+def test_random_search_and_a_splitter_that_shuffles():
+    X, y = make_sets()
+    cv = ShuffleSplit(2, random_state=np.random.RandomState(0))
+    for_sklearn = pickle.loads(pickle.dumps(cv))
+    options = {"n_iter": 3, "random_state": 0}
+    distributions = {"dropout": uniform(0, 0.9)}
+    found = model_selection.RandomizedSearchCV(CLF, distributions, cv=cv, **options).fit(X, y)
+    expected = sk.RandomizedSearchCV(CLF, distributions, cv=for_sklearn, **options).fit(X, y)
+    assert_same_results(found.cv_results_, expected.cv_results_)
+
+
+def test_pipelines_are_searched_together(monkeypatch):
+    X, y = make_sets()
+    n_fits = count_groups(monkeypatch)
+    pipeline = make_pipeline(LocalFeatureTransformer(PCA(2)), CLF)
+    grid = {
+        "attentionclusterclassifier__dropout": [0.0, 0.5],
+        "localfeaturetransformer__transformer__n_components": [2, 3],
+    }
+    run_both("GridSearchCV", pipeline, grid, fit=(X, y), cv=2)
+    # Two folds with two transformers each, then a refit; scikit-learn fits 8 times and refits.
+    assert n_fits == [2, 2, 2, 2, 1, *[1] * 9]
+
+
+def count_groups(monkeypatch):
+    """Return a list that grows by the number of estimators of each call of `fit_together`."""
+    sizes, fit_together = [], _fitting.fit_together
+
+    def counted(estimators, *args):
+        sizes.append(len(estimators))
+        return fit_together(estimators, *args)
+
+    for module in ("acluster.model_selection", "acluster.estimators._set_classifier"):
+        monkeypatch.setattr(f"{module}.fit_together", counted)
+    return sizes
+
+
+def test_candidates_of_a_fold_are_fitted_in_one_call(monkeypatch):
+    X, y = make_sets()
+    sizes = count_groups(monkeypatch)
+    model_selection.GridSearchCV(CLF, GRIDS["rates"], cv=3).fit(X, y)
+    assert sizes == [4, 4, 4, 1]
+
+
+def test_groups_are_cut_to_the_working_memory(monkeypatch):
+    import sklearn
+
+    X, y = make_sets()
+    sizes = count_groups(monkeypatch)
+    grid = {"learning_rate": [0.01, 0.003], "cluster_size": [400, 500]}
+    expected = sk.GridSearchCV(CLF, grid, cv=2).fit(X, y)
+    del sizes[:]
+    with sklearn.config_context(working_memory=0.05):
+        found = model_selection.GridSearchCV(CLF, grid, cv=2).fit(X, y)
+    assert_same_results(found.cv_results_, expected.cv_results_)
+    assert max(sizes) < 4
+
+
+def test_candidate_that_cannot_be_trained_together_is_fitted_as_usual():
+    from sklearn.callback import ProgressBar
+
+    X, y = make_sets()
+    clf = AttentionClusterClassifier(cluster_size=3, max_iter=2, tol=None, random_state=0)
+    run_both("GridSearchCV", clf, {"dropout": [0.0, 0.5]}, fit=(X, y), cv=2, n_jobs=2)
+    clf.set_callbacks(ProgressBar())
+    found = model_selection.GridSearchCV(clf, {"dropout": [0.0, 0.5]}, cv=2).fit(X, y)
+    assert len(found.cv_results_["params"]) == 2
+
+
+def test_searches_without_a_seed_differ_from_candidate_to_candidate():
+    X, y = make_sets()
+    clf = AttentionClusterClassifier(cluster_size=3, max_iter=2, tol=None)
+    search = model_selection.GridSearchCV(
+        clf, {"verbose": [False, 0]}, cv=2, scoring="neg_log_loss"
+    )
+    scores = search.fit(X, y).cv_results_["split0_test_score"]
+    assert scores[0] != scores[1]
+
+
+def test_sample_weights_reach_the_candidates():
+    X, y = make_sets()
+    weight = np.linspace(0, 2, len(X))
+    searches = [
+        module.GridSearchCV(CLF, GRIDS["rates"], cv=2).fit(X, y, sample_weight=weight)
+        for module in (model_selection, sk)
+    ]
+    assert_same_results(*[search.cv_results_ for search in searches])
+
+
+def test_error_score_raise_raises_the_error_of_the_candidate():
+    X, y = make_sets()
+    search = model_selection.GridSearchCV(CLF, GRIDS["failing"], cv=2, error_score="raise")
+    with pytest.raises(ValueError, match="learning_rate"):
+        search.fit(X, y)
+
+
+def test_search_is_picklable_and_keeps_no_data():
+    X, y = make_sets()
+    search = model_selection.GridSearchCV(CLF, GRIDS["rates"], cv=2).fit(X, y)
+    loaded = pickle.loads(pickle.dumps(search))
+    np.testing.assert_array_equal(loaded.predict(X), search.predict(X))
+    assert not {"_given", "_seconds"} & vars(search).keys()
