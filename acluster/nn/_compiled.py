@@ -28,10 +28,10 @@ def available_for(*tensors: Tensor) -> bool:
     )
 
 
-def run(kernel: str, *tensors: Tensor) -> None:
-    """Call a kernel of `_compiled_kernels` by name, with as many threads as torch uses."""
+def run(kernel: str, *arguments: Any) -> None:
+    """Call a kernel by name, with as many threads as torch uses; tensors are passed as arrays."""
     numba = importlib.import_module("numba")
-    arrays = [tensor.detach().numpy() for tensor in tensors]
+    arrays = [a.detach().numpy() if isinstance(a, Tensor) else a for a in arguments]
     with _lock:
         n_threads = numba.get_num_threads()
         numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
@@ -41,12 +41,20 @@ def run(kernel: str, *tensors: Tensor) -> None:
             numba.set_num_threads(n_threads)
 
 
+def run_in_one_thread(kernel: str, *arguments: Any) -> None:
+    """Call a kernel that starts no threads by name. Several threads may do so at once."""
+    _kernels()[kernel](*arguments)
+
+
 @cache
 def _kernels() -> dict[str, Any]:
     """Import the kernels by name; return none, with a warning, if Numba does not work."""
     n_threads = torch.get_num_threads()
     try:
-        kernels = importlib.import_module("acluster.nn._compiled_kernels")
+        modules = [
+            importlib.import_module("acluster.nn._compiled_kernels"),
+            importlib.import_module("acluster.nn._members_kernels"),
+        ]
         # Numba starts its thread pool here, if it has none yet.
         importlib.import_module("numba").get_num_threads()
     except Exception as error:  # for example, Numba rejects NumPy versions newer than itself
@@ -59,7 +67,7 @@ def _kernels() -> dict[str, Any]:
     # torch and Numba may share one OpenMP runtime. Starting Numba then sets the number of threads
     # to the number of CPUs. Restore torch's number.
     torch.set_num_threads(n_threads)
-    return {name: getattr(kernels, name) for name in kernels.__all__}
+    return {name: getattr(module, name) for module in modules for name in module.__all__}
 
 
 def _disable_after_fork() -> None:

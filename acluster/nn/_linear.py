@@ -8,6 +8,8 @@ products of subnormal numbers.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -194,13 +196,21 @@ def _drawn_dropout(x: Tensor, probability: float, generator: torch.Generator | N
     therefore draws its threshold from the two multiples around the requested probability, so
     that every component is dropped with exactly this probability.
     """
+    draws, between = random_bytes(x.shape, x, generator)
+    return draws, (256 * probability + between).floor_().to(torch.int16)
+
+
+def random_bytes(
+    shape: Sequence[int], like: Tensor, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Return a random byte per component, and per item a number in [0, 1)."""
     # One 64-bit number gives eight bytes, which is faster than drawing the bytes one by one.
-    draws = empty((-(-x.numel() // 8),), like=x, dtype=torch.int64)
+    size = math.prod(shape)
+    draws = empty((-(-size // 8),), like=like, dtype=torch.int64)
     draws.random_(-(2**63), None, generator=generator)
     # The dtype decides the draws, and must not follow torch's default.
-    between = torch.rand(len(x), 1, generator=generator, device=x.device, dtype=torch.float32)
-    kept_from = (256 * probability + between).floor_().to(torch.int16)
-    return draws.view(torch.uint8)[: x.numel()].view_as(x), kept_from
+    between = torch.rand(shape[0], 1, generator=generator, device=like.device, dtype=torch.float32)
+    return draws.view(torch.uint8)[:size].view(tuple(shape)), between
 
 
 def _mask(x: Tensor, bits: Tensor, kept_from: Tensor, out: Tensor) -> Tensor:

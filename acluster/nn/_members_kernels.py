@@ -1,0 +1,539 @@
+"""The training step that Numba compiles for `_members`. Importing this module imports Numba.
+
+Arrays of one member: the scores' weight W (M, N), α and β (N,), the linear weight (N·M, C) and
+its bias (C,), end to end in one row of `theta`. Inside the step, the global features (n, M, N)
+and the linear weight (C, M, N) have the units last, so that every inner loop is over adjacent
+numbers of all units. These loops become vector instructions; BLAS would cost more per call than
+such small products take, and could start threads of its own.
+
+A thread takes whole members, one after the other. No two threads write to the same memory, and
+the order of every sum is fixed.
+"""
+
+import math
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import prange
+
+__all__ = ["train_members", "train_members_in_threads"]
+
+# As in `_compiled_kernels`: sums may be reordered, but NaN and infinities must propagate.
+_OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "reassoc"}}
+_helper = numba.njit(**_OPTIONS)
+_glue = numba.njit(inline="always", **_OPTIONS)
+# Reordering would undo the two-part subtraction in `_exp`.
+_exact = numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
+
+_INVERSE_FACTORIALS = tuple(1 / math.factorial(n) for n in range(13, -1, -1))
+_MIN_NORM, _EPSILON = 1e-12, 1e-8  # of `shifted`, and of the optimizers
+
+
+def _entry(**options):
+    """Compile a kernel, cached on disk if there is a directory to write to."""
+
+    def compiled(function):
+        try:
+            return numba.njit(cache=True, **options, **_OPTIONS)(function)
+        except RuntimeError:  # Numba found no directory to write to
+            return numba.njit(**options, **_OPTIONS)(function)
+
+    return compiled
+
+
+@_entry()
+def train_members(active, batch, members, draws, rule, scratch, losses):
+    """Take one step with each active member.
+
+    Parameters
+    ----------
+    active : array of int64
+        The numbers of the members that train.
+
+    batch : tuple
+        values (R, M), their mean and scale (M,) or empty, offsets (n + 1,), classes (n,) for a
+        softmax, targets (n, C) for sigmoids (the other one empty), and weights (1 or P, n, 1 or C).
+
+    members : tuple
+        theta, its moments mean and square_mean, (P, n_parameters); the numbers of steps (P, 2) of
+        the cluster and the linear layer; cluster_size, n_attended (0 for all), and whether there
+        is a shift.
+
+    draws : tuple
+        Random bytes (D, n, N·M) and numbers (D, n), which draw a member uses (P,), and the
+        dropout probabilities (P,).
+
+    rule : tuple
+        Learning rates, weight decays and clipping norms (P,), the two betas, and whether the rule
+        corrects the bias and decouples the decay.
+
+    scratch : tuple
+        The standardized features (R, M), the bytes in the order of the units (D, n, M·N), and
+        room for every thread (T, ...).
+
+    losses : array (P,)
+        Filled with the losses before the step.
+    """
+    _prepare(batch, members, draws, scratch)
+    _train_some(active, batch, members, draws, rule, scratch, losses, 0, 1)
+
+
+@_entry(parallel=True)
+def train_members_in_threads(active, batch, members, draws, rule, scratch, losses):
+    """Take one step with each active member, in as many threads as there is scratch."""
+    _prepare(batch, members, draws, scratch)
+    n_threads = len(scratch[2])
+    for thread in prange(n_threads):
+        _train_some(active, batch, members, draws, rule, scratch, losses, thread, n_threads)
+
+
+@_glue
+def _prepare(batch, members, draws, scratch):
+    """Standardize the features, and reorder the random bytes so that the units come last."""
+    values, mean, scale = batch[:3]
+    x, reordered, _ = scratch
+    for r in range(len(values)):
+        for m in range(values.shape[1]):
+            x[r, m] = (values[r, m] - mean[m]) / scale[m] if len(mean) > 0 else values[r, m]
+    drawn, n_units, n_features = draws[0], members[4], values.shape[1]
+    for d in range(len(drawn)):
+        for i in range(drawn.shape[1]):
+            for m in range(n_features):
+                for k in range(n_units):
+                    reordered[d, i, m * n_units + k] = drawn[d, i, k * n_features + m]
+
+
+@_glue
+def _train_some(active, batch, members, draws, rule, scratch, losses, first, step):
+    for q in range(first, len(active), step):
+        losses[active[q]] = _train_one(
+            active[q], batch, members, draws, rule, scratch[0], scratch[1], scratch[2][first]
+        )
+
+
+@_glue
+def _train_one(p, batch, members, draws, rule, x, reordered, room):
+    """Take one step with member p and return its loss."""
+    _, _, _, offsets, classes, targets, weights = batch
+    theta, mean, square_mean, steps, n_units, n_attended, has_shift = members
+    W, alpha, beta, linear, bias = _parameters(theta[p], x.shape[1], n_units, has_shift)
+    gradient, room = room[: theta.shape[1]], room[theta.shape[1] :]
+    gradient[:] = 0
+    of_parameters = _parameters(gradient, x.shape[1], n_units, has_shift)
+    y, h, d_y, L, z, a, d, norms, top = _divided(
+        room, len(x), len(offsets) - 1, x.shape[1], n_units, len(bias), n_attended
+    )
+    dropped = _thresholds(p, draws, reordered)
+
+    _reorder(linear, x.shape[1], L)
+    _multiply(x, W, a)
+    _pool(x, offsets, a, n_attended, (alpha, beta), (y, norms, top))
+    for i in range(len(y)):
+        _mask(y[i], i, dropped, h[i])
+    _logits(h, L, dropped[2], bias, z)
+    own = weights[p if len(weights) > 1 else 0]
+    is_softmax = len(classes) > 0
+    loss = _softmax_loss(z, classes, own) if is_softmax else _sigmoid_loss(z, targets, own)
+
+    # From here on, z is the gradient of the logits, and d that of the scores.
+    _add_columns(z, of_parameters[4])
+    _scale_gradient(z, dropped[2])
+    _pool_backward(x, offsets, a, alpha, (y, norms, top), z, L, dropped, d_y, d, of_parameters)
+    _add_products(x, d, of_parameters[0])
+    L[:] = 0
+    _add_products(z, h, L)
+    _restore(L, x.shape[1], of_parameters[3])
+    cluster = len(gradient) - linear.size - len(bias)
+    _update(theta[p], gradient, mean[p], square_mean[p], steps[p], p, rule, cluster, len(x) > 0)
+    return loss
+
+
+@_glue
+def _parameters(row, n_features, n_units, has_shift):
+    """Return W (M, N), α and β (N,), the linear weight (N·M, C) and its bias, views of a row."""
+    size, shift = n_units * n_features, n_units if has_shift else 0
+    head = size + 2 * shift
+    bias = len(row) - (len(row) - head) // (size + 1)
+    return (
+        row[:size].reshape(n_features, n_units),
+        row[size : size + shift],
+        row[size + shift : head],
+        row[head:bias].reshape(size, len(row) - bias),
+        row[bias:],
+    )
+
+
+@_glue
+def _divided(room, n_rows, n, n_features, n_units, n_outputs, n_attended):
+    """Return the matrices of a step, which lie in the room one after the other."""
+    size = n_units * n_features
+    y, room = _take(room, n, size)
+    h, room = _take(room, n, size)
+    d_y, room = _take(room, 1, size)
+    L, room = _take(room, n_outputs, size)
+    z, room = _take(room, n, n_outputs)
+    a, room = _take(room, n_rows, n_units)
+    d, room = _take(room, n_rows, n_units)
+    norms, room = _take(room, n, n_units)
+    top, room = _take(room, n_attended + 3, n_units)
+    return y, h, d_y, L, z, a, d, norms, top
+
+
+@_glue
+def _take(room, rows, columns):
+    """Return a matrix at the beginning of the room, and the rest of the room."""
+    size = rows * columns
+    return room[:size].reshape(rows, columns), room[size:]
+
+
+@_glue
+def _thresholds(p, draws, reordered):
+    """Return the bytes of a member, the lowest that keep a component, and the factor for it."""
+    _, between, draw_of, dropout = draws
+    random, of_item = reordered[draw_of[p]], between[draw_of[p]]
+    kept_from = np.zeros(len(of_item) if dropout[p] > 0 else 0, np.int16)
+    for i in range(len(kept_from)):
+        kept_from[i] = np.int16(np.floor(np.float32(256 * dropout[p]) + of_item[i]))
+    return random, kept_from, 1 / (1 - dropout[p])
+
+
+@_helper
+def _reorder(linear, n_features, out):
+    """Write the linear weight (N·M, C) as (C, M·N)."""
+    n_units = len(linear) // n_features
+    for k in range(n_units):
+        for m in range(n_features):
+            for c in range(len(out)):
+                out[c, m * n_units + k] = linear[k * n_features + m, c]
+
+
+@_helper
+def _restore(reordered, n_features, out):
+    """Invert `_reorder`."""
+    n_units = len(out) // n_features
+    for k in range(n_units):
+        for m in range(n_features):
+            for c in range(len(reordered)):
+                out[k * n_features + m, c] = reordered[c, m * n_units + k]
+
+
+@_helper
+def _multiply(left, right, out):
+    """Write left·right to `out`."""
+    n_terms, width = right.shape
+    whole = n_terms // 4 * 4
+    for r in range(len(left)):
+        for k in range(width):
+            out[r, k] = 0
+        for j in range(0, whole, 4):
+            f0, f1, f2, f3 = left[r, j], left[r, j + 1], left[r, j + 2], left[r, j + 3]
+            for k in range(width):
+                out[r, k] += (
+                    f0 * right[j, k]
+                    + f1 * right[j + 1, k]
+                    + f2 * right[j + 2, k]
+                    + f3 * right[j + 3, k]
+                )
+        for j in range(whole, n_terms):
+            f0 = left[r, j]
+            for k in range(width):
+                out[r, k] += f0 * right[j, k]
+
+
+@_helper
+def _add_products(left, right, out):
+    """Add leftᵀ·right to `out`."""
+    width = right.shape[1]
+    whole = len(left) // 4 * 4
+    for r in range(0, whole, 4):
+        for j in range(len(out)):
+            f0, f1, f2, f3 = left[r, j], left[r + 1, j], left[r + 2, j], left[r + 3, j]
+            for k in range(width):
+                out[j, k] += (
+                    f0 * right[r, k]
+                    + f1 * right[r + 1, k]
+                    + f2 * right[r + 2, k]
+                    + f3 * right[r + 3, k]
+                )
+    for r in range(whole, len(left)):
+        for j in range(len(out)):
+            f0 = left[r, j]
+            for k in range(width):
+                out[j, k] += f0 * right[r, k]
+
+
+@_helper
+def _logits(h, L, scale, bias, out):
+    """Write the logits scale·h·Lᵀ + bias."""
+    number = h.dtype.type
+    for i in range(len(h)):
+        for c in range(len(L)):
+            total = number(0)
+            for k in range(h.shape[1]):
+                total += h[i, k] * L[c, k]
+            out[i, c] = number(scale) * total + bias[c]
+
+
+@_glue
+def _pool(x, offsets, a, n_attended, shift, results):
+    """Replace the scores by the attention weights, and fill the global features and norms."""
+    (alpha, beta), (y, norms, top) = shift, results
+    for i in range(len(y)):
+        start, stop = offsets[i], offsets[i + 1]
+        n_top = n_attended if 0 < n_attended < stop - start else 0
+        _highest(a[start:stop], max(n_top, 1), top)
+        _softmax(a[start:stop], n_top, top)
+        pooled = y[i].reshape(x.shape[1], a.shape[1])
+        pooled[:] = 0
+        _add_products(x[start:stop], a[start:stop], pooled)
+        if len(alpha) > 0 and start < stop:
+            _shift(pooled, alpha, beta, norms[i])
+
+
+@_helper
+def _highest(scores, n_top, top):
+    """Fill the first rows of `top` with the highest scores of every unit in a set, in order."""
+    top[:] = -np.inf
+    for r in range(len(scores)):
+        # The score sinks to its place; the lowest one drops into the row below, which is spare.
+        for k in range(scores.shape[1]):
+            top[n_top, k] = scores[r, k]
+        for q in range(n_top):
+            for k in range(scores.shape[1]):
+                high, low = top[q, k], top[n_top, k]
+                top[q, k] = high if high > low else low
+                top[n_top, k] = low if high > low else high
+
+
+@_helper
+def _softmax(a, n_top, top):
+    """Replace the scores of a set by its attention weights, 0 below the `n_top` highest scores."""
+    number, n_units = a.dtype.type, a.shape[1]
+    lowest = number(np.log(np.finfo(a.dtype).tiny))
+    sums, bounds = top[n_top + 1], top[n_top + 2]
+    for k in range(n_units):
+        sums[k] = 0
+        bounds[k] = top[n_top - 1, k] if n_top > 0 else number(-np.inf)
+    for r in range(len(a)):
+        for k in range(n_units):
+            weight = _exp(a[r, k] - top[0, k], lowest)
+            weight = number(0) if a[r, k] < bounds[k] else weight
+            a[r, k] = weight
+            sums[k] += weight
+    for r in range(len(a)):
+        for k in range(n_units):
+            a[r, k] /= sums[k]
+
+
+@_helper
+def _shift(v, alpha, beta, norms):
+    """Shift and normalize v (M, N) in place, and fill the norms (equation 7)."""
+    number, n_units = v.dtype.type, v.shape[1]
+    norms[:] = 0
+    for m in range(len(v)):
+        for k in range(n_units):
+            u = alpha[k] * v[m, k] + beta[k]
+            v[m, k] = u
+            norms[k] += u * u
+    root = number(np.sqrt(n_units))
+    for k in range(n_units):
+        norms[k] = root * max(np.sqrt(norms[k]), number(_MIN_NORM))
+    for m in range(len(v)):
+        for k in range(n_units):
+            v[m, k] /= norms[k]
+
+
+@_helper
+def _shift_backward(y, d_y, norms, along, d_beta):
+    """Turn dy into du in place, and add to dβ."""
+    number, n_units = y.dtype.type, y.shape[1]
+    for k in range(n_units):
+        along[0, k] = 0
+    for m in range(len(y)):
+        for k in range(n_units):
+            along[0, k] += y[m, k] * d_y[m, k]
+    for k in range(n_units):
+        along[0, k] *= number(n_units)
+        along[1, k] = number(1) / norms[k]
+    for m in range(len(y)):
+        for k in range(n_units):
+            d_u = (d_y[m, k] - y[m, k] * along[0, k]) * along[1, k]
+            d_y[m, k] = d_u
+            d_beta[k] += d_u
+
+
+@_glue
+def _pool_backward(x, offsets, a, alpha, results, z, L, dropped, d_y, d, of_parameters):
+    """Fill the gradient of the scores from that of the logits, and add to those of α and β."""
+    y, norms, top = results
+    shape = x.shape[1], a.shape[1]
+    d_u = d_y.reshape(shape)
+    for i in range(len(y)):
+        start, stop = offsets[i], offsets[i + 1]
+        if start < stop:
+            _multiply(z[i : i + 1], L, d_y)
+            _mask(d_y[0], i, dropped, d_y[0])
+            if len(alpha) > 0:
+                _shift_backward(y[i].reshape(shape), d_u, norms[i], top, of_parameters[2])
+            _multiply(x[start:stop], d_u, d[start:stop])
+            _softmax_backward(a[start:stop], d[start:stop], alpha, top, of_parameters[1])
+
+
+@_helper
+def _softmax_backward(a, d, alpha, sums, d_alpha):
+    """Turn D = X·duᵀ into the gradient of the scores in place, and add to dα."""
+    number, n_units, has_shift = a.dtype.type, a.shape[1], len(alpha) > 0
+    for k in range(n_units):
+        sums[0, k] = 0
+        sums[1, k] = alpha[k] if has_shift else number(1)
+    for r in range(len(a)):
+        for k in range(n_units):
+            sums[0, k] += a[r, k] * d[r, k]
+    for r in range(len(a)):
+        for k in range(n_units):
+            d[r, k] = sums[1, k] * a[r, k] * (d[r, k] - sums[0, k])
+    if has_shift:
+        for k in range(n_units):
+            d_alpha[k] += sums[0, k]
+
+
+@_helper
+def _mask(x, i, dropped, out):
+    """Copy the components of item i whose random byte reaches its threshold, and zero others."""
+    random, kept_from, _ = dropped
+    zero = x.dtype.type(0)
+    if len(kept_from) > 0:
+        for k in range(len(x)):
+            out[k] = x[k] if random[i, k] >= kept_from[i] else zero
+    else:  # no dropout
+        for k in range(len(x)):
+            out[k] = x[k]
+
+
+@_helper
+def _add_columns(z, out):
+    for i in range(len(z)):
+        for c in range(z.shape[1]):
+            out[c] += z[i, c]
+
+
+@_helper
+def _softmax_loss(z, classes, weights):
+    """Return the mean weighted cross-entropy of the logits, and replace them by its gradient."""
+    number = z.dtype.type
+    n, n_outputs = z.shape
+    loss = number(0)
+    for i in range(n):
+        weight = weights[i, 0] / number(n)
+        largest = z[i, 0]
+        for c in range(n_outputs):
+            largest = max(largest, z[i, c])
+        of_class, total = z[i, classes[i]] - largest, number(0)
+        for c in range(n_outputs):
+            z[i, c] = np.exp(z[i, c] - largest)
+            total += z[i, c]
+        loss += weight * (np.log(total) - of_class)
+        for c in range(n_outputs):
+            z[i, c] = weight * (z[i, c] / total - number(c == classes[i]))
+    return loss
+
+
+@_helper
+def _sigmoid_loss(z, targets, weights):
+    """Return the mean over the items of the weighted binary cross-entropy, as `_softmax_loss`."""
+    number = z.dtype.type
+    n, n_outputs = z.shape
+    loss = number(0)
+    for i in range(n):
+        for c in range(n_outputs):
+            weight = weights[i, c if weights.shape[1] > 1 else 0] / number(n)
+            small = np.exp(-abs(z[i, c]))
+            loss += weight * (max(z[i, c], number(0)) - z[i, c] * targets[i, c] + np.log1p(small))
+            sigmoid = (number(1) if z[i, c] >= 0 else small) / (number(1) + small)
+            z[i, c] = weight * (sigmoid - targets[i, c])
+    return loss
+
+
+@_helper
+def _scale_gradient(g, scale):
+    """Scale dz by the factor of dropout; zero what is near subnormal, as `_without_subnormal`."""
+    limits = np.finfo(g.dtype)
+    limit = limits.tiny / limits.eps
+    for i in range(len(g)):
+        for c in range(g.shape[1]):
+            scaled = g[i, c] * g.dtype.type(scale)
+            g[i, c] = g.dtype.type(0) if abs(scaled) <= limit else scaled
+
+
+@_helper
+def _update(w, gradient, mean, square_mean, steps, p, rule, n_cluster, has_rows):
+    """Clip the gradient and update the parameters; those of the cluster only if there are rows."""
+    rates, decays, max_norms, beta1, beta2, corrects_bias, decouples = rule
+    number = w.dtype.type
+    total = number(0)
+    for i in range(len(gradient)):
+        total += gradient[i] * gradient[i]
+    # The torch optimizer divides by a number in float32.
+    divisor = np.float32(np.sqrt(total) / max_norms[p])
+    factor = number(1) / number(divisor) if divisor > 1 else number(1)
+    outside, inside = (decays[p], 0.0) if decouples else (0.0, decays[p])
+    for part in range(0 if has_rows else 1, 2):
+        start, stop = (0, n_cluster) if part == 0 else (n_cluster, len(w))
+        steps[part] += 1
+        c1, c2 = 1.0, 1.0
+        if corrects_bias:
+            c1, c2 = 1 - beta1 ** steps[part], np.sqrt(1 - beta2 ** steps[part])
+        _adam(
+            w[start:stop],
+            gradient[start:stop],
+            mean[start:stop] if beta1 > 0 else gradient[start:stop],
+            square_mean[start:stop],
+            (factor, number(inside), number(1 - rates[p] * outside), number(rates[p] / c1)),
+            (number(1 - beta1), number(beta2), number(1 - beta2), number(1 / c2)),
+        )
+
+
+@_helper
+def _adam(w, gradient, mean, square_mean, scales, rates):
+    factor, decay, shrink, rate = scales
+    new, beta2, new2, correction = rates
+    epsilon = w.dtype.type(_EPSILON)
+    for i in range(len(w)):
+        g = gradient[i] * factor + decay * w[i]
+        m = mean[i] + new * (g - mean[i])
+        v = beta2 * square_mean[i] + new2 * g * g
+        mean[i] = m
+        square_mean[i] = v
+        w[i] = w[i] * shrink - rate * m / (np.sqrt(v) * correction + epsilon)
+
+
+@numba.extending.intrinsic
+def _power_of_two(context, exponent):
+    """Return 2 to the power of a whole floating-point number, by writing its bits."""
+
+    def codegen(context, builder, signature, arguments):
+        is_single = exponent == numba.float32
+        integer = ir.IntType(32 if is_single else 64)
+        mantissa, bias = (23, 127) if is_single else (52, 1023)
+        bits = builder.add(builder.fptosi(arguments[0], integer), integer(bias))
+        return builder.bitcast(builder.shl(bits, integer(mantissa)), arguments[0].type)
+
+    return exponent(exponent), codegen
+
+
+@_exact
+def _exp(x, lowest):
+    """Return exp(x) for x <= 0 to about an ulp, and 0 below `lowest`.
+
+    For `np.exp`, Numba calls the C library number by number; this becomes vector instructions.
+    With n the nearest integer to x / ln 2, it is 2ⁿ times a Taylor polynomial.
+    """
+    number = type(x)
+    n = np.rint(number(1.4426950408889634) * (lowest if x < lowest else x))
+    # ln 2 in two parts: the first has so few digits that its product with n is exact.
+    t = (x - n * number(0.693359375)) - n * number(-2.1219444005469057e-4)
+    total = number(0)
+    for inverse in _INVERSE_FACTORIALS:
+        total = total * t + number(inverse)
+    return number(0) if x < lowest else total * _power_of_two(n)
