@@ -20,9 +20,12 @@ from acluster.estimators._labels import to_mean_one
 from acluster.estimators._missing import MissingModality
 from acluster.estimators._parameters import value_per_modality
 from acluster.estimators._training_data import TrainingData, TrainingSets
+from acluster.nn import CompiledMembers
 from acluster.training import (
+    OPTIMIZERS,
     BatchSource,
     Checkpoint,
+    CompiledStep,
     EnsembleTrainer,
     Fit,
     Interrupted,
@@ -35,6 +38,9 @@ from acluster.training import (
     stack_blocks,
     train,
 )
+
+# Of a training step, in operations. Larger ones are bound by memory, not by overhead.
+_MAX_OPERATIONS = 1e8
 
 
 class _Fitting:
@@ -83,6 +89,20 @@ class _Fitting:
         missing = estimator.missing_modality
         return self.sets.key, batches.batch_size, sampling, missing, drawn_from
 
+    @property
+    def is_small(self) -> bool:
+        """Whether a step takes so little time that much of it is overhead."""
+        batches, network = self.member.fit.batches, self.member.fit.trainer.trainers[0].network
+        n = min(batches.batch_size, len(batches))
+        n_rows = n * np.mean([sets.lengths.mean() for sets in batches.source.modalities])
+        n_weights = [parameter.numel() for parameter in network.parameters()]
+        # Scores and pooling, forward and backward, take six operations per row and weight.
+        of_cluster, of_linear = n_weights[0], sum(n_weights[1:])
+        is_whole = batches.source.comes_whole(batches.batch_size)
+        n_operations = 6 * (n_rows * of_cluster + n * of_linear)
+        is_plain = self.estimator.precision == "full" and is_whole
+        return is_plain and n_operations <= _MAX_OPERATIONS
+
     def end(self) -> None:
         """Record the result of the training."""
         self.estimator._record(self.member.fit, keep_optimizer=self.estimator.warm_start)
@@ -125,12 +145,14 @@ def fit_together(
         if hasattr(estimators[0], "feature_names_in_"):
             estimator.feature_names_in_ = estimators[0].feature_names_in_
     fittings = [_Fitting(estimator, data, checkpoint_dir) for estimator in estimators]
-    groups: dict[Hashable, list[Member]] = {}
+    groups: dict[Hashable, list[_Fitting]] = {}
     for fitting in fittings:
-        groups.setdefault(fitting.batches_key, []).append(fitting.member)
+        groups.setdefault(fitting.batches_key, []).append(fitting)
+    compiled = []
     try:
-        for members in groups.values():
-            train(members)
+        for group in groups.values():
+            compiled += _compile(group)
+            train([fitting.member for fitting in group])
         for fitting in fittings:
             if fitting.member.error is None:
                 fitting.end()
@@ -139,6 +161,9 @@ def fit_together(
             raise
         n_epochs = max(fitting.member.fit.n_epochs for fitting in fittings)
         raise Interrupted(n_epochs, has_checkpoint=checkpoint_dir is not None) from None
+    finally:
+        for step in compiled:
+            step.release()
     return [fitting.member for fitting in fittings]
 
 
@@ -216,6 +241,40 @@ def _make_trainer(estimator: Any) -> Trainer | EnsembleTrainer:
     if state is not None and name == estimator.optimizer:
         trainer.optimizer.load_state(state)
     return trainer
+
+
+def _compile(fittings: Sequence[_Fitting]) -> list[CompiledStep]:
+    """Let the networks that the compiled step supports, and pays for, take their steps together."""
+    groups: dict[Hashable, list[tuple[_Fitting, Trainer]]] = {}
+    for fitting in fittings:
+        if not fitting.is_small:
+            continue
+        for trainer in fitting.member.fit.trainer.trainers:
+            if CompiledMembers.supports(trainer.network):
+                groups.setdefault(_compiled_key(fitting, trainer), []).append((fitting, trainer))
+    steps = []
+    for group in groups.values():
+        estimators = [fitting.estimator for fitting, _ in group]
+        trainers = [trainer for _, trainer in group]
+        networks: list[Any] = [trainer.network for trainer in trainers]
+        members = CompiledMembers(
+            networks,
+            rule=OPTIMIZERS[estimators[0].optimizer],
+            learning_rates=[one.learning_rate for one in estimators],
+            weight_decays=[one.weight_decay for one in estimators],
+            max_grad_norms=[one.max_grad_norm for one in estimators],
+            is_softmax=estimators[0]._coding.kind == "multiclass",
+        )
+        steps.append(CompiledStep(trainers, members))
+    return steps
+
+
+def _compiled_key(fitting: _Fitting, trainer: Trainer) -> Hashable:
+    """Equal for networks that one compiled step can train."""
+    estimator, network = fitting.estimator, trainer.network
+    shapes = tuple(tuple(parameter.shape) for parameter in network.parameters())
+    options = repr(estimator.n_attended), estimator.optimizer, estimator.standardize
+    return shapes, *options
 
 
 def member_numbers(estimator: Any) -> range:

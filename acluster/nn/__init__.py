@@ -5,6 +5,7 @@ from acluster.nn._attention_cluster import AttentionCluster, ShiftingOperation
 from acluster.nn._ensemble import EnsembleNetwork
 from acluster.nn._integration import Integration
 from acluster.nn._linear import DropoutLinear
+from acluster.nn._members import CompiledMembers
 from acluster.nn._network import IntegrationNetwork, ScoreFusionNetwork
 from acluster.nn._padded import PaddedNetwork
 from acluster.nn._standardization import Standardization
@@ -21,6 +22,7 @@ __all__ = [
     "WEIGHTINGS",
     "AttentionCluster",
     "AverageWeighting",
+    "CompiledMembers",
     "DropoutLinear",
     "EnsembleNetwork",
     "FC1Weighting",

@@ -3,6 +3,7 @@
 from acluster.training._batches import Batch, BatchSource, TrainingBatches, bytes_per_part
 from acluster.training._cache import CACHES, cached
 from acluster.training._checkpoint import Checkpoint, check_resumable, data_digest
+from acluster.training._compiled import CompiledStep
 from acluster.training._device import (
     autocast,
     check_precision,

@@ -80,6 +80,12 @@ class BatchSource:
     def __len__(self) -> int:
         return len(self.modalities[0])
 
+    def comes_whole(self, batch_size: int) -> bool:
+        """Whether no batch of this many items has to be divided."""
+        sizes = sum(sets.lengths * sets.n_features for sets in self.modalities)
+        largest = np.sort(sizes)[-batch_size:].sum()
+        return self._max_numbers is None or bool(largest <= self._max_numbers)
+
     def parts(self, batch_size: int) -> list[slice]:
         """Return which items each part of the batches in order has."""
         return [

@@ -7,9 +7,13 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
+from acluster.training._batches import TrainingBatches
+from acluster.training._compiled import CompiledStep
 from acluster.training._fit import Callbacks, Fit, Recorder
+from acluster.training._trainer import Trainer
 
 
 @dataclass(eq=False)
@@ -96,19 +100,42 @@ def train(members: Sequence[Member]) -> None:
 def run_epoch(fits: Sequence[Fit]) -> list[float]:
     """Train every network on every item once, and return their losses."""
     leader = fits[0].batches
-    totals = [fit.batches.weights.new_zeros(()) for fit in fits]
+    totals = {
+        trainer: fit.batches.weights.new_zeros(())
+        for fit in fits
+        for trainer in fit.trainer.trainers
+    }
+    alone, together = _by_step(fits)
     with ExitStack() as stack:
         for fit in fits:
             stack.enter_context(fit.trainer.training())
         for part in leader.epoch():
-            for fit, total in zip(fits, totals, strict=True):
-                total += fit.trainer.step(fit.batches.batch(part)) * part.n_items
+            for trainer, batches in alone.items():
+                totals[trainer] += trainer.step(batches.batch(part)) * part.n_items
+            for compiled, batches_of in together.items():
+                for trainer, loss in compiled.step(part, batches_of).items():
+                    totals[trainer] += loss * part.n_items
             del part  # the next one may need its memory
     # Each member could go on alone, with the batches that it would have drawn alone.
     state = leader.random_state.get_state(legacy=False)
     for fit in fits[1:]:
         fit.batches.random_state.set_state(state)
-    return [float(total) / len(leader) for total in totals]
+    losses = {trainer: float(total) / len(leader) for trainer, total in totals.items()}
+    return [float(np.mean([losses[one] for one in fit.trainer.trainers])) for fit in fits]
+
+
+def _by_step(
+    fits: Sequence[Fit],
+) -> tuple[dict[Trainer, TrainingBatches], dict[CompiledStep, dict[Trainer, TrainingBatches]]]:
+    """Return the trainers that take steps alone, and those of every compiled step."""
+    alone: dict[Trainer, TrainingBatches] = {}
+    together: dict[CompiledStep, dict[Trainer, TrainingBatches]] = {}
+    for fit in fits:
+        for trainer in fit.trainer.trainers:
+            step = trainer.compiled
+            group = alone if step is None else together.setdefault(step, {})
+            group[trainer] = fit.batches
+    return alone, together
 
 
 # The number of stack frames from this function to the call of `fit`, where warnings point.

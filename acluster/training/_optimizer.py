@@ -211,7 +211,7 @@ class Optimizer:
 class EnsembleOptimizer:
     """The optimizers of the members of an ensemble, in the form of one."""
 
-    def __init__(self, optimizers: Sequence[Optimizer]) -> None:
+    def __init__(self, optimizers: Sequence[Any]) -> None:
         self.optimizers = optimizers
         self.learning_rate = optimizers[0].learning_rate
 

@@ -1,5 +1,7 @@
 """One gradient step on a batch, and inference batch by batch, for any network."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 from acluster._utils._memory import Pool
 from acluster.training._batches import Batch, BatchSource
+from acluster.training._compiled import CompiledOptimizer, CompiledStep
 from acluster.training._device import autocast, to_numpy_state, to_torch_state
 from acluster.training._optimizer import EnsembleOptimizer, Optimizer, factored_gradients
 from acluster.training._packing import Packed
@@ -61,7 +64,7 @@ class Trainer:
     ) -> None:
         self.network = network
         self.loss = loss
-        self.optimizer = Optimizer(
+        self.optimizer: Optimizer | CompiledOptimizer = Optimizer(
             network.parameters(),
             optimizer,
             learning_rate=learning_rate,
@@ -70,8 +73,14 @@ class Trainer:
         )
         self.precision = precision
         self.generator = generator
+        self.compiled: CompiledStep | None = None
         self._device = next(network.parameters()).device
         self._memory = Pool()
+
+    @property
+    def trainers(self) -> list[Trainer]:
+        """The trainers of all networks: this one."""
+        return [self]
 
     @contextmanager
     def training(self) -> Iterator[None]:
@@ -96,6 +105,7 @@ class Trainer:
         Tensor of shape ()
             The sum of the weighted losses before the step, divided by ``batch.n_items``.
         """
+        assert isinstance(self.optimizer, Optimizer), "A compiled step trains this network."
         # The forward pass alone is autocast: the loss and the update stay in full precision.
         with autocast(self._device, self.precision):
             logits = self.network(batch.sets, generator=self.generator)
@@ -136,7 +146,11 @@ class EnsembleTrainer:
     def __init__(self, network: nn.Module, trainers: Sequence[Trainer]) -> None:
         self.network = network
         self.trainers = trainers
-        self.optimizer = EnsembleOptimizer([trainer.optimizer for trainer in trainers])
+
+    @property
+    def optimizer(self) -> EnsembleOptimizer:
+        """The optimizers of all networks."""
+        return EnsembleOptimizer([trainer.optimizer for trainer in self.trainers])
 
     @contextmanager
     def training(self) -> Iterator[None]:
@@ -145,10 +159,6 @@ class EnsembleTrainer:
             for trainer in self.trainers:
                 stack.enter_context(trainer.training())
             yield
-
-    def step(self, batch: Batch) -> Tensor:
-        """Let each member take a step; return the mean of their losses."""
-        return torch.stack([trainer.step(batch) for trainer in self.trainers]).mean()
 
     def state(self) -> dict[str, Any]:
         """Return the state that the next steps need, as numpy arrays."""

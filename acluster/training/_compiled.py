@@ -1,0 +1,92 @@
+"""Trainers whose networks take each step together, in one compiled call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from acluster.training._batches import Part, TrainingBatches
+
+if TYPE_CHECKING:
+    from acluster.training._trainer import Trainer
+
+
+class CompiledStep:
+    """The training step of several networks at once.
+
+    Parameters
+    ----------
+    trainers : sequence of Trainer
+        Their networks have one architecture and draw the same batches.
+
+    members : acluster.nn.CompiledMembers
+        Their networks, in the same order.
+    """
+
+    def __init__(self, trainers: Sequence[Trainer], members: Any) -> None:
+        self.members = members
+        self.places = {trainer: place for place, trainer in enumerate(trainers)}
+        self.generators = _shared([trainer.generator for trainer in trainers])
+        for trainer, place in self.places.items():
+            state = trainer.optimizer.state()
+            trainer.optimizer = CompiledOptimizer(members, place, trainer.optimizer.learning_rate)
+            trainer.optimizer.load_state(state)
+            trainer.compiled = self
+
+    def step(
+        self, part: Part, batches: dict[Trainer, TrainingBatches]
+    ) -> dict[Trainer, torch.Tensor]:
+        """Take a step with some of the trainers, and return their losses.
+
+        Parameters
+        ----------
+        part : Part
+            A whole batch.
+
+        batches : dict of Trainer to TrainingBatches
+            The trainers that take the step, with their targets and weights.
+        """
+        first = next(iter(batches.values()))
+        weights = first.weights[part.items]
+        if any(own.weights is not first.weights for own in batches.values()):
+            of_place = dict.fromkeys(self.places.values(), weights)
+            of_place |= {self.places[one]: own.weights[part.items] for one, own in batches.items()}
+            weights = torch.stack([of_place[place] for place in range(len(of_place))])
+        active = [self.places[trainer] for trainer in batches]
+        targets = first.targets[part.items]
+        losses = self.members.step(active, part.sets, targets, weights, self.generators)
+        by_place = torch.from_numpy(losses)
+        return {trainer: by_place[self.places[trainer]] for trainer in batches}
+
+    def release(self) -> None:
+        """Give every network its own parameters again."""
+        self.members.release()
+
+
+class CompiledOptimizer:
+    """The running averages of one of the networks that a compiled step updates."""
+
+    def __init__(self, members: Any, place: int, learning_rate: float) -> None:
+        self._members = members
+        self._place = place
+        self.learning_rate = learning_rate
+
+    def clear(self) -> None:
+        """Do nothing: a compiled step keeps no gradients."""
+
+    def state(self) -> list[dict[str, Any]]:
+        """Return the moments of every parameter, as numpy arrays."""
+        state: list[dict[str, Any]] = self._members.state(self._place)
+        return state
+
+    def load_state(self, state: list[dict[str, Any]]) -> None:
+        """Continue from the `state` of another optimizer."""
+        self._members.load_state(self._place, state)
+
+
+def _shared(generators: Sequence[torch.Generator]) -> list[torch.Generator]:
+    """Return one generator for all those in the same state, so that it draws once for them."""
+    by_state = {generator.get_state().numpy().tobytes(): generator for generator in generators}
+    return [by_state[generator.get_state().numpy().tobytes()] for generator in generators]

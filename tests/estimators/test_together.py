@@ -1,0 +1,189 @@
+"""Estimators that are fitted together are what each would be alone."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.base import clone
+
+from acluster import (
+    AttentionClusterClassifier,
+    FeatureSets,
+    MultimodalAttentionClusterClassifier,
+    MultimodalFeatureSets,
+    open_feature_sets,
+    save_feature_sets,
+)
+from acluster.estimators import TrainingData, _fitting, fit_together
+from acluster.rivals import AttentionMILClassifier
+from acluster.training._packing import Packer
+from tests.conftest import make_sets
+
+# What members of one pass over the data may differ in.
+OWN = {
+    "learning_rate": [0.01, 0.1],
+    "weight_decay": [0.0, 0.01],
+    "dropout": [0.0, 0.3, 0.6],
+    "cluster_size": [1, 4, 5],
+    "n_attended": [None, 2],
+    "weighting": ["fc1", "fc2"],
+    "shifting": [True, False],
+    "max_iter": [1, 4],
+    "tol": [None, 0.05],
+    "class_weight": [None, "balanced"],
+    "max_grad_norm": [None, 0.1],
+    "optimizer": ["adam", "adamw", "rmsprop"],
+    "n_members": [1, 2],
+    "standardize": [False, True],
+    "early_stopping": [False, True],
+}
+# What they share.
+COMMON = {
+    "batch_size": [7, 16, 100],
+    "n_local_features": [None, 2],
+    "random_state": [0, 1],
+    "n_iter_no_change": [2],
+    "dtype": ["float64"],
+}
+
+
+def options_of(table):
+    return st.fixed_dictionaries({name: st.sampled_from(values) for name, values in table.items()})
+
+
+def assert_same(together, alone, X):
+    for name, value in alone.network_.state_dict().items():
+        found = together.network_.state_dict()[name]
+        torch.testing.assert_close(found, value, rtol=1e-10, atol=1e-12)
+    assert together.n_iter_ == alone.n_iter_
+    np.testing.assert_allclose(together.loss_curve_, alone.loss_curve_, rtol=1e-9)
+    np.testing.assert_array_equal(together.predict(X), alone.predict(X))
+
+
+def check(estimators, X, y, sample_weight=None, fit_X=None):
+    alone = [clone(one) for one in estimators]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        data = TrainingData.of(estimators[0], X if fit_X is None else fit_X, y, sample_weight)
+        fit_together(estimators, data)
+        for one in alone:
+            one.fit(X, y, sample_weight)
+    for together, one in zip(estimators, alone, strict=True):
+        assert_same(together, one, X)
+
+
+def labels(kind, n):
+    y = np.arange(n) % 3
+    return {"binary": y > 0, "classes": y, "labels": np.eye(3, dtype=int)[y]}[kind]
+
+
+@given(
+    st.lists(options_of(OWN), min_size=2, max_size=4),
+    options_of(COMMON),
+    st.sampled_from(["binary", "classes", "labels"]),
+    st.booleans(),
+)
+@settings(max_examples=25, deadline=None)
+def test_fitting_together_is_fitting_alone(own, common, kind, is_weighted):
+    X, _ = make_sets(n=40, n_classes=3)
+    if kind == "labels":  # which cannot be held out with every label
+        own = [{**one, "early_stopping": False} for one in own]
+    weight = np.linspace(0, 3, 40) if is_weighted else None
+    check(
+        [AttentionClusterClassifier(**{**common, **one}) for one in own],
+        X,
+        labels(kind, 40),
+        weight,
+    )
+
+
+@pytest.mark.parametrize("missing", ["mean", "mask"])
+def test_modalities_may_be_missing_and_dropped(missing):
+    X, y = make_sets(n=40)
+    lengths = X.lengths * (np.arange(40) % 4 > 0)
+    some = FeatureSets.from_arrays([X[i][:n, :3] for i, n in enumerate(lengths)])
+    both = MultimodalFeatureSets({"a": X, "b": some})
+    options = {"missing_modality": missing, "max_iter": 3, "tol": None, "random_state": 0}
+    estimators = [
+        MultimodalAttentionClusterClassifier(
+            cluster_size={"a": size, "b": 2}, dropout=dropout, modality_dropout=0.3, **options
+        )
+        for size, dropout in [(2, 0.0), (3, 0.5), (3, 0.2)]
+    ]
+    check(estimators, both, y)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_stores_are_read_once_for_all(tmp_path, compressed, monkeypatch):
+    X, y = make_sets(n=40)
+    path = tmp_path / "sets.zarr"
+    save_feature_sets(path, X)
+    if compressed:
+        import zarr
+
+        plain = zarr.open_group(path, mode="r+")
+        values = plain["features"][:]
+        del plain["features"]
+        plain.create_array("features", data=values, chunks=(16, values.shape[1]), fill_value=np.nan)
+    stored = open_feature_sets(path)
+    options = {"max_iter": 3, "tol": None, "random_state": 0, "cache": "stream", "batch_size": 8}
+    estimators = [AttentionClusterClassifier(dropout=p, **options) for p in (0.0, 0.3, 0.5)]
+    n_items, pack = [], Packer.pack
+
+    def counted(self, sets, *args):
+        n_items.append(len(sets))
+        return pack(self, sets, *args)
+
+    monkeypatch.setattr(Packer, "pack", counted)
+    fit_together(
+        [clone(one) for one in estimators], TrainingData.of(estimators[0], stored, y, None)
+    )
+    assert sum(n_items) == 3 * 40  # once per epoch
+    monkeypatch.undo()
+    check(estimators, stored, y)
+
+
+def test_members_of_other_batches_and_kinds_go_their_own_way():
+    X, y = make_sets(n=40)
+    options = {"max_iter": 2, "tol": None, "random_state": 0}
+    estimators = [
+        AttentionClusterClassifier(batch_size=8, **options),
+        AttentionClusterClassifier(batch_size=16, **options),
+        AttentionClusterClassifier(batch_size=8, dtype="float32", **options),
+        AttentionMILClassifier(batch_size=8, **options),
+    ]
+    check(estimators, X, y)
+
+
+def test_member_that_diverges_leaves_the_others_alone():
+    X, y = make_sets(n=40)
+    options = {"max_iter": 4, "tol": None, "random_state": 0, "shifting": False}
+    rates = [0.01, 1e308, 0.02]
+    estimators = [AttentionClusterClassifier(learning_rate=rate, **options) for rate in rates]
+    members = fit_together(estimators, TrainingData.of(estimators[0], X, y, None))
+    assert [member.error is None for member in members] == [True, False, True]
+    assert "diverged" in str(members[1].error)
+    for rate, one in zip(rates, estimators, strict=True):
+        if rate < 1:
+            alone = AttentionClusterClassifier(learning_rate=rate, **options).fit(X, y)
+            assert_same(one, alone, X)
+
+
+def test_compiled_step_agrees_with_torch_to_rounding(monkeypatch):
+    pytest.importorskip("numba")
+    X, y = make_sets(n=40, n_classes=3)
+    options = {"max_iter": 5, "tol": None, "random_state": 0, "n_members": 2}
+    compiled = AttentionClusterClassifier(**options).fit(X, y)
+    monkeypatch.setattr(_fitting, "_MAX_OPERATIONS", 0)
+    plain = AttentionClusterClassifier(**options).fit(X, y)
+    assert_same(compiled, plain, X)
+
+
+def test_fit_owns_its_parameters_after_a_compiled_step():
+    X, y = make_sets(n=40)
+    clf = AttentionClusterClassifier(n_members=3, max_iter=2, tol=None).fit(X, y)
+    for parameter in clf.network_.parameters():
+        assert parameter.untyped_storage().nbytes() == parameter.numel() * parameter.element_size()
