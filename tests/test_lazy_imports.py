@@ -62,6 +62,18 @@ def test_import_acluster_imports_no_dependency(tmp_path):
     run_without(names, code, tmp_path)
 
 
+def test_containers_import_neither_torch_nor_scikit_learn(tmp_path):
+    code = (
+        "import numpy as np\n"
+        "from acluster import FeatureSets, FeatureSetsWriter, open_feature_sets\n"
+        "from acluster import MultimodalFeatureSets, save_feature_sets\n"
+        "X = FeatureSets.from_arrays([np.ones((2, 3)), np.ones((1, 3))])\n"
+        "save_feature_sets('sets.zarr', MultimodalFeatureSets({'rgb': X}))\n"
+        "assert len(open_feature_sets('sets.zarr')[1:]['rgb'].packed()[0]) == 1\n"
+    )
+    run_without(["scipy", "sklearn", "torch"], code, tmp_path)
+
+
 def test_store_commands_do_not_import_torch(tmp_path):
     (tmp_path / "features").mkdir()
     np.save(tmp_path / "features" / "item0.npy", np.ones((2, 3), np.float32))

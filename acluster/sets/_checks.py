@@ -6,18 +6,20 @@ import os
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.base import BaseEstimator
-from sklearn.utils import check_array
-from sklearn.utils.validation import _check_n_features, validate_data
 
 from acluster.sets._arrays import bounded, check_not_masked, in_order, is_missing, ndim_of, to_numpy
 from acluster.sets._feature_sets import FeatureSets, pieces, spaced_rows
 from acluster.sets._multimodal import MultimodalFeatureSets, in_modality, sets_with_missing
 from acluster.sets._store._format import UNNAMED
 from acluster.sets._store._reader import open_if_store
+
+# Importing scikit-learn takes as long as importing torch, and programs that only read or write sets
+# need neither. The functions of this module that check against an estimator import it.
+if TYPE_CHECKING:
+    from sklearn.base import BaseEstimator
 
 # Features are checked for NaN and infinity in pieces of about this many numbers, so that the memory
 # for the check is bounded.
@@ -59,6 +61,8 @@ tensor, (n, M) array-like, path of a store, or zarr group
     ValueError, TypeError
         If X is invalid. The message names the item, the value and the remedy.
     """
+    from sklearn.utils.validation import validate_data
+
     X = normalized(X)
     if is_multimodal(X):
         raise TypeError(
@@ -201,6 +205,8 @@ def _to_sets(X: Any) -> FeatureSets:
             f"X has shape {tuple(shape)}; expected (items, local features, features). Extract one "
             "feature vector per local feature first."
         )
+    from sklearn.utils import check_array
+
     X = check_array(to_numpy(X), allow_nd=True, ensure_all_finite=False, input_name="X")
     return FeatureSets.from_padded(X)
 
@@ -278,6 +284,8 @@ def _check_columns(X: MultimodalFeatureSets, estimator: Any, reset: bool) -> Mul
 
     The columns of modalities that are not data frames have the names x0, x1, ...
     """
+    from sklearn.utils.validation import _check_n_features, validate_data
+
     widths = X.n_features
     numbered = {name: [f"x{i}" for i in range(width)] for name, width in widths.items()}
     named = {name: own for name in X.names if (own := _texts(X[name]._feature_names))}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils import deprecated
 
 from acluster.sets._arrays import (
     Array,
@@ -394,9 +394,13 @@ class FeatureSets(ItemSequence):
         rows: Any = self._source.rows
         return rows.values, rows_of_runs(self._source.offsets[self._items], self.lengths)
 
-    @deprecated("Use FeatureSets.locate instead.")
     def located(self) -> tuple[Any, Int64Array | slice] | None:
-        """Call `locate`."""
+        """DEPRECATED: Use FeatureSets.locate instead."""
+        warnings.warn(
+            "FeatureSets.located is deprecated; use FeatureSets.locate.",
+            category=FutureWarning,
+            stacklevel=2,
+        )
         return self.locate()
 
     def load(self) -> FeatureSets:

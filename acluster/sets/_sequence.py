@@ -8,7 +8,6 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils._array_api import get_namespace
 
 
 def _stored_column(name: str, doc: str) -> property:
@@ -132,6 +131,8 @@ class ItemSequence(ABC):
         return self
 
     def __array_namespace__(self, api_version: str | None = None) -> Any:
+        from sklearn.utils._array_api import get_namespace
+
         return get_namespace(self._items)[0]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils import Bunch
 
 from acluster.sets._feature_sets import FeatureSets
 from acluster.sets._multimodal import MultimodalFeatureSets
@@ -35,6 +34,7 @@ from acluster.sets._store._rows import StoredRows, describe_array
 
 if TYPE_CHECKING:
     import zarr
+    from sklearn.utils import Bunch
 
 _BYTES_PER_CHECK = 1 << 25
 
@@ -128,6 +128,8 @@ def info(store: str | os.PathLike[str] | zarr.Group) -> Bunch:
     >>> info("train.zarr").n_items  # doctest: +SKIP
     2
     """
+    from sklearn.utils import Bunch
+
     group = open_group(_location(store))
     found = read_attributes(group)
     found |= found["committed"]
