@@ -236,8 +236,8 @@ class CompleteArray:
         self._array = array
         self._first, self._second = (_with_fill(array, fill) for fill in _fill_values(array.dtype))
 
-    def __getitem__(self, rows: slice) -> NDArray[Any]:
-        """Read some rows, from the first row of a chunk on."""
+    def __getitem__(self, rows: slice | tuple[slice, slice]) -> NDArray[Any]:
+        """Read some rows from the first row of a chunk on, or the first columns of one row."""
         values = np.asarray(self._first[rows])
         # A lost chunk is all fill value, so that the first value of every chunk tells. If it is
         # the fill value, reading with another one shows whether it was stored.
@@ -247,19 +247,50 @@ class CompleteArray:
             others = np.asarray(self._second[rows])[corners]
             lost = np.argwhere(unsure & _equals(others, self._second.fill_value))
             if len(lost):
-                raise self._error(rows.start or 0, lost[0])
+                first = rows if isinstance(rows, slice) else rows[0]
+                raise self._error(first.start or 0, lost[0])
         return values
 
     def _error(self, first_row: int, chunk: NDArray[Any]) -> StoreError:
         array = self._array
         start = np.array(chunk) * array.chunks
-        start[0] += first_row
+        start[0] += first_row - first_row % array.chunks[0]
         stop = min(start[0] + array.chunks[0], array.shape[0])
         key = array.metadata.encode_chunk_key(tuple(start // (array.shards or array.chunks)))
         return StoreError(
             f"The chunk of rows {start[0]} to {stop - 1}, in the file {key}, is not there. "
             f"{_NOT_WRITTEN}"
         )
+
+
+def read_foreign(array: zarr.Array, name: str, rows: Any = slice(None)) -> NDArray[Any]:
+    """Read features from an array that another program wrote, in zarr format 2 or 3.
+
+    Parameters
+    ----------
+    array : zarr.Array
+        The array.
+
+    name : str
+        The name of the item in error messages.
+
+    rows : slice or tuple of slice
+        What to read, as for `CompleteArray`.
+
+    Raises
+    ------
+    StoreError
+        If a chunk is absent, or a codec is not known to be safe.
+    """
+    if not check_codecs(array).ndim or array.dtype.kind not in "fiub":
+        return np.asarray(array[rows if array.ndim else ...])  # for the caller to reject
+    try:
+        return CompleteArray(array)[rows]
+    except StoreError as error:
+        raise StoreError(
+            f"{name}, array {array.path!r}: {error} If it was left out, pass the values instead "
+            "of the array: array[...] has the fill value there."
+        ) from error
 
 
 def _fill_values(dtype: np.dtype[Any]) -> tuple[Any, Any]:

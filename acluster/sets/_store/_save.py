@@ -21,7 +21,7 @@ from acluster.sets._arrays import Array, bounded
 from acluster.sets._feature_sets import check_lengths
 from acluster.sets._names import COLUMNS
 from acluster.sets._sequence import ItemSequence
-from acluster.sets._store._arrays import check_codecs
+from acluster.sets._store._arrays import read_foreign
 from acluster.sets._store._columns import column_array
 from acluster.sets._store._files import local_path
 from acluster.sets._store._lock import WriteLock
@@ -66,6 +66,9 @@ def save_feature_sets(
         - an array, or zarr array, of shape (n, L, M); pass `lengths` if it is padded;
         - a zarr group with one array of shape (L_i, M) per item. The items are sorted by
           their names in natural order (item2 before item10), which become their `id`.
+
+        If a zarr array lacks chunks, an error is raised: they may have been lost. If they were
+        left out because they equal the fill value, pass the values, ``array[...]``.
 
     lengths : array-like of int, shape (n,), optional
         The number of local features of each item of a padded array, without the padding.
@@ -165,17 +168,15 @@ def _append_all(writer: FeatureSetsWriter, items: Iterable[Any], columns: dict[s
 
 def _items(X: Any, names: Sequence[str] | None, lengths: ArrayLike | None) -> Generator[Any]:
     """Iterate over the items of X, in any form that `save_feature_sets` accepts."""
-    import zarr
-
     if lengths is not None or getattr(X, "ndim", None) == 3:
         yield from _padded_items(X, lengths)
     elif isinstance(X, Mapping):
         items = {name: _items(x, names or _item_names(x), None) for name, x in X.items()}
         yield from _multimodal_items(items)
     elif names is not None:
-        yield from (check_codecs(X[name])[...] if name in X else None for name in names)
+        yield from (X.get(name) for name in names)
     else:
-        yield from (check_codecs(x)[...] if isinstance(x, zarr.Array) else x for x in bounded(X))
+        yield from bounded(X)
 
 
 def _item_names(X: Any) -> Sequence[str] | None:
@@ -202,8 +203,6 @@ def natural_key(name: str) -> tuple[list[tuple[Decimal, str]], str]:
 
 
 def _padded_items(X: Any, lengths: ArrayLike | None) -> Iterator[Any]:
-    if hasattr(X, "store_path"):
-        check_codecs(X)
     if getattr(X, "ndim", None) != 3:
         raise ValueError(
             "lengths can only be passed with a padded array (items, local features, features); X "
@@ -211,7 +210,9 @@ def _padded_items(X: Any, lengths: ArrayLike | None) -> Iterator[Any]:
         )
     n_items, longest = X.shape[:2]
     sizes = [longest] * n_items if lengths is None else check_lengths(lengths, n_items, longest)
-    yield from (X[i, :size] for i, size in enumerate(sizes))
+    for i, size in enumerate(sizes):
+        key = slice(i, i + 1), slice(int(size))
+        yield (read_foreign(X, f"Item {i}", key) if hasattr(X, "store_path") else X[key])[0]
 
 
 def _multimodal_items(modalities: Mapping[str, Iterator[Any]]) -> Iterator[dict[str, Any]]:

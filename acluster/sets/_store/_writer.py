@@ -22,6 +22,7 @@ from acluster.sets._feature_sets import check_set
 from acluster.sets._multimodal import MultimodalFeatureSets
 from acluster.sets._names import check_new_names
 from acluster.sets._store import _format
+from acluster.sets._store._arrays import read_foreign
 from acluster.sets._store._columns import (
     check_entries,
     encode_column,
@@ -404,6 +405,8 @@ class FeatureSetsWriter:
 
     def _check_set(self, item: Any, modality: str) -> Array:
         name = f"Item {len(self)}, modality {modality!r}"
+        if hasattr(item, "store_path"):
+            item = read_foreign(item, name)
         values = check_set(item, name)
         own, expected = column_names(item), self._state.frames.get(modality)
         if own is not None and expected is not None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acluster import FeatureSets, MultimodalFeatureSets, open_feature_sets, save_feature_sets
-from acluster.sets import info, natural_key, validate
+from acluster.sets import StoreError, info, natural_key, validate
 from tests.sets._store.helpers import (
     ARRAYS,
     AUDIO,
@@ -274,9 +274,57 @@ def test_natural_key_is_a_total_order(names):
 
 def test_save_group_whose_names_have_superscripts_and_leading_zeros(tmp_path):
     group = zarr.open_group(tmp_path / "group", mode="w")
-    for value, name in enumerate(["1", "001", "x²", "01"]):
+    for value, name in enumerate(["1", "001", "x²", "01"], 1):
         group.create_array(name, data=np.full((1, 2), value, np.float32))
     save_feature_sets(tmp_path / "store", group)
     stored = open_feature_sets(tmp_path / "store")
     assert stored.id.tolist() == ["001", "01", "1", "x²"]
-    assert [rows[0, 0] for rows in stored] == [1, 3, 0, 2]
+    assert [rows[0, 0] for rows in stored] == [2, 4, 1, 3]
+
+
+def without_file(group, name):
+    """Remove one of the files of an array, in zarr format 2 or 3."""
+    folder = Path(group.store.root, group.path, name)
+    files = sorted(
+        file for file in folder.rglob("*") if file.is_file() and file.name[0] not in ".z"
+    )
+    files[len(files) // 2].unlink()
+
+
+ABSENT = {
+    "group": lambda group: group,
+    "sequence": lambda group: [group["a"], group["b"]],
+    "mapping": lambda group: {"features": group},
+    "items": lambda group: [{"features": group["a"]}, {"features": group["b"]}],
+    "padded": lambda group: group["padded"],
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"zarr_format": 2}, {"shards": True}], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "int16", "bool"])
+@pytest.mark.parametrize("form", ABSENT.values(), ids=ABSENT)
+def test_save_rejects_absent_chunks_of_arrays_of_others(tmp_path, path, form, dtype, options):
+    group = zarr.open_group(tmp_path / "group", mode="w", zarr_format=options.get("zarr_format", 3))
+    shapes = {"padded": (5, 9, 4)} if form is ABSENT["padded"] else {"a": (9, 4), "b": (9, 4)}
+    for name, shape in shapes.items():
+        chunks = (2, 2) if len(shape) == 2 else (2, 3, 2)
+        shards = {"shards": tuple(2 * n for n in chunks)} if "shards" in options else {}
+        array = group.create_array(name, shape=shape, dtype=dtype, chunks=chunks, **shards)
+        array[:] = np.ones(shape)
+    save_feature_sets(path, form(group))
+    X = open_feature_sets(path)
+    values, _ = (X if isinstance(X, FeatureSets) else X["features"]).packed()
+    assert (values == 1).all()
+    without_file(group, name)
+    with pytest.raises(StoreError, match=r"Item \d.*, array .*is not there.*pass the values"):
+        save_feature_sets(tmp_path / "other", form(group))
+    assert not (tmp_path / "other").exists()
+
+
+def test_save_of_chunks_that_zarr_leaves_out(tmp_path, path):
+    group = zarr.open_group(tmp_path / "group", mode="w")
+    group.create_array("a", data=np.pad(np.ones((4, 3)), [(0, 4), (0, 0)]), chunks=(4, 3))
+    with pytest.raises(StoreError, match="If it was left out, pass the values"):
+        save_feature_sets(path, group)
+    save_feature_sets(path, [group["a"][...]])
+    np.testing.assert_array_equal(open_feature_sets(path)[0], group["a"][...])
