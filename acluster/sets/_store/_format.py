@@ -3,7 +3,7 @@
 A store is a zarr group of format 3. For each modality m it has the arrays
 
 - ``{m}``: the local features of all items end to end, (R_m, M_m); the attribute
-  ``feature_names`` has the column names if items were data frames;
+  ``column_names`` has the column names if items were data frames;
 - ``{m}_row_size``: the number of local features of each item, (n,), 0 if the item lacks m;
 - ``{m}_offsets``: the row at which each item starts, and R_m, (n + 1,);
 
@@ -204,12 +204,12 @@ def features_array(group: zarr.Group, name: str, store: str) -> zarr.Array:
     return member(group, name, store, "fiub", (2,))
 
 
-def feature_names(array: zarr.Array, store: str) -> tuple[str, ...] | None:
+def stored_names(array: zarr.Array, store: str) -> tuple[str, ...] | None:
     """Return the column names of the data frames that an array of features is from, or None."""
-    names: Any = array.attrs.get("feature_names", [])
+    names: Any = array.attrs.get("column_names", [])
     is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
     if not is_list or len(names) not in (0, array.shape[1]):
-        problem = f"has an attribute feature_names that is not a list of {array.shape[1]} strings"
+        problem = f"has an attribute column_names that is not a list of {array.shape[1]} strings"
         raise array_error(array.basename, store, problem)
     return tuple(names) or None
 

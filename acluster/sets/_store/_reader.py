@@ -24,7 +24,7 @@ from acluster.sets._store._files import read_json
 from acluster.sets._store._format import (
     UNNAMED,
     check_structure,
-    feature_names,
+    stored_names,
     features_array,
     member,
     read_attributes,
@@ -88,7 +88,7 @@ def open_feature_sets(store: str | os.PathLike[str] | zarr.Group, *, verify: boo
     for name in opened.modalities:
         sets[name] = FeatureSets.from_source(StoredSets(opened, name))
         array = features_array(opened.group, name, opened.name)
-        sets[name]._feature_names = feature_names(array, opened.name)
+        sets[name]._feature_names = stored_names(array, opened.name)
     return MultimodalFeatureSets(sets) if opened.attributes["multimodal"] else sets[UNNAMED]
 
 

@@ -15,7 +15,7 @@ from acluster.sets._store._columns import read_column
 from acluster.sets._store._format import (
     StoreError,
     array_error,
-    feature_names,
+    stored_names,
     find_array,
     read_whole,
 )
@@ -69,7 +69,7 @@ def check_committed(group: zarr.Group, committed: Mapping[str, Any], store: str)
 def _check_features(array: zarr.Array, store: str) -> None:
     n_rows, height = array.shape[0], (array.shards or array.chunks)[0]
     check_files(array, store)
-    feature_names(array, store)
+    stored_names(array, store)
     open_rows(array).check()
     first = max(0, n_rows - 1) // height * height
     try:

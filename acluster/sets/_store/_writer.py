@@ -34,7 +34,7 @@ from acluster.sets._store._files import local_path
 from acluster.sets._store._format import (
     UNNAMED,
     StoreError,
-    feature_names,
+    stored_names,
     find_array,
     read_attributes,
 )
@@ -252,7 +252,7 @@ class FeatureSetsWriter:
             multimodal=attributes["multimodal"],
             formats={name: (array.shape[1], array.dtype) for name, array in arrays.items()},
             frames={
-                name: names for name, x in arrays.items() if (names := feature_names(x, self.path))
+                name: names for name, x in arrays.items() if (names := stored_names(x, self.path))
             },
             types={name: entry_type(self.column(name)[0]) for name in committed["columns"]},
         )
@@ -605,8 +605,8 @@ def _append_sets(
     names = [*state.frames.get(modality, ())]
     if names and all(isinstance(name, str) for name in names):
         attributes = group[modality].attrs
-        if attributes.get("feature_names") != names:
-            attributes["feature_names"] = names
+        if attributes.get("column_names") != names:
+            attributes["column_names"] = names
     # All items on disk lack a new modality.
     n_lacking = 0 if modality in state.n_rows else state.n_written
     sizes = [0] * n_lacking + [len(x) for x in sets]

@@ -55,7 +55,7 @@ def test_resumed_writer_matches_columns_by_name(path, n_plain):
         for frame in FRAMES[3:]:
             writer.append({"rgb": frame[["a", "b"]]})
     np.testing.assert_array_equal(open_feature_sets(path)["rgb"].packed()[0], np.vstack(VALUES))
-    assert zarr.open_group(path, mode="r")["rgb"].attrs["feature_names"] == ["b", "a"]
+    assert zarr.open_group(path, mode="r")["rgb"].attrs["column_names"] == ["b", "a"]
 
 
 SOURCES = {
@@ -97,7 +97,7 @@ def test_predict_on_a_store_with_columns_in_another_order(path):
 
 def test_store_without_names_of_columns(path):
     save_feature_sets(path, [pd.DataFrame(x) for x in VALUES])  # numbers are no names
-    assert "feature_names" not in zarr.open_group(path, mode="r")["features"].attrs
+    assert "column_names" not in zarr.open_group(path, mode="r")["features"].attrs
     clf = AttentionClusterClassifier(**QUICK).fit(open_feature_sets(path), y)
     assert not hasattr(clf, "feature_names_in_")
 
@@ -105,7 +105,7 @@ def test_store_without_names_of_columns(path):
 @pytest.mark.parametrize("names", ["ab", ["a"], ["a", 1], {"a": 0, "b": 1}, 3])
 def test_damaged_names_of_columns(path, names):
     save_feature_sets(path, FRAMES)
-    zarr.open_group(path, mode="r+")["features"].attrs["feature_names"] = names
+    zarr.open_group(path, mode="r+")["features"].attrs["column_names"] = names
     for opening in (open_feature_sets, lambda path: FeatureSetsWriter(path, resume=True)):
-        with pytest.raises(StoreError, match="feature_names that is not a list of 2 strings"):
+        with pytest.raises(StoreError, match="column_names that is not a list of 2 strings"):
             opening(path)
