@@ -100,6 +100,8 @@ def fit(options: argparse.Namespace) -> None:
         if not hasattr(classifier, "network_"):
             raise
         show(interrupt, error=True)
+    if names := acluster.sets.info(options.store).label_names:
+        classifier.label_names_ = list(names)
     # Whether this command runs on a terminal says nothing about where the model is used.
     classifier.set_params(verbose=False).save(options.out)
     show(f"{options.out}: {len(train)} items, {classifier.n_iter_} epochs")
@@ -184,8 +186,9 @@ def predict(options: argparse.Namespace) -> None:
     classifier.set_params(verbose=False)
     batches = [X[i : i + _ITEMS_PER_BATCH] for i in range(0, len(X), _ITEMS_PER_BATCH)]
     header = ["id", "prediction"]
+    names = classifier.label_names_
     if options.proba:
-        header += [f"probability of {label}" for label in classifier.classes_]
+        header += [f"probability of {name}" for name in names or classifier.classes_]
     rows: list[list[Any]] = []
     correct = []
     for batch in progress(batches, f"batches of {_ITEMS_PER_BATCH} items", len(batches)):
@@ -193,7 +196,7 @@ def predict(options: argparse.Namespace) -> None:
         proba = classifier.predict_proba(batch) if options.proba else [()] * len(batch)
         ids = range(len(rows), len(rows) + len(batch)) if batch.id is None else batch.id
         rows += [
-            [item, _format_label(label), *map("{:.6g}".format, probabilities)]
+            [item, _format_label(label, names), *map("{:.6g}".format, probabilities)]
             for item, label, probabilities in zip(ids, labels, proba, strict=True)
         ]
         if batch.label is not None and _are_comparable(batch.label, labels):
@@ -209,9 +212,12 @@ def _are_comparable(labels: Any, predicted: Any) -> bool:
     return are_text[0] == are_text[1] and labels.shape == predicted.shape
 
 
-def _format_label(label: Any) -> Any:
-    """Return a single label unchanged, or the labels of a multilabel item separated by spaces."""
-    return " ".join(map(str, np.flatnonzero(label))) if np.ndim(label) else label
+def _format_label(label: Any, names: list[str]) -> Any:
+    """Return a single label; of a multilabel item, the names or else the numbers of its labels."""
+    if not np.ndim(label):
+        return label
+    numbers = np.flatnonzero(label)
+    return "; ".join(names[i] for i in numbers) if names else " ".join(map(str, numbers))
 
 
 def transform(options: argparse.Namespace) -> None:

@@ -199,7 +199,8 @@ def _rows_by_id(path: str, reader: csv.DictReader[str]) -> tuple[Sequence[str], 
         raise ValueError(
             f"{path} has the columns {shown}; it needs the column id, and may have label, group "
             "and weight. Rename or remove the others. For several labels per item, write the store "
-            "in Python: FeatureSetsWriter takes rows of 0 and 1 as labels."
+            "in Python: FeatureSetsWriter takes rows of 0 and 1 as labels, and save_feature_sets a "
+            "data frame, whose column names are kept."
         )
     rows: dict[str, Any] = {}
     for row in reader:

@@ -61,6 +61,7 @@ def describe(model: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         "parameters": {name: _to_json(value) for name, value in parameters.items()},
         "labels": _labels_to_json(model._coding),
         "feature_names": None if names is None else list(names),
+        "label_names": getattr(model, "label_names_", []),  # not in older pickles
         "one_row": model._one_row,
         "dtype": model._dtype,
         "modalities": _plain(sizes["integrations"]),
@@ -106,6 +107,9 @@ def _restore_history(model: Any, description: dict[str, Any]) -> None:
     names = description["feature_names"]
     if names is not None:
         model.feature_names_in_ = _texts(names, width, "feature_names")
+    names = description.get("label_names", [])  # which older files lack
+    n_labels = len(model.classes_) if names and model._coding.kind == "multilabel" else 0
+    model.label_names_ = list(_texts(names, n_labels, "label_names"))
     # Older files lack this list: then no two-dimensional X raises a warning.
     one_row = description.get("one_row", list(model._architecture.modalities))
     model._one_row = list(_texts(one_row, len(one_row), "one_row"))

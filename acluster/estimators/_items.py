@@ -12,7 +12,7 @@ from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import _check_sample_weight
 
 from acluster.estimators._labels import LabelCoding, check_labels, without_missing
-from acluster.sets import MultimodalFeatureSets, check_multimodal_sets, check_sets
+from acluster.sets import MultimodalFeatureSets, check_multimodal_sets, check_sets, text_columns
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,10 @@ def check_items(
     estimator: Any, X: Any, y: Any, sample_weight: Any, *, seen: dict[str, int] | None
 ) -> Items:
     """Check the items, and return them without those of weight 0."""
+    names = text_columns(y)
     y = check_labels(y, type(estimator).__name__)
+    if seen is None:
+        estimator.label_names_ = names if y.ndim == 2 else []
     sets = check_X(estimator, X, seen=seen)
     try:
         check_consistent_length(sets, y)

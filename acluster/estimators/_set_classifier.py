@@ -107,6 +107,10 @@ class SetClassifier(
     classes_ : ndarray of shape (n_classes,)
         The class labels, sorted; for an indicator y, the column numbers.
 
+    label_names_ : list of str
+        The column names of an indicator y that is a data frame with text as column names; else
+        empty.
+
     modalities_ : list of str
         The names of the modalities, in the order of the global feature. Sets without a name are
         one modality, "features". Defined only by classifiers that accept several modalities.

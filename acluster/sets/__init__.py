@@ -1,6 +1,13 @@
 """Containers for sets of local features, their stores, and the checks of every accepted X."""
 
-from acluster.sets._arrays import bounded, check_not_masked, is_missing, relative_rounding, to_numpy
+from acluster.sets._arrays import (
+    bounded,
+    check_not_masked,
+    is_missing,
+    relative_rounding,
+    text_columns,
+    to_numpy,
+)
 from acluster.sets._checks import (
     check_multimodal_sets,
     check_sets,

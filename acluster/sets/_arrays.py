@@ -55,6 +55,12 @@ def column_names(array: Any) -> tuple[Any, ...] | None:
     return getattr(array, "_feature_names", None)
 
 
+def text_columns(array: Any) -> list[str]:
+    """Return the column names if all are strings: like scikit-learn, ignore numbers."""
+    names = [*(column_names(array) or ())]
+    return names if all(isinstance(name, str) for name in names) else []
+
+
 def in_order(values: Array, names: Sequence[Any], expected: Iterable[Any], name: str) -> Array:
     """Return the columns `names` of a data frame in the `expected` order.
 

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from acluster.sets._arrays import bounded, check_not_masked, in_order, is_missing, ndim_of, to_numpy
+from acluster.sets._arrays import (
+    bounded,
+    check_not_masked,
+    in_order,
+    is_missing,
+    ndim_of,
+    text_columns,
+    to_numpy,
+)
 from acluster.sets._feature_sets import FeatureSets, pieces, spaced_rows
 from acluster.sets._multimodal import MultimodalFeatureSets, in_modality, sets_with_missing
 from acluster.sets._store._format import UNNAMED
@@ -288,7 +296,7 @@ def _check_columns(X: MultimodalFeatureSets, estimator: Any, reset: bool) -> Mul
 
     widths = X.n_features
     numbered = {name: [f"x{i}" for i in range(width)] for name, width in widths.items()}
-    named = {name: own for name in X.names if (own := _texts(X[name]._feature_names))}
+    named = {name: own for name in X.names if (own := text_columns(X[name]))}
     no_rows = np.empty((0, sum(widths.values())))
     if reset or not named:
         # With skip_check_array, only width and feature names are checked against the estimator.
@@ -320,11 +328,6 @@ def _with_columns(X: FeatureSets, names: list[str], of_fit: list[str]) -> Featur
         )
     values, offsets = X.packed()
     return FeatureSets(in_order(values, names, of_fit, "X"), offsets)
-
-
-def _texts(names: tuple[Any, ...] | None) -> list[str]:
-    """Return the column names if all are strings: like scikit-learn, ignore numbers."""
-    return list(names) if names and all(isinstance(name, str) for name in names) else []
 
 
 def _compare_with_fit(

@@ -411,9 +411,7 @@ class FeatureSets(ItemSequence):
         FeatureSets
             The container itself if its features are in memory already.
         """
-        if self.in_memory:
-            return self
-        loaded = FeatureSets(*self.packed())
+        loaded = self if self.in_memory else FeatureSets(*self.packed())
         loaded._feature_names = self._feature_names
         return loaded
 

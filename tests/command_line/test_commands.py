@@ -366,6 +366,27 @@ def test_fit_uses_indicator_labels_weights_and_groups(data, capsys):
     run("predict", "other", "indicator.zarr")
 
 
+def test_predict_writes_the_names_of_indicator_labels(data, capsys):
+    pd = pytest.importorskip("pandas")
+    X, y = data
+    labels = pd.DataFrame({"cat": y, "hot dog": 1 - y, "any": np.arange(40) % 2})
+    acluster.save_feature_sets("named.zarr", X, label=labels)
+    assert acluster.sets.info("named.zarr").label_names == ("cat", "hot dog", "any")
+    run("fit", "named.zarr", "--out", "model", "--set", "max_iter=30", "tol=null")
+    assert acluster.load("model").label_names_ == [*labels]
+    parameters = acluster.load("model").get_params()
+    clf = acluster.AttentionClusterClassifier(**parameters).fit(X, labels)
+    assert clf.label_names_ == [*labels]
+    capsys.readouterr()
+    run("predict", "model", "named.zarr", "--proba")
+    rows = read_table(capsys.readouterr().out)
+    assert [*rows[0]] == ["id", "prediction", *(f"probability of {name}" for name in labels)]
+    for row, predicted in zip(rows, clf.predict(X), strict=True):
+        assert row["prediction"] == "; ".join(np.array([*labels])[predicted == 1])
+    clf.fit(X, labels.to_numpy())
+    assert clf.label_names_ == []
+
+
 def test_convert_reads_labels_saved_by_excel(data):
     Path("labels.csv").write_text(Path("labels.csv").read_text(), encoding="utf-8-sig")
     run("convert", "features", "sets.zarr", "--labels", "labels.csv")

@@ -205,11 +205,11 @@ def features_array(group: zarr.Group, name: str, store: str) -> zarr.Array:
 
 
 def stored_names(array: zarr.Array, store: str) -> tuple[str, ...] | None:
-    """Return the column names of the data frames that an array of features is from, or None."""
+    """Return the column names of the data frames that an array is from, or None."""
     names: Any = array.attrs.get("column_names", [])
     is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    if not is_list or len(names) not in (0, array.shape[1]):
-        problem = f"has an attribute column_names that is not a list of {array.shape[1]} strings"
+    if not is_list or len(names) not in (0, *array.shape[1:]):
+        problem = f"has an attribute column_names that does not fit its shape {array.shape}"
         raise array_error(array.basename, store, problem)
     return tuple(names) or None
 

@@ -24,10 +24,10 @@ from acluster.sets._store._files import read_json
 from acluster.sets._store._format import (
     UNNAMED,
     check_structure,
-    stored_names,
     features_array,
     member,
     read_attributes,
+    stored_names,
 )
 from acluster.sets._store._raw_rows import RawRows, raw_layout
 from acluster.sets._store._rows import StoredRows, describe_array
@@ -115,7 +115,8 @@ def info(store: str | os.PathLike[str] | zarr.Group) -> Bunch:
     Bunch
         With `complete`, `version`, `n_items`, `modalities` (a dict of their `n_features`,
         `n_local_features`, `dtype`, `bytes` and `has_checksums`), `columns` (which of label,
-        id, group and weight the store has) and `attributes` (those passed to the writer).
+        id, group and weight the store has), `attributes` (those passed to the writer) and
+        `label_names` (the column names of labels from a data frame, or None).
 
     Raises
     ------
@@ -133,7 +134,8 @@ def info(store: str | os.PathLike[str] | zarr.Group) -> Bunch:
     group = open_group(_location(store))
     found = read_attributes(group)
     found |= found["committed"]
-    arrays = {name: features_array(group, name, str(group.store_path)) for name in found["n_rows"]}
+    path = str(group.store_path)
+    arrays = {name: features_array(group, name, path) for name in found["n_rows"]}
     modalities = {
         name: Bunch(
             n_features=array.shape[1],
@@ -144,7 +146,9 @@ def info(store: str | os.PathLike[str] | zarr.Group) -> Bunch:
         )
         for name, array in arrays.items()
     }
-    keys = ("complete", "version", "n_items", "columns", "attributes")
+    has_labels = "label" in found["columns"]
+    found["label_names"] = stored_names(member(group, "label", path), path) if has_labels else None
+    keys = ("complete", "version", "n_items", "columns", "attributes", "label_names")
     return Bunch(modalities=modalities, **{key: found[key] for key in keys})
 
 

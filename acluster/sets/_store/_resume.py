@@ -15,9 +15,9 @@ from acluster.sets._store._columns import read_column
 from acluster.sets._store._format import (
     StoreError,
     array_error,
-    stored_names,
     find_array,
     read_whole,
+    stored_names,
 )
 from acluster.sets._store._reader import open_rows
 

@@ -75,7 +75,7 @@ def save_feature_sets(
 
     label : array-like of shape (n,) or (n, n_labels), optional
         The labels. By default, the labels of X if it comes from a store. The same holds for
-        `id`, `group` and `weight`.
+        `id`, `group` and `weight`. The column names of a data frame are kept for the command line.
 
     id, group : array-like of str or int, shape (n,), optional
         The names of the items, and the groups that a group-wise splitter keeps together.
@@ -130,7 +130,7 @@ def save_feature_sets(
     if verbose:
         items = progress(items, f"{path}: items")
     writer = FeatureSetsWriter(path, dtype=dtype, attributes=attributes)
-    writer._name_columns(X)
+    writer._name_columns(X, label)
     try:
         with closing(items):  # clears the progress line before an error is shown
             _append_all(writer, items, columns)

@@ -34,9 +34,9 @@ from acluster.sets._store._files import local_path
 from acluster.sets._store._format import (
     UNNAMED,
     StoreError,
-    stored_names,
     find_array,
     read_attributes,
+    stored_names,
 )
 from acluster.sets._store._lock import WriteLock
 from acluster.sets._store._narrowing import default_dtype, narrowed, underflow_warning
@@ -503,9 +503,9 @@ class FeatureSetsWriter:
         self._closed = "it is closed"
         self._lock.release()
 
-    def _name_columns(self, X: Any) -> None:
-        """Take over the column names that containers have from data frames."""
-        self._state = replace(self._state, frames=_frames(X))
+    def _name_columns(self, X: Any, label: Any) -> None:
+        """Take over the column names of labels and of containers, if they are from data frames."""
+        self._state = replace(self._state, frames=_frames({**_by_modality(X), "label": label}))
 
     def _remove(self) -> None:
         """Remove the store, which this writer has made, and nothing else in its directory."""
@@ -602,16 +602,20 @@ def _append_sets(
     n_before = state.n_rows.get(modality, 0)
     values = np.concatenate(sets)
     _extend(group, modality, values, n_before, _format.features_layout)
-    names = [*state.frames.get(modality, ())]
-    if names and all(isinstance(name, str) for name in names):
-        attributes = group[modality].attrs
-        if attributes.get("column_names") != names:
-            attributes["column_names"] = names
+    _write_names(group, modality, state)
     # All items on disk lack a new modality.
     n_lacking = 0 if modality in state.n_rows else state.n_written
     sizes = [0] * n_lacking + [len(x) for x in sets]
     _extend(group, f"{modality}_row_size", np.array(sizes), state.n_written - n_lacking)
     return n_before + sum(sizes)
+
+
+def _write_names(group: zarr.Group, name: str, state: _State) -> None:
+    """Write the column names of an array, if they are known and are text."""
+    names, attributes = [*state.frames.get(name, ())], group[name].attrs
+    are_texts = all(isinstance(one, str) for one in names)
+    if are_texts and names not in ([], attributes.get("column_names")):
+        attributes["column_names"] = names
 
 
 def _append_entries(
@@ -622,6 +626,7 @@ def _append_entries(
     known = group[name].attrs.get("classes", []) if state.n_written else []
     values, attributes = encode_column(name, entries, type_name, known)
     _extend(group, name, values, state.n_written)
+    _write_names(group, name, state)
     if attributes:
         group[name].attrs.update(attributes)
 

@@ -107,5 +107,5 @@ def test_damaged_names_of_columns(path, names):
     save_feature_sets(path, FRAMES)
     zarr.open_group(path, mode="r+")["features"].attrs["column_names"] = names
     for opening in (open_feature_sets, lambda path: FeatureSetsWriter(path, resume=True)):
-        with pytest.raises(StoreError, match="column_names that is not a list of 2 strings"):
+        with pytest.raises(StoreError, match="column_names that does not fit"):
             opening(path)
