@@ -69,8 +69,6 @@ tensor, (n, M) array-like, path of a store, or zarr group
     ValueError, TypeError
         If X is invalid. The message names the item, the value and the remedy.
     """
-    from sklearn.utils.validation import validate_data
-
     X = normalized(X)
     if is_multimodal(X):
         raise TypeError(
@@ -173,6 +171,8 @@ def _check_unnamed(
     if not _is_table(X):
         named = MultimodalFeatureSets({UNNAMED: _to_sets(X)})
         return _check_features(named, estimator, reset, ensure_all_finite), []
+    from sklearn.utils.validation import validate_data
+
     dtypes = [np.float64, np.float32, np.float16]
     checks = {"reset": reset, "ensure_all_finite": ensure_all_finite}
     table = validate_data(estimator, X, dtype=dtypes, **checks)

@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 _NUMCODECS = {"adler32", "astype", "bitround", "blosc", "bz2", "crc32", "crc32c", "delta"}
 _NUMCODECS |= {"fixedscaleoffset", "fletcher32", "gzip", "jenkins_lookup3", "lz4", "lzma"}
 _NUMCODECS |= {"packbits", "quantize", "shuffle", "zlib", "zstd"}
-_CODECS_V2 = _NUMCODECS | {"vlen-utf8", "vlen-bytes"}
-_CODECS_V3 = {"blosc", "bytes", "crc32c", "gzip", "sharding_indexed", "transpose", "vlen-bytes"}
-_CODECS_V3 |= {"vlen-utf8", "zstd", *(f"numcodecs.{name}" for name in _NUMCODECS)}
+_CODECS_V2 = _NUMCODECS | {"vlen-utf8"}
+_CODECS_V3 = {"blosc", "bytes", "crc32c", "gzip", "sharding_indexed", "transpose", "vlen-utf8"}
+_CODECS_V3 |= {"zstd", *(f"numcodecs.{name}" for name in _NUMCODECS)}
 
+_FILTER_TYPES = {"dtype", "astype", "encode_dtype", "decode_dtype"}
 _CHECKSUMS = {"adler32", "crc32", "crc32c", "fletcher32", "jenkins_lookup3"}
 _DATA_TYPES = {"bool", "float16", "float32", "float64", "string", "fixed_length_utf32"}
 _DATA_TYPES |= {f"{sign}int{n_bits}" for sign in ("", "u") for n_bits in (8, 16, 32, 64)}
@@ -38,6 +39,8 @@ _MAX_INNER_CHUNKS = 1 << 22  # of a shard; its index has 16 bytes for each
 # A file that claims to have more bytes in memory than this must have a part of them on disk. Zeros
 # compress to a thousandth.
 _UNQUESTIONED_BYTES, _MAX_COMPRESSION = 1 << 27, 2000
+# A file that is much larger than its values is not read; it may have holes.
+_FREE_FILE_BYTES, _MAX_MEAN_TEXT_BYTES = 1 << 24, 1 << 10
 
 _NOT_WRITTEN = (
     "It has been lost, or the program that wrote the store left it out because it equals the fill "
@@ -80,24 +83,31 @@ def find_array(group: zarr.Group, name: str, store: str) -> zarr.Array | None:
         raise array_error(name, store, problem, remedy) from error
 
 
-def check_codecs(array: zarr.Array) -> zarr.Array:
-    """Return an array, in zarr format 2 or 3, if all of its codecs are known to be safe.
+def safe_array(array: zarr.Array) -> zarr.Array:
+    """Return an array, in zarr format 2 or 3, that runs no code and decodes what it declares.
 
     Raises
     ------
     StoreError
-        If one is not.
+        If a codec is not known to be safe, or the array claims far more bytes than it has.
     """
-    metadata = array.metadata
+    from acluster.sets._store._bounded import bounded
+
+    metadata, known = array.metadata, _CODECS_V3
     if metadata.zarr_format == 2:
-        codecs = [metadata.compressor, *(metadata.filters or ())]
-        unknown = {codec.codec_id for codec in codecs if codec is not None} - _CODECS_V2
+        used = [metadata.compressor, *(metadata.filters or ())]
+        codecs = [(codec.codec_id, codec.get_config()) for codec in used if codec is not None]
+        known = _CODECS_V2
     else:
-        codecs = metadata.to_dict()["codecs"]
-        unknown = {name for name, _ in _all_codecs(codecs)} - _CODECS_V3
-    if unknown:
-        raise StoreError(f"Array {array.basename!r} of {array.store} {_unsafe(unknown)}")
-    return array
+        codecs = [*_all_codecs(metadata.to_dict()["codecs"])]
+    try:
+        for name, configuration in codecs:
+            if name not in known:
+                raise ValueError(_unsafe({name}))
+            _check_filter(name, configuration)
+    except Exception as error:
+        raise StoreError(f"Array {array.basename!r} of {array.store} {error}") from error
+    return bounded(array)
 
 
 def _unsafe(codecs: set[str]) -> str:
@@ -105,6 +115,23 @@ def _unsafe(codecs: set[str]) -> str:
         f"needs the codec {min(codecs)!r}, which is not known to be safe: a codec may run code. "
         "Write the array again with one of bytes, crc32c, blosc, gzip and zstd."
     )
+
+
+def _check_size(array: zarr.Array) -> None:
+    """Raise a StoreError if an array of a group that is no store claims far more than it has."""
+    if array.nbytes > _UNQUESTIONED_BYTES:
+        stored = array.nbytes_stored()
+        if array.nbytes > _MAX_COMPRESSION * stored:
+            problem = f"has {stored} bytes, but claims to hold {array.nbytes}"
+            raise array_error(array.basename, str(array.store), problem)
+
+
+def _check_filter(name: str, configuration: Any) -> None:
+    """Check that a filter converts between numbers: each text could take megabytes."""
+    for key in _FILTER_TYPES & configuration.keys():
+        dtype = np.dtype(configuration[key])
+        if dtype.kind not in "biufc":
+            raise ValueError(f"its filter {name!r} converts to {dtype}, not to numbers")
 
 
 def _all_codecs(codecs: Any) -> Iterator[tuple[str, Any]]:
@@ -149,6 +176,7 @@ def _check_codecs(codecs: Any, chunk: Any) -> None:
     for name, configuration in _all_codecs(codecs):
         if name not in _CODECS_V3:
             raise ValueError(_unsafe({name}))
+        _check_filter(name, configuration)
         if name == "sharding_indexed":
             inner = configuration["chunk_shape"]
             _check_chunk_shape(inner, len(chunk))
@@ -196,13 +224,17 @@ def check_files(array: zarr.Array, store: str) -> None:
     Raises
     ------
     StoreError
-        If files are absent, are not regular files, or are far too small for what they claim to
-        hold.
+        If files are absent, are not regular files, or are far too small or too large for what they
+        claim to hold.
     """
     grid = file_grid(array)
     if not knows_sizes(array.store):
         return
-    n_bytes = math.prod(array.shards or array.chunks) * array.dtype.itemsize
+    n_values = math.prod(array.shards or array.chunks)
+    n_bytes = n_values * array.dtype.itemsize
+    # Checksums and indexes take a few bytes for each chunk of a shard.
+    itemsize = array.dtype.itemsize if array.dtype.kind in "biuf" else _MAX_MEAN_TEXT_BYTES
+    most = max(_FREE_FILE_BYTES, 4 * n_values * itemsize + 64 * n_values // math.prod(array.chunks))
 
     def absent() -> Iterator[str]:
         # One by one, since the metadata may claim any number of files.
@@ -211,7 +243,7 @@ def check_files(array: zarr.Array, store: str) -> None:
             size = file_size(array.store, f"{array.path}/{key}".lstrip("/"))
             if size is None:
                 yield key
-            elif n_bytes > max(_UNQUESTIONED_BYTES, _MAX_COMPRESSION * size):
+            elif size > most or n_bytes > max(_UNQUESTIONED_BYTES, _MAX_COMPRESSION * size):
                 problem = f"has {size} bytes in {key}, but claims to hold {n_bytes} bytes there"
                 raise array_error(array.basename, store, problem)
 
@@ -232,9 +264,12 @@ class CompleteArray:
     """
 
     def __init__(self, array: zarr.Array) -> None:
-        check_codecs(array)
         self._array = array
-        self._first, self._second = (_with_fill(array, fill) for fill in _fill_values(array.dtype))
+        safe = safe_array(array)
+        self._first, self._second = (_with_fill(safe, fill) for fill in _fill_values(array.dtype))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CompleteArray, (self._array,)  # pickling would replace the codecs of `safe_array`
 
     def __getitem__(self, rows: slice | tuple[slice, slice]) -> NDArray[Any]:
         """Read some rows from the first row of a chunk on, or the first columns of one row."""
@@ -280,17 +315,22 @@ def read_foreign(array: zarr.Array, name: str, rows: Any = slice(None)) -> NDArr
     Raises
     ------
     StoreError
-        If a chunk is absent, or a codec is not known to be safe.
+        If a chunk is absent or cannot be decoded, or a codec is not known to be safe.
     """
-    if not check_codecs(array).ndim or array.dtype.kind not in "fiub":
-        return np.asarray(array[rows if array.ndim else ...])  # for the caller to reject
+    _check_size(array)
     try:
+        if not array.ndim or array.dtype.kind not in "fiub":
+            values = safe_array(array)[rows if array.ndim else ...]
+            return np.asarray(values)  # for the caller to reject
         return CompleteArray(array)[rows]
     except StoreError as error:
         raise StoreError(
             f"{name}, array {array.path!r}: {error} If it was left out, pass the values instead "
             "of the array: array[...] has the fill value there."
         ) from error
+    except Exception as error:  # of the codec, the store or the network
+        problem = f"cannot be read: {str(error).rstrip('.')}"
+        raise array_error(array.basename, str(array.store), problem) from error
 
 
 def _fill_values(dtype: np.dtype[Any]) -> tuple[Any, Any]:

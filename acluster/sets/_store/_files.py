@@ -9,11 +9,16 @@ from __future__ import annotations
 import json
 import os
 import stat
+import zipfile
+from collections import Counter
 from typing import Any
 
 from acluster.sets._store._errors import StoreError
 
 _MAX_JSON_BYTES = 1 << 26
+_BYTES_PER_STEP = 1 << 24  # of a member of an archive
+# A member that has more bytes than this, and so many times what is stored, is no data of numbers.
+_FREE_BYTES, _FREE_JSON_BYTES, _MAX_RATIO = 1 << 27, 1 << 23, 200
 
 
 def local_root(store: Any) -> str | None:
@@ -96,6 +101,47 @@ def file_size(store: Any, key: str) -> int | None:
         return int(store._zf.getinfo(key).file_size)
     except KeyError:
         return None
+
+
+class _Archive(zipfile.ZipFile):
+    """An archive whose members are decompressed up to the sizes that its directory declares."""
+
+    def open(self, *args: Any, **kwargs: Any) -> Any:
+        file = super().open(*args, **kwargs)
+        file.MAX_N = _BYTES_PER_STEP  # type: ignore[attr-defined]  # else all in one step
+        return file
+
+
+def bound_archive(store: Any) -> list[str]:
+    """Bound the memory that reading from an open ZipStore takes; return the names of its members.
+
+    Raises
+    ------
+    StoreError
+        If members have the same name, claim far more bytes than are stored, or are compressed in
+        a way that cannot be bounded.
+    """
+    if not store._is_open:
+        store._sync_open()
+    members = store._zf.infolist()
+    for info in members:
+        is_json = info.filename.endswith(".json")
+        most = max(_FREE_JSON_BYTES if is_json else _FREE_BYTES, _MAX_RATIO * info.compress_size)
+        if info.file_size > most:
+            raise StoreError(
+                f"the archive has a member {info.filename!r} of {info.compress_size} bytes that "
+                f"claims to hold {info.file_size}"
+            )
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise StoreError(
+                f"the archive has a member {info.filename!r} that is neither stored nor deflated"
+            )
+    names = [info.filename for info in members]
+    twice = [name for name, n in Counter(names).items() if n > 1]
+    if twice:
+        raise StoreError(f"the archive has several members {twice[0]!r}")
+    store._zf.__class__ = _Archive
+    return names
 
 
 def read_json(store_path: Any) -> Any:

@@ -6,7 +6,6 @@ import contextlib
 import os
 import weakref
 import zipfile
-from collections import Counter
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from acluster.sets._store._arrays import check_files, has_checksums, read_whole
 from acluster.sets._store._columns import read_column
 from acluster.sets._store._decoded_rows import DecodedRows
 from acluster.sets._store._errors import StoreError
-from acluster.sets._store._files import read_json
+from acluster.sets._store._files import bound_archive, read_json
 from acluster.sets._store._format import (
     UNNAMED,
     check_structure,
@@ -336,6 +335,7 @@ def open_group(location: str | zarr.Group) -> zarr.Group:
             raise StoreError(_not_a_store(str(location.store_path), "it has zarr format 2"))
         if type(location.store).__name__ == "ZipStore":
             _ARCHIVES[id(location.store)] = location.store
+            bound_archive(location.store)
         return location
     is_local = "://" not in location
     if is_local and not Path(location).exists():
@@ -367,17 +367,13 @@ def _open_archive(path: str) -> zarr.Group:
 
     if not zipfile.is_zipfile(path):
         raise StoreError("it is a file, but not a zip archive")
-    with zipfile.ZipFile(path) as archive:
-        names = [info.filename for info in archive.infolist()]
-    twice = [name for name, n in Counter(names).items() if n > 1]
-    if twice:
-        raise StoreError(f"the archive has several members {twice[0]!r}")
+    store = ZipStore(path, mode="r", read_only=True)
+    names = bound_archive(store)
     folders = [name[:-10] for name in names if name.count("/") == 1 and name.endswith("/zarr.json")]
     if "zarr.json" in names:
         folders = [""]
     if len(folders) > 1:
         raise StoreError(f"the archive has several stores, such as {folders[0]!r}; unpack it")
-    store = ZipStore(path, mode="r", read_only=True)
     _ARCHIVES[id(store)] = store
     folder = folders[0] if folders else ""
     return zarr.open_group(store, path=folder, mode="r", zarr_format=3, use_consolidated=False)
@@ -391,7 +387,7 @@ def _reopen_archives() -> None:
     for store in list(_ARCHIVES.values()):
         store._is_open, store._zf = False, None  # reading fails if the archive is gone
         with contextlib.suppress(OSError, zipfile.BadZipFile):
-            store._sync_open()
+            bound_archive(store)
 
 
 if hasattr(os, "register_at_fork"):
