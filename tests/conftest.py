@@ -1,6 +1,8 @@
 import os
 
 os.environ["SCIPY_ARRAY_API"] = "1"  # array_api_dispatch needs it before scipy is imported
+import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +39,24 @@ def _without_fsync():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda file: None)
         yield
+
+
+@pytest.fixture
+def within_limits():
+    """Fail if the test takes more than 2 s of processor time or 200 MB of memory."""
+    if not os.access("/proc/self/clear_refs", os.W_OK):
+        yield
+        return
+    Path("/proc/self/clear_refs").write_text("5")  # else an earlier test has set the peak
+    before, started = _peak_bytes(), time.process_time()
+    yield
+    assert time.process_time() - started < 2
+    assert _peak_bytes() - before < 200 << 20
+
+
+def _peak_bytes():
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
 
 
 @pytest.fixture

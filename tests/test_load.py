@@ -538,6 +538,7 @@ HOSTILE_OF = {"one": HOSTILE, "two": HOSTILE_TWO, "rival": HOSTILE_RIVAL}
 CASES = [(kind, name) for kind, cases in HOSTILE_OF.items() for name in cases]
 
 
+@pytest.mark.usefixtures("within_limits")
 @pytest.mark.parametrize(("kind", "name"), CASES)
 def test_load_rejects_hostile_files(good, tmp_path, monkeypatch, kind, name):
     monkeypatch.chdir(tmp_path)  # A pickle that was executed would leave a file here.
@@ -558,6 +559,7 @@ def test_load_rejects_pipes_and_devices_at_once(tmp_path, name):
         acluster.load(tmp_path / name)
 
 
+@pytest.mark.usefixtures("within_limits")
 @pytest.mark.parametrize("start", [b"", b"\x80\x04", b"\xff" * 8])
 def test_load_rejects_huge_files_without_reading_them(tmp_path, start):
     with (tmp_path / "model").open("wb") as file:

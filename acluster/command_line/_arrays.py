@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 _MAX_HEADER_BYTES = 10_000  # as in NumPy
 # An archive that would fill more than this, and so many times its own size, is no data of numbers.
-_MAX_FREE_BYTES, _MAX_RATIO = 1 << 28, 200
+_MAX_FREE_BYTES, _MAX_RATIO = 1 << 27, 200
 # What zipfile, zlib and the parser of .npy headers raise for damaged files.
 _DAMAGE = (
     zipfile.BadZipFile, zlib.error, EOFError, ValueError, TypeError, LookupError, SyntaxError,

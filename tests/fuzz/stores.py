@@ -22,6 +22,7 @@ import zarr
 from acluster import FeatureSetsWriter, open_feature_sets
 from acluster.sets import StoreError, info, validate
 from acluster.sets._store import _format
+from tests.fuzz.watch import bounded_memory
 
 SECONDS = 2  # after which reading counts as hanging
 STRANGE = [None, True, False, 0, 1, -1, 2, 7, 2**31, 2**63, 2**64, 10**30, 0.5, 1e400, "", "label"]
@@ -236,21 +237,24 @@ def run(n, seed):
         outside.write_bytes(b"not part of any store")
         write_store(sound)
         expected = read_all(sound)
-        for i in range(seed, seed + n):
-            rng = random.Random(i)
-            folder = Path(name, "store.zarr")
-            shutil.copytree(sound, folder, copy_function=shutil.copyfile)
-            kinds = [mutate(folder, rng, outside) for _ in range(rng.choice([1, 1, 1, 2, 3]))]
-            # Only changes that a checksum cannot reveal may lead to other values.
-            may_differ = not set(kinds) <= {"bytes", "replace", "none"}
-            try:
-                counts[outcome(folder, expected, may_differ)] += 1
-            except Exception as error:
-                message = f"seed {i}, mutations {kinds}: {type(error).__name__}: {error}"
-                raise AssertionError(message) from error
-            assert outside.read_bytes() == b"not part of any store", f"seed {i}"
-            assert sorted(os.listdir(name)) == ["outside", "sound.zarr", "store.zarr"], f"seed {i}"
-            shutil.rmtree(folder)
+        with bounded_memory():
+            for i in range(seed, seed + n):
+                rng = random.Random(i)
+                folder = Path(name, "store.zarr")
+                shutil.copytree(sound, folder, copy_function=shutil.copyfile)
+                kinds = [mutate(folder, rng, outside) for _ in range(rng.choice([1, 1, 1, 2, 3]))]
+                # Only changes that a checksum cannot reveal may lead to other values.
+                may_differ = not set(kinds) <= {"bytes", "replace", "none"}
+                try:
+                    counts[outcome(folder, expected, may_differ)] += 1
+                except Exception as error:
+                    message = f"seed {i}, mutations {kinds}: {type(error).__name__}: {error}"
+                    raise AssertionError(message) from error
+                assert outside.read_bytes() == b"not part of any store", f"seed {i}"
+                assert sorted(os.listdir(name)) == ["outside", "sound.zarr", "store.zarr"], (
+                    f"seed {i}"
+                )
+                shutil.rmtree(folder)
     return counts
 
 

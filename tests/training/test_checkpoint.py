@@ -218,6 +218,7 @@ def test_fit_rejects_the_checkpoint_of_another_fit(tmp_path):
     assert (tmp_path / "fit.checkpoint").read_bytes() == before
 
 
+@pytest.mark.usefixtures("within_limits")
 def test_fit_rejects_a_damaged_checkpoint(tmp_path):
     X, y = make_sets()
     clf = make(2).fit(X, y, checkpoint_dir=tmp_path)
@@ -311,6 +312,7 @@ def checkpoint_of_two_epochs(tmp_path_factory):
     return (folder / "fit.checkpoint").read_bytes()
 
 
+@pytest.mark.usefixtures("within_limits")
 @pytest.mark.parametrize("name", DAMAGED)
 def test_fit_rejects_checkpoint_values_that_it_never_writes(
     tmp_path, checkpoint_of_two_epochs, name

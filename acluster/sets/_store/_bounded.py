@@ -46,7 +46,9 @@ def bounded(array: zarr.Array) -> zarr.Array:
             "filters": filters and tuple(BoundedCodec(codec, limit) for codec in filters),
         }
     else:
-        changes = {"codecs": _bounded_codecs(metadata.codecs, metadata.chunks, itemsize)}
+        changes = {
+            "codecs": _bounded_codecs(metadata.codecs, array.shards or array.chunks, itemsize)
+        }
     metadata = dataclasses.replace(metadata, **changes)
     return zarr.Array(zarr.AsyncArray(metadata=metadata, store_path=array.store_path))
 

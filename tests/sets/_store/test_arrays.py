@@ -21,6 +21,8 @@ from acluster.sets import StoreError, info, validate
 from acluster.sets._store._arrays import find_array
 from tests.sets._store.helpers import ARRAYS, read_all
 
+pytestmark = pytest.mark.usefixtures("within_limits")
+
 USED = []  # which fake codecs have done something
 
 

@@ -6,10 +6,8 @@ import json
 import lzma
 import os
 import struct
-import time
 import zipfile
 import zlib
-from pathlib import Path
 
 import numcodecs
 import numpy as np
@@ -22,29 +20,8 @@ from acluster.sets import StoreError, info, validate
 from acluster.sets._store._bounded import bounded
 
 N = 1 << 31  # bytes that the bombs would take
-MAX_SECONDS, MAX_GROWTH_BYTES = 2, 200 << 20
-
-
-@pytest.fixture(autouse=True)
-def cheap():
-    """Fail if a test takes much processor time or memory."""
-    # The peak of earlier tests would hide that of this one.
-    Path("/proc/self/clear_refs").write_text("5")
-    before, started = peak_bytes(), time.process_time()
-    yield
-    assert time.process_time() - started < MAX_SECONDS
-    assert peak_bytes() - before < MAX_GROWTH_BYTES
-
-
-def peak_bytes():
-    status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status["VmHWM"].split()[0]) * 1024
-
-
 pytestmark = [
-    pytest.mark.skipif(
-        not os.access("/proc/self/clear_refs", os.W_OK), reason="needs /proc of Linux"
-    ),
+    pytest.mark.usefixtures("within_limits"),
     pytest.mark.filterwarnings("ignore:Numcodecs codecs are not|Combining a `sharding_indexed"),
 ]
 
