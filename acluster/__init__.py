@@ -8,8 +8,10 @@ if TYPE_CHECKING:
     from acluster._utils._model_file import ModelFileError
     from acluster.estimators import (
         AttentionClusterClassifier,
+        AttentionClusterClassifierCV,
         IntegrationClassifier,
         MultimodalAttentionClusterClassifier,
+        MultimodalAttentionClusterClassifierCV,
     )
     from acluster.sets import (
         FeatureSets,
@@ -21,11 +23,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AttentionClusterClassifier",
+    "AttentionClusterClassifierCV",
     "FeatureSets",
     "FeatureSetsWriter",
     "IntegrationClassifier",
     "ModelFileError",
     "MultimodalAttentionClusterClassifier",
+    "MultimodalAttentionClusterClassifierCV",
     "MultimodalFeatureSets",
     "load",
     "open_feature_sets",
@@ -37,11 +41,13 @@ __version__ = "0.1.0.dev0"
 # data pipeline) does not wait seconds for torch.
 _MODULE_OF_NAME = {
     "AttentionClusterClassifier": "acluster.estimators",
+    "AttentionClusterClassifierCV": "acluster.estimators",
     "FeatureSets": "acluster.sets",
     "FeatureSetsWriter": "acluster.sets",
     "IntegrationClassifier": "acluster.estimators",
     "ModelFileError": "acluster._utils._model_file",
     "MultimodalAttentionClusterClassifier": "acluster.estimators",
+    "MultimodalAttentionClusterClassifierCV": "acluster.estimators",
     "MultimodalFeatureSets": "acluster.sets",
     "load": "acluster._load",
     "open_feature_sets": "acluster.sets",
@@ -51,6 +57,7 @@ _SUBMODULES = [
     "datasets",
     "estimators",
     "inspection",
+    "model_selection",
     "nn",
     "preprocessing",
     "rivals",

@@ -5,6 +5,10 @@ from acluster.estimators._attention_clusters import (
     AttentionClusterClassifier,
     MultimodalAttentionClusterClassifier,
 )
+from acluster.estimators._cross_validation import (
+    AttentionClusterClassifierCV,
+    MultimodalAttentionClusterClassifierCV,
+)
 from acluster.estimators._description import restore
 from acluster.estimators._fitting import can_train_together, fit_together, network_size
 from acluster.estimators._integration_classifier import (

@@ -15,7 +15,7 @@ from acluster.estimators._adoption import identity_of
 from acluster.estimators._architecture import members_of
 from acluster.estimators._callbacks import EstimatorCallbacks
 from acluster.estimators._inference import logits_function, outputs, source_of
-from acluster.estimators._items import Items, hold_out, unwrapped
+from acluster.estimators._items import Items, copy_checked, hold_out, unwrapped
 from acluster.estimators._labels import to_mean_one
 from acluster.estimators._missing import MissingModality
 from acluster.estimators._parameters import value_per_modality
@@ -141,9 +141,7 @@ def fit_together(
         estimator unfitted; the error of a single estimator is raised.
     """
     for estimator in estimators[1:]:  # `data` was checked for the first one
-        estimator.n_features_in_ = estimators[0].n_features_in_
-        if hasattr(estimators[0], "feature_names_in_"):
-            estimator.feature_names_in_ = estimators[0].feature_names_in_
+        copy_checked(estimators[0], estimator)
     fittings = [_Fitting(estimator, data, checkpoint_dir) for estimator in estimators]
     groups: dict[Hashable, list[_Fitting]] = {}
     for fitting in fittings:

@@ -80,6 +80,13 @@ def check_items(
     return items if weighted.all() else items[weighted]
 
 
+def copy_checked(estimator: Any, other: Any) -> None:
+    """Give another estimator what `check_items` has learnt about the items of this one."""
+    for name in ("n_features_in_", "feature_names_in_", "label_names_", "_one_row"):
+        if hasattr(estimator, name):
+            setattr(other, name, getattr(estimator, name))
+
+
 def check_validation(
     estimator: Any, X_val: Any, y_val: Any, coding: LabelCoding, widths: dict[str, int]
 ) -> Items | None:

@@ -1,0 +1,446 @@
+"""Classifiers that need no tuning: an ensemble of a portfolio, weighted by cross-validation."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from abc import ABC
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from numbers import Integral, Real
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, _fit_context
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.validation import check_is_fitted
+
+from acluster.estimators._attention_clusters import (
+    AttentionClusterClassifier,
+    AttentionClusters,
+    MultimodalAttentionClusterClassifier,
+)
+from acluster.estimators._fitting import fit_together
+from acluster.estimators._items import Items, check_items, check_X, copy_checked, unwrapped
+from acluster.estimators._labels import LabelCoding, LabelledClassifierMixin, check_labels
+from acluster.estimators._parameters import (
+    TrainingParameters,
+    boolean,
+    estimator,
+    integer,
+    parameter,
+    real,
+)
+from acluster.estimators._set_classifier import restore_on_error
+from acluster.estimators._training_data import TrainingData
+from acluster.training import Interrupted
+
+# What is tried, the most useful first. Each is a set of parameters of the classifier.
+PORTFOLIO: tuple[dict[str, Any], ...] = ({}, {"n_attended": 5}, {"weighting": "fc2"})
+_N_SPLITS = 5
+_N_ROUNDS = 50  # of the selection: weights are multiples of 1/50
+_SMALLEST_PROBABILITY = 1e-7
+
+
+def _like(name: str) -> Any:
+    """Declare a parameter of the classifiers of the portfolio."""
+    declared = TrainingParameters.__dataclass_fields__[name]
+    return field(default=declared.default, metadata=declared.metadata)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class CrossValidationParameters:
+    """The parameters of the classifiers that choose for themselves."""
+
+    cv: Any = parameter(
+        default=None,
+        type="int, splitter or iterable of (train, test)",
+        constraints=["cv_object"],
+        doc="""
+        The folds. None: 5 stratified folds in random order, or fewer if a class has fewer items.
+        The folds of an iterable or a splitter must divide the items into parts.
+        """,
+    )
+    n_configurations: int | None = integer(
+        default=None, doc="How many configurations of the portfolio to train. None: all of them."
+    )
+    max_time: float | None = real(
+        default=None,
+        type="float or None",
+        within=Interval(Real, 0, None, closed="neither"),
+        doc="""
+        About how many seconds `fit` may take. After the first fold, as many configurations go on
+        to the other folds as the time allows, at least one.
+        """,
+    )
+    class_weight: dict[Any, float] | str | None = _like("class_weight")
+    device: str = _like("device")
+    dtype: str = _like("dtype")
+    cache: str = _like("cache")
+    random_state: int | np.random.RandomState | None = _like("random_state")
+    verbose: bool = boolean(default=False, doc="Whether to print a line per fold.")
+
+
+class CrossValidatedClassifier(
+    LabelledClassifierMixin, BaseEstimator, CrossValidationParameters, ABC
+):
+    """The base class of the classifiers that choose for themselves.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The class labels, sorted; for an indicator y, the column numbers.
+
+    portfolio_ : list of dict
+        The configurations that were trained, as parameters of the classifier.
+
+    weights_ : ndarray of shape (n_configurations,)
+        The share of each configuration in the predictions. They add up to 1.
+
+    oof_proba_ : ndarray of shape (n, n_classes) or (n, n_labels)
+        The ensemble's probabilities for the training items, each predicted by the networks of the
+        fold that did not train on it. Items of weight 0 are left out.
+
+    oof_score_ : float
+        The accuracy (for an indicator y, the fraction of correct entries) that can be expected on
+        new items: that of out-of-fold predictions whose weights were chosen on the other folds.
+
+    estimators_ : list of list of classifier
+        The fitted classifiers of every configuration, one per fold.
+
+    n_features_in_ : int
+        The width M of a local feature, summed over the modalities.
+    """
+
+    _classifier: ClassVar[type[AttentionClusters]]
+    _is_multimodal: ClassVar[bool]
+
+    @restore_on_error
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self,
+        X: Any,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        groups: ArrayLike | None = None,
+    ) -> Self:
+        """Train the portfolio in every fold, and choose the weights of the ensemble.
+
+        Parameters
+        ----------
+        X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
+            The items, in any form listed in the notes of `AttentionClusterClassifier`.
+
+        y : array-like of shape (n,), or indicator of shape (n, n_labels)
+            One label per item, or a matrix of zeros and ones with any number of labels per item.
+
+        sample_weight : array-like of shape (n,), optional
+            The weight of each item; items of weight 0 are left out.
+
+        groups : array-like of shape (n,), optional
+            Items of one group are in the same fold.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError, TypeError
+            If X, y, a weight or a parameter is invalid, or if the folds leave an item out.
+        """
+        items = check_items(self, X, y, sample_weight, seen=None)
+        coding = LabelCoding.of(items.y)
+        random_state = check_random_state(self.random_state)
+        y = check_labels(y, type(self).__name__)
+        kept = np.ones(len(y), bool) if sample_weight is None else np.asarray(sample_weight) > 0
+        splits = _splits(self.cv, y, kept, groups, random_state)
+        self.portfolio_ = list(PORTFOLIO[: self.n_configurations])
+        self.estimators_: list[list[Any]] = [[] for _ in self.portfolio_]
+        predicted = np.empty((len(self.portfolio_), len(items), max(2, coding.n_outputs)))
+        started = time.monotonic()
+        for number, (train, test) in enumerate(splits):
+            seed = int(random_state.randint(np.iinfo(np.int32).max))
+            data = TrainingData(items[train], coding, is_weighted=sample_weight is not None)
+            fitted = self._train(data, seed)
+            remaining = [i for i, one in enumerate(fitted) if one is not None]
+            if number == 0 and self.max_time is not None:
+                seconds = (time.monotonic() - started) * len(splits) / len(remaining)
+                remaining = remaining[: max(1, int(self.max_time / seconds))]
+            self.portfolio_ = [self.portfolio_[i] for i in remaining]
+            self.estimators_ = [[*self.estimators_[i], fitted[i]] for i in remaining]
+            predicted = predicted[remaining]
+            X_test = unwrapped(self, items.X[test])
+            predicted[:, test] = [own[-1].predict_proba(X_test) for own in self.estimators_]
+            if self.verbose:
+                print(f"fold {number + 1} of {len(splits)}: {time.monotonic() - started:.0f} s")
+        self._coding, self.classes_ = coding, coding.classes
+        self.weights_ = greedy_weights(predicted, coding, items)
+        self.oof_proba_ = np.tensordot(self.weights_, predicted, axes=1)
+        self.oof_score_ = _expected_accuracy(predicted, coding, items, splits)
+        return self
+
+    def _train(self, data: TrainingData, seed: int) -> list[Any]:
+        """Return a fitted classifier per configuration; None for one that diverges."""
+        names = ("class_weight", "device", "dtype", "cache")
+        common = {name: getattr(self, name) for name in names}
+        classifiers = [
+            self._classifier(random_state=seed, standardize=True, **{**common, **own})
+            for own in self.portfolio_
+        ]
+        copy_checked(self, classifiers[0])
+        try:
+            with warnings.catch_warnings():
+                # That some configurations are still learning when they stop is part of the plan.
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                members = fit_together(classifiers, data)
+        except Interrupted as error:  # the networks of one fold are worth nothing alone
+            raise KeyboardInterrupt(str(error)) from None
+        pairs = zip(classifiers, members, strict=True)
+        fitted = [one if member.error is None else None for one, member in pairs]
+        if not any(fitted):
+            raise ValueError(f"All configurations diverged. The first: {members[0].error}")
+        return fitted
+
+    def predict_proba(self, X: Any) -> NDArray[Any]:
+        """Return the class probabilities: the weighted mean of those of all networks.
+
+        Parameters
+        ----------
+        X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
+            The items.
+
+        Returns
+        -------
+        ndarray of shape (n, n_classes) or (n, n_labels)
+            Columns in the order of `classes_`. Rows sum to 1, except after an indicator y, where
+            every label has its own probability.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+
+        ValueError
+            If X is invalid, or its width differs from that seen in `fit`.
+        """
+        check_is_fitted(self)
+        widths = self.estimators_[0][0]._architecture.widths
+        X = unwrapped(self, check_X(self, X, seen=widths))
+        total: Any = 0.0
+        for weight, fitted in zip(self.weights_, self.estimators_, strict=True):
+            if weight > 0:
+                total = total + weight * np.mean([one.predict_proba(X) for one in fitted], axis=0)
+        probabilities: NDArray[Any] = total
+        return probabilities
+
+    def decision_function(self, X: Any) -> NDArray[Any]:
+        """Return the logits of the class probabilities.
+
+        Parameters
+        ----------
+        X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
+            The items.
+
+        Returns
+        -------
+        ndarray of shape (n, n_classes), (n, n_labels) or (n,)
+            For two classes, only the logit of the second class.
+        """
+        probabilities = np.clip(self.predict_proba(X), _SMALLEST_PROBABILITY, 1.0)
+        if self._coding.kind == "multiclass":
+            return np.log(probabilities)
+        opposite = np.clip(1 - probabilities, _SMALLEST_PROBABILITY, 1.0)
+        logits: NDArray[Any] = np.log(probabilities / opposite)
+        return logits[:, 1] if self._coding.kind == "binary" else logits
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Return the most probable label of every item.
+
+        Parameters
+        ----------
+        X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
+            The items.
+
+        Returns
+        -------
+        ndarray of shape (n,) or (n, n_labels)
+            Labels from `classes_`; after an indicator y, 1 for labels of probability above 1/2.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+
+        ValueError
+            If X is invalid, or its width differs from that seen in `fit`.
+        """
+        check_is_fitted(self)
+        return _decided(self.predict_proba(X), self._coding)
+
+    def __sklearn_tags__(self) -> Any:
+        return self._classifier().__sklearn_tags__()
+
+
+@estimator
+class AttentionClusterClassifierCV(CrossValidatedClassifier):
+    """Classify items by their sets of local features, without parameters to tune.
+
+    A portfolio of attention clusters is trained in every fold of a cross-validation, in one pass
+    over the data. Their out-of-fold predictions decide how much each counts (greedy ensemble
+    selection, Caruana et al., 2004). Predictions average the networks of all folds.
+
+    See Also
+    --------
+    AttentionClusterClassifier : One attention cluster, whose parameters you choose.
+    acluster.model_selection : Searches over parameters.
+
+    Notes
+    -----
+    X is what `AttentionClusterClassifier` takes. Local features are always standardized.
+
+    References
+    ----------
+    Caruana et al., "Ensemble Selection from Libraries of Models", ICML 2004.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from acluster import AttentionClusterClassifierCV
+    >>> rng = np.random.default_rng(0)
+    >>> X = [rng.normal(i % 2, size=(rng.integers(3, 9), 4)) for i in range(60)]
+    >>> y = np.arange(60) % 2
+    >>> clf = AttentionClusterClassifierCV(cv=3, n_configurations=2, random_state=0).fit(X, y)
+    >>> clf.score(X, y), len(clf.portfolio_), clf.weights_.sum()
+    (1.0, 2, 1.0)
+    """
+
+    _classifier = AttentionClusterClassifier
+    _is_multimodal = False
+
+
+@estimator
+class MultimodalAttentionClusterClassifierCV(CrossValidatedClassifier):
+    """Classify items with several modalities, without parameters to tune.
+
+    It is to `MultimodalAttentionClusterClassifier` what `AttentionClusterClassifierCV` is to
+    `AttentionClusterClassifier`.
+
+    See Also
+    --------
+    AttentionClusterClassifierCV : One modality.
+    MultimodalAttentionClusterClassifier : One network, whose parameters you choose.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from acluster import MultimodalAttentionClusterClassifierCV
+    >>> rng = np.random.default_rng(0)
+    >>> y = np.arange(60) % 2
+    >>> rgb = [rng.normal(size=(5, 4)) + label for label in y]
+    >>> audio = [rng.normal(size=(9, 2)) - label for label in y]
+    >>> X = {"rgb": rgb, "audio": audio}
+    >>> clf = MultimodalAttentionClusterClassifierCV(cv=3, n_configurations=1, random_state=0)
+    >>> clf.fit(X, y).score(X, y)
+    1.0
+    """
+
+    _classifier = MultimodalAttentionClusterClassifier
+    _is_multimodal = True
+
+
+def greedy_weights(
+    probabilities: NDArray[np.floating], coding: LabelCoding, items: Items
+) -> NDArray[np.float64]:
+    """Choose the weights of an ensemble by greedy selection (Caruana et al., 2004).
+
+    In every round, the configuration joins that lowers the negative log-likelihood of the
+    ensemble most. One may join many times.
+
+    Parameters
+    ----------
+    probabilities : ndarray of shape (n_configurations, n, n_classes)
+        The out-of-fold predictions; for an indicator y, (n_configurations, n, n_labels).
+
+    coding : LabelCoding
+        The coding of the labels.
+
+    items : Items
+        Their labels and weights.
+
+    Returns
+    -------
+    ndarray of shape (n_configurations,)
+        They add up to 1.
+    """
+    of_truth = _of_truth(probabilities, coding, items.y)
+    counts, total = np.zeros(len(of_truth)), np.zeros(of_truth.shape[1:])
+    for n_joined in range(1, _N_ROUNDS + 1):
+        means = np.maximum((total + of_truth) / n_joined, _SMALLEST_PROBABILITY)
+        losses = -np.log(means).reshape(len(means), len(items), -1).sum(axis=2)
+        best = int(np.argmin(losses @ items.sample_weight))
+        counts[best] += 1
+        total += of_truth[best]
+    return counts / _N_ROUNDS
+
+
+def _of_truth(
+    probabilities: NDArray[np.floating], coding: LabelCoding, y: NDArray[Any]
+) -> NDArray[np.floating]:
+    """Return the probability of the right label, or of every right entry of an indicator."""
+    if coding.kind == "multilabel":
+        return np.where(y > 0, probabilities, 1 - probabilities)
+    numbers = np.searchsorted(coding.classes, y)
+    return probabilities[:, np.arange(len(y)), numbers]
+
+
+def _decided(probabilities: NDArray[np.floating], coding: LabelCoding) -> NDArray[Any]:
+    if coding.kind == "multilabel":
+        return (probabilities > 0.5).astype(np.int64)
+    return coding.classes[probabilities.argmax(axis=1)]
+
+
+def _expected_accuracy(
+    predicted: NDArray[np.floating],
+    coding: LabelCoding,
+    items: Items,
+    splits: Sequence[tuple[NDArray[Any], NDArray[Any]]],
+) -> float:
+    """Return the accuracy of each fold with the weights that the other folds would choose."""
+    right = np.empty(len(items))
+    for train, test in splits:
+        weights = greedy_weights(predicted[:, train], coding, items[train])
+        decided = _decided(np.tensordot(weights, predicted[:, test], axes=1), coding)
+        right[test] = (decided == items.y[test]).reshape(len(test), -1).mean(axis=1)
+    return float(np.average(right, weights=items.sample_weight))
+
+
+def _splits(
+    cv: Any, y: NDArray[Any], kept: NDArray[np.bool_], groups: Any, random_state: Any
+) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+    """Return the folds of the items that are kept, and check that they divide them."""
+    # Importing model_selection is slow, and `import acluster` does not need it.
+    from sklearn.model_selection import KFold, StratifiedGroupKFold, StratifiedKFold, check_cv
+
+    is_classes = y.ndim == 1
+    if cv is None or isinstance(cv, Integral):
+        fewest = np.unique(y[kept], return_counts=True)[1].min() if is_classes else len(y)
+        n_splits = max(2, min(_N_SPLITS, int(fewest))) if cv is None else int(cv)
+        splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
+        seed = int(random_state.randint(np.iinfo(np.int32).max))
+        cv = (splitter if is_classes else KFold)(n_splits, shuffle=True, random_state=seed)
+    splits = list(check_cv(cv, y, classifier=True).split(np.zeros(len(y)), y, groups))
+    n_tests = np.bincount(np.concatenate([test for _, test in splits]), minlength=len(y))
+    wrong = np.flatnonzero((n_tests != 1) & kept)
+    if len(wrong):
+        raise ValueError(
+            f"cv={cv!r} tests item {wrong[0]} {n_tests[wrong[0]]} times; every item has to be in "
+            "the test part of exactly one fold. Use a splitter like KFold."
+        )
+    number = np.cumsum(kept) - 1  # among the items that are kept
+    parts = (tuple(number[part[kept[part]]] for part in split) for split in splits)
+    return [(train, test) for train, test in parts if len(test)]
