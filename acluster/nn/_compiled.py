@@ -28,10 +28,10 @@ def available_for(*tensors: Tensor) -> bool:
     )
 
 
-def run(kernel: str, *arguments: Any) -> None:
-    """Call a kernel by name, with as many threads as torch uses; tensors are passed as arrays."""
+def run(kernel: str, *tensors: Tensor) -> None:
+    """Call a kernel of `_compiled_kernels` by name, with as many threads as torch uses."""
     numba = importlib.import_module("numba")
-    arrays = [a.detach().numpy() if isinstance(a, Tensor) else a for a in arguments]
+    arrays = [tensor.detach().numpy() for tensor in tensors]
     with _lock:
         n_threads = numba.get_num_threads()
         numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
@@ -41,8 +41,8 @@ def run(kernel: str, *arguments: Any) -> None:
             numba.set_num_threads(n_threads)
 
 
-def run_in_one_thread(kernel: str, *arguments: Any) -> None:
-    """Call a kernel that starts no threads by name. Several threads may do so at once."""
+def run_alone(kernel: str, *arguments: Any) -> None:
+    """Call a kernel of `_members_kernels` by name, which starts no threads and needs no lock."""
     _kernels()[kernel](*arguments)
 
 

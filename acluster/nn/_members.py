@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from acluster.nn._attention_cluster import AttentionCluster
-from acluster.nn._compiled import available_for, run, run_in_one_thread
+from acluster.nn._compiled import available_for, run_alone
 from acluster.nn._linear import DropoutLinear, random_bytes
 from acluster.nn._network import IntegrationNetwork, Packed
 from acluster.nn._weighting import FC1Weighting
@@ -110,7 +111,17 @@ class CompiledMembers:
             self._corrects_bias,
             bool(rule.decouples_decay),
         )
+        # Arrays that share the memory of tensors, made once: this takes time in every step.
+        moments = self._theta, self._mean, self._square_mean, self._steps
+        cluster: Any = networks[0].integrations[0]
+        self._cluster = cluster
+        self._arrays = *(one.numpy() for one in moments), int(cluster.cluster_size)
+        self._dtype: np.dtype[Any] = self._theta.numpy().dtype
+        buffers = [buffer.numpy() for buffer in networks[0].buffers()]
+        self._standardization = tuple(buffers or [np.empty(0, self._dtype)] * 2)
         self._rooms: dict[str, NDArray[Any]] = {}
+        # It starts threads when it gets work, and ends them when it is deleted.
+        self._threads = ThreadPoolExecutor(len(networks), thread_name_prefix="acluster-members")
 
     @staticmethod
     def supports(network: nn.Module) -> bool:
@@ -162,36 +173,34 @@ class CompiledMembers:
         ndarray of shape (P,)
             The weighted mean loss of every member before the step; NaN if it is not active.
         """
-        (values, offsets), theta = sets[0], self._theta
-        values, n = values.to(theta.dtype).contiguous(), len(offsets) - 1
-        network, cluster = self.networks[0], self._cluster
-        moments = (theta.new_empty(0),) * 2
-        if network.standardizations is not None:
-            moments = network.standardizations[0].mean, network.standardizations[0].scale
-        classes, binary = targets, theta.new_empty(0, 0)
-        if not self.is_softmax:
-            classes, binary = targets.new_empty(0, dtype=torch.int64), targets.to(theta.dtype)
+        values, offsets = sets[0]
+        values, n = values.to(self._theta.dtype).contiguous(), len(offsets) - 1
+        if self.is_softmax:
+            classes, binary = targets.numpy(), np.empty((0, 0), self._dtype)
+        else:
+            classes, binary = np.empty(0, np.int64), targets.to(self._theta.dtype).numpy()
         draws = self._draw(active, n, generators)
-        losses = np.full(len(theta), np.nan, theta.numpy().dtype)
+        losses = np.full(len(self.networks), np.nan, self._dtype)
         n_threads = min(torch.get_num_threads(), len(active))
+        n_attended = min(self._cluster.n_attended or 0, len(values))
+        of_items = offsets.numpy(), classes, binary, self._by_item(weights, n)
         arguments = (
             np.array(active, np.int64),
-            _arrays(values, *moments, offsets, classes, binary, self._by_item(weights, n)),
-            (
-                *_arrays(theta, self._mean, self._square_mean, self._steps),
-                cluster.cluster_size,
-                min(cluster.n_attended or 0, len(values)),
-                cluster.shifting is not None,
-            ),
+            (values.detach().numpy(), *self._standardization, *of_items),
+            (*self._arrays, n_attended, self._cluster.shifting is not None),
             draws,
             self._rule,
-            self._scratch(n_threads, len(values), draws[0].shape),
+            self._scratch(n_threads, len(values), n_attended, draws[0].shape),
             losses,
         )
-        if n_threads == 1:
-            run_in_one_thread("train_members", *arguments)
-        else:
-            run("train_members_in_threads", *arguments)
+        run_alone("prepare_members", *arguments[1:4], arguments[5])
+        others = [
+            self._threads.submit(run_alone, "train_members", *arguments, thread, n_threads)
+            for thread in range(1, n_threads)
+        ]
+        run_alone("train_members", *arguments, 0, n_threads)
+        for other in others:
+            other.result()
         return losses
 
     def state(self, member: int) -> list[dict[str, NDArray[Any]]]:
@@ -230,14 +239,11 @@ class CompiledMembers:
             self._steps[member, part] = int(loaded["step"])
 
     def release(self) -> None:
-        """Give every network its own parameters again, so that the common array can be freed."""
+        """Give every network its own parameters again, and end the threads."""
+        self._threads.shutdown()
         for network in self.networks:
             for parameter in network.parameters():
                 parameter.data = parameter.data.clone()
-
-    @property
-    def _cluster(self) -> Any:
-        return self.networks[0].integrations[0]
 
     def _by_parameter(self, row: Tensor) -> list[Tensor]:
         """Return views of a row of theta, or of its moments, in the shapes of the parameters."""
@@ -252,12 +258,12 @@ class CompiledMembers:
         columns = [self._by_parameter(rows[member]) for rows in moments.values()]
         return [dict(zip(moments, views, strict=True)) for views in zip(*columns, strict=True)]
 
-    def _by_item(self, weights: Tensor, n: int) -> Tensor:
+    def _by_item(self, weights: Tensor, n: int) -> NDArray[np.floating]:
         """Return the weights of the losses as (1 or P, n, 1 or C)."""
         if weights.ndim == 1 or self.is_softmax:
             weights = weights[..., None]
         weights = weights if weights.ndim == 3 else weights[None]
-        return weights.to(self._theta.dtype).expand(-1, n, -1).contiguous()
+        return weights.to(self._theta.dtype).expand(-1, n, -1).contiguous().numpy()
 
     def _draw(
         self, active: Sequence[int], n: int, generators: Sequence[torch.Generator]
@@ -277,24 +283,23 @@ class CompiledMembers:
             random[number], between[number] = drawn[0].numpy(), drawn[1][:, 0].numpy()
         return random, between, draw_of, dropout
 
-    def _scratch(self, n_threads: int, n_rows: int, shape: tuple[int, ...]) -> tuple[Any, ...]:
+    def _scratch(
+        self, n_threads: int, n_rows: int, n_attended: int, shape: tuple[int, ...]
+    ) -> tuple[Any, ...]:
         """Return room for the features, the random bytes and every thread, kept for reuse."""
         n_units, (n_draws, n, size) = self._cluster.cluster_size, shape
         n_outputs = len(self._linears[0].bias)
-        n_attended = min(self._cluster.n_attended or 0, n_rows)
         per_thread = (
             2 * n_rows * n_units
-            + 2 * n * size
-            + (2 * n_outputs + 1) * size
+            + (n + 2 * n_outputs + 6) * size
             + n * (n_outputs + n_units)
             + (n_attended + 3) * n_units
             + self._theta.shape[1]
         )
-        dtype = self._theta.numpy().dtype
         return (
-            self._room("features", (n_rows, size // n_units), dtype),
+            self._room("features", (n_rows, size // n_units), self._dtype),
             self._room("bytes", (n_draws, n, size), np.dtype(np.uint8)),
-            self._room("threads", (n_threads, per_thread), dtype),
+            self._room("threads", (n_threads, per_thread), self._dtype),
         )
 
     def _room(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -303,10 +308,6 @@ class CompiledMembers:
         if name not in self._rooms or len(self._rooms[name]) < size:
             self._rooms[name] = np.empty(size + size // 8, dtype)
         return self._rooms[name][:size].reshape(shape)
-
-
-def _arrays(*tensors: Tensor) -> tuple[NDArray[Any], ...]:
-    return tuple(tensor.detach().numpy() for tensor in tensors)
 
 
 def _check_alike(networks: Sequence[IntegrationNetwork]) -> None:

@@ -6,8 +6,10 @@ and the linear weight (C, M, N) have the units last, so that every inner loop is
 numbers of all units. These loops become vector instructions; BLAS would cost more per call than
 such small products take, and could start threads of its own.
 
-A thread takes whole members, one after the other. No two threads write to the same memory, and
-the order of every sum is fixed.
+The kernels start no threads. A thread that calls them takes whole members, one after the other:
+no two threads write to the same memory, and the order of every sum is fixed. Numba's own threads
+would need a second version of the step, and compiling one takes ten seconds. For the same reason,
+what is used once is inlined before it is compiled (`_glue`), and not compiled by itself.
 """
 
 import math
@@ -15,9 +17,8 @@ import math
 import numba
 import numpy as np
 from llvmlite import ir
-from numba import prange
 
-__all__ = ["train_members", "train_members_in_threads"]
+__all__ = ["prepare_members", "train_members"]
 
 # As in `_compiled_kernels`: sums may be reordered, but NaN and infinities must propagate.
 _OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "reassoc"}}
@@ -27,24 +28,23 @@ _glue = numba.njit(inline="always", **_OPTIONS)
 _exact = numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
 
 _INVERSE_FACTORIALS = tuple(1 / math.factorial(n) for n in range(13, -1, -1))
+# Items whose global features are multiplied while they are in the cache.
+_N_TOGETHER = 4
+
 _MIN_NORM, _EPSILON = 1e-12, 1e-8  # of `shifted`, and of the optimizers
 
 
-def _entry(**options):
+def _entry(function):
     """Compile a kernel, cached on disk if there is a directory to write to."""
-
-    def compiled(function):
-        try:
-            return numba.njit(cache=True, **options, **_OPTIONS)(function)
-        except RuntimeError:  # Numba found no directory to write to
-            return numba.njit(**options, **_OPTIONS)(function)
-
-    return compiled
+    try:
+        return numba.njit(cache=True, **_OPTIONS)(function)
+    except RuntimeError:  # Numba found no directory to write to
+        return numba.njit(**_OPTIONS)(function)
 
 
-@_entry()
-def train_members(active, batch, members, draws, rule, scratch, losses):
-    """Take one step with each active member.
+@_entry
+def train_members(active, batch, members, draws, rule, scratch, losses, first, step):
+    """Take one training step with every `step`-th active member from the `first` on.
 
     Parameters
     ----------
@@ -74,22 +74,18 @@ def train_members(active, batch, members, draws, rule, scratch, losses):
 
     losses : array (P,)
         Filled with the losses before the step.
+
+    first, step : int
+        The number of the thread and that of all threads.
     """
-    _prepare(batch, members, draws, scratch)
-    _train_some(active, batch, members, draws, rule, scratch, losses, 0, 1)
+    for q in range(first, len(active), step):
+        losses[active[q]] = _train_one(
+            active[q], batch, members, draws, rule, scratch[0], scratch[1], scratch[2][first]
+        )
 
 
-@_entry(parallel=True)
-def train_members_in_threads(active, batch, members, draws, rule, scratch, losses):
-    """Take one step with each active member, in as many threads as there is scratch."""
-    _prepare(batch, members, draws, scratch)
-    n_threads = len(scratch[2])
-    for thread in prange(n_threads):
-        _train_some(active, batch, members, draws, rule, scratch, losses, thread, n_threads)
-
-
-@_glue
-def _prepare(batch, members, draws, scratch):
+@_entry
+def prepare_members(batch, members, draws, scratch):
     """Standardize the features, and reorder the random bytes so that the units come last."""
     values, mean, scale = batch[:3]
     x, reordered, _ = scratch
@@ -105,33 +101,21 @@ def _prepare(batch, members, draws, scratch):
 
 
 @_glue
-def _train_some(active, batch, members, draws, rule, scratch, losses, first, step):
-    for q in range(first, len(active), step):
-        losses[active[q]] = _train_one(
-            active[q], batch, members, draws, rule, scratch[0], scratch[1], scratch[2][first]
-        )
-
-
-@_glue
 def _train_one(p, batch, members, draws, rule, x, reordered, room):
     """Take one step with member p and return its loss."""
     _, _, _, offsets, classes, targets, weights = batch
     theta, mean, square_mean, steps, n_units, n_attended, has_shift = members
     W, alpha, beta, linear, bias = _parameters(theta[p], x.shape[1], n_units, has_shift)
     gradient, room = room[: theta.shape[1]], room[theta.shape[1] :]
-    gradient[:] = 0
+    _fill(gradient, 0)
     of_parameters = _parameters(gradient, x.shape[1], n_units, has_shift)
-    y, h, d_y, L, z, a, d, norms, top = _divided(
-        room, len(x), len(offsets) - 1, x.shape[1], n_units, len(bias), n_attended
-    )
+    rooms = _divided(room, len(x), len(offsets) - 1, x.shape[1], n_units, len(bias), n_attended)
+    _, _, _, L, d_L, z, a, d, _, _ = rooms
     dropped = _thresholds(p, draws, reordered)
 
     _reorder(linear, x.shape[1], L)
     _multiply(x, W, a)
-    _pool(x, offsets, a, n_attended, (alpha, beta), (y, norms, top))
-    for i in range(len(y)):
-        _mask(y[i], i, dropped, h[i])
-    _logits(h, L, dropped[2], bias, z)
+    _forward(x, offsets, n_attended, alpha, beta, bias, dropped, rooms)
     own = weights[p if len(weights) > 1 else 0]
     is_softmax = len(classes) > 0
     loss = _softmax_loss(z, classes, own) if is_softmax else _sigmoid_loss(z, targets, own)
@@ -139,11 +123,11 @@ def _train_one(p, batch, members, draws, rule, x, reordered, room):
     # From here on, z is the gradient of the logits, and d that of the scores.
     _add_columns(z, of_parameters[4])
     _scale_gradient(z, dropped[2])
-    _pool_backward(x, offsets, a, alpha, (y, norms, top), z, L, dropped, d_y, d, of_parameters)
+    for c in range(len(d_L)):
+        _fill(d_L[c], 0)
+    _backward(x, offsets, alpha, dropped, rooms, of_parameters)
     _add_products(x, d, of_parameters[0])
-    L[:] = 0
-    _add_products(z, h, L)
-    _restore(L, x.shape[1], of_parameters[3])
+    _restore(d_L, x.shape[1], of_parameters[3])
     cluster = len(gradient) - linear.size - len(bias)
     _update(theta[p], gradient, mean[p], square_mean[p], steps[p], p, rule, cluster, len(x) > 0)
     return loss
@@ -169,15 +153,16 @@ def _divided(room, n_rows, n, n_features, n_units, n_outputs, n_attended):
     """Return the matrices of a step, which lie in the room one after the other."""
     size = n_units * n_features
     y, room = _take(room, n, size)
-    h, room = _take(room, n, size)
-    d_y, room = _take(room, 1, size)
+    h, room = _take(room, _N_TOGETHER, size)
+    d_y, room = _take(room, 2, size)
     L, room = _take(room, n_outputs, size)
+    d_L, room = _take(room, n_outputs, size)
     z, room = _take(room, n, n_outputs)
     a, room = _take(room, n_rows, n_units)
     d, room = _take(room, n_rows, n_units)
     norms, room = _take(room, n, n_units)
     top, room = _take(room, n_attended + 3, n_units)
-    return y, h, d_y, L, z, a, d, norms, top
+    return y, h, d_y, L, d_L, z, a, d, norms, top
 
 
 @_glue
@@ -276,25 +261,36 @@ def _logits(h, L, scale, bias, out):
 
 
 @_glue
-def _pool(x, offsets, a, n_attended, shift, results):
-    """Replace the scores by the attention weights, and fill the global features and norms."""
-    (alpha, beta), (y, norms, top) = shift, results
-    for i in range(len(y)):
-        start, stop = offsets[i], offsets[i + 1]
-        n_top = n_attended if 0 < n_attended < stop - start else 0
-        _highest(a[start:stop], max(n_top, 1), top)
-        _softmax(a[start:stop], n_top, top)
-        pooled = y[i].reshape(x.shape[1], a.shape[1])
-        pooled[:] = 0
-        _add_products(x[start:stop], a[start:stop], pooled)
-        if len(alpha) > 0 and start < stop:
-            _shift(pooled, alpha, beta, norms[i])
+def _forward(x, offsets, n_attended, alpha, beta, bias, dropped, rooms):
+    """Replace the scores by the attention weights, and fill the global features and the logits."""
+    y, h, _, L, _, z, a, _, norms, top = rooms
+    for first in range(0, len(y), _N_TOGETHER):
+        n = min(_N_TOGETHER, len(y) - first)
+        for i in range(first, first + n):
+            start, stop = offsets[i], offsets[i + 1]
+            n_top = n_attended if 0 < n_attended < stop - start else 0
+            _highest(a[start:stop], max(n_top, 1), top)
+            _softmax(a[start:stop], n_top, top)
+            pooled = y[i].reshape(x.shape[1], a.shape[1])
+            _fill(y[i], 0)
+            _add_products(x[start:stop], a[start:stop], pooled)
+            if len(alpha) > 0 and start < stop:
+                _shift(pooled, alpha, beta, norms[i])
+            _mask(y[i], i, dropped, h[i - first])
+        _logits(h[:n], L, dropped[2], bias, z[first : first + n])
+
+
+@_helper
+def _fill(out, value):
+    for k in range(len(out)):
+        out[k] = value
 
 
 @_helper
 def _highest(scores, n_top, top):
     """Fill the first rows of `top` with the highest scores of every unit in a set, in order."""
-    top[:] = -np.inf
+    for q in range(n_top):
+        _fill(top[q], -np.inf)
     for r in range(len(scores)):
         # The score sinks to its place; the lowest one drops into the row below, which is spare.
         for k in range(scores.shape[1]):
@@ -310,7 +306,7 @@ def _highest(scores, n_top, top):
 def _softmax(a, n_top, top):
     """Replace the scores of a set by its attention weights, 0 below the `n_top` highest scores."""
     number, n_units = a.dtype.type, a.shape[1]
-    lowest = number(np.log(np.finfo(a.dtype).tiny))
+    lowest = number(np.log(_limit(a)))
     sums, bounds = top[n_top + 1], top[n_top + 2]
     for k in range(n_units):
         sums[k] = 0
@@ -328,9 +324,9 @@ def _softmax(a, n_top, top):
 
 @_helper
 def _shift(v, alpha, beta, norms):
-    """Shift and normalize v (M, N) in place, and fill the norms (equation 7)."""
+    """Shift and normalize v (M, N) in place (equation 7), and fill the factors of that."""
     number, n_units = v.dtype.type, v.shape[1]
-    norms[:] = 0
+    _fill(norms, 0)
     for m in range(len(v)):
         for k in range(n_units):
             u = alpha[k] * v[m, k] + beta[k]
@@ -338,10 +334,10 @@ def _shift(v, alpha, beta, norms):
             norms[k] += u * u
     root = number(np.sqrt(n_units))
     for k in range(n_units):
-        norms[k] = root * max(np.sqrt(norms[k]), number(_MIN_NORM))
+        norms[k] = number(1) / (root * max(np.sqrt(norms[k]), number(_MIN_NORM)))
     for m in range(len(v)):
         for k in range(n_units):
-            v[m, k] /= norms[k]
+            v[m, k] *= norms[k]
 
 
 @_helper
@@ -355,35 +351,41 @@ def _shift_backward(y, d_y, norms, along, d_beta):
             along[0, k] += y[m, k] * d_y[m, k]
     for k in range(n_units):
         along[0, k] *= number(n_units)
-        along[1, k] = number(1) / norms[k]
     for m in range(len(y)):
         for k in range(n_units):
-            d_u = (d_y[m, k] - y[m, k] * along[0, k]) * along[1, k]
+            d_u = (d_y[m, k] - y[m, k] * along[0, k]) * norms[k]
             d_y[m, k] = d_u
             d_beta[k] += d_u
 
 
 @_glue
-def _pool_backward(x, offsets, a, alpha, results, z, L, dropped, d_y, d, of_parameters):
-    """Fill the gradient of the scores from that of the logits, and add to those of α and β."""
-    y, norms, top = results
+def _backward(x, offsets, alpha, dropped, rooms, of_parameters):
+    """Fill the gradient of the scores from that of the logits, and add to those of L, α and β."""
+    y, h, d_y, L, d_L, z, a, d, norms, top = rooms
     shape = x.shape[1], a.shape[1]
-    d_u = d_y.reshape(shape)
-    for i in range(len(y)):
-        start, stop = offsets[i], offsets[i + 1]
-        if start < stop:
-            _multiply(z[i : i + 1], L, d_y)
-            _mask(d_y[0], i, dropped, d_y[0])
-            if len(alpha) > 0:
-                _shift_backward(y[i].reshape(shape), d_u, norms[i], top, of_parameters[2])
-            _multiply(x[start:stop], d_u, d[start:stop])
-            _softmax_backward(a[start:stop], d[start:stop], alpha, top, of_parameters[1])
+    # Masking in place would not be vectorized, because the arrays overlap.
+    masked, unmasked = d_y[0], d_y[1:]
+    d_u = masked.reshape(shape)
+    for first in range(0, len(y), _N_TOGETHER):
+        n = min(_N_TOGETHER, len(y) - first)
+        for i in range(first, first + n):
+            start, stop = offsets[i], offsets[i + 1]
+            _mask(y[i], i, dropped, h[i - first])
+            if start < stop:
+                _multiply(z[i : i + 1], L, unmasked)
+                _mask(unmasked[0], i, dropped, masked)
+                if len(alpha) > 0:
+                    _shift_backward(y[i].reshape(shape), d_u, norms[i], top, of_parameters[2])
+                _multiply(x[start:stop], d_u, d[start:stop])
+                _softmax_backward(a[start:stop], d[start:stop], alpha, top, of_parameters[1])
+        _add_products(z[first : first + n], h[:n], d_L)
 
 
 @_helper
 def _softmax_backward(a, d, alpha, sums, d_alpha):
     """Turn D = X·duᵀ into the gradient of the scores in place, and add to dα."""
     number, n_units, has_shift = a.dtype.type, a.shape[1], len(alpha) > 0
+    limit = _limit(a)
     for k in range(n_units):
         sums[0, k] = 0
         sums[1, k] = alpha[k] if has_shift else number(1)
@@ -392,7 +394,8 @@ def _softmax_backward(a, d, alpha, sums, d_alpha):
             sums[0, k] += a[r, k] * d[r, k]
     for r in range(len(a)):
         for k in range(n_units):
-            d[r, k] = sums[1, k] * a[r, k] * (d[r, k] - sums[0, k])
+            d_score = sums[1, k] * a[r, k] * (d[r, k] - sums[0, k])
+            d[r, k] = number(0) if abs(d_score) < limit else d_score
     if has_shift:
         for k in range(n_units):
             d_alpha[k] += sums[0, k]
@@ -455,15 +458,20 @@ def _sigmoid_loss(z, targets, weights):
     return loss
 
 
+@_glue
+def _limit(array):
+    """Return below which a number counts as 0, as for `_without_subnormal` in `_linear`."""
+    return array.dtype.type(np.finfo(array.dtype).tiny / np.finfo(array.dtype).eps)
+
+
 @_helper
 def _scale_gradient(g, scale):
-    """Scale dz by the factor of dropout; zero what is near subnormal, as `_without_subnormal`."""
-    limits = np.finfo(g.dtype)
-    limit = limits.tiny / limits.eps
+    """Scale dz by the factor of dropout; zero what is below `_limit`."""
+    limit = _limit(g)
     for i in range(len(g)):
         for c in range(g.shape[1]):
             scaled = g[i, c] * g.dtype.type(scale)
-            g[i, c] = g.dtype.type(0) if abs(scaled) <= limit else scaled
+            g[i, c] = g.dtype.type(0) if abs(scaled) < limit else scaled
 
 
 @_helper
@@ -498,11 +506,12 @@ def _update(w, gradient, mean, square_mean, steps, p, rule, n_cluster, has_rows)
 def _adam(w, gradient, mean, square_mean, scales, rates):
     factor, decay, shrink, rate = scales
     new, beta2, new2, correction = rates
-    epsilon = w.dtype.type(_EPSILON)
+    epsilon, limit, zero = w.dtype.type(_EPSILON), _limit(w), w.dtype.type(0)
     for i in range(len(w)):
         g = gradient[i] * factor + decay * w[i]
         m = mean[i] + new * (g - mean[i])
-        v = beta2 * square_mean[i] + new2 * g * g
+        m = zero if abs(m) < limit else m
+        v = beta2 * square_mean[i] + (zero if g * g < limit else new2 * g * g)
         mean[i] = m
         square_mean[i] = v
         w[i] = w[i] * shrink - rate * m / (np.sqrt(v) * correction + epsilon)
