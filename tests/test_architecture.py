@@ -212,11 +212,13 @@ def test_package_stays_small():
 def test_public_names():
     assert acluster.__all__ == [
         "AttentionClusterClassifier",
+        "AttentionClusterClassifierCV",
         "FeatureSets",
         "FeatureSetsWriter",
         "IntegrationClassifier",
         "ModelFileError",
         "MultimodalAttentionClusterClassifier",
+        "MultimodalAttentionClusterClassifierCV",
         "MultimodalFeatureSets",
         "load",
         "open_feature_sets",
