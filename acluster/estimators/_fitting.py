@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Callable, Hashable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ from acluster.training import (
     bytes_per_part,
     make_generators,
     stack_blocks,
+    threads_for,
     train,
 )
 
@@ -89,19 +91,24 @@ class _Fitting:
         missing = estimator.missing_modality
         return self.sets.key, batches.batch_size, sampling, missing, drawn_from
 
-    @property
-    def is_small(self) -> bool:
-        """Whether a step takes so little time that much of it is overhead."""
+    @cached_property
+    def n_operations(self) -> float:
+        """About how many floating-point operations a training step of a network takes."""
         batches, network = self.member.fit.batches, self.member.fit.trainer.trainers[0].network
         n = min(batches.batch_size, len(batches))
         n_rows = n * np.mean([sets.lengths.mean() for sets in batches.source.modalities])
         n_weights = [parameter.numel() for parameter in network.parameters()]
         # Scores and pooling, forward and backward, take six operations per row and weight.
         of_cluster, of_linear = n_weights[0], sum(n_weights[1:])
-        is_whole = batches.source.comes_whole(batches.batch_size)
-        n_operations = 6 * (n_rows * of_cluster + n * of_linear)
-        is_plain = self.estimator.precision == "full" and is_whole
-        return is_plain and n_operations <= _MAX_OPERATIONS
+        return 6 * (float(n_rows) * of_cluster + n * of_linear)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether a step takes so little time that much of it is overhead."""
+        batches = self.member.fit.batches
+        is_plain = self.estimator.precision == "full"
+        is_plain = is_plain and batches.source.comes_whole(batches.batch_size)
+        return is_plain and self.n_operations <= _MAX_OPERATIONS
 
     def end(self) -> None:
         """Record the result of the training."""
@@ -150,7 +157,8 @@ def fit_together(
     try:
         for group in groups.values():
             compiled += _compile(group)
-            train([fitting.member for fitting in group])
+            with threads_for(max(fitting.n_operations for fitting in group)):
+                train([fitting.member for fitting in group])
         for fitting in fittings:
             if fitting.member.error is None:
                 fitting.end()

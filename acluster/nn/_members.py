@@ -119,6 +119,8 @@ class CompiledMembers:
         self._dtype: np.dtype[Any] = self._theta.numpy().dtype
         buffers = [buffer.numpy() for buffer in networks[0].buffers()]
         self._standardization = tuple(buffers or [np.empty(0, self._dtype)] * 2)
+        # Those of torch when the training begins; a small step of one network takes a single one.
+        self._n_threads = torch.get_num_threads()
         self._rooms: dict[str, NDArray[Any]] = {}
         # It starts threads when it gets work, and ends them when it is deleted.
         self._threads = ThreadPoolExecutor(len(networks), thread_name_prefix="acluster-members")
@@ -181,7 +183,7 @@ class CompiledMembers:
             classes, binary = np.empty(0, np.int64), targets.to(self._theta.dtype).numpy()
         draws = self._draw(active, n, generators)
         losses = np.full(len(self.networks), np.nan, self._dtype)
-        n_threads = min(torch.get_num_threads(), len(active))
+        n_threads = min(self._n_threads, len(active))
         n_attended = min(self._cluster.n_attended or 0, len(values))
         of_items = offsets.numpy(), classes, binary, self._by_item(weights, n)
         arguments = (
