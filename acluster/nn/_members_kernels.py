@@ -3,8 +3,8 @@
 Arrays of one member: the scores' weight W (M, N), α and β (N,), the linear weight (N·M, C) and
 its bias (C,), end to end in one row of `theta`. Inside the step, the global features (n, M, N)
 and the linear weight (C, M, N) have the units last, so that every inner loop is over adjacent
-numbers of all units. These loops become vector instructions; BLAS would cost more per call than
-such small products take, and could start threads of its own.
+numbers of all units. These loops become vector instructions. Products with many terms go to the
+BLAS of SciPy.
 
 The kernels start no threads. A thread that calls them takes whole members, one after the other:
 no two threads write to the same memory, and the order of every sum is fixed. Numba's own threads
@@ -28,6 +28,8 @@ _glue = numba.njit(inline="always", **_OPTIONS)
 _exact = numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
 
 _INVERSE_FACTORIALS = tuple(1 / math.factorial(n) for n in range(13, -1, -1))
+_MAX_MULTIPLICATIONS = 1 << 18  # as in `_compiled_kernels`
+
 # Items whose global features are multiplied while they are in the cache.
 _N_TOGETHER = 4
 
@@ -114,7 +116,7 @@ def _train_one(p, batch, members, draws, rule, x, reordered, room):
     dropped = _thresholds(p, draws, reordered)
 
     _reorder(linear, x.shape[1], L)
-    _multiply(x, W, a)
+    _multiply_tiles(x, W, a)
     _forward(x, offsets, n_attended, alpha, beta, bias, dropped, rooms)
     own = weights[p if len(weights) > 1 else 0]
     is_softmax = len(classes) > 0
@@ -204,6 +206,14 @@ def _restore(reordered, n_features, out):
 
 
 @_helper
+def _multiply_tiles(left, right, out):
+    """Write left·right to `out` by BLAS, in tiles for which OpenBLAS starts no threads."""
+    rows = max(1, _MAX_MULTIPLICATIONS // max(1, right.size))
+    for r in range(0, len(left), rows):
+        np.dot(left[r : r + rows], right, out[r : r + rows])
+
+
+@_helper
 def _multiply(left, right, out):
     """Write left·right to `out`."""
     n_terms, width = right.shape
@@ -272,12 +282,22 @@ def _forward(x, offsets, n_attended, alpha, beta, bias, dropped, rooms):
             _highest(a[start:stop], max(n_top, 1), top)
             _softmax(a[start:stop], n_top, top)
             pooled = y[i].reshape(x.shape[1], a.shape[1])
-            _fill(y[i], 0)
-            _add_products(x[start:stop], a[start:stop], pooled)
+            _pool(x[start:stop], a[start:stop], pooled)
             if len(alpha) > 0 and start < stop:
                 _shift(pooled, alpha, beta, norms[i])
             _mask(y[i], i, dropped, h[i - first])
         _logits(h[:n], L, dropped[2], bias, z[first : first + n])
+
+
+@_helper
+def _pool(x, a, out):
+    """Write the weighted averages xᵀ·a of a set; a large set takes more than one product."""
+    if 0 < x.size * a.shape[1] <= _MAX_MULTIPLICATIONS:
+        np.dot(x.T, a, out)
+    else:
+        for m in range(len(out)):
+            _fill(out[m], 0)
+        _add_products(x, a, out)
 
 
 @_helper
@@ -376,7 +396,7 @@ def _backward(x, offsets, alpha, dropped, rooms, of_parameters):
                 _mask(unmasked[0], i, dropped, masked)
                 if len(alpha) > 0:
                     _shift_backward(y[i].reshape(shape), d_u, norms[i], top, of_parameters[2])
-                _multiply(x[start:stop], d_u, d[start:stop])
+                _multiply_tiles(x[start:stop], d_u, d[start:stop])
                 _softmax_backward(a[start:stop], d[start:stop], alpha, top, of_parameters[1])
         _add_products(z[first : first + n], h[:n], d_L)
 
