@@ -22,6 +22,7 @@ import time
 import warnings
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import Any, Self
 
 import numpy as np
@@ -34,6 +35,7 @@ from sklearn.model_selection._search import BaseSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state, indexable
 from sklearn.utils.metaestimators import _safe_split
+from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_method_params
 
 from acluster.estimators import (
@@ -43,10 +45,15 @@ from acluster.estimators import (
     fit_key,
     fit_together,
     network_size,
+    pays_together,
 )
-from acluster.training import Member, warn_of_convergence
+from acluster.training import warn_of_convergence
 
 __all__ = ["GridSearchCV", "HalvingGridSearchCV", "HalvingRandomSearchCV", "RandomizedSearchCV"]
+
+
+# What `fit` may be given. A pipeline names parameters of its steps in other ways.
+_FIT_PARAMS = {"sample_weight", "groups"}
 
 
 class _Together:
@@ -73,6 +80,9 @@ class _Together:
 
     fit_params : dict
         What `fit` is given besides.
+
+    parallel : Parallel
+        Runs the fits that take less time in processes of their own.
     """
 
     def __init__(
@@ -83,16 +93,18 @@ class _Together:
         X: Any,
         y: Any,
         fit_params: dict[str, Any],
+        parallel: Parallel,
     ) -> None:
         self.estimator = estimator
         self.candidates = candidates
         self.splits = splits
         self.X, self.y, self.fit_params = X, y, fit_params
+        self.parallel = parallel
         self.seconds = np.zeros(len(candidates))  # of training, in all folds
         # Without a seed any batches will do, so that all candidates may draw the same.
         self._seed = int(check_random_state(None).randint(np.iinfo(np.int32).max))
         self._waiting = list(range(len(candidates)))
-        self._fitted: dict[Hashable, list[tuple[Any, Member]]] = {}
+        self._fitted: dict[Hashable, list[tuple[Any, bool]]] = {}
 
     def find(self, estimator: Any, data: TrainingData) -> Any:
         """Return an estimator with these parameters that has been fitted to these items."""
@@ -102,8 +114,9 @@ class _Together:
         found = self._fitted.get(key)
         if not found:
             return None
-        fitted, member = found.pop()
-        warn_of_convergence(member)
+        fitted, is_unsettled = found.pop()
+        if is_unsettled:
+            warn_of_convergence(estimator.max_iter)
         return fitted
 
     def _train_some(self) -> None:
@@ -165,12 +178,32 @@ class _Together:
             if classifier.random_state is None:
                 classifier.random_state = self._seed
                 classifier._place = number
-        with suppress(ValueError), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            members = fit_together([*classifiers.values()], data)
-            for key, classifier, member in zip(keys, classifiers.values(), members, strict=True):
-                if member.error is None:
-                    self._fitted.setdefault(key, []).append((classifier, member))
+        together: list[tuple[Hashable, Any]] = []
+        alone: list[tuple[Hashable, Any]] = []
+        for key, classifier in zip(keys, classifiers.values(), strict=True):
+            is_one = self.parallel.n_jobs == 1 or pays_together(classifier, data)
+            (together if is_one else alone).append((key, classifier))
+        tasks = [together] if together else []
+        results = [_fitted([one for _, one in group], data) for group in tasks]
+        results += self.parallel(delayed(_fitted)([one], data) for _, one in alone)
+        found = chain.from_iterable(results)
+        for (key, _), (classifier, state) in zip([*together, *alone], found, strict=True):
+            if state is not None:
+                self._fitted.setdefault(key, []).append((classifier, state))
+
+
+def _fitted(classifiers: list[Any], data: TrainingData) -> list[tuple[Any, bool | None]]:
+    """Return fitted classifiers with whether each is unsettled, or None where training failed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            members = fit_together(classifiers, data)
+        except ValueError:  # the only one has diverged
+            return [(classifier, None) for classifier in classifiers]
+    return [
+        (classifier, member.is_unsettled if member.error is None else None)
+        for classifier, member in zip(classifiers, members, strict=True)
+    ]
 
 
 class _Splits:
@@ -205,23 +238,21 @@ class _TogetherMixin(BaseSearchCV):
         self
         """
         classifier = self.estimator[-1] if isinstance(self.estimator, Pipeline) else self.estimator
-        is_known = isinstance(self.estimator, Pipeline) or set(params) <= {
-            "sample_weight",
-            "groups",
-        }
-        if not is_known or not can_train_together(classifier):
+        has_callbacks = bool(getattr(self, "_skl_callbacks", None))
+        if has_callbacks or not (set(params) <= _FIT_PARAMS and can_train_together(classifier)):
             return super().fit(X, y, **params)
         given = indexable(X, y)
         routed = self._get_routed_params_for_fit(params)
         self._given = *given, routed
         self._seconds: list[float] = []
+        self._parallel = Parallel(n_jobs=self.n_jobs, pre_dispatch=self.pre_dispatch)
         try:
             # The candidates of a process could not be trained together with those of another.
             with parallel_config(backend="sequential"):
                 super().fit(X, y, **params)
         finally:
             seconds = self.__dict__.pop("_seconds")
-            del self._given
+            del self._given, self._parallel
         self.cv_results_["mean_fit_time"] += np.array(seconds) / self.n_splits_
         return self
 
@@ -236,7 +267,10 @@ class _TogetherMixin(BaseSearchCV):
             # A shuffling splitter would draw other splits at the second call.
             cv = self._checked_cv_orig if cv is None else cv
             splits = list(cv.split(X, y, **routed.splitter.split))
-            together = _Together(self.estimator, candidates, splits, X, y, routed.estimator.fit)
+            fit_params = routed.estimator.fit
+            together = _Together(
+                self.estimator, candidates, splits, X, y, fit_params, self._parallel
+            )
             with adopting(together.find):
                 results = evaluate_candidates(candidates, _Splits(splits), **options)
             self._seconds.extend(together.seconds)

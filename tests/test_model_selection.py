@@ -135,15 +135,14 @@ def test_groups_are_cut_to_the_working_memory(monkeypatch):
     assert max(sizes) < 4
 
 
-def test_candidate_that_cannot_be_trained_together_is_fitted_as_usual():
-    from sklearn.callback import ProgressBar
+def test_callbacks_see_every_epoch_of_every_candidate(monkeypatch):
+    from sklearn.callback import ScoringMonitor
 
     X, y = make_sets()
-    clf = AttentionClusterClassifier(cluster_size=3, max_iter=2, tol=None, random_state=0)
-    run_both("GridSearchCV", clf, {"dropout": [0.0, 0.5]}, fit=(X, y), cv=2, n_jobs=2)
-    clf.set_callbacks(ProgressBar())
-    found = model_selection.GridSearchCV(clf, {"dropout": [0.0, 0.5]}, cv=2).fit(X, y)
-    assert len(found.cv_results_["params"]) == 2
+    sizes = count_groups(monkeypatch)
+    search = model_selection.GridSearchCV(CLF, GRIDS["rates"], cv=2)
+    search.set_callbacks(ScoringMonitor(scoring="accuracy")).fit(X, y)
+    assert sizes == [1] * 9
 
 
 def test_searches_without_a_seed_differ_from_candidate_to_candidate():
@@ -179,3 +178,13 @@ def test_search_is_picklable_and_keeps_no_data():
     loaded = pickle.loads(pickle.dumps(search))
     np.testing.assert_array_equal(loaded.predict(X), search.predict(X))
     assert not {"_given", "_seconds"} & vars(search).keys()
+
+
+def test_candidates_that_gain_nothing_together_are_fitted_in_processes(monkeypatch):
+    X, y = make_sets()
+    sizes = count_groups(monkeypatch)
+    grid = {"weighting": ["fc1", "fc2"], "dropout": [0.0, 0.5], "learning_rate": [0.01, 1e308]}
+    found, _ = run_both("GridSearchCV", CLF, grid, fit=(X, y), cv=2, n_jobs=2)
+    pytest.importorskip("numba")
+    assert sizes[:2] == [4, 4]  # the others are counted in their own processes
+    assert not {"_parallel"} & vars(found).keys()

@@ -10,7 +10,12 @@ from acluster.estimators._cross_validation import (
     MultimodalAttentionClusterClassifierCV,
 )
 from acluster.estimators._description import restore
-from acluster.estimators._fitting import can_train_together, fit_together, network_size
+from acluster.estimators._fitting import (
+    can_train_together,
+    fit_together,
+    network_size,
+    pays_together,
+)
 from acluster.estimators._integration_classifier import (
     BaseIntegrationClassifier,
     IntegrationClassifier,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Callable, Hashable, Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from acluster.estimators._missing import MissingModality
 from acluster.estimators._parameters import value_per_modality
 from acluster.estimators._training_data import TrainingData, TrainingSets
 from acluster.nn import CompiledMembers
+from acluster.sets import FeatureSets
 from acluster.training import (
     OPTIMIZERS,
     BatchSource,
@@ -36,6 +36,7 @@ from acluster.training import (
     TrainingBatches,
     bytes_per_part,
     make_generators,
+    resolve_device,
     stack_blocks,
     threads_for,
     train,
@@ -91,24 +92,20 @@ class _Fitting:
         missing = estimator.missing_modality
         return self.sets.key, batches.batch_size, sampling, missing, drawn_from
 
-    @cached_property
+    @property
     def n_operations(self) -> float:
         """About how many floating-point operations a training step of a network takes."""
-        batches, network = self.member.fit.batches, self.member.fit.trainer.trainers[0].network
-        n = min(batches.batch_size, len(batches))
-        n_rows = n * np.mean([sets.lengths.mean() for sets in batches.source.modalities])
-        n_weights = [parameter.numel() for parameter in network.parameters()]
-        # Scores and pooling, forward and backward, take six operations per row and weight.
-        of_cluster, of_linear = n_weights[0], sum(n_weights[1:])
-        return 6 * (float(n_rows) * of_cluster + n * of_linear)
+        batches = self.member.fit.batches
+        network = self.member.fit.trainer.trainers[0].network
+        return _n_operations(network, batches.source.modalities, batches.batch_size)
 
     @property
-    def is_small(self) -> bool:
-        """Whether a step takes so little time that much of it is overhead."""
+    def is_compiled(self) -> bool:
+        """Whether the networks take their steps in a compiled call."""
         batches = self.member.fit.batches
-        is_plain = self.estimator.precision == "full"
-        is_plain = is_plain and batches.source.comes_whole(batches.batch_size)
-        return is_plain and self.n_operations <= _MAX_OPERATIONS
+        network = self.member.fit.trainer.trainers[0].network
+        is_whole = batches.source.comes_whole(batches.batch_size)
+        return is_whole and _is_compiled(self.estimator, network, batches.source.modalities)
 
     def end(self) -> None:
         """Record the result of the training."""
@@ -177,6 +174,29 @@ def can_train_together(estimator: Any) -> bool:
     """Whether an estimator is one of those that `fit_together` takes."""
     has_callbacks = bool(getattr(estimator, "_skl_callbacks", None))
     return hasattr(estimator, "_architecture_for") and not has_callbacks
+
+
+def pays_together(estimator: Any, data: TrainingData) -> bool:
+    """Whether fits of an estimator take less time together than in processes of their own."""
+    modalities = [data.items.X[name] for name in data.items.X.names]
+    is_read = not all(sets.in_memory for sets in modalities)
+    if is_read or resolve_device(estimator.device).type != "cpu":
+        return True
+    outline = members_of(estimator._architecture_for(data).outline(estimator.dropout))[0]
+    return _is_compiled(estimator, outline.to_empty(device="cpu"), modalities)
+
+
+def _is_compiled(estimator: Any, network: Any, modalities: Sequence[FeatureSets]) -> bool:
+    is_small = _n_operations(network, modalities, estimator.batch_size) <= _MAX_OPERATIONS
+    return estimator.precision == "full" and is_small and CompiledMembers.supports(network)
+
+
+def _n_operations(network: Any, modalities: Sequence[FeatureSets], batch_size: int) -> float:
+    n = min(batch_size, len(modalities[0]))
+    n_rows = n * float(np.mean([sets.lengths.mean() for sets in modalities]))
+    of_cluster, *of_others = (parameter.numel() for parameter in network.parameters())
+    # Scores and pooling, forward and backward, take six operations per row and weight.
+    return 6 * (n_rows * of_cluster + n * sum(of_others))
 
 
 def network_size(estimator: Any, data: TrainingData) -> int:
@@ -253,11 +273,8 @@ def _compile(fittings: Sequence[_Fitting]) -> list[CompiledStep]:
     """Let the networks that the compiled step supports, and pays for, take their steps together."""
     groups: dict[Hashable, list[tuple[_Fitting, Trainer]]] = {}
     for fitting in fittings:
-        if not fitting.is_small:
-            continue
-        for trainer in fitting.member.fit.trainer.trainers:
-            if CompiledMembers.supports(trainer.network):
-                groups.setdefault(_compiled_key(fitting, trainer), []).append((fitting, trainer))
+        for trainer in fitting.member.fit.trainer.trainers if fitting.is_compiled else ():
+            groups.setdefault(_compiled_key(fitting, trainer), []).append((fitting, trainer))
     steps = []
     for group in groups.values():
         estimators = [fitting.estimator for fitting, _ in group]

@@ -48,6 +48,11 @@ class Member:
     error: ValueError | None = None
 
     @property
+    def is_unsettled(self) -> bool:
+        """Whether `max_iter` epochs have passed before the loss has settled."""
+        return self.fit.patience.tol is not None and not self.fit.finished
+
+    @property
     def is_training(self) -> bool:
         """Whether another epoch follows."""
         is_done = self.fit.finished or self.fit.n_epochs >= self.max_iter
@@ -94,7 +99,8 @@ def train(members: Sequence[Member]) -> None:
     for member in members:
         if member.error is None:
             member.fit.restore_best()
-            warn_of_convergence(member)
+            if member.is_unsettled:
+                warn_of_convergence(member.max_iter)
 
 
 def run_epoch(fits: Sequence[Fit]) -> list[float]:
@@ -142,12 +148,11 @@ def _by_step(
 _LEVELS_BELOW_FIT = 7
 
 
-def warn_of_convergence(member: Member) -> None:
-    """Warn if `max_iter` epochs have passed before the loss has settled."""
-    if member.fit.patience.tol is not None and not member.fit.finished:
-        warnings.warn(
-            f"Maximum iterations ({member.max_iter}) reached and the optimization hasn't converged "
-            "yet. Raise max_iter, or set tol=None to train for exactly that many epochs.",
-            ConvergenceWarning,
-            stacklevel=_LEVELS_BELOW_FIT,
-        )
+def warn_of_convergence(max_iter: int) -> None:
+    """Warn that `max_iter` epochs have passed before the loss has settled."""
+    warnings.warn(
+        f"Maximum iterations ({max_iter}) reached and the optimization hasn't converged yet. Raise "
+        "max_iter, or set tol=None to train for exactly that many epochs.",
+        ConvergenceWarning,
+        stacklevel=_LEVELS_BELOW_FIT,
+    )
