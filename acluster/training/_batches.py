@@ -172,6 +172,8 @@ class BatchSource:
         for sets, n in zip_longest(modalities, n_local_features):
             lengths = sets.lengths if n is None else np.minimum(sets.lengths, n)
             sizes += lengths * sets.n_features
+        if sizes.sum() <= self._max_numbers:
+            return [slice(0, n_items)]
         return consecutive_parts(sizes, self._max_numbers)
 
     def _is_large(self, part: Part | list[Packed]) -> bool:

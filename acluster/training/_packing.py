@@ -17,6 +17,9 @@ Packed = tuple[Tensor, Tensor]  # values (R, M) on the device, offsets (n + 1,) 
 # torch uses its thread pool for operations on more elements than this.
 _ELEMENTS_PER_PIECE = 32768
 
+# Looking for a free buffer takes longer than allocating a smaller array.
+_MIN_POOLED_BYTES = 1 << 20
+
 # Numbers that are read at a time, so that a large item is in memory only once.
 _NUMBERS_PER_READ = 1 << 23
 
@@ -126,9 +129,10 @@ class Packer:
 
     def _room(self, shape: tuple[int, int], dtype: np.dtype[Any]) -> NDArray[Any]:
         """Return memory for a batch: pinned for CUDA, which then copies it without the CPU."""
-        if not self._is_copied:
-            return self._pool.array(shape, dtype)
         n_bytes = shape[0] * shape[1] * dtype.itemsize
+        if not self._is_copied:
+            is_small = n_bytes < _MIN_POOLED_BYTES
+            return np.empty(shape, dtype) if is_small else self._pool.array(shape, dtype)
         pinned: NDArray[Any] = torch.empty(
             n_bytes, dtype=torch.uint8, pin_memory=True, device="cpu"
         ).numpy()
