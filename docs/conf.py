@@ -33,8 +33,9 @@ autosummary_ignore_module_all = False
 autosummary_imported_members = True
 autodoc_typehints = "none"  # the docstrings state the types
 autosummary_context = {
-    # What a class inherits from these is documented by torch and Python.
-    "foreign_bases": "Module, Exception",
+    # What a class inherits from these is documented by torch, Python and scikit-learn.
+    "foreign_bases": "Module, Exception, BaseSearchCV, GridSearchCV, RandomizedSearchCV, "
+    "HalvingGridSearchCV, HalvingRandomSearchCV",
     # Members that acluster's own modules use to work together.
     "internal_members": "attention_weights_of, blocks, description, from_source, located, "
     "residuals, standardized, train",
@@ -49,13 +50,14 @@ nitpick_ignore_regex = [
     ("py:obj", r"[a-z_]+_"),  # fitted attributes that are properties
     # From the docstrings of methods inherited from scikit-learn:
     ("std:ref", "metadata_routing|accuracy_score|df_output_transform|sphx_glr_auto_examples_.*"),
-    ("std:term", "meta-estimator"),
+    ("std:term", "meta-estimator|fit|classes_"),
 ]
 numpydoc_show_class_members = False
 # Every parameter and return value must be described, with two exceptions: classes whose constructor
-# is torch's, and methods that override a described one.
+# is torch's or scikit-learn's, and methods that override a described one.
 numpydoc_validation_checks = {"PR01", "PR02", "RT01"}
 numpydoc_validation_exclude = {
+    r"acluster\.model_selection\.\w+SearchCV$",
     r"acluster\.nn\.Integration$",
     r"acluster\.nn\.Weighting$",
     r"acluster\.nn\.(\w+Weighting|ScoreFusionNetwork)\.forward$",

@@ -127,7 +127,17 @@ class CompiledMembers:
 
     @staticmethod
     def supports(network: nn.Module) -> bool:
-        """Return whether the kernels can train a network."""
+        """Return whether the kernels can train a network.
+
+        Parameters
+        ----------
+        network : nn.Module
+            The network.
+
+        Returns
+        -------
+        bool
+        """
         if type(network) is not IntegrationNetwork or len(network.integrations) != 1:
             return False
         (cluster,), parameters = network.integrations, list(network.parameters())
