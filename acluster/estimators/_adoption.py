@@ -20,7 +20,7 @@ from acluster.training import data_digest, resolve_device
 _NOT_IN_IDENTITY = ("max_iter", "verbose", "warm_start", "device")
 
 # Parameters that the first checkpoints do not know, with the value that changes nothing.
-_LATER_PARAMETERS = {"n_members": 1}
+_LATER_PARAMETERS = {"n_members": 1, "hidden_features": 0}
 
 # Called with an estimator and its items, in every `fit` of the current thread.
 _FINDER: ContextVar[Callable[[Any, TrainingData], Any] | None] = ContextVar("finder", default=None)
@@ -70,7 +70,7 @@ def identity_of(classifier: Any, data: dict[str, Any]) -> dict[str, str]:
     """Return everything that affects the weights, as text: parameters, device and data."""
     parameters = _parameters(classifier)
     for name, value in _LATER_PARAMETERS.items():
-        if parameters[name] == repr(value):
+        if parameters.get(name) == repr(value):
             del parameters[name]
     return parameters | {name: _digest(*arrays) for name, arrays in data.items()}
 

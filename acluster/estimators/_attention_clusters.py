@@ -23,6 +23,7 @@ class AttentionClusters(SetClassifier, ClusterParameters):
         "shifting",
         "n_attended",
         "pyramid_levels",
+        "hidden_features",
     )
 
     def to_onnx(self, path: str | os.PathLike[str]) -> None:
@@ -68,6 +69,7 @@ class AttentionClusters(SetClassifier, ClusterParameters):
     def get_feature_names_out(self, input_features: ArrayLike | None = None) -> NDArray[np.object_]:
         """Return the names of the global feature's columns: ``unit3_x7``, or ``rgb_unit3_x7``.
 
+        Those of learned features (`hidden_features`) end as in ``unit3_hidden5``.
         Those of an ensemble begin with the number of the network, as in ``member0_unit3_x7``.
 
         Parameters
@@ -93,11 +95,12 @@ class AttentionClusters(SetClassifier, ClusterParameters):
         for modality, arguments in self._architecture.modalities.items():
             width = arguments["n_features"]
             own = columns[first : first + width] if is_named else [f"x{i}" for i in range(width)]
+            hidden = [f"hidden{i}" for i in range(arguments["hidden_features"])]
             prefix = f"{modality}_" if self._is_multimodal else ""
             names += [
                 f"{prefix}unit{unit}_{name}"
                 for unit in range(arguments["cluster_size"])
-                for name in own
+                for name in [*own, *hidden]
             ]
             first += width
         if self._architecture.n_members > 1:
@@ -220,6 +223,7 @@ class MultimodalAttentionClusterClassifier(AttentionClusters):
     shifting: bool | dict[str, bool] = True  # type: ignore[assignment]
     n_attended: int | dict[str, int | None] | None = None  # type: ignore[assignment]
     pyramid_levels: int | dict[str, int] = 1  # type: ignore[assignment]
+    hidden_features: int | dict[str, int] = 0  # type: ignore[assignment]
     n_local_features: int | dict[str, int | None] | None = None  # type: ignore[assignment]
     missing_modality: str = choice(
         default="mean",

@@ -122,6 +122,16 @@ class ClusterParameters:
         unit attends to the whole set, and the order does not matter.
         """,
     )
+    hidden_features: int = parameter(
+        default=0,
+        type="int",
+        constraints=[Interval(Integral, 0, None, closed="left")],
+        doc="""
+        The number of learned nonlinear features ``relu(Wᵀx + b)`` of every local feature, beside
+        the given ones. Units score and pool both. Try 64 if even the training set is not fitted
+        well. 0: none.
+        """,
+    )
     n_local_features: int | None = integer(
         default=None,
         doc="""

@@ -2,10 +2,11 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from acluster.nn import _masks
 from acluster.nn._integration import Integration
-from acluster.nn._weighting import WEIGHTINGS, Weighting
+from acluster.nn._weighting import WEIGHTINGS, Weighting, uniform_
 from acluster.nn.pooling import attend, shifted
 
 
@@ -69,6 +70,34 @@ class ShiftingOperation(nn.Module):
         return shifted(pooled, self.alpha, self.beta)
 
 
+class HiddenFeatures(nn.Module):
+    """Append learned nonlinear features to every local feature: ``[x, relu(Wᵀx + b)]``.
+
+    Parameters
+    ----------
+    n_features : int
+        The width M of a local feature.
+
+    hidden_features : int
+        The number of learned features.
+    """
+
+    def __init__(self, n_features: int, hidden_features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n_features, hidden_features))
+        self.bias = nn.Parameter(torch.empty(hidden_features))
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Initialize W and b uniformly within ±1/√M."""
+        for parameter in (self.weight, self.bias):
+            uniform_(parameter, len(self.weight), generator)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Return the features (..., M) followed by the learned ones."""
+        hidden = functional.linear(values, self.weight.T, self.bias).relu()
+        return torch.cat([values, hidden], dim=-1)
+
+
 class AttentionCluster(Integration):
     """N attention units over a set of local features, concatenated (equation 6).
 
@@ -101,6 +130,10 @@ class AttentionCluster(Integration):
         levels have 7 parts. In a short set, each part has at least one local feature. With 1, all
         units attend to the whole set, and the order of local features does not matter.
 
+    hidden_features : int, default=0
+        The number of learned nonlinear features ``relu(Wᵀx + b)`` beside the M given ones. Units
+        score and pool both.
+
     Raises
     ------
     ValueError
@@ -132,6 +165,7 @@ class AttentionCluster(Integration):
         shifting: bool = True,
         n_attended: int | None = None,
         pyramid_levels: int = 1,
+        hidden_features: int = 0,
     ) -> None:
         super().__init__()
         weighting_class = WEIGHTINGS.get(weighting) if isinstance(weighting, str) else weighting
@@ -149,10 +183,12 @@ class AttentionCluster(Integration):
             )
         self.n_attended = None if n_attended is None else int(n_attended)
         self.pyramid_levels = int(pyramid_levels)
-        self.weighting = weighting_class(n_features, cluster_size, hidden_size)
+        width = n_features + hidden_features
+        self.weighting = weighting_class(width, cluster_size, hidden_size)
         self.shifting = ShiftingOperation(cluster_size) if shifting else None
+        self.hidden = HiddenFeatures(n_features, hidden_features) if hidden_features else None
         self.cluster_size = cluster_size
-        self.global_size = cluster_size * n_features
+        self.global_size = cluster_size * width
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Initialize all parameters.
@@ -162,9 +198,9 @@ class AttentionCluster(Integration):
         generator : torch.Generator, optional
             Source of randomness; by default torch's global generator.
         """
-        self.weighting.reset_parameters(generator)
-        if self.shifting is not None:
-            self.shifting.reset_parameters(generator)
+        for module in (self.weighting, self.shifting, self.hidden):
+            if module is not None:
+                module.reset_parameters(generator)
 
     def forward(self, values: Tensor, offsets: Tensor) -> Tensor:
         """Return the global feature g of every set.
@@ -179,12 +215,27 @@ class AttentionCluster(Integration):
 
         Returns
         -------
-        Tensor of shape (n, N·M)
-            The outputs of the units, concatenated: the first M columns are the first unit's.
+        Tensor of shape (n, N·(M + H))
+            The outputs of the units, concatenated: the first M + H columns are the first unit's,
+            where H is `hidden_features`.
         """
-        values = self.as_computed(values)
+        values = self.extended(self.as_computed(values))
         shift = None if self.shifting is None else (self.shifting.alpha, self.shifting.beta)
-        return attend(values, offsets, self.attention_logits(values, offsets), shift).flatten(1)
+        return attend(values, offsets, self._logits(values, offsets), shift).flatten(1)
+
+    def extended(self, values: Tensor) -> Tensor:
+        """Return the local features followed by the learned ones, if there are any.
+
+        Parameters
+        ----------
+        values : Tensor of shape (..., M)
+            Local features.
+
+        Returns
+        -------
+        Tensor of shape (..., M + H)
+        """
+        return values if self.hidden is None else self.hidden(values)
 
     def attention_logits(self, values: Tensor, offsets: Tensor) -> Tensor:
         """Return the logits of the weighting function, very low where a unit must not attend.
@@ -201,6 +252,10 @@ class AttentionCluster(Integration):
         -------
         Tensor of shape (R, N)
         """
+        return self._logits(self.extended(values), offsets)
+
+    def _logits(self, values: Tensor, offsets: Tensor) -> Tensor:
+        """Return the logits of local features that are already extended."""
         logits = self.weighting(values)
         if self.pyramid_levels > 1:
             positions, lengths = _masks.positions_and_lengths(offsets.to(logits.device))

@@ -146,6 +146,7 @@ class CompiledMembers:
             and type(cluster.weighting) is FC1Weighting
             and type(network.linear) is DropoutLinear
             and cluster.pyramid_levels == 1
+            and cluster.hidden is None
             and (cluster.n_attended or 1) <= _MAX_ATTENDED
             and all(parameter.requires_grad for parameter in parameters)
             and available_for(*parameters)

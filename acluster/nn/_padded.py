@@ -93,6 +93,7 @@ class PaddedNetwork(nn.Module):
 
 def _global_feature(cluster: AttentionCluster, values: Tensor, is_padding: Tensor) -> Tensor:
     """Compute equations 2 to 7 on (n, L, M), ignoring the padding."""
+    values = cluster.extended(values)
     logits = cluster.weighting(values.flatten(0, 1)).unflatten(0, values.shape[:2])
     logits = logits.masked_fill(is_padding[..., None], -torch.inf)
     a = _restricted(cluster, logits, (~is_padding).sum(dim=1)).softmax(dim=1)
