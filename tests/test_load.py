@@ -67,8 +67,15 @@ def test_load_predicts_the_same_bits(tmp_path, weighting, dtype):
     assert list(again.get_feature_names_out()) == list(clf.get_feature_names_out())
 
 
-def test_load_restores_n_attended_and_pyramid_levels(tmp_path):
-    X, _, clf = fitted(cluster_size=8, n_attended=2, pyramid_levels=3)
+@pytest.mark.parametrize("n_members", [1, 2])
+def test_load_restores_options_of_the_cluster(tmp_path, n_members):
+    X, _, clf = fitted(
+        cluster_size=8,
+        n_attended=2,
+        pyramid_levels=3,
+        hidden_features=np.int64(5),
+        n_members=n_members,
+    )
     assert np.array_equal(saved(tmp_path, clf).predict_proba(X), clf.predict_proba(X))
 
 
@@ -482,6 +489,12 @@ HOSTILE = {
     "a width that is true": changed(modalities__features__n_features=True),
     "10^12 units": changed(modalities__features__cluster_size=10**12),
     "50,000 units": changed(modalities__features__cluster_size=50_000),
+    "10^12 hidden features": changed(modalities__features__hidden_features=10**12),
+    "10^18 hidden features": changed(modalities__features__hidden_features=10**18),
+    "3 hidden features": changed(modalities__features__hidden_features=3),
+    "-1 hidden features": changed(modalities__features__hidden_features=-1),
+    "hidden features that are true": changed(modalities__features__hidden_features=True),
+    "hidden features that are text": changed(modalities__features__hidden_features="3"),
     "10^9 levels": changed(modalities__features__pyramid_levels=10**9),
     "another weighting": changed(modalities__features__weighting="fc2"),
     "an unknown weighting": changed(modalities__features__weighting="__import__('os')"),
@@ -748,7 +761,7 @@ def test_load_reads_files_of_format_version_1():
     np.testing.assert_allclose(both.predict_proba(items), expected, atol=1e-6)
 
 
-LATER = ("n_attended", "pyramid_levels")
+LATER = ("n_attended", "pyramid_levels", "hidden_features")
 
 
 def older(parameters):

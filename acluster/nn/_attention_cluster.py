@@ -219,9 +219,12 @@ class AttentionCluster(Integration):
             The outputs of the units, concatenated: the first M + H columns are the first unit's,
             where H is `hidden_features`.
         """
-        values = self.extended(self.as_computed(values))
+        given = self.as_computed(values)
+        values = self.extended(given)
         shift = None if self.shifting is None else (self.shifting.alpha, self.shifting.beta)
-        return attend(values, offsets, self._logits(values, offsets), shift).flatten(1)
+        n_learned = None if given.requires_grad else values.shape[1] - given.shape[1]
+        logits = self._logits(values, offsets)
+        return attend(values, offsets, logits, shift, n_learned).flatten(1)
 
     def extended(self, values: Tensor) -> Tensor:
         """Return the local features followed by the learned ones, if there are any.

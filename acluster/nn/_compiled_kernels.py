@@ -12,7 +12,7 @@ import numba
 import numpy as np
 from numba import prange
 
-__all__ = ["gradients", "mask", "pool_and_shift", "subtract_largest"]
+__all__ = ["feature_gradients", "gradients", "mask", "pool_and_shift", "subtract_largest"]
 
 # OpenBLAS starts threads of its own for larger products, which would compete with the threads
 # that run the kernel. Tiles of this size also stay in the processor's cache.
@@ -97,6 +97,29 @@ def gradients(values, offsets, a, alpha, norms, result, gradient, d_logits, of_a
                 else:
                     d_s[row : row + rows, first:stop] = np.dot(tile, d_u[: stop - first].T)
         _softmax_backward(w, d_s, alpha, of_alpha[i])
+
+
+@_compiled
+def feature_gradients(offsets, a, alpha, norms, result, gradient, d_values):
+    """Fill dX = a·(α·du) for as many of the last features as `d_values` has columns."""
+    n_units, n_features = result.shape[1:]
+    n_learned = d_values.shape[1]
+    for i in prange(len(offsets) - 1):
+        w, d_x = a[offsets[i] : offsets[i + 1]], d_values[offsets[i] : offsets[i + 1]]
+        d_x[:] = 0
+        rows, units = _tile(len(w), n_units, n_learned)
+        d_u, d_v = np.empty(n_features, a.dtype), np.empty((units, n_learned), a.dtype)
+        for first in range(0, n_units, units):
+            stop = min(first + units, n_units)
+            for k in range(first, stop):
+                if len(alpha) == 0:
+                    d_v[k - first] = gradient[i, k, n_features - n_learned :]
+                else:
+                    _shift_backward(result[i, k], gradient[i, k], norms[i, k], n_units, d_u)
+                    d_v[k - first] = alpha[k] * d_u[n_features - n_learned :]
+            for row in range(0, len(w), rows):
+                tile = np.ascontiguousarray(w[row : row + rows, first:stop])
+                d_x[row : row + rows] += np.dot(tile, d_v[: stop - first])
 
 
 @_compiled

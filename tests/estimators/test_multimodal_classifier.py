@@ -60,12 +60,18 @@ class TestParametersPerModality:
             shifting={"rgb": True, "audio": False},
             n_attended={"rgb": 2, "audio": None},
             pyramid_levels={"rgb": 2, "audio": 1},
+            hidden_features={"rgb": 0, "audio": 2},
             n_local_features={"rgb": 2, "audio": None},
         ).fit(X, y)
         rgb, audio = clf.network_.integrations
         assert (rgb.n_attended, audio.n_attended) == (2, None)
         assert (rgb.pyramid_levels, audio.pyramid_levels) == (2, 1)
         assert (rgb.cluster_size, audio.cluster_size) == (5, 3)
+        assert rgb.hidden is None
+        assert audio.hidden.weight.shape == (3, 2)
+        names = clf.get_feature_names_out()
+        assert len(names) == clf.transform(X).shape[1] == 5 * 4 + 3 * (3 + 2)
+        assert list(names[-3:]) == ["audio_unit2_x2", "audio_unit2_hidden0", "audio_unit2_hidden1"]
         assert rgb.weighting.weight2.shape == (5, 7)
         assert rgb.shifting is not None
         assert audio.shifting is None

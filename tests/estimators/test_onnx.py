@@ -44,6 +44,7 @@ def run(path, dtype=np.float64, **sets):
         ("fc2", False, np.float64, {}),
         ("average", True, np.float32, {}),
         ("fc1", True, np.float32, {"n_attended": 3, "pyramid_levels": 2}),
+        ("fc1", True, np.float32, {"hidden_features": 4, "standardize": True}),
     ],
 )
 def test_to_onnx_predicts_sets_of_any_size(tmp_path, weighting, shifting, dtype, options):

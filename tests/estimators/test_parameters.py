@@ -69,6 +69,8 @@ def test_docstring_shows_the_default_of_the_class(cls):
         ("hidden_size", 0),
         ("shifting", "yes"),
         ("n_attended", 0),
+        ("hidden_features", -1),
+        ("hidden_features", 0.5),
         ("pyramid_levels", 0),
         ("n_local_features", 0),
         ("standardize", "yes"),

@@ -13,6 +13,7 @@ from acluster.nn import (
     AttentionCluster,
     IntegrationNetwork,
     ShiftingOperation,
+    _compiled,
     attention_weights,
 )
 from tests import reference
@@ -101,6 +102,60 @@ def test_attention_cluster_gradients_match_finite_differences(weighting, shiftin
             parameters[name][index] = kept
             slope = (above - below) / (2 * step)
             assert slope == pytest.approx(gradient[index].item(), abs=1e-6), (name, index)
+
+
+def make_hidden(hidden_features=3, **options):
+    cluster = AttentionCluster(4, 7, hidden_size=3, hidden_features=hidden_features, **options)
+    cluster.reset_parameters(torch.Generator().manual_seed(0))
+    return cluster.double()
+
+
+@pytest.mark.parametrize("weighting", sorted(WEIGHTINGS))
+@pytest.mark.parametrize("options", [{}, {"shifting": False}, {"n_attended": 2}])
+def test_hidden_features_are_scored_and_pooled_beside_the_given_ones(weighting, options):
+    cluster = make_hidden(weighting=weighting, **options)
+    plain = AttentionCluster(7, 7, weighting, hidden_size=3, **options).double()
+    state = cluster.state_dict()
+    W, b = state.pop("hidden.weight"), state.pop("hidden.bias")
+    plain.load_state_dict(state)
+    values, offsets = make_packed([3, 1, 5], 4, seed=1)
+    extended = torch.cat([values, (values @ W + b).clamp(min=0)], dim=1)
+    g = cluster(values, offsets)
+    assert g.shape == (3, cluster.global_size) == (3, 7 * (4 + 3))
+    torch.testing.assert_close(g, plain(extended, offsets))
+    torch.testing.assert_close(
+        cluster.attention_weights(values, offsets), plain.attention_weights(extended, offsets)
+    )
+
+
+@pytest.mark.parametrize("implementation", ["compiled", "torch"])
+@pytest.mark.parametrize("features_need_gradient", [False, True])
+@pytest.mark.parametrize("shifting", [True, False])
+def test_hidden_features_gradcheck(implementation, features_need_gradient, shifting, monkeypatch):
+    if implementation == "torch":
+        monkeypatch.setattr(_compiled, "_INSTALLED", False)
+    cluster = make_hidden(shifting=shifting)
+    names, parameters = zip(*cluster.named_parameters(), strict=True)
+    values, offsets = make_packed([3, 1, 5], 4, seed=1)
+    assert "hidden.weight" in names
+
+    def g(values, *parameters):
+        state = dict(zip(names, parameters, strict=True))
+        return torch.func.functional_call(cluster, state, (values, offsets))
+
+    values.requires_grad_(features_need_gradient)
+    assert torch.autograd.gradcheck(g, (values, *parameters))
+
+
+def test_hidden_features_are_drawn_last_and_as_by_torch():
+    cluster, plain = make_hidden(), make_hidden(0)
+    assert plain.hidden is None
+    assert sorted(plain.state_dict()) == ["shifting.alpha", "shifting.beta", "weighting.weight"]
+    generator = torch.Generator().manual_seed(0)
+    AttentionCluster(4 + 3, 7).reset_parameters(generator)
+    drawn = torch.empty(4, 3).uniform_(-0.5, 0.5, generator=generator)
+    assert torch.equal(cluster.hidden.weight, drawn.double())
+    assert cluster.hidden.bias.abs().max() <= 0.5
 
 
 @given(**cases)

@@ -72,6 +72,7 @@ def test_attention_cluster_matches_reference(lengths, cluster_size, weighting, s
 @given(**cases)
 @settings(max_examples=50, deadline=None)
 def test_padded_network_matches_packed_network(lengths, seed, **options):
+    options["hidden_features"] = seed % 3
     cluster = make(seed=seed, **options)
     network = IntegrationNetwork([cluster], n_outputs=2).double()
     values, offsets = make_packed(lengths, 3, seed)

@@ -314,6 +314,7 @@ class _OwnWeighting(FC1Weighting):
         {"weighting": _OwnWeighting},
         {"pyramid_levels": 2},
         {"n_attended": 33},
+        {"hidden_features": 1},
         {"dtype": torch.bfloat16},
     ],
     ids=str,

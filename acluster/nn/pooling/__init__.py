@@ -64,7 +64,13 @@ def attention_weights(offsets: Tensor, logits: Tensor) -> Tensor:
     return torch.cat([part.softmax(dim=0) for part in logits.split(offsets.diff().tolist())])
 
 
-def attend(values: Tensor, offsets: Tensor, logits: Tensor, shift: Shift = None) -> Tensor:
+def attend(
+    values: Tensor,
+    offsets: Tensor,
+    logits: Tensor,
+    shift: Shift = None,
+    n_learned: int | None = None,
+) -> Tensor:
     """Return the weighted averages of every set, one per attention unit (equation 2).
 
     Parameters
@@ -82,6 +88,10 @@ def attend(values: Tensor, offsets: Tensor, logits: Tensor, shift: Shift = None)
         α and β of the shifting operation (equation 7). If given, the operation is applied to
         the averages.
 
+    n_learned : int, optional
+        If `values` require a gradient, only the last `n_learned` of the M features need it: the
+        gradient of the others may be 0. By default, all need it.
+
     Returns
     -------
     Tensor of shape (n, N, M)
@@ -97,7 +107,7 @@ def attend(values: Tensor, offsets: Tensor, logits: Tensor, shift: Shift = None)
     Notes
     -----
     Features that need no gradient, the usual case, go to compiled kernels: Triton's on a GPU and
-    Numba's on a CPU, if these are installed. Otherwise, and for features that need a gradient,
+    Numba's on a CPU, if these are installed. Numba's also take `n_learned` features. Otherwise,
     torch computes the result, with the derivatives written out. All results agree to rounding.
 
     Examples
@@ -109,13 +119,14 @@ def attend(values: Tensor, offsets: Tensor, logits: Tensor, shift: Shift = None)
     tensor([2., 5.])
     """
     _check_offsets(offsets, len(values))
-    if not values.requires_grad:  # the kernels have no derivative with respect to the features
-        if _triton.supports(values, logits):
-            # The kernels return the dtype of the logits, which is wider than that of the features
-            # in mixed precision.
-            return _triton.attend_triton(values, offsets, logits, shift).to(values.dtype)
-        if _compiled.available_for(values, logits):
-            return attend_numba(values, offsets, logits, shift)
+    n_learned = n_learned or 0
+    if not values.requires_grad and _triton.supports(values, logits):
+        # The kernels return the dtype of the logits, which is wider than that of the features in
+        # mixed precision.
+        return _triton.attend_triton(values, offsets, logits, shift).to(values.dtype)
+    # torch is no slower where all features need a gradient.
+    if (n_learned or not values.requires_grad) and _compiled.available_for(values, logits):
+        return attend_numba(values, offsets, logits, shift, n_learned)
     return attend_analytic(values, offsets, logits, shift)
 
 

@@ -92,6 +92,37 @@ def test_attend_gradients_of_features_match_definition(
         torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9)
 
 
+@needs_numba
+@small_cases
+@settings(max_examples=40, deadline=None)
+def test_attend_numba_gradients_of_learned_features_match_definition(
+    lengths, equal, n_features, cluster_size, shifting, chunk, max_padded, seed
+):
+    lengths = [lengths[0]] * len(lengths) if equal else lengths
+    values, *others, direction = make_case(lengths, n_features, cluster_size, shifting, seed)
+    values.requires_grad_()
+    leaves, n_learned = [values, others[1], *(others[2] or [])], 1 + seed % n_features
+    plain = torch.autograd.grad((attend_plainly(values, *others) * direction).sum(), leaves)
+    result = attend(values, *others, n_learned=n_learned)
+    found = torch.autograd.grad((result * direction).sum(), leaves)
+    assert not found[0][:, :-n_learned].any()
+    expected = [torch.nn.functional.pad(plain[0][:, -n_learned:], (n_features - n_learned, 0))]
+    for one, other in zip(found, [*expected, *plain[1:]], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9)
+
+
+@needs_numba
+@pytest.mark.parametrize("cluster_size", [3, 300])
+def test_attend_numba_gradients_of_learned_features_in_tiles(cluster_size):
+    values, *others, direction = make_case([1, 700, 40], 300, cluster_size, True, seed=0)
+    values.requires_grad_()
+    gradients = [
+        torch.autograd.grad((result * direction).sum(), values)[0][:, -280:]
+        for result in (attend(values, *others, n_learned=280), attend_plainly(values, *others))
+    ]
+    torch.testing.assert_close(*gradients)
+
+
 @implementations
 @pytest.mark.parametrize("lengths", [[1, 5000, 3], [25] * 64, [1] * 5, [300, 7, 41, 5]])
 @pytest.mark.parametrize("shifting", [True, False])
