@@ -1,5 +1,7 @@
 """AttentionClusterClassifier: what it learns, and the methods of a fitted model."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -68,6 +70,16 @@ class TestFit:
         X, y = make_sets(n=20)
         with pytest.raises(ValueError, match=r"pyramid_levels=4 has 2\^4 - 1 parts"):
             quick(pyramid_levels=4).fit(X, y)
+
+    def test_hidden_features_separate_sets_of_equal_means(self):
+        # The classes differ in the distance from the center, which no linear function shows.
+        rng = np.random.default_rng(0)
+        y = np.arange(200) % 2
+        X = rng.normal(size=(200, 1, 2))
+        X *= (1 + 2 * y[:, None, None]) / np.linalg.norm(X, axis=2, keepdims=True)
+        options = {"max_iter": 60, "learning_rate": 0.03, "shifting": False}
+        assert quick(**options).fit(X, y).score(X, y) < 0.75
+        assert quick(**options, hidden_features=16).fit(X, y).score(X, y) > 0.95
 
     def test_n_attended_limits_the_attention(self):
         X, y = make_sets(n=150, n_classes=3)
@@ -215,6 +227,16 @@ class TestTransform:
         assert names.tolist()[:5] == ["unit0_x0", "unit0_x1", "unit0_x2", "unit0_x3", "unit1_x0"]
         assert len(names) == g.shape[1] == 12
         assert clf.get_feature_names_out(["a", "b", "c", "d"])[4] == "unit1_a"
+
+    def test_hidden_features_follow_the_given_ones_of_each_unit(self, data):
+        X, y = data
+        clf = quick(cluster_size=3, max_iter=5, hidden_features=2, standardize=True).fit(X, y)
+        g, names = clf.transform(X), clf.get_feature_names_out()
+        np.testing.assert_allclose(np.linalg.norm(g, axis=1), 1)
+        assert len(names) == g.shape[1] == 3 * (4 + 2)
+        assert names.tolist()[3:7] == ["unit0_x3", "unit0_hidden0", "unit0_hidden1", "unit1_x0"]
+        again = pickle.loads(pickle.dumps(clf))
+        np.testing.assert_array_equal(again.predict_proba(X), clf.predict_proba(X))
 
 
 class TestAttentionWeights:

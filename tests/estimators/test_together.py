@@ -37,6 +37,7 @@ OWN = {
     "max_grad_norm": [None, 0.1],
     "optimizer": ["adam", "adamw", "rmsprop"],
     "n_members": [1, 2],
+    "hidden_features": [0, 3],
     "standardize": [False, True],
     "early_stopping": [False, True],
 }

@@ -26,6 +26,7 @@ from acluster import (
     save_feature_sets,
 )
 from acluster._utils._model_file import open_model
+from acluster.estimators._adoption import identity_of
 from acluster.rivals import TSLSTMClassifier
 from acluster.training import Trainer
 from tests.conftest import make_sets
@@ -35,6 +36,7 @@ KINDS = {
     "sampled": {"n_local_features": 2, "optimizer": "adamw", "weight_decay": 0.01},
     "stopped early": {"early_stopping": True, "tol": 1e-4, "n_iter_no_change": 1000},
     "float32": {"dtype": "float32", "weighting": "fc2"},
+    "hidden": {"hidden_features": 5},
 }
 
 
@@ -91,6 +93,14 @@ def test_fit_resumes_to_the_same_bits(tmp_path, monkeypatch, kind):
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("kind", [AttentionClusterClassifier, TSLSTMClassifier])
+def test_identity_lacks_parameters_that_the_first_checkpoints_do_not_know(kind):
+    later = {"n_members", "hidden_features"}
+    assert not later & set(identity_of(kind(), {}))
+    changed = kind(**{name: 2 for name in later & set(kind().get_params())})
+    assert later & set(identity_of(changed, {})) == later & set(kind().get_params())
+
+
 def test_fit_resumes_with_its_patience(tmp_path, monkeypatch):
     X, y = make_sets()
     parameters = {"tol": 0.01, "n_iter_no_change": 3, "learning_rate": 0.01}
