@@ -53,8 +53,8 @@ def torch_epochs(benchmark, n_epochs):
     def run():
         for _ in range(n_epochs):
             with trainer.training():
-                for batch in batches.epoch():
-                    trainer.step(batch)
+                for part in batches.epoch():
+                    trainer.step(batches.batch(part))
 
     return run
 
@@ -72,7 +72,8 @@ def compiled_epochs(benchmark, n_epochs, n_members):
 
     def run():
         for _ in range(n_epochs):
-            for batch in batches.epoch():
+            for part in batches.epoch():
+                batch = batches.batch(part)
                 arguments = batch.sets, batch.targets, batch.weights, generators
                 members.step(range(n_members), *arguments)
 
