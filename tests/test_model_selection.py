@@ -12,8 +12,15 @@ from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.model_selection import KFold, ShuffleSplit
 from sklearn.pipeline import make_pipeline
 
-from acluster import AttentionClusterClassifier, model_selection
+from acluster import (
+    AttentionClusterClassifier,
+    FeatureSets,
+    model_selection,
+    open_feature_sets,
+    save_feature_sets,
+)
 from acluster.estimators import _fitting
+from acluster.nn import FC1Weighting
 from acluster.preprocessing import LocalFeatureTransformer
 from tests.conftest import make_sets
 
@@ -163,6 +170,34 @@ def test_sample_weights_reach_the_candidates():
         for module in (model_selection, sk)
     ]
     assert_same_results(*[search.cv_results_ for search in searches])
+
+
+def test_folds_of_a_store_are_told_apart(tmp_path):
+    # Sets of one length and sorted labels: most neighbouring folds differ in a single item.
+    rng, y = np.random.default_rng(0), np.repeat([0, 1], 20)
+    save_feature_sets(tmp_path / "X", FeatureSets.from_arrays(rng.normal(size=(40, 3, 2))))
+    scoring = {"of_item": lambda clf, X, y: clf.decision_function(X)[0]}
+    options = {"cv": sk.LeaveOneOut(), "scoring": scoring, "refit": False}
+    X = open_feature_sets(tmp_path / "X")
+    run_both("GridSearchCV", CLF, {"dropout": [0.0, 0.5]}, fit=(X, y), **options)
+
+
+def test_candidates_of_one_text_are_told_apart():
+    def weighting(factor):
+        class Weighting(FC1Weighting):
+            def forward(self, values):
+                return factor * super().forward(values)
+
+        return Weighting
+
+    X, y = make_sets()
+    options = {"cv": 2, "scoring": "neg_log_loss"}
+    for grid in (
+        {"weighting": [weighting(0.0), weighting(9.0)]},
+        {"random_state": [np.random.RandomState(seed) for seed in range(3)]},
+    ):
+        found, _ = run_both("GridSearchCV", CLF, grid, fit=(X, y), **options)
+        assert len(set(found.cv_results_["mean_test_score"])) > 1
 
 
 def test_error_score_raise_raises_the_error_of_the_candidate():

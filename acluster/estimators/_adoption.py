@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import sys
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -63,7 +64,20 @@ def fit_key(estimator: Any, data: TrainingData) -> Hashable:
         return numbers, coding.kind, tuple(coding.classes.tolist())
 
     key = data.share("digest", digest)
-    return key, estimator.max_iter, estimator.warm_start, *_parameters(estimator).items()
+    # The digest reads a few items of a store; two folds may share those.
+    sets = [items.X[name] for name in items.X.names]
+    stored = tuple(one.numbers.tobytes() for one in sets if not one.in_memory)
+    parameters = estimator.get_params(deep=False).items()
+    return key, stored, type(estimator), *((name, _identity(value)) for name, value in parameters)
+
+
+def _identity(value: Any) -> Hashable:
+    """Return what tells a parameter apart from others in this process, where a text may not."""
+    if isinstance(value, np.random.RandomState):
+        return pickle.dumps(value)
+    if isinstance(value, Mapping):
+        return tuple((name, _identity(one)) for name, one in value.items())
+    return value if isinstance(value, type) else _text(value)
 
 
 def identity_of(classifier: Any, data: dict[str, Any]) -> dict[str, str]:
@@ -82,12 +96,15 @@ def _parameters(classifier: Any) -> dict[str, str]:
     parameters["device"] = resolve_device(classifier.device)
     texts = {"class": type(classifier).__name__}
     for name, value in parameters.items():
-        # By default, NumPy rounds arrays to 8 digits and abbreviates long ones.
-        with np.printoptions(threshold=sys.maxsize, floatmode="unique"):
-            text = repr(value.item() if isinstance(value, np.generic) else value)
         # The address of a function or an object is another one in the process that resumes.
-        texts[name] = re.sub(r" at 0x[0-9a-fA-F]+", "", text)
+        texts[name] = re.sub(r" at 0x[0-9a-fA-F]+", "", _text(value))
     return texts
+
+
+def _text(value: Any) -> str:
+    # By default, NumPy rounds arrays to 8 digits and abbreviates long ones.
+    with np.printoptions(threshold=sys.maxsize, floatmode="unique"):
+        return repr(value.item() if isinstance(value, np.generic) else value)
 
 
 def _digest(X: MultimodalFeatureSets, *arrays: NDArray[Any]) -> str:
