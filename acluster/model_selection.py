@@ -47,7 +47,7 @@ from acluster.estimators import (
     network_size,
     pays_together,
 )
-from acluster.training import warn_of_convergence
+from acluster.training import resolve_device, warn_of_convergence
 
 __all__ = ["GridSearchCV", "HalvingGridSearchCV", "HalvingRandomSearchCV", "RandomizedSearchCV"]
 
@@ -105,6 +105,7 @@ class _Together:
         self._seed = int(check_random_state(None).randint(np.iinfo(np.int32).max))
         self._waiting = list(range(len(candidates)))
         self._fitted: dict[Hashable, list[tuple[Any, bool]]] = {}
+        self._sizes: dict[int, int] = {}  # of the networks, by the number of the candidate
 
     def find(self, estimator: Any, data: TrainingData) -> Any:
         """Return an estimator with these parameters that has been fitted to these items."""
@@ -133,12 +134,13 @@ class _Together:
 
     def _affordable(self) -> list[int]:
         """Return the next candidates whose networks take at most `working_memory` together."""
-        sizes = dict.fromkeys(self._waiting, 0)
-        for data, classifiers in self._by_data(self._waiting, self.splits[0][0]):
-            for number, classifier in classifiers.items():
-                sizes[number] = network_size(classifier, data)
+        if not self._sizes:
+            self._sizes = dict.fromkeys(self._waiting, 0)
+            for data, classifiers in self._by_data(self._waiting, self.splits[0][0]):
+                sizes = {i: network_size(one, data) for i, one in classifiers.items()}
+                self._sizes.update(sizes)
         # Those of a fold that are being trained have gradients and two running averages as well.
-        total = np.cumsum([sizes[number] for number in self._waiting]) * (len(self.splits) + 3)
+        total = np.cumsum([self._sizes[i] for i in self._waiting]) * (len(self.splits) + 3)
         budget = sklearn.get_config()["working_memory"] * 2**20
         return self._waiting[: max(1, int(np.searchsorted(total, budget, side="right")))]
 
@@ -159,7 +161,8 @@ class _Together:
             with suppress(Exception):
                 transformed = X if transformers is None else transformers.fit_transform(X, y)
                 data = TrainingData.of(first, transformed, y, fit_params.get("sample_weight"))
-                yield data, {number: classifier for number, _, classifier in group}
+                classifiers = {number: classifier for number, _, classifier in group}
+                yield data, {i: one for i, one in classifiers.items() if _can_start(one, data)}
 
     def _parts(self, number: int) -> tuple[Any, Any]:
         """Return the transformers of a pipeline, if there are any, and the classifier."""
@@ -192,13 +195,22 @@ class _Together:
                 self._fitted.setdefault(key, []).append((classifier, state))
 
 
+def _can_start(classifier: Any, data: TrainingData) -> bool:
+    """Whether the device and the structure of the network are valid."""
+    with suppress(Exception):
+        resolve_device(classifier.device)
+        network_size(classifier, data)
+        return True
+    return False
+
+
 def _fitted(classifiers: list[Any], data: TrainingData) -> list[tuple[Any, bool | None]]:
     """Return fitted classifiers with whether each is unsettled, or None where training failed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             members = fit_together(classifiers, data)
-        except ValueError:  # the only one has diverged
+        except Exception:  # the only one has diverged, or memory does not suffice for all
             return [(classifier, None) for classifier in classifiers]
     return [
         (classifier, member.is_unsettled if member.error is None else None)

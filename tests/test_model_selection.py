@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
+import sklearn
 from scipy.stats import uniform
 from sklearn import model_selection as sk
 from sklearn.decomposition import PCA
@@ -129,8 +130,6 @@ def test_candidates_of_a_fold_are_fitted_in_one_call(monkeypatch):
 
 
 def test_groups_are_cut_to_the_working_memory(monkeypatch):
-    import sklearn
-
     X, y = make_sets()
     sizes = count_groups(monkeypatch)
     grid = {"learning_rate": [0.01, 0.003], "cluster_size": [400, 500]}
@@ -198,6 +197,52 @@ def test_candidates_of_one_text_are_told_apart():
     ):
         found, _ = run_both("GridSearchCV", CLF, grid, fit=(X, y), **options)
         assert len(set(found.cv_results_["mean_test_score"])) > 1
+
+
+@pytest.mark.parametrize(
+    "grid", [{"pyramid_levels": [9, 1, 2]}, {"device": ["nowhere", "cpu"], "dropout": [0.0, 0.5]}]
+)
+def test_candidates_without_a_network_leave_the_others_alone(monkeypatch, grid):
+    X, y = make_sets()
+    sizes = count_groups(monkeypatch)
+    for n_jobs in (1, 2):
+        run_both("GridSearchCV", CLF, grid, fit=(X, y), cv=2, n_jobs=n_jobs)
+    assert sizes[:2] == [2, 2]
+
+
+def test_candidates_that_fail_together_are_fitted_alone(monkeypatch):
+    fit_together = model_selection.fit_together
+
+    def failing(estimators, data):
+        if len(estimators) > 1:
+            raise RuntimeError("out of memory")
+        return fit_together(estimators, data)
+
+    monkeypatch.setattr(model_selection, "fit_together", failing)
+    X, y = make_sets()
+    run_both("GridSearchCV", CLF, GRIDS["rates"], fit=(X, y), cv=2)
+
+
+class CountingPCA(PCA):
+    n_fits = 0
+
+    def fit(self, X, y=None):
+        CountingPCA.n_fits += 1
+        return super().fit(X, y)
+
+    def fit_transform(self, X, y=None):
+        return self.fit(X).transform(X)
+
+
+def test_transformers_are_fitted_once_for_the_sizes_of_all_networks():
+    X, y = make_sets()
+    pipeline = make_pipeline(LocalFeatureTransformer(CountingPCA(2)), CLF)
+    grid = {"localfeaturetransformer__transformer__n_components": [1, 2, 3, 4]}
+    search = model_selection.GridSearchCV(pipeline, grid, cv=2, refit=False)
+    with sklearn.config_context(working_memory=1e-9):
+        search.fit(X, y)
+    # In one fold for the sizes, then in each of two here and by scikit-learn.
+    assert CountingPCA.n_fits == 4 * (1 + 2 + 2)
 
 
 def test_error_score_raise_raises_the_error_of_the_candidate():
