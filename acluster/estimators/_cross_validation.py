@@ -157,7 +157,8 @@ class CrossValidatedClassifier(
         coding = LabelCoding.of(items.y)
         random_state = check_random_state(self.random_state)
         y = check_labels(y, type(self).__name__)
-        kept = np.ones(len(y), bool) if sample_weight is None else np.asarray(sample_weight) > 0
+        weight = 1.0 if sample_weight is None else np.asarray(sample_weight)
+        kept = np.broadcast_to(weight, len(y)) > 0
         splits = _splits(self.cv, y, kept, groups, random_state)
         self.portfolio_ = list(PORTFOLIO[: self.n_configurations])
         self.estimators_: list[list[Any]] = [[] for _ in self.portfolio_]
@@ -419,28 +420,49 @@ def _expected_accuracy(
     return float(np.average(right, weights=items.sample_weight))
 
 
+def _splitter(
+    cv: Any, y: NDArray[Any], kept: NDArray[np.bool_], groups: Any, random_state: Any
+) -> Any:
+    """Return the splitter that `cv` stands for."""
+    # Importing model_selection is slow, and `import acluster` does not need it.
+    from sklearn import model_selection as sk
+
+    if cv is not None and not isinstance(cv, Integral):
+        return sk.check_cv(cv)
+    is_classes = y.ndim == 1
+    if cv is None:
+        fewest = np.unique(y[kept], return_counts=True)[1].min() if is_classes else kept.sum()
+        n_groups = _N_SPLITS if groups is None else len(np.unique(groups))
+        cv = max(2, min(_N_SPLITS, int(fewest), n_groups))
+    with_groups = sk.StratifiedGroupKFold if is_classes else sk.GroupKFold
+    without_groups = sk.StratifiedKFold if is_classes else sk.KFold
+    splitter: Any = without_groups if groups is None else with_groups
+    seed = int(random_state.randint(np.iinfo(np.int32).max))
+    return splitter(int(cv), shuffle=True, random_state=seed)
+
+
 def _splits(
     cv: Any, y: NDArray[Any], kept: NDArray[np.bool_], groups: Any, random_state: Any
 ) -> list[tuple[NDArray[Any], NDArray[Any]]]:
     """Return the folds of the items that are kept, and check that they divide them."""
-    # Importing model_selection is slow, and `import acluster` does not need it.
-    from sklearn.model_selection import KFold, StratifiedGroupKFold, StratifiedKFold, check_cv
-
-    is_classes = y.ndim == 1
-    if cv is None or isinstance(cv, Integral):
-        fewest = np.unique(y[kept], return_counts=True)[1].min() if is_classes else len(y)
-        n_splits = max(2, min(_N_SPLITS, int(fewest))) if cv is None else int(cv)
-        splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
-        seed = int(random_state.randint(np.iinfo(np.int32).max))
-        cv = (splitter if is_classes else KFold)(n_splits, shuffle=True, random_state=seed)
-    splits = list(check_cv(cv, y, classifier=True).split(np.zeros(len(y)), y, groups))
-    n_tests = np.bincount(np.concatenate([test for _, test in splits]), minlength=len(y))
+    splitter = _splitter(cv, y, kept, groups, random_state)
+    numbers = np.arange(len(y))
+    folds = splitter.split(np.zeros(len(y)), y, groups)
+    splits = [(numbers[train], numbers[test]) for train, test in folds]  # also of masks
+    n_tests = sum((np.bincount(test, minlength=len(y)) for _, test in splits), 0 * numbers)
     wrong = np.flatnonzero((n_tests != 1) & kept)
     if len(wrong):
         raise ValueError(
-            f"cv={cv!r} tests item {wrong[0]} {n_tests[wrong[0]]} times; every item has to be in "
-            "the test part of exactly one fold. Use a splitter like KFold."
+            f"cv={cv!r:.80} tests item {wrong[0]} {n_tests[wrong[0]]} times; every item has to be "
+            "in the test part of exactly one fold. Use a splitter like KFold, and a list instead "
+            "of a generator if you fit more than once."
         )
+    for train, test in splits:
+        if len(common := np.intersect1d(train, test)):
+            raise ValueError(
+                f"cv={cv!r:.80} has item {common[0]} in the training part and in the test part of "
+                "a fold. Leave it out of one of them."
+            )
     number = np.cumsum(kept) - 1  # among the items that are kept
     parts = (tuple(number[part[kept[part]]] for part in split) for split in splits)
     return [(train, test) for train, test in parts if len(test)]
