@@ -140,7 +140,8 @@ class Architecture:
     def difference(self, other: Architecture) -> str:
         """Return this network's parameters that differ from those of another, as text."""
         pairs = [(own, other.modalities[name]) for name, own in self.modalities.items()]
-        pairs += [(self._options(), other._options()), (self._class(), other._class())]
+        options = [{**one._options(), "n_members": one.n_members} for one in (self, other)]
+        pairs += [(options[0], options[1]), (self._class(), other._class())]
         differing = {
             f"{name}={value!r}"
             for own, others in pairs

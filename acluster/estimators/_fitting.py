@@ -20,7 +20,7 @@ from acluster.estimators._labels import to_mean_one
 from acluster.estimators._missing import MissingModality
 from acluster.estimators._parameters import value_per_modality
 from acluster.estimators._training_data import TrainingData, TrainingSets
-from acluster.nn import CompiledMembers
+from acluster.nn import AttentionCluster, CompiledMembers
 from acluster.sets import FeatureSets
 from acluster.training import (
     OPTIMIZERS,
@@ -195,6 +195,11 @@ def _n_operations(network: Any, modalities: Sequence[FeatureSets], batch_size: i
     n = min(batch_size, len(modalities[0]))
     n_rows = n * float(np.mean([sets.lengths.mean() for sets in modalities]))
     of_cluster, *of_others = (parameter.numel() for parameter in network.parameters())
+    of_cluster += sum(
+        one.hidden.weight.numel()
+        for one in network.modules()
+        if isinstance(one, AttentionCluster) and one.hidden is not None
+    )
     # Scores and pooling, forward and backward, take six operations per row and weight.
     return 6 * (n_rows * of_cluster + n * sum(of_others))
 

@@ -183,6 +183,7 @@ class AttentionCluster(Integration):
             )
         self.n_attended = None if n_attended is None else int(n_attended)
         self.pyramid_levels = int(pyramid_levels)
+        hidden_features = int(hidden_features)
         width = n_features + hidden_features
         self.weighting = weighting_class(width, cluster_size, hidden_size)
         self.shifting = ShiftingOperation(cluster_size) if shifting else None
@@ -219,12 +220,14 @@ class AttentionCluster(Integration):
             The outputs of the units, concatenated: the first M + H columns are the first unit's,
             where H is `hidden_features`.
         """
-        given = self.as_computed(values)
-        values = self.extended(given)
+        values = self.as_computed(values)
         shift = None if self.shifting is None else (self.shifting.alpha, self.shifting.beta)
-        n_learned = None if given.requires_grad else values.shape[1] - given.shape[1]
-        logits = self._logits(values, offsets)
-        return attend(values, offsets, logits, shift, n_learned).flatten(1)
+        if self.hidden is None:
+            return attend(values, offsets, self.attention_logits(values, offsets), shift).flatten(1)
+        extended = self.extended(values)
+        n_learned = None if values.requires_grad else extended.shape[1] - values.shape[1]
+        logits = self._logits(extended, offsets)
+        return attend(extended, offsets, logits, shift, n_learned).flatten(1)
 
     def extended(self, values: Tensor) -> Tensor:
         """Return the local features followed by the learned ones, if there are any.

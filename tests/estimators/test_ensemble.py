@@ -133,3 +133,12 @@ def test_early_stopping_watches_the_ensemble():
     clf = AttentionClusterClassifier(n_members=2, early_stopping=True, **options)
     clf.fit(X[:40], y[:40], X_val=X[40:], y_val=y[40:])
     assert clf.score(X[40:], y[40:]) == pytest.approx(clf.best_validation_score_)
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 1), (2, 3)])
+def test_warm_start_names_both_numbers_of_members(before, after):
+    X, y = make_sets(n=20)
+    clf = AttentionClusterClassifier(n_members=before, warm_start=True, **OPTIONS).fit(X, y)
+    message = f"fitted with n_members={before}, but the parameters now say n_members={after}"
+    with pytest.raises(ValueError, match=message):
+        clf.set_params(n_members=after).fit(X, y)

@@ -263,3 +263,8 @@ def test_integration_network_concatenates_modalities():
     torch.testing.assert_close(network([rgb, audio]), network.linear(g))
     with pytest.raises(ValueError, match="shorter"):
         network([rgb])
+
+
+def test_number_of_hidden_features_may_be_any_integer():
+    for number in (True, np.int64(1)):
+        assert AttentionCluster(3, 2, hidden_features=number).hidden.weight.shape == (3, 1)

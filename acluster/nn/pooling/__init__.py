@@ -124,7 +124,7 @@ def attend(
         # The kernels return the dtype of the logits, which is wider than that of the features in
         # mixed precision.
         return _triton.attend_triton(values, offsets, logits, shift).to(values.dtype)
-    # torch is no slower where all features need a gradient.
+    # Features that all need a gradient stay with torch, so that a seed keeps its bits.
     if (n_learned or not values.requires_grad) and _compiled.available_for(values, logits):
         return attend_numba(values, offsets, logits, shift, n_learned)
     return attend_analytic(values, offsets, logits, shift)
