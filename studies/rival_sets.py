@@ -1,4 +1,4 @@
-"""Load the data sets of `rivals.py` and `defaults.py`.
+"""Load the data sets of `rivals.py`, `portfolio.py` and `defaults.py`.
 
 Every data set becomes a `Problem`: items, labels and the splits of its protocol. Features that are
 slow to extract are saved once, as stores under `output/rivals/`.
@@ -110,6 +110,11 @@ SETS = {
     "three sensors": lambda: actions_of("skeleton", "inertial", "depth"),
     "spoken digits": spoken_digits,
     "flash-mnist": flash_mnist,
+    "tiger": lambda: benchmark("tiger"),
+    "fox": lambda: benchmark("fox"),
+    "newsgroups": lambda: benchmark("newsgroups2"),
+    "colon": lambda: benchmark("colon"),
+    "MSR-Action3D": lambda: benchmark("msr_action3d"),
 }
 
 

@@ -32,7 +32,34 @@ _BENCHMARKS = {
         "class is the speaker, one of nine men. Kudo, Toyama and Shimbo, 1999; UCI machine "
         "learning repository (CC BY 4.0)."
     ),
+    "tiger": (
+        "Tiger: images (items) as sets of segments; the class tells whether it shows a tiger. "
+        "Andrews, Tsochantaridis and Hofmann, 2003."
+    ),
+    "fox": (
+        "Fox: images (items) as sets of segments; the class tells whether it shows a fox. "
+        "Andrews, Tsochantaridis and Hofmann, 2003."
+    ),
+    "newsgroups2": (
+        "Newsgroups, topic 2: collections (items) as sets of posts; the class tells whether some "
+        "of them are about the topic. Zhou, Sun and Li, 2009."
+    ),
+    "colon": (
+        "Colon: histology images (items) as sets of patches with statistics of their colours; the "
+        "class tells whether the image shows malignant tissue. Sirinukunwattana et al., 2016."
+    ),
+    "msr_action3d": (
+        "MSR-Action3D: clips (items) as sets of frames of a skeleton; the class is the action, one "
+        "of twenty. Li, Zhang and Liu, 2010."
+    ),
 }
+# Each benchmark is in the file `<folder>/<name>.npz`.
+_FOLDERS = {
+    "sets": ("tiger", "fox", "newsgroups2", "colon", "msr_action3d"),
+    "mil": ("musk1", "elephant", "birds_winter_wren"),
+    "japanese_vowels": ("japanese_vowels",),
+}
+_PATHS = {name: Path(folder, f"{name}.npz") for folder in _FOLDERS for name in _FOLDERS[folder]}
 
 
 def load_benchmark(name: str, *, data_home: str | os.PathLike[str] | None = None) -> Bunch:
@@ -40,12 +67,14 @@ def load_benchmark(name: str, *, data_home: str | os.PathLike[str] | None = None
 
     Parameters
     ----------
-    name : {"musk1", "elephant", "birds_winter_wren", "japanese_vowels"}
-        The benchmark. It is read from ``mil/<name>.npz``, or from
-        ``japanese_vowels/japanese_vowels.npz``, in the data home. The file contains the arrays
-        ``X`` (the local features of all items), ``lengths`` (their number per item) and ``y``.
-        The splits are in ``train_folds``, packed with :func:`numpy.packbits` along the items, or
-        in the booleans ``is_train``.
+    name : {"musk1", "elephant", "birds_winter_wren", "japanese_vowels", "tiger", "fox", \
+            "newsgroups2", "colon", "msr_action3d"}
+        The benchmark. It is read from ``<folder>/<name>.npz`` in the data home, where the folder
+        is ``mil``, ``japanese_vowels`` or, for the last five, ``sets``. The file contains the
+        arrays ``X`` (the local features of all items), ``lengths`` (their number per item) and
+        ``y``. The splits are in ``train_folds``, packed with :func:`numpy.packbits` along the
+        items, in the booleans ``is_train``, or in ``folds``, where a row has 1 for a training item
+        and 2 for a test item and belongs to the repetition that ``rep`` gives.
 
     data_home : str or path-like, default=None
         See :func:`get_data_home`.
@@ -86,8 +115,7 @@ def load_benchmark(name: str, *, data_home: str | os.PathLike[str] | None = None
     """
     if name not in _BENCHMARKS:
         raise ValueError(f"name={name!r} is unknown; choose one of {', '.join(_BENCHMARKS)}.")
-    folder = "japanese_vowels" if name == "japanese_vowels" else "mil"
-    path = get_data_home(data_home) / folder / f"{name}.npz"
+    path = get_data_home(data_home) / _PATHS[name]
     arrays = read_arrays(path, ["X", "lengths", "y"])
     return Bunch(
         data=FeatureSets(arrays["X"], np.cumsum([0, *arrays["lengths"]])),
@@ -128,6 +156,13 @@ def _splits(arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
         n_items = len(arrays["y"])
         is_train = np.unpackbits(arrays["train_folds"], axis=-1)[..., :n_items].astype(bool)
         splits["folds"] = [[_indices(fold) for fold in repetition] for repetition in is_train]
+    if "folds" in arrays and len(arrays["folds"]) == 1:
+        arrays["is_train"] = arrays["folds"][0] == 1
+    elif "folds" in arrays:
+        splits["folds"] = [
+            [_indices(fold == 1) for fold in arrays["folds"][arrays["rep"] == repetition]]
+            for repetition in np.unique(arrays["rep"])
+        ]
     if "is_train" in arrays:
         splits["train_indices"], splits["test_indices"] = _indices(arrays["is_train"])
     return splits

@@ -9,6 +9,11 @@ PATHS = {
     "elephant": "mil/elephant.npz",
     "birds_winter_wren": "mil/birds_winter_wren.npz",
     "japanese_vowels": "japanese_vowels/japanese_vowels.npz",
+    "tiger": "sets/tiger.npz",
+    "fox": "sets/fox.npz",
+    "newsgroups2": "sets/newsgroups2.npz",
+    "colon": "sets/colon.npz",
+    "msr_action3d": "sets/msr_action3d.npz",
 }
 
 
@@ -42,7 +47,7 @@ def test_load_benchmark_returns_sets_and_targets(tmp_path, name):
         np.testing.assert_array_equal(features, expected_features)
     np.testing.assert_array_equal(benchmark.target, arrays["y"])
     assert set(benchmark) == {"data", "target", "DESCR"}
-    assert benchmark.DESCR.lower().startswith(name.partition("_")[0].rstrip("1"))
+    assert benchmark.DESCR.lower().startswith(name.partition("_")[0].rstrip("12"))
 
 
 def test_load_benchmark_unpacks_folds(tmp_path):
@@ -54,6 +59,24 @@ def test_load_benchmark_unpacks_folds(tmp_path):
         for (train, test), is_train_item in zip(repetition, expected, strict=True):
             np.testing.assert_array_equal(train, np.flatnonzero(is_train_item))
             np.testing.assert_array_equal(test, np.flatnonzero(~is_train_item))
+
+
+def test_load_benchmark_divides_folds_by_repetition(tmp_path):
+    folds = np.where(np.random.default_rng(1).random((4, 11)) < 0.8, 1, 2).astype(np.int8)
+    write(tmp_path, "colon", {**make_arrays(), "folds": folds, "rep": [1, 0, 1, 0]})
+    first, second = load_benchmark("colon", data_home=tmp_path).folds
+    for (train, test), fold in zip([*first, *second], folds[[1, 3, 0, 2]], strict=True):
+        np.testing.assert_array_equal(train, np.flatnonzero(fold == 1))
+        np.testing.assert_array_equal(test, np.flatnonzero(fold == 2))
+
+
+def test_load_benchmark_returns_a_single_fold_as_split(tmp_path):
+    folds = np.array([[1, 2] * 5 + [1]], dtype=np.int8)
+    write(tmp_path, "msr_action3d", {**make_arrays(), "folds": folds, "rep": [0]})
+    actions = load_benchmark("msr_action3d", data_home=tmp_path)
+    np.testing.assert_array_equal(actions.train_indices, [0, 2, 4, 6, 8, 10])
+    np.testing.assert_array_equal(actions.test_indices, [1, 3, 5, 7, 9])
+    assert "folds" not in actions
 
 
 def test_load_benchmark_returns_fixed_split(tmp_path):
@@ -69,7 +92,7 @@ def test_load_benchmark_rejects_unknown_name(tmp_path):
         load_benchmark("musk2", data_home=tmp_path)
     assert str(caught.value) == (
         "name='musk2' is unknown; choose one of musk1, elephant, birds_winter_wren, "
-        "japanese_vowels."
+        "japanese_vowels, tiger, fox, newsgroups2, colon, msr_action3d."
     )
 
 
@@ -120,7 +143,7 @@ def test_load_benchmark_of_the_real_files(data_home, name):
     benchmark = load_benchmark(name)
     n_items = len(benchmark.data)
     assert benchmark.target.shape == (n_items,)
-    if name == "japanese_vowels":
+    if name in ("japanese_vowels", "msr_action3d"):
         splits = [(benchmark.train_indices, benchmark.test_indices)]
     else:
         splits = [split for repetition in benchmark.folds for split in repetition]
