@@ -11,6 +11,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from acluster import FeatureSets
+from acluster.training import CompiledStep, Trainer
 
 # Nets this small run faster on one thread, and the suite runs in several processes.
 torch.set_num_threads(1)
@@ -31,6 +32,24 @@ def make_sets(n=60, n_features=4, n_classes=2, dtype=np.float64, seed=0, gap=6.0
         features[rng.integers(len(features)), label % n_features] += gap
         arrays.append(features.astype(dtype))
     return FeatureSets.from_arrays(arrays), y
+
+
+def before_steps(function, monkeypatch):
+    """Call a function with the networks that take a training step, before every step."""
+
+    def wrapped(step, networks_of):
+        def call(self, *args):
+            function(networks_of(self))
+            return step(self, *args)
+
+        return call
+
+    networks_of = {
+        Trainer: lambda trainer: [trainer.network],
+        CompiledStep: lambda step: [trainer.network for trainer in step.places],
+    }
+    for kind, networks in networks_of.items():
+        monkeypatch.setattr(kind, "step", wrapped(kind.step, networks))
 
 
 @pytest.fixture(autouse=True, scope="session")

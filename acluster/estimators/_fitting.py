@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ from acluster.training import (
     TrainingBatches,
     bytes_per_part,
     make_generators,
+    multiplies_in_bfloat16,
     resolve_device,
     stack_blocks,
     threads_for,
@@ -92,21 +94,6 @@ class _Fitting:
         missing = estimator.missing_modality
         return self.sets.key, batches.batch_size, sampling, missing, drawn_from
 
-    @property
-    def n_operations(self) -> float:
-        """About how many floating-point operations a training step of a network takes."""
-        batches = self.member.fit.batches
-        network = self.member.fit.trainer.trainers[0].network
-        return _n_operations(network, batches.source.modalities, batches.batch_size)
-
-    @property
-    def is_compiled(self) -> bool:
-        """Whether the networks take their steps in a compiled call."""
-        batches = self.member.fit.batches
-        network = self.member.fit.trainer.trainers[0].network
-        is_whole = batches.source.comes_whole(batches.batch_size)
-        return is_whole and _is_compiled(self.estimator, network, batches.source.modalities)
-
     def end(self) -> None:
         """Record the result of the training."""
         self.estimator._record(self.member.fit, keep_optimizer=self.estimator.warm_start)
@@ -150,11 +137,9 @@ def fit_together(
     groups: dict[Hashable, list[_Fitting]] = {}
     for fitting in fittings:
         groups.setdefault(fitting.batches_key, []).append(fitting)
-    compiled = []
     try:
         for group in groups.values():
-            compiled += _compile(group)
-            with threads_for(max(fitting.n_operations for fitting in group)):
+            with fast_steps([(fitting.estimator, fitting.member.fit) for fitting in group]):
                 train([fitting.member for fitting in group])
         for fitting in fittings:
             if fitting.member.error is None:
@@ -164,9 +149,6 @@ def fit_together(
             raise
         n_epochs = max(fitting.member.fit.n_epochs for fitting in fittings)
         raise Interrupted(n_epochs, has_checkpoint=checkpoint_dir is not None) from None
-    finally:
-        for step in compiled:
-            step.release()
     return [fitting.member for fitting in fittings]
 
 
@@ -188,7 +170,8 @@ def pays_together(estimator: Any, data: TrainingData) -> bool:
 
 def _is_compiled(estimator: Any, network: Any, modalities: Sequence[FeatureSets]) -> bool:
     is_small = _n_operations(network, modalities, estimator.batch_size) <= _MAX_OPERATIONS
-    return estimator.precision == "full" and is_small and CompiledMembers.supports(network)
+    is_full = not multiplies_in_bfloat16(torch.device("cpu"), estimator.precision)
+    return is_full and is_small and CompiledMembers.supports(network)
 
 
 def _n_operations(network: Any, modalities: Sequence[FeatureSets], batch_size: int) -> float:
@@ -274,33 +257,45 @@ def _make_trainer(estimator: Any) -> Trainer | EnsembleTrainer:
     return trainer
 
 
-def _compile(fittings: Sequence[_Fitting]) -> list[CompiledStep]:
-    """Let the networks that the compiled step supports, and pays for, take their steps together."""
-    groups: dict[Hashable, list[tuple[_Fitting, Trainer]]] = {}
-    for fitting in fittings:
-        for trainer in fitting.member.fit.trainer.trainers if fitting.is_compiled else ():
-            groups.setdefault(_compiled_key(fitting, trainer), []).append((fitting, trainer))
-    steps = []
-    for group in groups.values():
-        estimators = [fitting.estimator for fitting, _ in group]
-        trainers = [trainer for _, trainer in group]
-        networks: list[Any] = [trainer.network for trainer in trainers]
-        members = CompiledMembers(
-            networks,
-            rule=OPTIMIZERS[estimators[0].optimizer],
-            learning_rates=[one.learning_rate for one in estimators],
-            weight_decays=[one.weight_decay for one in estimators],
-            max_grad_norms=[one.max_grad_norm for one in estimators],
-            is_softmax=estimators[0]._coding.kind == "multiclass",
-        )
-        steps.append(CompiledStep(trainers, members))
-    return steps
+@contextmanager
+def fast_steps(fits: Sequence[tuple[Any, Fit]]) -> Iterator[None]:
+    """Train these estimators' fits with as many threads as pay, in compiled steps if they pay.
+
+    Networks of one kind take a compiled step together.
+    """
+    groups: dict[Hashable, list[tuple[Any, Trainer]]] = {}
+    n_operations = 0.0
+    for estimator, fit in fits:
+        source, network = fit.batches.source, fit.trainer.trainers[0].network
+        size = _n_operations(network, source.modalities, fit.batches.batch_size)
+        n_operations = max(n_operations, size)
+        is_whole = source.comes_whole(fit.batches.batch_size)
+        if is_whole and _is_compiled(estimator, network, source.modalities):
+            for trainer in fit.trainer.trainers:
+                pairs = groups.setdefault(_compiled_key(estimator, trainer), [])
+                pairs.append((estimator, trainer))
+    with threads_for(n_operations), ExitStack() as stack:
+        for pairs in groups.values():
+            stack.callback(_compile(*zip(*pairs, strict=True)).release)
+        yield
 
 
-def _compiled_key(fitting: _Fitting, trainer: Trainer) -> Hashable:
+def _compile(estimators: Sequence[Any], trainers: Sequence[Trainer]) -> CompiledStep:
+    networks: list[Any] = [trainer.network for trainer in trainers]
+    members = CompiledMembers(
+        networks,
+        rule=OPTIMIZERS[estimators[0].optimizer],
+        learning_rates=[one.learning_rate for one in estimators],
+        weight_decays=[one.weight_decay for one in estimators],
+        max_grad_norms=[one.max_grad_norm for one in estimators],
+        is_softmax=estimators[0]._coding.kind == "multiclass",
+    )
+    return CompiledStep(trainers, members)
+
+
+def _compiled_key(estimator: Any, trainer: Trainer) -> Hashable:
     """Equal for networks that one compiled step can train."""
-    estimator, network = fitting.estimator, trainer.network
-    shapes = tuple(tuple(parameter.shape) for parameter in network.parameters())
+    shapes = tuple(tuple(parameter.shape) for parameter in trainer.network.parameters())
     options = repr(estimator.n_attended), estimator.optimizer, estimator.standardize
     return shapes, *options
 

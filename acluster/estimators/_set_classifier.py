@@ -21,7 +21,7 @@ from acluster._utils._model_file import write_model
 from acluster.estimators._adoption import adopt
 from acluster.estimators._architecture import Architecture, members_of
 from acluster.estimators._description import check_savable, describe
-from acluster.estimators._fitting import fit_together, make_fit, member_numbers
+from acluster.estimators._fitting import fast_steps, fit_together, make_fit, member_numbers
 from acluster.estimators._inference import logits_function, outputs, source_of
 from acluster.estimators._items import check_partial_fit, check_X
 from acluster.estimators._labels import LabelCoding, LabelledClassifierMixin
@@ -310,7 +310,8 @@ class SetClassifier(
         self._start(data)
         sets = TrainingSets(data, self.cache, next(self.network_.parameters()))
         fit = make_fit(self, sets, targets, weights)
-        [loss] = run_epoch([fit])
+        with fast_steps([(self, fit)]):
+            [loss] = run_epoch([fit])
         fit.end_epoch(loss)
         self._record(fit, keep_optimizer=True)
         return self

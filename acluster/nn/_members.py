@@ -101,7 +101,7 @@ class CompiledMembers:
         if rule.betas[0] == 0:  # the mean is the gradient itself
             self._mean = self._theta.new_empty(len(networks), 0)
         # The cluster does not learn from a batch without local features, and counts for itself.
-        self._steps = torch.zeros(len(networks), 2, dtype=torch.int64)
+        self._steps = torch.zeros(len(networks), 2, dtype=torch.int64, device="cpu")
         self._parts = [0] * (len(parameters) - 2) + [1, 1]
         self._corrects_bias = bool(rule.corrects_bias)
         norms = [np.inf if norm is None else norm for norm in max_grad_norms]

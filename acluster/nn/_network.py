@@ -274,7 +274,7 @@ def _integrate(integration: Integration, values: Tensor, offsets: Tensor) -> Ten
     if not isinstance(g, Tensor) or g.shape != expected:
         found = f"shape {tuple(g.shape)}" if isinstance(g, Tensor) else f"type {type(g).__name__}"
         raise ValueError(
-            f"{type(integration).__name__}.forward returned {found}; expected a tensor of shape "
-            f"{expected}, (number of sets, global_size)."
+            f"{type(integration).__name__}.forward returned a result of {found}; expected a "
+            f"tensor of shape {expected}, (number of sets, global_size)."
         )
     return g

@@ -10,6 +10,7 @@ from acluster.training._device import (
     is_faster_in_bfloat16,
     make_generator,
     make_generators,
+    multiplies_in_bfloat16,
     resolve_device,
     resolve_dtype,
     to_numpy_state,

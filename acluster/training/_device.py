@@ -99,9 +99,14 @@ def check_precision(precision: str, dtype: str) -> None:
         )
 
 
+def multiplies_in_bfloat16(device: torch.device, precision: str) -> bool:
+    """Whether `precision` is "mixed" on a device that is faster in bfloat16."""
+    return precision == "mixed" and is_faster_in_bfloat16(device)
+
+
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
     """Multiply in bfloat16 inside this context, if `precision` is "mixed" and that is faster."""
-    if precision == "mixed" and is_faster_in_bfloat16(device):
+    if multiplies_in_bfloat16(device, precision):
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()
 

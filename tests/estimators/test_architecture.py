@@ -67,7 +67,7 @@ def test_outline_has_shapes_but_no_memory_and_draws_nothing():
 
 def test_build_restores_the_weights_of_initialize():
     generator = torch.Generator().manual_seed(0)
-    network = make().initialize(dropout=0.5, generator=generator)
+    network = make().initialize(dropout=0.5, generators=[generator])
     state = network.state_dict()
     assert all(tensor.isfinite().all() for tensor in state.values())
     again = make().build(0.5, "float32", state, "cpu").state_dict()
@@ -75,7 +75,7 @@ def test_build_restores_the_weights_of_initialize():
 
 
 def test_build_falls_back_to_the_cpu_without_the_device():
-    state = make().initialize(0.5, torch.Generator()).state_dict()
+    state = make().initialize(0.5, [torch.Generator()]).state_dict()
     network = make().build(0.5, "float64", state, "cuda:99")
     parameter = next(network.parameters())
     assert (parameter.device.type, parameter.dtype) == ("cpu", torch.float64)

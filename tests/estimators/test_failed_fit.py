@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from acluster import AttentionClusterClassifier, save_feature_sets
-from acluster.training import Trainer
-from tests.conftest import make_sets
+from tests.conftest import before_steps, make_sets
 from tests.estimators.common import have_same_weights
 from tests.training.test_checkpoint import StopInEpoch3
 
@@ -35,17 +34,16 @@ def fail_in_a_store(clf, fit, tmp_path, monkeypatch):
 
 
 def fail_by_ctrl_c(clf, fit, tmp_path, monkeypatch):
-    step, n_steps = Trainer.step, []
+    n_steps = []
 
-    def interrupt(self, batch):
+    def interrupt(networks):
         n_steps.append(1)
         if len(n_steps) == 3:
             raise KeyboardInterrupt
-        return step(self, batch)
 
     X, y = make_sets()
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", interrupt)
+        before_steps(interrupt, patch)
         with pytest.raises(KeyboardInterrupt):
             fit(clf, X, y)
 

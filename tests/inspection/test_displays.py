@@ -165,7 +165,7 @@ def test_displays_use_given_axes_and_do_not_show(fitted, fitted_multimodal, monk
 def test_displays_accept_rivals_with_units_only():
     X, y = make_sets(n=30)
     clf = AttentionMILClassifier(max_iter=2, tol=None).fit(X, y)
-    assert AttentionDisplay.from_estimator(clf, X[0]).axes_[0].get_title(loc="left") == "features"
+    assert AttentionDisplay.from_estimator(clf, X[0]).axes_[0].get_title(loc="left") == ""
     assert UnitDiversityDisplay.from_estimator(clf, X).order.tolist() == [0]
     with pytest.raises(TypeError, match=r"AverageClassifier has no attention_weights"):
         AttentionDisplay.from_estimator(AverageClassifier(max_iter=1, tol=None).fit(X, y), X[0])

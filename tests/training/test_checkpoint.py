@@ -28,8 +28,7 @@ from acluster import (
 from acluster._utils._model_file import open_model
 from acluster.estimators._adoption import identity_of
 from acluster.rivals import TSLSTMClassifier
-from acluster.training import Trainer
-from tests.conftest import make_sets
+from tests.conftest import before_steps, make_sets
 
 KINDS = {
     "plain": {},
@@ -414,15 +413,14 @@ class StopInEpoch3:
 
 
 def interrupted_in(epoch, monkeypatch):
-    step, n_steps = Trainer.step, []
+    n_steps = []
 
-    def interrupt(self, *args):
+    def interrupt(networks):
         n_steps.append(1)
         if len(n_steps) == 4 * epoch - 1:  # There are four batches in an epoch.
             raise KeyboardInterrupt
-        return step(self, *args)
 
-    monkeypatch.setattr(Trainer, "step", interrupt)
+    before_steps(interrupt, monkeypatch)
 
 
 @pytest.mark.parametrize("callbacks", [[], [ProgressBar()]])
@@ -471,12 +469,12 @@ def test_keyboard_interrupt_drops_weights_that_are_not_finite(monkeypatch):
     X, y = make_sets()
     clf = make(9)
 
-    def interrupt(self, batch):
+    def interrupt(networks):
         with torch.no_grad():
-            next(iter(self.network.parameters())).fill_(torch.nan)
+            next(networks[0].parameters()).fill_(torch.nan)
         raise KeyboardInterrupt
 
-    clf.set_callbacks(CallsInEpoch2(lambda: monkeypatch.setattr(Trainer, "step", interrupt)))
+    clf.set_callbacks(CallsInEpoch2(lambda: before_steps(interrupt, monkeypatch)))
     with pytest.raises(KeyboardInterrupt):
         clf.fit(X, y)
     assert not hasattr(clf, "network_")
