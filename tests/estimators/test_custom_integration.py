@@ -176,15 +176,9 @@ class WithDetails(Mean):
     [
         (WithIntegers, "reset_parameters does not set 'integrations.0.positions'"),
         (NotPersistent, "The buffer 'integrations.0.scale' is not persistent"),
-        (
-            TooNarrow,
-            r"TooNarrow.forward returned a result of shape \(32, 3\); .* \(32, 4\)",
-        ),
+        (TooNarrow, r"TooNarrow.forward returned a result of shape \(32, 3\); .* \(32, 4\)"),
         (OfOneSet, r"OfOneSet.forward returned a result of shape \(1, 4\); expected .* \(32, 4\)"),
-        (
-            WithDetails,
-            r"WithDetails.forward returned a result of type tuple; .* \(32, 4\)",
-        ),
+        (WithDetails, r"WithDetails.forward returned a result of type tuple; .* \(32, 4\)"),
     ],
 )
 def test_fit_rejects_mistakes_in_the_integration(integration, message, sets_and_labels):
