@@ -24,7 +24,8 @@ from acluster.estimators._attention_clusters import (
     MultimodalAttentionClusterClassifier,
 )
 from acluster.estimators._fitting import fit_together
-from acluster.estimators._items import Items, check_items, check_X, copy_checked, unwrapped
+from acluster.estimators._inference import logits_of
+from acluster.estimators._items import Items, check_items, check_X, copy_checked
 from acluster.estimators._labels import LabelCoding, LabelledClassifierMixin, check_labels
 from acluster.estimators._parameters import (
     TrainingParameters,
@@ -175,8 +176,8 @@ class CrossValidatedClassifier(
             self.portfolio_ = [self.portfolio_[i] for i in remaining]
             self.estimators_ = [[*self.estimators_[i], fitted[i]] for i in remaining]
             predicted = predicted[remaining]
-            X_test = unwrapped(self, items.X[test])
-            predicted[:, test] = [own[-1].predict_proba(X_test) for own in self.estimators_]
+            logits = logits_of([own[-1] for own in self.estimators_], items.X[test])
+            predicted[:, test] = [coding.probabilities(one) for one in logits]
             if self.verbose:
                 print(f"fold {number + 1} of {len(splits)}: {time.monotonic() - started:.0f} s")
         self._coding, self.classes_ = coding, coding.classes
@@ -231,12 +232,16 @@ class CrossValidatedClassifier(
         """
         check_is_fitted(self)
         widths = self.estimators_[0][0]._architecture.widths
-        X = unwrapped(self, check_X(self, X, seen=widths))
-        total: Any = 0.0
-        for weight, fitted in zip(self.weights_, self.estimators_, strict=True):
-            if weight > 0:
-                total = total + weight * np.mean([one.predict_proba(X) for one in fitted], axis=0)
-        probabilities: NDArray[Any] = total
+        X = check_X(self, X, seen=widths)
+        used = np.flatnonzero(self.weights_)
+        # One pass per fold: where a modality is missing, folds have different means for it.
+        folds = zip(*(self.estimators_[i] for i in used), strict=True)
+        of_folds = [
+            [self._coding.probabilities(one) for one in logits_of(fold, X)] for fold in folds
+        ]
+        probabilities: NDArray[Any] = np.tensordot(
+            self.weights_[used], np.mean(of_folds, axis=0), axes=1
+        )
         return probabilities
 
     def decision_function(self, X: Any) -> NDArray[Any]:

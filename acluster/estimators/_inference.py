@@ -1,6 +1,6 @@
 """Compute the outputs of a fitted network, batch by batch."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from acluster._utils._progress import progress
 from acluster.estimators._items import finite_blocks
 from acluster.sets import MultimodalFeatureSets
-from acluster.training import BatchSource, autocast, cached, infer
+from acluster.training import BatchSource, autocast, cached, infer, stack_blocks
 
 
 def source_of(classifier: Any, X: MultimodalFeatureSets, cache: str = "stream") -> BatchSource:
@@ -29,6 +29,19 @@ def logits_function(classifier: Any) -> Callable[..., torch.Tensor]:
             return network(sets)
 
     return logits
+
+
+def logits_of(classifiers: Sequence[Any], X: MultimodalFeatureSets) -> list[NDArray[Any]]:
+    """Return the logits of classifiers that were fitted to the same items, in one pass over X."""
+    functions = [logits_function(classifier) for classifier in classifiers]
+    for classifier in classifiers:
+        classifier.network_.eval()
+
+    def logits(sets: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+        return torch.cat([function(sets) for function in functions], dim=1)
+
+    blocks = outputs(classifiers[0], logits, source_of(classifiers[0], X))
+    return np.split(stack_blocks(blocks, len(X)), len(classifiers), axis=1)
 
 
 def outputs(

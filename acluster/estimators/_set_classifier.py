@@ -22,7 +22,7 @@ from acluster.estimators._adoption import adopt
 from acluster.estimators._architecture import Architecture, members_of
 from acluster.estimators._description import check_savable, describe
 from acluster.estimators._fitting import fast_steps, fit_together, make_fit, member_numbers
-from acluster.estimators._inference import logits_function, outputs, source_of
+from acluster.estimators._inference import logits_of, outputs, source_of
 from acluster.estimators._items import check_partial_fit, check_X
 from acluster.estimators._labels import LabelCoding, LabelledClassifierMixin
 from acluster.estimators._missing import MissingModality
@@ -379,8 +379,8 @@ class SetClassifier(
         check_is_fitted(self)
         check_precision(self.precision, self._dtype)
         X = check_X(self, X, seen=self._architecture.widths)
-        blocks = outputs(self, logits_function(self), source_of(self, X))
-        return stack_blocks(blocks, len(X))
+        [logits] = logits_of([self], X)
+        return logits
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Return the most probable label of every item.

@@ -15,7 +15,7 @@ from acluster import (
     open_feature_sets,
     save_feature_sets,
 )
-from acluster.estimators import _cross_validation
+from acluster.estimators import _cross_validation, _inference
 from acluster.estimators._cross_validation import greedy_weights
 from acluster.estimators._items import Items
 from acluster.estimators._labels import LabelCoding
@@ -50,6 +50,24 @@ def test_predictions_are_the_weighted_mean_of_all_networks(kind):
     right = clf.predict(X) == y
     assert right.mean() == pytest.approx(clf.score(X, y) if y.ndim == 1 else right.mean())
     assert clf.predict(X).dtype == (np.asarray(y).dtype if kind != "labels" else np.int64)
+
+
+def test_every_item_is_read_once_per_fold(monkeypatch):
+    X, y = make_sets()
+    clf = make(cv=3).fit(X, y)
+    n_read, source_of = [], _inference.source_of
+
+    def counting(classifier, X, *options):
+        n_read.append(len(X))
+        return source_of(classifier, X, *options)
+
+    monkeypatch.setattr(_inference, "source_of", counting)
+    clf.weights_ = np.array([0.5, 0.5])
+    clf.predict_proba(X)
+    assert n_read == [60] * 3
+    n_read.clear()
+    make(cv=3).fit(X, y)
+    assert n_read == [20] * 3
 
 
 def test_out_of_fold_predictions_come_from_the_other_folds():
