@@ -131,8 +131,8 @@ class AttentionClusterClassifier(AttentionClusters):
     `FeatureSets` (in memory or from :func:`~acluster.open_feature_sets`), a list of (L_i, M)
     arrays, an (n, L, M) array, or the path or zarr group of a store.
 
-    Scale matters: set ``standardize=True`` unless your features already have about unit variance.
-    `fit` warns if they are far from it.
+    Networks learn best from features of about unit variance: `fit` standardizes them unless you
+    set ``standardize=False``.
 
     The global features that `transform` returns for the training set are in-sample: a model
     stacked on them sees items that the attention has been trained on. Use

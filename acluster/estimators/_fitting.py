@@ -296,7 +296,7 @@ def _compile(estimators: Sequence[Any], trainers: Sequence[Trainer]) -> Compiled
 def _compiled_key(estimator: Any, trainer: Trainer) -> Hashable:
     """Equal for networks that one compiled step can train."""
     shapes = tuple(tuple(parameter.shape) for parameter in trainer.network.parameters())
-    options = repr(estimator.n_attended), estimator.optimizer, estimator.standardize
+    options = repr(estimator.n_attended), estimator.optimizer, estimator._architecture.standardize
     return shapes, *options
 
 
@@ -309,7 +309,7 @@ def member_numbers(estimator: Any) -> range:
 def _learn_moments(classifier: Any, sets: TrainingSets) -> MissingModality:
     """Learn the statistics for standardization, and return the strategy for missing modalities."""
     strategy = classifier.missing_modality
-    standardizes = classifier.standardize and classifier.n_iter_ == 0
+    standardizes = classifier._architecture.standardize and classifier.n_iter_ == 0
     if not standardizes and strategy == "mask":
         return MissingModality()
     moments = sets.moments(with_std=standardizes)

@@ -146,13 +146,16 @@ class ClusterParameters:
 class TrainingParameters:
     """The training parameters, which every set classifier has."""
 
-    standardize: bool = boolean(
-        default=False,
+    standardize: bool | str = parameter(
+        default="auto",
+        type='bool or "auto"',
+        constraints=["boolean", StrOptions({"auto"})],
         doc="""
         Whether to center and scale every feature by its mean and standard deviation over all
-        local features of the training set. Set it unless your features already have about unit
-        variance. The network does this, so saved and exported models include it. A fit that
-        continues an earlier one (`warm_start`, `partial_fit`) keeps the statistics of the first.
+        local features of the training set. "auto": `fit` does, and a first `partial_fit`, which
+        sees only some of the items, does not. The network standardizes, so saved and exported
+        models include it. A fit that continues an earlier one (`warm_start`, `partial_fit`) keeps
+        the statistics of the first.
         """,
     )
     dropout: float = real(

@@ -252,7 +252,8 @@ class SetClassifier(
             If `max_iter` epochs pass before the loss settles within `tol`.
 
         UserWarning
-            If the standard deviation of the local features is far from 1: set `standardize`.
+            If the standard deviation of the local features is far from 1 and they are not
+            standardized.
         """
         if checkpoint_dir is not None:
             check_resumable(self.random_state, self.warm_start)
@@ -323,7 +324,7 @@ class SetClassifier(
             self._integration,
             {name: {"n_features": widths[name], **own} for name, own in arguments.items()},
             n_outputs=data.coding.n_outputs,
-            standardize=self.standardize,
+            standardize=data.is_standardized_for(self),
             fusion=self.fusion,
             is_softmax=data.coding.kind == "multiclass",
             n_members=self.n_members,

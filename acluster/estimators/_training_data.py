@@ -37,6 +37,9 @@ class TrainingData:
 
     resumes : bool
         Whether the fit continues an earlier one.
+
+    is_partial : bool
+        Whether these are only some of the items that there are to learn from.
     """
 
     items: Items
@@ -44,6 +47,7 @@ class TrainingData:
     validation: Items | None = None
     is_weighted: bool = False
     resumes: bool = False
+    is_partial: bool = False
     _shared: dict[Hashable, Any] = field(default_factory=dict)
 
     @classmethod
@@ -64,11 +68,21 @@ class TrainingData:
         items = check_items(estimator, X, y, sample_weight, seen=seen)
         coding = estimator._coding if resumes else LabelCoding.of(items.y, classes)
         validation = check_validation(estimator, X_val, y_val, coding, items.X.n_features)
-        if not estimator.standardize and not resumes:
+        is_weighted, is_partial = sample_weight is not None, classes is not None
+        data = cls(items, coding, validation, is_weighted, resumes, is_partial)
+        if not resumes and not data.is_standardized_for(estimator):
             for name in items.X.names:
                 named = f"modality {name!r}" if len(items.X.names) > 1 else "X"
                 warn_of_scale(items.X[name], named)
-        return cls(items, coding, validation, sample_weight is not None, resumes)
+        return data
+
+    def is_standardized_for(self, estimator: Any) -> bool:
+        """Whether the network of an estimator standardizes the local features."""
+        if estimator.standardize != "auto":
+            return bool(estimator.standardize)
+        if self.resumes:
+            return bool(estimator._architecture.standardize)
+        return not self.is_partial
 
     def share(self, key: Hashable, compute: Callable[[], _T]) -> _T:
         """Return what `compute` returns, from its first call with this key."""
