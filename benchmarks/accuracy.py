@@ -79,6 +79,7 @@ class FlashMNIST:
             batch_size=256,
             max_iter=self.epochs,
             tol=None,
+            standardize=False,
             precision=precision,
             random_state=seed,
         )
@@ -101,6 +102,7 @@ class Elephant:
             batch_size=1000,
             max_iter=30,
             tol=None,
+            standardize=False,
             dtype="float32",
             precision=precision,
             random_state=seed,

@@ -168,6 +168,7 @@ def measure_epoch(n, n_features, cluster_size, n_classes, epochs, device, batch_
         batch_size=batch_size,
         max_iter=epochs,
         tol=None,
+        standardize=False,
         device=device,
         cache="device",
         precision="mixed",

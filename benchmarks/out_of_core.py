@@ -80,6 +80,7 @@ def classifier(**changes):
             "batch_size": BATCH_SIZE,
             "max_iter": 1,
             "tol": None,
+            "standardize": False,
             "random_state": 0,
             "device": "cpu",
             **changes,

@@ -60,6 +60,7 @@ class Ours:
             "batch_size": task.batch_size,
             "max_iter": task.epochs,
             "tol": None,
+            "standardize": False,
             "device": task.device,
             "random_state": 0,
         }

@@ -156,6 +156,7 @@ def fit(run, X, y, frame_digits, parent):
         optimizer="adam",
         max_grad_norm=None,
         dropout=0.5,
+        standardize=False,
         batch_size=BATCH_SIZE,
         random_state=run.seed,
     )

@@ -82,6 +82,7 @@ class Cell(NamedTuple):
             learning_rate=self.learning_rate,
             max_grad_norm=None,
             dropout=0.5,
+            standardize=False,
             batch_size=self.batch_size,
             random_state=self.seed,
         )

@@ -58,6 +58,7 @@ def full_batch_classifier(seed):
         batch_size=1000,
         max_iter=40,
         tol=None,
+        standardize=False,
         random_state=seed,
     )
 
@@ -80,7 +81,13 @@ def musk_model(n_features, seed):
 def vowels_model(n_features, seed):
     """Return a pipeline, its parameter grid, and the number of inner folds."""
     classifier = AttentionClusterClassifier(
-        cluster_size=128, optimizer="adam", batch_size=32, max_iter=200, tol=None, random_state=seed
+        cluster_size=128,
+        optimizer="adam",
+        batch_size=32,
+        max_iter=200,
+        tol=None,
+        standardize=False,
+        random_state=seed,
     )
     grid = {"classify__learning_rate": [0.003, 0.01], "classify__n_local_features": [None, 10]}
     return Pipeline([("features", scaled()), ("classify", classifier)]), grid, 5

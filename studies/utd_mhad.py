@@ -70,6 +70,7 @@ PARAMETERS = {
     "batch_size": 32,
     "max_iter": 60,
     "tol": None,
+    "standardize": False,
 }
 CHOICES = [["skeleton"], ["inertial"], ["depth"], ["skeleton", "inertial"], list(FEATURES)]
 # Cluster sizes of skeleton, inertial and depth, after Table 3 of the paper.

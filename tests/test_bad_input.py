@@ -482,7 +482,8 @@ OWN_CASES = [
     Case(
         "fit X beyond float32",
         lambda data: data.fit(
-            {"dtype": "float32", "batch_size": 128}, X=[x * 1e300 for x in data.arrays]
+            {"dtype": "float32", "batch_size": 128, "standardize": False},
+            X=[x * 1e300 for x in data.arrays],
         ),
         ValueError,
         "X has values beyond the range of float32, up to 7.95123e+300; standardize the local features, or use float64 for X and dtype.",
@@ -729,6 +730,7 @@ OWN_CASES = [
         lambda data: data.fit(
             {
                 "shifting": False,
+                "standardize": False,
                 "learning_rate": 1e37,
                 "batch_size": 128,
                 "max_grad_norm": None,
@@ -737,7 +739,7 @@ OWN_CASES = [
             }
         ),
         ValueError,
-        "Training diverged in epoch 3, with loss nan. Lower learning_rate (now 1e+37), or set standardize=True.",
+        "Training diverged in epoch 3, with loss nan. Lower learning_rate (now 1e+37), and do not set standardize=False.",
     ),
     # Fits that continue an earlier one.
     Case(

@@ -780,7 +780,7 @@ def test_load_reads_files_without_later_parameters(tmp_path):
 
 
 def test_unpickle_reads_states_without_later_parameters():
-    X, _, clf = fitted(warm_start=True)
+    X, _, clf = fitted(warm_start=True, standardize=False)
     state = clf.__getstate__()
     integration, sizes = state["_architecture"]
     parts = {"features": older(sizes["integrations"]["features"])}

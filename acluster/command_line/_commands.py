@@ -18,7 +18,7 @@ from acluster.command_line._output import check_path, is_terminal, show, write_t
 
 _ITEMS_PER_BATCH = 256
 # Defaults of the command that differ from those of the classifiers.
-_DEFAULTS: dict[str, Any] = {"standardize": True, "random_state": 0}
+_DEFAULTS: dict[str, Any] = {"random_state": 0}
 
 
 def describe_parameters() -> str:

@@ -190,8 +190,8 @@ def finite_blocks(
             raise ValueError(
                 f"The output of the classifier for item {item} is {value}, not a finite number: "
                 "its local features, or the weights, are too large. Compare their scale with that "
-                "of the training items; set standardize=True or a lower learning_rate and fit "
-                "again."
+                "of the training items. Set a lower learning_rate, or remove standardize=False, and "
+                "fit again."
             )
         first += len(block)
         yield block

@@ -136,6 +136,10 @@ class TrainingSets:
         """Return the mean, and if asked for the standard deviation, of every modality."""
 
         def compute() -> dict[str, FeatureMoments]:
-            return {name: feature_moments(one, with_std) for name, one in self.sets().items()}
+            items = slice(None) if self.train is None else self.train
+            given = self.data.items.sample_weight[items]
+            weights = None if np.all(given == given[0]) else given / given.max()
+            sets = self.sets().items()
+            return {name: feature_moments(one, with_std, weights) for name, one in sets}
 
         return self.data.share(("moments", self.key, with_std), compute)

@@ -193,7 +193,7 @@ class Fit:
             learning_rate = self.trainer.optimizer.learning_rate
             raise ValueError(
                 f"Training diverged in epoch {len(self.loss_curve) + 1}, with loss {loss:g}. Lower "
-                f"learning_rate (now {learning_rate}), or set standardize=True."
+                f"learning_rate (now {learning_rate}), and do not set standardize=False."
             )
 
     def state(self) -> tuple[dict[str, Any], dict[str, Any]]:

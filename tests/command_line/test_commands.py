@@ -79,7 +79,7 @@ def test_convert_fit_predict_transform_attention_match_python(fitted, capsys):
     clf = acluster.load("model")
     assert clf.get_params()["learning_rate"] == 0.03
     assert clf.tol is None
-    assert clf.standardize
+    assert clf._architecture.standardize
     assert not clf.verbose
     expected = acluster.AttentionClusterClassifier(**clf.get_params()).fit(X, stored.label)
     assert np.array_equal(clf.predict_proba(X), expected.predict_proba(X))
@@ -304,7 +304,7 @@ def test_help_lists_commands_and_parameters(capsys):
     assert all(re.search(rf"\n    {name}\s", shown) for name in COMMANDS)
     assert "a folder of .npy files" in shown_by(capsys, "convert", "--help")
     shown = shown_by(capsys, "fit", "--help")
-    defaults = acluster.MultimodalAttentionClusterClassifier(standardize=True, random_state=0)
+    defaults = acluster.MultimodalAttentionClusterClassifier(random_state=0)
     for name, value in defaults.get_params().items():
         given = value if isinstance(value, str) else json.dumps(value)
         assert (f" {name}={given}" in shown) == (name != "verbose")

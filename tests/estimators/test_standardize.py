@@ -33,7 +33,8 @@ def ill_scaled(dtype=np.float64):
 
 
 def make(**changes):
-    parameters = {"cluster_size": 4, "batch_size": 16, "max_iter": 5, "tol": None} | changes
+    parameters = {"cluster_size": 4, "batch_size": 16, "max_iter": 5, "tol": None}
+    parameters |= {"standardize": False, **changes}
     return AttentionClusterClassifier(random_state=0, **parameters)
 
 
@@ -167,6 +168,28 @@ def test_standardize_treats_the_rounding_of_the_network_as_constant():
     assert clf.network_.standardizations[0].scale[0] < 0.01
 
 
+class TestAuto:
+    def test_fit_standardizes(self):
+        X, y = ill_scaled()
+        auto, always = make(standardize="auto").fit(X, y), make(standardize=True).fit(X, y)
+        np.testing.assert_array_equal(auto.predict_proba(X), always.predict_proba(X))
+
+    def test_partial_fit_does_not(self):
+        X, y = make_sets()
+        auto = make(standardize="auto").partial_fit(X, y, classes=[0, 1])
+        never = make(standardize=False).partial_fit(X, y, classes=[0, 1])
+        np.testing.assert_array_equal(auto.predict_proba(X), never.predict_proba(X))
+        assert auto.network_.standardizations is None
+
+    def test_a_fit_that_continues_keeps_what_the_first_one_did(self):
+        X, y = make_sets()
+        clf = make(standardize="auto", warm_start=True).partial_fit(X, y, classes=[0, 1])
+        assert clf.fit(X, y).network_.standardizations is None
+        clf = make(standardize="auto").fit(X, y)
+        scale = clf.network_.standardizations[0].scale.clone()
+        assert (clf.partial_fit(X, y).network_.standardizations[0].scale == scale).all()
+
+
 class TestWarningOfScale:
     @pytest.mark.parametrize(
         ("scale", "shown", "method"),
@@ -184,7 +207,7 @@ class TestWarningOfScale:
 
     def test_fit_warns_of_one_badly_scaled_modality(self):
         X = {"rgb": np.ones((4, 3, 2)), "audio": 300 * np.arange(24.0).reshape(4, 3, 2)}
-        clf = MultimodalAttentionClusterClassifier(max_iter=1, tol=None)
+        clf = MultimodalAttentionClusterClassifier(standardize=False, max_iter=1, tol=None)
         with pytest.warns(UserWarning, match="of modality 'audio' have a spread"):
             clf.fit(X, [0, 1, 0, 1])
 

@@ -142,7 +142,7 @@ def test_stores_are_read_once_for_all(tmp_path, compressed, monkeypatch):
     fit_together(
         [clone(one) for one in estimators], TrainingData.of(estimators[0], stored, y, None)
     )
-    assert sum(n_items) == 3 * 40  # once per epoch
+    assert sum(n_items) == 4 * 40  # once for the moments, and once per epoch
     monkeypatch.undo()
     check(estimators, stored, y)
 

@@ -22,3 +22,13 @@ def test_feature_moments_equal_numpy_for_any_block_size(far_off, bytes_per_block
     np.testing.assert_allclose(std, values.std(axis=0), rtol=1e-9, atol=1e-12)
     assert std[1] == 0
     np.testing.assert_allclose(feature_moments(sets, with_std=False).mean, mean, rtol=1e-12)
+
+
+def test_weights_of_moments_equal_repetition():
+    rng = np.random.default_rng(0)
+    X = FeatureSets.from_arrays([rng.normal(5, 2, (n, 3)) for n in rng.integers(0, 9, 40)])
+    weights = rng.integers(1, 4, 40)
+    weighted = feature_moments(X, True, weights / 3)
+    repeated = feature_moments(X[np.repeat(np.arange(40), weights)], True)
+    np.testing.assert_allclose(weighted.mean, repeated.mean, rtol=1e-12)
+    np.testing.assert_allclose(weighted.std, repeated.std, rtol=1e-12)
