@@ -190,8 +190,8 @@ def finite_blocks(
             raise ValueError(
                 f"The output of the classifier for item {item} is {value}, not a finite number: "
                 "its local features, or the weights, are too large. Compare their scale with that "
-                "of the training items. Set a lower learning_rate, or remove standardize=False, and "
-                "fit again."
+                "of the training items. Fit again with a lower learning_rate, or without "
+                "standardize=False."
             )
         first += len(block)
         yield block
