@@ -39,8 +39,15 @@ from acluster.estimators._set_classifier import restore_on_error
 from acluster.estimators._training_data import TrainingData
 from acluster.training import Interrupted
 
-# What is tried, the most useful first. Each is a set of parameters of the classifier.
-PORTFOLIO: tuple[dict[str, Any], ...] = ({}, {"n_attended": 5}, {"weighting": "fc2"})
+# What is tried, the most useful first. Each is a set of parameters of the classifier. The study
+# behind the choice is in docs/about/portfolio.rst.
+PORTFOLIO: tuple[dict[str, Any], ...] = (
+    {"n_attended": 5},
+    {"n_attended": 5, "weight_decay": 1e-3},
+    {"n_attended": 1},
+    {"n_attended": 5, "hidden_features": 64, "max_iter": 60},
+    {"shifting": False},
+)
 _N_SPLITS = 5
 _N_ROUNDS = 50  # of the selection: weights are multiples of 1/50
 _SMALLEST_PROBABILITY = 1e-7
@@ -76,6 +83,10 @@ class CrossValidationParameters:
         About how many seconds `fit` may take. After the first fold, as many configurations go on
         to the other folds as the time allows, at least one.
         """,
+    )
+    max_iter: int | None = integer(
+        default=None,
+        doc="The maximum number of epochs of every network. None: that of its configuration.",
     )
     class_weight: dict[Any, float] | str | None = _like("class_weight")
     device: str = _like("device")
@@ -191,9 +202,11 @@ class CrossValidatedClassifier(
         names = ("class_weight", "device", "dtype", "cache")
         common = {name: getattr(self, name) for name in names}
         classifiers = [
-            self._classifier(random_state=seed, standardize=True, **{**common, **own})
-            for own in self.portfolio_
+            self._classifier(random_state=seed, **{**common, **own}) for own in self.portfolio_
         ]
+        if self.max_iter is not None:
+            for one in classifiers:
+                one.set_params(max_iter=min(self.max_iter, one.max_iter))
         copy_checked(self, classifiers[0])
         try:
             with warnings.catch_warnings():
@@ -307,7 +320,7 @@ class AttentionClusterClassifierCV(CrossValidatedClassifier):
 
     Notes
     -----
-    X is what `AttentionClusterClassifier` takes. Local features are always standardized.
+    X is what `AttentionClusterClassifier` takes.
 
     References
     ----------
