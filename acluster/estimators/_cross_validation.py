@@ -45,7 +45,7 @@ PORTFOLIO: tuple[dict[str, Any], ...] = (
     {"n_attended": 5},
     {"n_attended": 5, "weight_decay": 1e-3},
     {"n_attended": 1},
-    {"n_attended": 5, "hidden_features": 64, "max_iter": 60},
+    {"n_attended": 5, "hidden_features": 64, "max_iter": 30},
     {"shifting": False},
 )
 _N_SPLITS = 5
