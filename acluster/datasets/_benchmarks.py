@@ -90,6 +90,8 @@ def load_benchmark(name: str, *, data_home: str | os.PathLike[str] | None = None
             The class of each item.
         DESCR : str
             Description and source of the data.
+        groups : ndarray of int, shape (n_items,)
+            The subject of each item, if the file has ``subject``.
         folds : list of list of tuple (train indices, test indices)
             ``folds[repetition][fold]``, if the benchmark uses repeated cross-validation.
         train_indices, test_indices : ndarray of int
@@ -121,6 +123,7 @@ def load_benchmark(name: str, *, data_home: str | os.PathLike[str] | None = None
         data=FeatureSets(arrays["X"], np.cumsum([0, *arrays["lengths"]])),
         target=arrays["y"],
         DESCR=_BENCHMARKS[name],
+        **({"groups": arrays["subject"]} if "subject" in arrays else {}),
         **_splits(arrays),
     )
 

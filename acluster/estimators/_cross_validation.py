@@ -37,6 +37,7 @@ from acluster.estimators._parameters import (
 )
 from acluster.estimators._set_classifier import restore_on_error
 from acluster.estimators._training_data import TrainingData
+from acluster.sets import MultimodalFeatureSets
 from acluster.training import Interrupted
 
 # What is tried, the most useful first. Each is a set of parameters of the classifier. The study
@@ -187,8 +188,8 @@ class CrossValidatedClassifier(
             self.portfolio_ = [self.portfolio_[i] for i in remaining]
             self.estimators_ = [[*self.estimators_[i], fitted[i]] for i in remaining]
             predicted = predicted[remaining]
-            logits = logits_of([own[-1] for own in self.estimators_], items.X[test])
-            predicted[:, test] = [coding.probabilities(one) for one in logits]
+            of_fold = [own[-1] for own in self.estimators_]
+            predicted[:, test] = _probabilities(of_fold, items.X[test], coding)
             if self.verbose:
                 print(f"fold {number + 1} of {len(splits)}: {time.monotonic() - started:.0f} s")
         self._coding, self.classes_ = coding, coding.classes
@@ -249,9 +250,7 @@ class CrossValidatedClassifier(
         used = np.flatnonzero(self.weights_)
         # One pass per fold: where a modality is missing, folds have different means for it.
         folds = zip(*(self.estimators_[i] for i in used), strict=True)
-        of_folds = [
-            [self._coding.probabilities(one) for one in logits_of(fold, X)] for fold in folds
-        ]
+        of_folds = [_probabilities(fold, X, self._coding) for fold in folds]
         probabilities: NDArray[Any] = np.tensordot(
             self.weights_[used], np.mean(of_folds, axis=0), axes=1
         )
@@ -370,6 +369,13 @@ class MultimodalAttentionClusterClassifierCV(CrossValidatedClassifier):
 
     _classifier = MultimodalAttentionClusterClassifier
     _is_multimodal = True
+
+
+def _probabilities(
+    classifiers: Sequence[Any], X: MultimodalFeatureSets, coding: LabelCoding
+) -> list[NDArray[np.float64]]:
+    """Return the probabilities of the classifiers of a fold, which sum to 1 in float64."""
+    return [coding.probabilities(one.astype(np.float64)) for one in logits_of(classifiers, X)]
 
 
 def greedy_weights(

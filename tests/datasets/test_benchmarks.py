@@ -72,8 +72,10 @@ def test_load_benchmark_divides_folds_by_repetition(tmp_path):
 
 def test_load_benchmark_returns_a_single_fold_as_split(tmp_path):
     folds = np.array([[1, 2] * 5 + [1]], dtype=np.int8)
-    write(tmp_path, "msr_action3d", {**make_arrays(), "folds": folds, "rep": [0]})
+    more = {"folds": folds, "rep": [0], "subject": np.arange(11) % 4}
+    write(tmp_path, "msr_action3d", {**make_arrays(), **more})
     actions = load_benchmark("msr_action3d", data_home=tmp_path)
+    np.testing.assert_array_equal(actions.groups, np.arange(11) % 4)
     np.testing.assert_array_equal(actions.train_indices, [0, 2, 4, 6, 8, 10])
     np.testing.assert_array_equal(actions.test_indices, [1, 3, 5, 7, 9])
     assert "folds" not in actions

@@ -52,6 +52,13 @@ def test_predictions_are_the_weighted_mean_of_all_networks(kind):
     assert clf.predict(X).dtype == (np.asarray(y).dtype if kind != "labels" else np.int64)
 
 
+def test_probabilities_of_narrow_features_sum_to_one():
+    X, y = make_sets(n_classes=3, dtype=np.float32)
+    clf = make(cv=3).fit(X, y)
+    for found in (clf.predict_proba(X), clf.oof_proba_):
+        np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-12)
+
+
 def test_every_item_is_read_once_per_fold(monkeypatch):
     X, y = make_sets()
     clf = make(cv=3).fit(X, y)
