@@ -87,10 +87,7 @@ def search_runs(X, y, n_epochs, kind):
         with parallel_config(backend="loky", inner_max_num_threads=1):
             search(sk, classifier(n_epochs, kind), X, y, n_jobs=2)
 
-    return {
-        "others": others,
-        "ours": lambda: search(model_selection, classifier(n_epochs), X, y),
-    }
+    return {"others": others, "ours": lambda: search(model_selection, classifier(n_epochs), X, y)}
 
 
 def compressed(X, path):

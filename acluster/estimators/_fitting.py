@@ -264,17 +264,19 @@ def fast_steps(fits: Sequence[tuple[Any, Fit]]) -> Iterator[None]:
     Networks of one kind take a compiled step together.
     """
     groups: dict[Hashable, list[tuple[Any, Trainer]]] = {}
-    n_operations = 0.0
+    sizes: dict[Hashable, float] = {None: 0.0}  # of the steps, in operations
     for estimator, fit in fits:
         source, network = fit.batches.source, fit.trainer.trainers[0].network
         size = _n_operations(network, source.modalities, fit.batches.batch_size)
-        n_operations = max(n_operations, size)
         is_whole = source.comes_whole(fit.batches.batch_size)
         if is_whole and _is_compiled(estimator, network, source.modalities):
             for trainer in fit.trainer.trainers:
-                pairs = groups.setdefault(_compiled_key(estimator, trainer), [])
-                pairs.append((estimator, trainer))
-    with threads_for(n_operations), ExitStack() as stack:
+                key = _compiled_key(estimator, trainer)
+                groups.setdefault(key, []).append((estimator, trainer))
+                sizes[key] = sizes.get(key, 0.0) + size
+        else:
+            sizes[None] = max(sizes[None], size)
+    with threads_for(max(sizes.values())), ExitStack() as stack:
         for pairs in groups.values():
             stack.callback(_compile(*zip(*pairs, strict=True)).release)
         yield

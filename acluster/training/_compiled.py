@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from acluster.training._batches import Part, TrainingBatches
 
@@ -37,8 +39,8 @@ class CompiledStep:
 
     def step(
         self, part: Part, batches: dict[Trainer, TrainingBatches]
-    ) -> dict[Trainer, torch.Tensor]:
-        """Take a step with some of the trainers, and return their losses.
+    ) -> NDArray[np.floating[Any]]:
+        """Take a step with some of the trainers, and return the losses by their `places`.
 
         Parameters
         ----------
@@ -56,9 +58,10 @@ class CompiledStep:
             weights = torch.stack([of_place[place] for place in range(len(of_place))])
         active = [self.places[trainer] for trainer in batches]
         targets = first.targets[part.items]
-        losses = self.members.step(active, part.sets, targets, weights, self.generators)
-        by_place = torch.from_numpy(losses)
-        return {trainer: by_place[self.places[trainer]] for trainer in batches}
+        losses: NDArray[np.floating[Any]] = self.members.step(
+            active, part.sets, targets, weights, self.generators
+        )
+        return losses
 
     def release(self) -> None:
         """Give every network its own parameters again."""

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -106,27 +107,26 @@ def train(members: Sequence[Member]) -> None:
 def run_epoch(fits: Sequence[Fit]) -> list[float]:
     """Train every network on every item once, and return their losses."""
     leader = fits[0].batches
-    totals = {
-        trainer: fit.batches.weights.new_zeros(())
-        for fit in fits
-        for trainer in fit.trainer.trainers
-    }
     alone, together = _by_step(fits)
+    totals = {one: own.weights.new_zeros(()) for one, own in alone.items()}
+    totals_together: dict[CompiledStep, Any] = dict.fromkeys(together, 0.0)
     with ExitStack() as stack:
-        for fit in fits:
-            stack.enter_context(fit.trainer.training())
+        for trainer in alone:  # a compiled step has no use for torch's modes and memory
+            stack.enter_context(trainer.training())
         for part in leader.epoch():
             for trainer, batches in alone.items():
                 totals[trainer] += trainer.step(batches.batch(part)) * part.n_items
             for compiled, batches_of in together.items():
-                for trainer, loss in compiled.step(part, batches_of).items():
-                    totals[trainer] += loss * part.n_items
+                totals_together[compiled] += compiled.step(part, batches_of) * part.n_items
             del part  # the next one may need its memory
     # Each member could go on alone, with the batches that it would have drawn alone.
     state = leader.random_state.get_state(legacy=False)
     for fit in fits[1:]:
         fit.batches.random_state.set_state(state)
     losses = {trainer: float(total) / len(leader) for trainer, total in totals.items()}
+    for compiled, of_places in totals_together.items():
+        for trainer in together[compiled]:
+            losses[trainer] = float(of_places[compiled.places[trainer]]) / len(leader)
     return [float(np.mean([losses[one] for one in fit.trainer.trainers])) for fit in fits]
 
 

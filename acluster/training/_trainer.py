@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
@@ -151,14 +151,6 @@ class EnsembleTrainer:
     def optimizer(self) -> EnsembleOptimizer:
         """The optimizers of all networks."""
         return EnsembleOptimizer([trainer.optimizer for trainer in self.trainers])
-
-    @contextmanager
-    def training(self) -> Iterator[None]:
-        """Keep the networks in training mode, and reuse memory from step to step."""
-        with ExitStack() as stack:
-            for trainer in self.trainers:
-                stack.enter_context(trainer.training())
-            yield
 
     def state(self) -> dict[str, Any]:
         """Return the state that the next steps need, as numpy arrays."""
