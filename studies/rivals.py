@@ -125,7 +125,7 @@ def perform(run, parent):
         "fit_seconds": round(fitted - started, 2),
         "predict_seconds": round(time.process_time() - fitted, 2),
         "parameters": n_parameters(method),
-        "epochs": getattr(method, "n_iter_", ""),
+        "epochs": method.n_iter_ if hasattr(method, "network_") else "",
         **environment(),
     }
 

@@ -124,6 +124,9 @@ class CrossValidatedClassifier(
     estimators_ : list of list of classifier
         The fitted classifiers of every configuration, one per fold.
 
+    n_iter_ : ndarray of shape (n_configurations, n_folds)
+        The number of epochs of each of them.
+
     n_features_in_ : int
         The width M of a local feature, summed over the modalities.
     """
@@ -193,6 +196,7 @@ class CrossValidatedClassifier(
             if self.verbose:
                 print(f"fold {number + 1} of {len(splits)}: {time.monotonic() - started:.0f} s")
         self._coding, self.classes_ = coding, coding.classes
+        self.n_iter_ = np.array([[one.n_iter_ for one in own] for own in self.estimators_])
         self.weights_ = greedy_weights(predicted, coding, items)
         self.oof_proba_ = np.tensordot(self.weights_, predicted, axes=1)
         self.oof_score_ = _expected_accuracy(predicted, coding, items, splits)
@@ -333,8 +337,8 @@ class AttentionClusterClassifierCV(CrossValidatedClassifier):
     >>> X = [rng.normal(i % 2, size=(rng.integers(3, 9), 4)) for i in range(60)]
     >>> y = np.arange(60) % 2
     >>> clf = AttentionClusterClassifierCV(cv=3, n_configurations=2, random_state=0).fit(X, y)
-    >>> clf.score(X, y), len(clf.portfolio_), clf.weights_.sum()
-    (1.0, 2, 1.0)
+    >>> clf.score(X, y), len(clf.portfolio_)
+    (1.0, 2)
     """
 
     _classifier = AttentionClusterClassifier
