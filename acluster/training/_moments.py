@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from acluster.sets import FeatureSets, relative_rounding
 from acluster.training._batches import BatchSource, items_per_block
 
-# Larger than blocks of ordinary items. It bounds the memory of the squares for very large items.
-_NUMBERS_PER_PIECE = 1 << 24
+# Deviations and their squares are computed in float64, in pieces that fit into a cache.
+_NUMBERS_PER_PIECE = 1 << 18
 
 
 class FeatureMoments(NamedTuple):
