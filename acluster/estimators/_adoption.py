@@ -21,7 +21,7 @@ from acluster.training import data_digest, resolve_device
 _NOT_IN_IDENTITY = ("max_iter", "verbose", "warm_start", "device")
 
 # Parameters that the first checkpoints do not know, with the value that changes nothing.
-_LATER_PARAMETERS = {"n_members": 1, "hidden_features": 0}
+_LATER_PARAMETERS = {"n_members": 1, "hidden_features": 0, "learning_rate_schedule": "constant"}
 
 # Called with an estimator and its items, in every `fit` of the current thread.
 _FINDER: ContextVar[Callable[[Any, TrainingData], Any] | None] = ContextVar("finder", default=None)
@@ -92,7 +92,8 @@ def identity_of(classifier: Any, data: dict[str, Any]) -> dict[str, str]:
 def _parameters(classifier: Any) -> dict[str, str]:
     parameters = classifier.get_params(deep=False)
     for name in _NOT_IN_IDENTITY:
-        del parameters[name]
+        if name != "max_iter" or parameters["learning_rate_schedule"] == "constant":
+            del parameters[name]
     parameters["device"] = resolve_device(classifier.device)
     texts = {"class": type(classifier).__name__}
     for name, value in parameters.items():

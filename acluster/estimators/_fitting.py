@@ -83,7 +83,8 @@ class _Fitting:
         if checkpoint is not None:
             checkpoint.restore(fit, estimator.max_iter)
             estimator._record(fit)  # callbacks see the epochs of the checkpoint
-        self.member = Member(fit, estimator.max_iter, self.callbacks, checkpoint)
+        schedule = estimator.learning_rate_schedule
+        self.member = Member(fit, estimator.max_iter, self.callbacks, checkpoint, schedule)
 
     @property
     def batches_key(self) -> Hashable:
@@ -223,13 +224,18 @@ def make_fit(
     return Fit(
         trainer,
         batches,
-        patience=Patience(estimator.tol, estimator.n_iter_no_change),
+        patience=Patience(tol_of(estimator), estimator.n_iter_no_change),
         validate=None if validation is None else _validator(estimator, validation),
         early_stopping=estimator.early_stopping,
         loss_curve=estimator.loss_curve_,
         validation_scores=estimator.validation_scores_,
         verbose=estimator.verbose,
     )
+
+
+def tol_of(estimator: Any) -> float | None:
+    """Return `tol`; None with a learning rate that falls until `max_iter` and is not to stop."""
+    return estimator.tol if estimator.learning_rate_schedule == "constant" else None
 
 
 def _make_trainer(estimator: Any) -> Trainer | EnsembleTrainer:

@@ -18,7 +18,7 @@ import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions, validate_parameter_constraints
 
 from acluster.nn import WEIGHTINGS, Weighting
-from acluster.training import CACHES, OPTIMIZERS
+from acluster.training import CACHES, OPTIMIZERS, SCHEDULES
 
 _C = TypeVar("_C", bound=type)
 
@@ -178,6 +178,15 @@ class TrainingParameters:
         default=1e-2,
         within=_POSITIVE,
         doc="The learning rate of the optimizer. Lower it if training diverges.",
+    )
+    learning_rate_schedule: str = choice(
+        default="constant",
+        options=SCHEDULES,
+        doc="""
+        How the learning rate changes from epoch to epoch. "cosine": it falls to almost 0 over
+        `max_iter` epochs, which are all trained, whatever `tol` is. Try it with many training
+        items and few epochs. `partial_fit` has a constant learning rate.
+        """,
     )
     weight_decay: float = real(
         default=0.0,

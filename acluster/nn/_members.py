@@ -111,6 +111,7 @@ class CompiledMembers:
             self._corrects_bias,
             bool(rule.decouples_decay),
         )
+        self.learning_rates = self._rule[0]  # may be changed between steps
         # Arrays that share the memory of tensors, made once: this takes time in every step.
         moments = self._theta, self._mean, self._square_mean, self._steps
         cluster: Any = networks[0].integrations[0]

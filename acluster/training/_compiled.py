@@ -33,7 +33,7 @@ class CompiledStep:
         self.generators = _shared([trainer.generator for trainer in trainers])
         for trainer, place in self.places.items():
             state = trainer.optimizer.state()
-            trainer.optimizer = CompiledOptimizer(members, place, trainer.optimizer.learning_rate)
+            trainer.optimizer = CompiledOptimizer(members, place)
             trainer.optimizer.load_state(state)
             trainer.compiled = self
 
@@ -71,10 +71,18 @@ class CompiledStep:
 class CompiledOptimizer:
     """The running averages of one of the networks that a compiled step updates."""
 
-    def __init__(self, members: Any, place: int, learning_rate: float) -> None:
+    def __init__(self, members: Any, place: int) -> None:
         self._members = members
         self._place = place
-        self.learning_rate = learning_rate
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the next steps."""
+        return float(self._members.learning_rates[self._place])
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate: float) -> None:
+        self._members.learning_rates[self._place] = learning_rate
 
     def clear(self) -> None:
         """Do nothing: a compiled step keeps no gradients."""

@@ -190,7 +190,7 @@ class Fit:
     def _check_finite(self, loss: float) -> None:
         # Each loss is computed before its step, so the last step may still corrupt the parameters.
         if not np.isfinite(loss) or not _is_finite(self.trainer.network):
-            learning_rate = self.trainer.optimizer.learning_rate
+            learning_rate = self.trainer.trainers[0].learning_rate
             raise ValueError(
                 f"Training diverged in epoch {len(self.loss_curve) + 1}, with loss {loss:g}. Lower "
                 f"learning_rate (now {learning_rate}), and do not set standardize=False."

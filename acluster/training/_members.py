@@ -14,6 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from acluster.training._batches import TrainingBatches
 from acluster.training._compiled import CompiledStep
 from acluster.training._fit import Callbacks, Fit, Recorder
+from acluster.training._optimizer import SCHEDULES
 from acluster.training._trainer import Trainer
 
 
@@ -36,6 +37,9 @@ class Member:
     checkpoint : Checkpoint, optional
         Saves the fit after every epoch.
 
+    schedule : str, default="constant"
+        How the learning rate falls until `max_iter`, a name in `SCHEDULES`.
+
     Attributes
     ----------
     error : ValueError or None
@@ -46,6 +50,7 @@ class Member:
     max_iter: int
     callbacks: Callbacks
     checkpoint: Recorder | None = None
+    schedule: str = "constant"
     error: ValueError | None = None
 
     @property
@@ -58,6 +63,13 @@ class Member:
         """Whether another epoch follows."""
         is_done = self.fit.finished or self.fit.n_epochs >= self.max_iter
         return self.error is None and not is_done
+
+    def begin_epoch(self) -> None:
+        """Notify the callbacks, and set the learning rate of the epoch."""
+        self.callbacks.begin_epoch()
+        factor = SCHEDULES[self.schedule](self.fit.n_epochs / self.max_iter)
+        for trainer in self.fit.trainer.trainers:
+            trainer.optimizer.learning_rate = factor * trainer.learning_rate
 
     def end_epoch(self, loss: float) -> None:
         """Record an epoch, notify the callbacks and write the checkpoint."""
@@ -88,7 +100,7 @@ def train(members: Sequence[Member]) -> None:
     """
     while active := [member for member in members if member.is_training]:
         for member in active:
-            member.callbacks.begin_epoch()
+            member.begin_epoch()
         losses = run_epoch([member.fit for member in active])
         for member, loss in zip(active, losses, strict=True):
             try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -50,6 +51,13 @@ OPTIMIZERS = {
     "rmsprop": Rule(betas=(0.0, 0.99), corrects_bias=False),
     "adam": Rule(betas=(0.9, 0.999)),
     "adamw": Rule(betas=(0.9, 0.999), decouples_decay=True),
+}
+
+
+# From the fraction of the training that has passed to a factor of the learning rate.
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda passed: 1.0,
+    "cosine": lambda passed: (1 + math.cos(math.pi * passed)) / 2,
 }
 
 
@@ -213,7 +221,6 @@ class EnsembleOptimizer:
 
     def __init__(self, optimizers: Sequence[Any]) -> None:
         self.optimizers = optimizers
-        self.learning_rate = optimizers[0].learning_rate
 
     def clear(self) -> None:
         """Clear the gradients of all members."""

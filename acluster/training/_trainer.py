@@ -64,6 +64,7 @@ class Trainer:
     ) -> None:
         self.network = network
         self.loss = loss
+        self.learning_rate = learning_rate
         self.optimizer: Optimizer | CompiledOptimizer = Optimizer(
             network.parameters(),
             optimizer,

@@ -39,6 +39,7 @@ OWN = {
     "n_members": [1, 2],
     "hidden_features": [0, 3],
     "standardize": [False, True],
+    "learning_rate_schedule": ["constant", "cosine"],
     "early_stopping": [False, True],
 }
 # What they share.
@@ -173,10 +174,12 @@ def test_member_that_diverges_leaves_the_others_alone():
             assert_same(one, alone, X)
 
 
-def test_compiled_step_agrees_with_torch_to_rounding(monkeypatch):
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_compiled_step_agrees_with_torch_to_rounding(monkeypatch, schedule):
     pytest.importorskip("numba")
     X, y = make_sets(n=40, n_classes=3)
     options = {"max_iter": 5, "tol": None, "random_state": 0, "n_members": 2}
+    options["learning_rate_schedule"] = schedule
     compiled = AttentionClusterClassifier(**options).fit(X, y)
     monkeypatch.setattr(_fitting, "_MAX_OPERATIONS", 0)
     plain = AttentionClusterClassifier(**options).fit(X, y)

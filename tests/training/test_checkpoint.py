@@ -36,6 +36,7 @@ KINDS = {
     "stopped early": {"early_stopping": True, "tol": 1e-4, "n_iter_no_change": 1000},
     "float32": {"dtype": "float32", "weighting": "fc2"},
     "hidden": {"hidden_features": 5},
+    "cosine": {"learning_rate_schedule": "cosine"},
 }
 
 
@@ -94,10 +95,16 @@ def test_fit_resumes_to_the_same_bits(tmp_path, monkeypatch, kind):
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("kind", [AttentionClusterClassifier, TSLSTMClassifier])
 def test_identity_lacks_parameters_that_the_first_checkpoints_do_not_know(kind):
-    later = {"n_members", "hidden_features"}
-    assert not later & set(identity_of(kind(), {}))
-    changed = kind(**{name: 2 for name in later & set(kind().get_params())})
-    assert later & set(identity_of(changed, {})) == later & set(kind().get_params())
+    later = {"n_members": 2, "hidden_features": 2, "learning_rate_schedule": "cosine"}
+    later = {name: value for name, value in later.items() if name in kind().get_params()}
+    assert not set(later) & set(identity_of(kind(), {}))
+    assert set(later) <= set(identity_of(kind(**later), {}))
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_max_iter_is_in_the_identity_if_the_learning_rate_depends_on_it(schedule):
+    identity = identity_of(AttentionClusterClassifier(learning_rate_schedule=schedule), {})
+    assert ("max_iter" in identity) == (schedule == "cosine")
 
 
 def test_fit_resumes_with_its_patience(tmp_path, monkeypatch):
