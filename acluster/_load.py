@@ -20,7 +20,7 @@ def load(path: str | os.PathLike[str]) -> Any:
 
     Returns
     -------
-    AttentionClusterClassifier, MultimodalAttentionClusterClassifier or a rival with a network
+    AttentionClusterClassifier or another classifier with `save`
         Fitted, on its `device`, or on the CPU if that device is not available.
 
     Raises
@@ -80,7 +80,8 @@ def _classes() -> dict[str, type]:
 def _is_savable(one: Any) -> bool:
     # Base classes have no parameters, and the integration of IntegrationClassifier is code.
     is_classifier = isinstance(one, type) and hasattr(one, "_parameter_constraints")
-    return is_classifier and isinstance(getattr(one, "_integration", None), type)
+    trained = getattr(one, "_integration", getattr(one, "_classifier", None))
+    return is_classifier and isinstance(trained, type)
 
 
 def _writer(description: dict[str, Any]) -> str:

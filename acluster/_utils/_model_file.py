@@ -78,12 +78,29 @@ def _excess(header: bytes) -> str | None:
 
 
 class Tensors(Mapping[str, Any]):
-    """The tensors of an open model file by name, each read and verified on access."""
+    """The tensors of an open model file by name, each read and verified on access.
 
-    def __init__(self, file: Any, checksums: Mapping[str, Any] | None = None) -> None:
-        self._file = file
-        self._names = dict.fromkeys(file.keys())
-        self._checksums = checksums
+    Parameters
+    ----------
+    file : safetensors.safe_open
+        The open file.
+
+    checksums : dict of str to int, optional
+        The checksum of every tensor.
+
+    names : dict of str to str, optional
+        The name in the file of every tensor, by its name here; by default, all have their own.
+    """
+
+    def __init__(
+        self,
+        file: Any,
+        checksums: Mapping[str, Any] | None = None,
+        names: Mapping[str, str] | None = None,
+    ) -> None:
+        self._file, self._checksums = file, checksums
+        all_names = file.keys()
+        self._names = dict(zip(all_names, all_names, strict=True)) if names is None else names
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -93,8 +110,9 @@ class Tensors(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         self.spec(name)
-        tensor: NDArray[Any] = self._file.get_tensor(name)
-        if self._checksums is not None and self._checksums.get(name) != _checksum(tensor):
+        full_name = self._names[name]
+        tensor: NDArray[Any] = self._file.get_tensor(full_name)
+        if self._checksums is not None and self._checksums.get(full_name) != _checksum(tensor):
             raise ModelFileError(
                 f"the tensor {name!r:.100} differs from its checksum: the file was damaged after "
                 "it was written. Restore it from a copy"
@@ -107,13 +125,21 @@ class Tensors(Mapping[str, Any]):
         """Return the shape and the dtype of a tensor without reading its values."""
         if name not in self._names:
             raise ModelFileError(f"the tensor {name!r:.100} is missing")
-        part = self._file.get_slice(name)
+        part = self._file.get_slice(self._names[name])
         dtype = part.get_dtype()
         if dtype not in _DTYPES:
             raise ModelFileError(
                 f"the tensor {name!r:.100} has the dtype {dtype}; expected {', '.join(_DTYPES)}"
             )
         return tuple(part.get_shape()), _DTYPES[dtype]
+
+    def groups(self) -> dict[str, "Tensors"]:
+        """Return the tensors by the part of their names before the last "/", or ""."""
+        names: dict[str, dict[str, str]] = {}
+        for full_name in self._names:
+            group, _, name = full_name.rpartition("/")
+            names.setdefault(group, {})[name] = full_name
+        return {group: Tensors(self._file, self._checksums, own) for group, own in names.items()}
 
 
 @contextmanager

@@ -222,7 +222,13 @@ def _format_label(label: Any, names: list[str]) -> Any:
 
 def transform(options: argparse.Namespace) -> None:
     """Write the global features and print their shape."""
-    features = acluster.load(options.model).transform(options.store, out=options.out)
+    classifier = acluster.load(options.model)
+    if not hasattr(classifier, "transform"):
+        raise TypeError(
+            f"{options.model} holds a model of class {type(classifier).__name__}, which has no "
+            "global features."
+        )
+    features = classifier.transform(options.store, out=options.out)
     show(f"{options.out}: {features.shape[0]} items, {features.shape[1]} columns")
 
 

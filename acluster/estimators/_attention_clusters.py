@@ -62,9 +62,7 @@ class AttentionClusters(SetClassifier, ClusterParameters):
         from acluster.estimators._onnx import write_onnx
 
         check_is_fitted(self)
-        widths = self._architecture.widths
-        stand_ins = self._missing.stand_ins(widths)
-        write_onnx(path, self.network_, stand_ins, widths, self._coding)
+        write_onnx(path, [self], [1.0])
 
     def get_feature_names_out(self, input_features: ArrayLike | None = None) -> NDArray[np.object_]:
         """Return the names of the global feature's columns: ``unit3_x7``, or ``rgb_unit3_x7``.

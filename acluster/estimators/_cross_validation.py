@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from abc import ABC
@@ -18,11 +19,13 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
+from acluster._utils._model_file import write_model
 from acluster.estimators._attention_clusters import (
     AttentionClusterClassifier,
     AttentionClusters,
     MultimodalAttentionClusterClassifier,
 )
+from acluster.estimators._description import check_savable, describe
 from acluster.estimators._fitting import fit_together
 from acluster.estimators._inference import logits_of
 from acluster.estimators._items import Items, check_items, check_X, copy_checked
@@ -303,6 +306,94 @@ class CrossValidatedClassifier(
         """
         check_is_fitted(self)
         return _decided(self.predict_proba(X), self._coding)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the fitted classifier to a file, for `acluster.load`.
+
+        The file holds the networks of all configurations and folds, also of configurations with
+        a weight of 0, so that all fitted attributes are restored. It is in the safetensors
+        format with a JSON description, and contains no code. A `cv` that is not an int is
+        restored as None, as is a `random_state` that is an instance; `pickle` keeps both.
+
+        Parameters
+        ----------
+        path : str or path
+            The file. An existing file is replaced once the new one is complete, and keeps its
+            mode; a symbolic link is followed.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+
+        TypeError
+            If the class is not one of acluster's, or labels are neither text, numbers nor
+            booleans.
+
+        ValueError
+            If a parameter was set to an invalid value after `fit`, or there are more than 500
+            networks.
+
+        OSError
+            If the file cannot be written.
+
+        See Also
+        --------
+        acluster.load : Load the file.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import numpy as np
+        >>> import acluster
+        >>> X, y = [np.eye(3), np.ones((2, 3))] * 5, ["sharp", "flat"] * 5
+        >>> clf = acluster.AttentionClusterClassifierCV(cv=2, n_configurations=1).fit(X, y)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     clf.save(f"{folder}/notes.model")
+        ...     acluster.load(f"{folder}/notes.model").predict(X[:2])
+        array(['sharp', 'flat'], dtype='<U5')
+        """
+        check_is_fitted(self)
+        check_savable(self)
+        self._validate_params()
+        write_model(path, *describe(self))
+
+    def to_onnx(self, path: str | os.PathLike[str]) -> None:
+        """Export `predict_proba` to an ONNX file, for use without this package.
+
+        The file has the inputs and the output of
+        :meth:`AttentionClusterClassifier.to_onnx <acluster.AttentionClusterClassifier.to_onnx>`.
+        It holds the networks of all folds and of all configurations with a positive weight, and
+        its features and probabilities have their dtype. The export takes a few seconds per
+        network.
+
+        Parameters
+        ----------
+        path : str or path
+            The file. An existing file is replaced once the new one is complete, and keeps its
+            mode; a symbolic link is followed. More than 1.5 GB of weights take a second file,
+            named after the first with ".data" appended.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+
+        ImportError
+            Without the packages of the extra ``onnx``.
+
+        ValueError
+            If a modality is named "probabilities", or its name ends with "_lengths".
+
+        OSError
+            If the file cannot be written.
+        """
+        from acluster.estimators._onnx import write_onnx
+
+        check_is_fitted(self)
+        used, n_folds = np.flatnonzero(self.weights_), len(self.estimators_[0])
+        classifiers = [one for i in used for one in self.estimators_[i]]
+        write_onnx(path, classifiers, np.repeat(self.weights_[used] / n_folds, n_folds).tolist())
 
     def __sklearn_tags__(self) -> Any:
         return self._classifier().__sklearn_tags__()

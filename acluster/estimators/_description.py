@@ -14,6 +14,7 @@ from sklearn.utils._param_validation import Interval, validate_parameter_constra
 
 from acluster._utils._model_file import ModelFileError, Tensors
 from acluster.estimators._architecture import Architecture
+from acluster.estimators._items import copy_checked
 from acluster.estimators._labels import LabelCoding
 from acluster.estimators._missing import MissingModality
 from acluster.nn import Integration
@@ -25,6 +26,7 @@ _LABELS = {"bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32
 _LABELS |= {"float16", "float32", "float64", "str", "object"}
 # Building the modules of each takes a millisecond, and a hostile file may list very many.
 _MAX_MODALITIES = 1000
+_MAX_NETWORKS = 500  # of a portfolio; each takes a few milliseconds
 _MAX_TEXT = 20_000_000
 _WIDTH = {"n_features": [Interval(Integral, 1, None, closed="left")]}
 
@@ -40,29 +42,58 @@ def check_savable(model: Any) -> None:
 
 def describe(model: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Return the JSON description and the tensors of a fitted classifier."""
-    parameters = model.get_params(deep=False)
-    if isinstance(parameters["random_state"], np.random.RandomState):
-        parameters["random_state"] = None
-    if "integration" in parameters:
-        parameters["integration"] = model._architecture.integration  # that of `fit`
-    if len(model._architecture.modalities) > _MAX_MODALITIES:
-        raise ValueError(
-            f"A model file holds at most {_MAX_MODALITIES} modalities; this model has "
-            f"{len(model._architecture.modalities)}. Use joblib.dump."
-        )
     names = getattr(model, "feature_names_in_", None)
-    sizes = model._architecture.to_dict()
     description = {
         "class": type(model).__name__,
         "versions": {
             "python": platform.python_version(),
             **{name: sys.modules[name].__version__ for name in _LIBRARIES},
         },
-        "parameters": {name: _to_json(value) for name, value in parameters.items()},
         "labels": _labels_to_json(model._coding),
         "feature_names": None if names is None else list(names),
         "label_names": getattr(model, "label_names_", []),  # not in older pickles
         "one_row": model._one_row,
+    }
+    is_portfolio = hasattr(model, "_classifier")
+    own, tensors = _describe_portfolio(model) if is_portfolio else _describe_network(model)
+    return description | own, tensors
+
+
+def _describe_portfolio(model: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    if model.n_iter_.size > _MAX_NETWORKS:
+        raise ValueError(
+            f"A model file holds at most {_MAX_NETWORKS} networks; this model has "
+            f"{model.n_iter_.size}, one per configuration and fold. Use joblib.dump."
+        )
+    tensors: dict[str, NDArray[Any]] = {"oof_proba": model.oof_proba_}
+    networks: list[list[dict[str, Any]]] = []
+    for i, folds in enumerate(model.estimators_):
+        described = [_describe_network(one) for one in folds]
+        networks.append([own for own, _ in described])
+        for j, (_, state) in enumerate(described):
+            tensors |= {f"{_group(i, j)}/{name}": tensor for name, tensor in state.items()}
+    description = {
+        "parameters": _parameters_to_json(model),
+        "portfolio": [
+            {name: _to_json(value) for name, value in own.items()} for own in model.portfolio_
+        ],
+        "weights": model.weights_.tolist(),
+        "oof_score": model.oof_score_,
+        "networks": networks,
+    }
+    return description, tensors
+
+
+def _describe_network(model: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Return what differs between the classifiers of a portfolio."""
+    if len(model._architecture.modalities) > _MAX_MODALITIES:
+        raise ValueError(
+            f"A model file holds at most {_MAX_MODALITIES} modalities; this model has "
+            f"{len(model._architecture.modalities)}. Use joblib.dump."
+        )
+    sizes = model._architecture.to_dict()
+    description = {
+        "parameters": _parameters_to_json(model),
         "dtype": model._dtype,
         "modalities": _plain(sizes["integrations"]),
         "network": _plain(sizes["network"]),
@@ -80,12 +111,78 @@ def describe(model: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
 
 def restore(kind: type, description: dict[str, Any], tensors: Tensors) -> Any:
     """Invert `describe` for a class of classifiers; a damaged file may raise any exception."""
-    model: Any = kind(
-        **{name: _from_json(value) for name, value in description["parameters"].items()}
-    )
+    coding = _labels_from_json(description["labels"])
+    if hasattr(kind, "_classifier"):
+        return _restore_portfolio(kind, description, coding, tensors)
+    model = _restore_classifier(kind, description, coding, tensors)
+    _restore_names(model, description, model._architecture.widths)
+    return model
+
+
+def _restore_portfolio(
+    kind: Any, description: dict[str, Any], coding: LabelCoding, tensors: Tensors
+) -> Any:
+    model = _with_parameters(kind, description["parameters"], coding)
+    portfolio, networks = description["portfolio"], description["networks"]
+    weights = np.array(_numbers(description["weights"], "weights"))
+    n_networks = {len(folds) for folds in networks}
+    if len(n_networks) != 1 or not 1 <= len(networks) * max(n_networks) <= _MAX_NETWORKS:
+        raise ModelFileError("its configurations have no networks, too many, or not equally many")
+    if not len(weights) == len(portfolio) == len(networks):
+        raise ModelFileError("its portfolio, weights and networks differ in number")
+    if not ((weights >= 0).all() and abs(weights.sum() - 1) < 1e-6):
+        raise ModelFileError("its weights are not shares that add up to 1")
+    groups = tensors.groups()
+    model.portfolio_ = [
+        {name: _from_json(value) for name, value in own.items()} for own in portfolio
+    ]
+    for own in portfolio:
+        _with_parameters(kind._classifier, own, coding)  # raises if they are invalid
+    model.estimators_ = [
+        [
+            _restore_classifier(kind._classifier, own, coding, groups.pop(_group(i, j)))
+            for j, own in enumerate(folds)
+        ]
+        for i, folds in enumerate(networks)
+    ]
+    classifiers = [one for folds in model.estimators_ for one in folds]
+    inputs = [([*one._architecture.widths.items()], one._dtype) for one in classifiers]
+    if any(one != inputs[0] for one in inputs):
+        raise ModelFileError("its networks differ in the features that they take")
+    _restore_names(model, description, classifiers[0]._architecture.widths)
+    for one in classifiers:
+        copy_checked(model, one)
+    model.n_iter_ = np.array([[one.n_iter_ for one in folds] for folds in model.estimators_])
+    model.weights_ = weights
+    [model.oof_score_] = _numbers([description["oof_score"]], "oof_score")
+    shape, dtype = tensors.spec("oof_proba")
+    if len(shape) != 2 or shape[1] != len(coding.classes) or dtype != "float64":
+        raise ModelFileError(f"its oof_proba has shape {shape} and dtype {dtype}")
+    model.oof_proba_ = tensors["oof_proba"]
+    _check_unused(groups.pop(""), {"oof_proba"})
+    _check_unused(groups, set())
+    return model
+
+
+def _group(configuration: int, fold: int) -> str:
+    """Return the group of the tensors of a network."""
+    return f"configuration{configuration}/fold{fold}"
+
+
+def _with_parameters(kind: Any, parameters: dict[str, Any], coding: LabelCoding) -> Any:
+    """Return an estimator with these valid parameters, and with the classes."""
+    model = kind(**{name: _from_json(value) for name, value in parameters.items()})
     model._validate_params()
-    model._coding = _labels_from_json(description["labels"])
-    model.classes_ = model._coding.classes
+    model._coding = coding
+    model.classes_ = coding.classes
+    return model
+
+
+def _restore_classifier(
+    kind: Any, description: dict[str, Any], coding: LabelCoding, tensors: Tensors
+) -> Any:
+    """Return a classifier with its network, without the names of features and labels."""
+    model = _with_parameters(kind, description["parameters"], coding)
     model._dtype = _one_of(description["dtype"], ("float32", "float64"), "dtype")
     model._architecture = _restore_architecture(model, description, tensors)
     _restore_history(model, description)
@@ -96,13 +193,17 @@ def restore(kind: type, description: dict[str, Any], tensors: Tensors) -> Any:
         model.modalities_ = list(model._architecture.modalities)
         model.feature_means_ = dict(model._missing.means) or None
     used |= _restore_network(model, tensors)
-    if unused := set(tensors) - used:
-        raise ModelFileError(f"it has the unexpected tensor {min(unused)!r:.100}")
+    _check_unused(tensors, used)
     return model
 
 
-def _restore_history(model: Any, description: dict[str, Any]) -> None:
-    width = sum(model._architecture.widths.values())
+def _check_unused(names: Iterable[str], used: set[str]) -> None:
+    if unused := set(names) - used:
+        raise ModelFileError(f"it has the unexpected tensor {min(unused)!r:.100}")
+
+
+def _restore_names(model: Any, description: dict[str, Any], widths: dict[str, int]) -> None:
+    width = sum(widths.values())
     model.n_features_in_ = width
     names = description["feature_names"]
     if names is not None:
@@ -111,8 +212,11 @@ def _restore_history(model: Any, description: dict[str, Any]) -> None:
     n_labels = len(model.classes_) if names and model._coding.kind == "multilabel" else 0
     model.label_names_ = list(_texts(names, n_labels, "label_names"))
     # Older files lack this list: then no two-dimensional X raises a warning.
-    one_row = description.get("one_row", list(model._architecture.modalities))
+    one_row = description.get("one_row", list(widths))
     model._one_row = list(_texts(one_row, len(one_row), "one_row"))
+
+
+def _restore_history(model: Any, description: dict[str, Any]) -> None:
     model.loss_curve_ = _numbers(description["loss_curve"], "loss_curve")
     if not np.isfinite(model.loss_curve_).all():
         raise ModelFileError("its loss_curve is not finite")
@@ -207,6 +311,17 @@ def _restore_network(model: Any, tensors: Tensors) -> set[str]:
         model.dropout, model._dtype, to_torch_state(state), model.device
     )
     return {f"network.{name}" for name in expected}
+
+
+def _parameters_to_json(model: Any) -> dict[str, Any]:
+    parameters = model.get_params(deep=False)
+    if isinstance(parameters["random_state"], np.random.RandomState):
+        parameters["random_state"] = None
+    if "cv" in parameters and not isinstance(parameters["cv"], Integral):
+        parameters["cv"] = None  # a splitter is code, and a list of folds is about training items
+    if "integration" in parameters:
+        parameters["integration"] = model._architecture.integration  # that of `fit`
+    return {name: _to_json(value) for name, value in parameters.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -13,25 +13,37 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 
 from acluster._utils._files import replaced_file
 from acluster.estimators._architecture import members_of
-from acluster.estimators._labels import LabelCoding
-from acluster.nn import EnsembleNetwork, IntegrationNetwork, PaddedNetwork
+from acluster.nn import PaddedNetwork
 
 OUTPUT = "probabilities"
 
 
 class Probabilities(torch.nn.Module):
-    """A torch module that computes `predict_proba` for padded sets."""
+    """A torch module that computes `predict_proba` for padded sets.
 
-    def __init__(self, networks: Sequence[PaddedNetwork], kind: str) -> None:
+    Parameters
+    ----------
+    networks : sequence of PaddedNetwork
+        The networks.
+
+    weights : Tensor of shape (n_networks,)
+        Their shares in the probabilities, which add up to 1.
+
+    kind : {"binary", "multiclass", "multilabel"}
+        What the logits mean.
+    """
+
+    def __init__(self, networks: Sequence[PaddedNetwork], weights: torch.Tensor, kind: str) -> None:
         super().__init__()
         self.networks, self.kind = torch.nn.ModuleList(networks), kind
+        self.register_buffer("weights", weights)
 
     def forward(self, *sets: torch.Tensor) -> torch.Tensor:
-        return torch.stack([self._of(network(*sets)) for network in self.networks]).mean(dim=0)
+        stacked = torch.stack([self._of(network(*sets)) for network in self.networks])
+        return (self.get_buffer("weights")[:, None, None] * stacked).sum(dim=0)
 
     def _of(self, logits: torch.Tensor) -> torch.Tensor:
         if self.kind == "multiclass":
@@ -42,19 +54,33 @@ class Probabilities(torch.nn.Module):
 
 
 def write_onnx(
-    path: str | os.PathLike[str],
-    network: IntegrationNetwork | EnsembleNetwork,
-    stand_ins: list[NDArray[Any] | None],
-    widths: dict[str, int],
-    coding: LabelCoding,
+    path: str | os.PathLike[str], classifiers: Sequence[Any], weights: Sequence[float]
 ) -> None:
-    """Write the file; its inputs are the modalities, by name, each with its lengths."""
+    """Write the file; its inputs are the modalities, by name, each with its lengths.
+
+    Parameters
+    ----------
+    path : str or path
+        The file.
+
+    classifiers : sequence of AttentionClusters
+        Fitted classifiers of the same classes and modalities.
+
+    weights : sequence of float
+        Their shares in the probabilities, which add up to 1.
+    """
     if find_spec("onnxscript") is None:
         raise ImportError("to_onnx needs onnx and onnxscript: install the extra 'onnx'.")
-    like = next(network.parameters())
-    means = [None if mean is None else torch.from_numpy(mean).to(like) for mean in stand_ins]
-    padded = [PaddedNetwork(member, means) for member in members_of(network)]
-    module = Probabilities(padded, coding.kind).eval()
+    widths, coding = classifiers[0]._architecture.widths, classifiers[0]._coding
+    like = next(classifiers[0].network_.parameters())
+    padded, shares = [], []
+    for classifier, weight in zip(classifiers, weights, strict=True):
+        stand_ins = classifier._missing.stand_ins(widths)
+        means = [None if mean is None else torch.from_numpy(mean).to(like) for mean in stand_ins]
+        members = members_of(classifier.network_)
+        padded += [PaddedNetwork(member, means) for member in members]
+        shares += [weight / len(members)] * len(members)
+    module = Probabilities(padded, like.new_tensor(shares), coding.kind).eval()
     names, example, shapes = [], [], []
     for i, (modality, width) in enumerate(widths.items()):
         if modality == OUTPUT or modality.endswith("_lengths"):

@@ -456,6 +456,22 @@ def test_attention_rejects_model_without_attention(fitted, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_commands_with_a_model_of_a_portfolio(fitted, capsys):
+    X, y = fitted
+    clf = acluster.AttentionClusterClassifierCV(cv=2, n_configurations=1, max_iter=1)
+    clf.fit(X, np.where(y, "one", "none")).save("portfolio")
+    run("predict", "portfolio", "sets.zarr", "--proba")
+    rows = read_table(capsys.readouterr().out)
+    assert [row["prediction"] for row in rows] == clf.predict(X).tolist()
+    proba = [float(row["probability of one"]) for row in rows]
+    np.testing.assert_allclose(proba, clf.predict_proba(X)[:, 1], rtol=1e-5)
+    run("transform", "portfolio", "sets.zarr", "--out", "global.zarr", fails=True)
+    message = "portfolio holds a model of class AttentionClusterClassifierCV, which has no"
+    assert f"{message} global features" in capsys.readouterr().err
+    run("attention", "portfolio", "sets.zarr", "item0", fails=True)
+    assert f"{message} attention weights" in capsys.readouterr().err
+
+
 def test_info_into_a_closed_pipe(fitted):
     read_end, write_end = os.pipe()
     os.close(read_end)

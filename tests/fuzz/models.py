@@ -40,6 +40,9 @@ class ModelReader:
                 validation_fraction=0.5,
                 **OPTIONS,
             ),
+            acluster.MultimodalAttentionClusterClassifierCV(
+                cv=2, n_configurations=2, max_iter=1, random_state=0
+            ),
             rivals.TSLSTMClassifier(n_segments=2, hidden_size=2, **OPTIONS),
             rivals.SetTransformerClassifier(n_seeds=1, hidden_size=4, n_heads=2, **OPTIONS),
         ):
