@@ -31,6 +31,7 @@ CSV = Path(__file__).resolve().parent.parent / "docs" / "results" / "portfolio.c
 EPOCHS = (15, 30, 60, 120)
 N_FOLDS = 5
 DECAY, LEARNED = {"weight_decay": 1e-3}, {"hidden_features": 64}
+COSINE = {"learning_rate_schedule": "cosine"}
 CANDIDATES = {
     "default": {},
     "5 highest": {"n_attended": 5},
@@ -47,6 +48,16 @@ CANDIDATES = {
     "learned, no shifting": {"shifting": False, **LEARNED},
     "fc2": {"weighting": "fc2"},
 }
+WITH_COSINE = (
+    "default",
+    "5 highest",
+    "highest",
+    "5 highest, decay",
+    "5 highest, learned",
+    "no shifting",
+    "learned, no shifting",
+)
+CANDIDATES |= {f"{name}, cosine": {**CANDIDATES[name], **COSINE} for name in WITH_COSINE}
 
 
 class Run(NamedTuple):
@@ -85,11 +96,14 @@ def perform(run, parent):
     predicted = np.zeros((len(EPOCHS), len(y), len(np.unique(y))))
     splits = folds(y, subjects(run.dataset, items), run.repetition)
     for fold, (train, test) in enumerate(splits):
-        seed = 100 * run.repetition + fold
-        clf = AttentionClusterClassifier(random_state=seed, tol=None, warm_start=True)
+        clf = AttentionClusterClassifier(random_state=100 * run.repetition + fold, tol=None)
         clf.set_params(**CANDIDATES[run.candidate])
-        for place, n_more in enumerate(np.diff(EPOCHS, prepend=0)):
-            clf.set_params(max_iter=int(n_more)).fit(X[train], y[train])
+        # With a cosine decay, a shorter training is not the beginning of a longer one.
+        goes_on = clf.learning_rate_schedule == "constant"
+        n_epochs = np.diff(EPOCHS, prepend=0) if goes_on else EPOCHS
+        clf.set_params(warm_start=goes_on)
+        for place, n in enumerate(n_epochs):
+            clf.set_params(max_iter=int(n)).fit(X[train], y[train])
             predicted[place, test] = clf.predict_proba(X[test])
     row = {**run._asdict()}
     for n_epochs, own in zip(EPOCHS, predicted, strict=True):
