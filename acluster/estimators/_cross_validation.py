@@ -25,7 +25,6 @@ from acluster.estimators._attention_clusters import (
     AttentionClusters,
     MultimodalAttentionClusterClassifier,
 )
-from acluster.estimators._description import check_savable, describe
 from acluster.estimators._fitting import fit_together
 from acluster.estimators._inference import logits_of
 from acluster.estimators._items import Items, check_items, check_X, copy_checked
@@ -38,6 +37,7 @@ from acluster.estimators._parameters import (
     parameter,
     real,
 )
+from acluster.estimators._saved_model import check_savable, describe
 from acluster.estimators._set_classifier import restore_on_error
 from acluster.estimators._training_data import TrainingData
 from acluster.sets import MultimodalFeatureSets

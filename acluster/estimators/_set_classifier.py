@@ -20,13 +20,13 @@ from sklearn.utils.validation import check_is_fitted
 from acluster._utils._model_file import write_model
 from acluster.estimators._adoption import adopt
 from acluster.estimators._architecture import Architecture, members_of
-from acluster.estimators._description import check_savable, describe
 from acluster.estimators._fitting import fast_steps, fit_together, make_fit, member_numbers
 from acluster.estimators._inference import logits_of, outputs, source_of
 from acluster.estimators._items import check_partial_fit, check_X
 from acluster.estimators._labels import LabelCoding, LabelledClassifierMixin
 from acluster.estimators._missing import MissingModality
 from acluster.estimators._parameters import TrainingParameters, value_per_modality
+from acluster.estimators._saved_model import check_savable, describe
 from acluster.estimators._training_data import TrainingData, TrainingSets
 from acluster.nn import EnsembleNetwork, Integration, IntegrationNetwork
 from acluster.sets import FeatureSets, MultimodalFeatureSets, is_multimodal, normalized, save_rows

@@ -140,7 +140,7 @@ def test_save_rejects_what_load_would_not_find_or_read(fits, tmp_path, monkeypat
     own.__dict__ = clf.__dict__
     with pytest.raises(TypeError, match=r"not one of them.*joblib"):
         own.save(tmp_path / "model")
-    monkeypatch.setattr("acluster.estimators._description._MAX_NETWORKS", 5)
+    monkeypatch.setattr("acluster.estimators._saved_model._MAX_NETWORKS", 5)
     with pytest.raises(ValueError, match=r"at most 5 networks; this model has 6.*joblib"):
         clf.save(tmp_path / "model")
     assert not [*tmp_path.iterdir()]
