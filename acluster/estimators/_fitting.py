@@ -46,6 +46,9 @@ from acluster.training import (
 
 # Of a training step, in operations. Larger ones are bound by memory, not by overhead.
 _MAX_OPERATIONS = 1e8
+# With hidden features, torch also copies arrays of the size of the extended features several times,
+# so that the compiled step is faster up to about three times as many operations.
+_MAX_RATIO_WITH_HIDDEN = 3
 
 
 class _Fitting:
@@ -170,7 +173,8 @@ def pays_together(estimator: Any, data: TrainingData) -> bool:
 
 
 def _is_compiled(estimator: Any, network: Any, modalities: Sequence[FeatureSets]) -> bool:
-    is_small = _n_operations(network, modalities, estimator.batch_size) <= _MAX_OPERATIONS
+    limit = _MAX_OPERATIONS * (_MAX_RATIO_WITH_HIDDEN if _with_hidden(network) else 1)
+    is_small = _n_operations(network, modalities, estimator.batch_size) <= limit
     is_full = not multiplies_in_bfloat16(torch.device("cpu"), estimator.precision)
     return is_full and is_small and CompiledMembers.supports(network)
 
@@ -179,13 +183,19 @@ def _n_operations(network: Any, modalities: Sequence[FeatureSets], batch_size: i
     n = min(batch_size, len(modalities[0]))
     n_rows = n * float(np.mean([sets.lengths.mean() for sets in modalities]))
     of_cluster, *of_others = (parameter.numel() for parameter in network.parameters())
-    of_cluster += sum(
-        one.hidden.weight.numel()
-        for one in network.modules()
-        if isinstance(one, AttentionCluster) and one.hidden is not None
-    )
     # Scores and pooling, forward and backward, take six operations per row and weight.
-    return 6 * (n_rows * of_cluster + n * sum(of_others))
+    total = 6 * (n_rows * of_cluster + n * sum(of_others))
+    for cluster in _with_hidden(network):
+        size, n_hidden = cluster.hidden.weight.numel(), len(cluster.hidden.bias)
+        # A product with this weight and one for its gradient; the gradient of the hidden features
+        # comes from the scores and from pooling.
+        total += 4 * n_rows * (size + n_hidden * cluster.cluster_size) - 6 * n * (size + n_hidden)
+    return total
+
+
+def _with_hidden(network: Any) -> list[Any]:
+    clusters = [one for one in network.modules() if isinstance(one, AttentionCluster)]
+    return [cluster for cluster in clusters if cluster.hidden is not None]
 
 
 def network_size(estimator: Any, data: TrainingData) -> int:

@@ -1,10 +1,10 @@
 """Train networks of one architecture together: one compiled call per batch.
 
 A small network spends most of a training step on the overhead of its operations. The kernels of
-`_members_kernels` compute the whole step of a network in one call: scores, softmax, pooling,
-shift, dropout, linear layer, loss, gradients, clipping and update. They take the random numbers
-of the dropout from torch and follow the same equations, so that results agree with those of
-torch to rounding.
+`_members_kernels` compute the whole step of a network in one call: hidden features, scores,
+softmax, pooling, shift, dropout, linear layer, loss, gradients, clipping and update. They take the
+random numbers of the dropout from torch and follow the same equations, so that results agree with
+those of torch to rounding.
 """
 
 from __future__ import annotations
@@ -116,7 +116,9 @@ class CompiledMembers:
         moments = self._theta, self._mean, self._square_mean, self._steps
         cluster: Any = networks[0].integrations[0]
         self._cluster = cluster
-        self._arrays = *(one.numpy() for one in moments), int(cluster.cluster_size)
+        self._n_hidden = 0 if cluster.hidden is None else len(cluster.hidden.bias)
+        sizes = int(cluster.cluster_size), self._n_hidden
+        self._arrays = *(one.numpy() for one in moments), *sizes
         self._dtype: np.dtype[Any] = self._theta.numpy().dtype
         buffers = [buffer.numpy() for buffer in networks[0].buffers()]
         self._standardization = tuple(buffers or [np.empty(0, self._dtype)] * 2)
@@ -147,7 +149,6 @@ class CompiledMembers:
             and type(cluster.weighting) is FC1Weighting
             and type(network.linear) is DropoutLinear
             and cluster.pyramid_levels == 1
-            and cluster.hidden is None
             and (cluster.n_attended or 1) <= _MAX_ATTENDED
             and all(parameter.requires_grad for parameter in parameters)
             and available_for(*parameters)
@@ -302,16 +303,17 @@ class CompiledMembers:
     ) -> tuple[Any, ...]:
         """Return room for the features, the random bytes and every thread, kept for reuse."""
         n_units, (n_draws, n, size) = self._cluster.cluster_size, shape
-        n_outputs = len(self._linears[0].bias)
+        n_outputs, n_features = len(self._linears[0].bias), size // n_units - self._n_hidden
+        n_extended = n_features + 3 * self._n_hidden if self._n_hidden else 0
         per_thread = (
-            2 * n_rows * n_units
+            n_rows * (2 * n_units + n_extended)
             + (n + 2 * n_outputs + 6) * size
             + n * (n_outputs + n_units)
             + (n_attended + 3) * n_units
             + self._theta.shape[1]
         )
         return (
-            self._room("features", (n_rows, size // n_units), self._dtype),
+            self._room("features", (n_rows, n_features), self._dtype),
             self._room("bytes", (n_draws, n, size), np.dtype(np.uint8)),
             self._room("threads", (n_threads, per_thread), self._dtype),
         )

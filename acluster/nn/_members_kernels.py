@@ -1,15 +1,17 @@
 """The training step that Numba compiles for `_members`. Importing this module imports Numba.
 
-Arrays of one member: the scores' weight W (M, N), α and β (N,), the linear weight (N·M, C) and
-its bias (C,), end to end in one row of `theta`. Inside the step, the global features (n, M, N)
-and the linear weight (C, M, N) have the units last, so that every inner loop is over adjacent
-numbers of all units. These loops become vector instructions. Products with many terms go to the
-BLAS of SciPy.
+Arrays of one member: the scores' weight W (M, N), α and β (N,), the weight (F, H) and the bias (H,)
+of hidden features, the linear weight (N·M, C) and its bias (C,), end to end in one row of `theta`.
+M = F + H is the width of the given features with the hidden ones. Inside the step, the global
+features (n, M, N) and the linear weight (C, M, N) have the units last, so that every inner loop is
+over adjacent numbers of all units. These loops become vector instructions. Products with many terms
+go to the BLAS of SciPy.
 
 The kernels start no threads. A thread that calls them takes whole members, one after the other:
 no two threads write to the same memory, and the order of every sum is fixed. Numba's own threads
 would need a second version of the step, and compiling one takes ten seconds. For the same reason,
-what is used once is inlined before it is compiled (`_glue`), and not compiled by itself.
+what is used once is inlined before it is compiled (`_glue`), and not compiled by itself. The
+exceptions are functions that slice arrays, whose code takes longer where it is inlined.
 """
 
 import math
@@ -54,13 +56,13 @@ def train_members(active, batch, members, draws, rule, scratch, losses, first, s
         The numbers of the members that train.
 
     batch : tuple
-        values (R, M), their mean and scale (M,) or empty, offsets (n + 1,), classes (n,) for a
+        values (R, F), their mean and scale (F,) or empty, offsets (n + 1,), classes (n,) for a
         softmax, targets (n, C) for sigmoids (the other one empty), and weights (1 or P, n, 1 or C).
 
     members : tuple
         theta, its moments mean and square_mean, (P, n_parameters); the numbers of steps (P, 2) of
-        the cluster and the linear layer; cluster_size, n_attended (0 for all), and whether there
-        is a shift.
+        the cluster and the linear layer; cluster_size, the number H of hidden features,
+        n_attended (0 for all), and whether there is a shift.
 
     draws : tuple
         Random bytes (D, n, N·M) and numbers (D, n), which draw a member uses (P,), and the
@@ -71,7 +73,7 @@ def train_members(active, batch, members, draws, rule, scratch, losses, first, s
         corrects the bias and decouples the decay.
 
     scratch : tuple
-        The standardized features (R, M), the bytes in the order of the units (D, n, M·N), and
+        The standardized features (R, F), the bytes in the order of the units (D, n, M·N), and
         room for every thread (T, ...).
 
     losses : array (P,)
@@ -94,7 +96,8 @@ def prepare_members(batch, members, draws, scratch):
     for r in range(len(values)):
         for m in range(values.shape[1]):
             x[r, m] = (values[r, m] - mean[m]) / scale[m] if len(mean) > 0 else values[r, m]
-    drawn, n_units, n_features = draws[0], members[4], values.shape[1]
+    drawn, n_units = draws[0], members[4]
+    n_features = drawn.shape[2] // n_units
     for d in range(len(drawn)):
         for i in range(drawn.shape[1]):
             for m in range(n_features):
@@ -106,57 +109,70 @@ def prepare_members(batch, members, draws, scratch):
 def _train_one(p, batch, members, draws, rule, x, reordered, room):
     """Take one step with member p and return its loss."""
     _, _, _, offsets, classes, targets, weights = batch
-    theta, mean, square_mean, steps, n_units, n_attended, has_shift = members
-    W, alpha, beta, linear, bias = _parameters(theta[p], x.shape[1], n_units, has_shift)
+    theta, mean, square_mean, steps, n_units, n_hidden, n_attended, has_shift = members
+    shape = x.shape[1] + n_hidden, n_units
+    W, alpha, beta, W_h, b_h, linear, bias = _parameters(theta[p], shape, n_hidden, has_shift)
     gradient, room = room[: theta.shape[1]], room[theta.shape[1] :]
-    _fill(gradient, 0)
-    of_parameters = _parameters(gradient, x.shape[1], n_units, has_shift)
-    rooms = _divided(room, len(x), len(offsets) - 1, x.shape[1], n_units, len(bias), n_attended)
+    _fill(gradient, 0.0)
+    of_parameters = _parameters(gradient, shape, n_hidden, has_shift)
+    rooms, room = _divided(room, len(x), len(offsets) - 1, shape, len(bias), n_attended)
     _, _, _, L, d_L, z, a, d, _, _ = rooms
+    e, d_h, d_h_of_scores = _divided_for_hidden(room, x, n_hidden)
     dropped = _thresholds(p, draws, reordered)
 
-    _reorder(linear, x.shape[1], L)
-    _multiply_tiles(x, W, a)
-    _forward(x, offsets, n_attended, alpha, beta, bias, dropped, rooms)
+    if n_hidden > 0:
+        _extend(x, W_h, b_h, d_h, e)
+    _reorder(linear, shape[0], L)
+    _multiply_tiles(e, W, a)
+    _forward(e, offsets, n_attended, alpha, beta, bias, dropped, rooms)
     own = weights[p if len(weights) > 1 else 0]
     is_softmax = len(classes) > 0
     loss = _softmax_loss(z, classes, own) if is_softmax else _sigmoid_loss(z, targets, own)
 
     # From here on, z is the gradient of the logits, and d that of the scores.
-    _add_columns(z, of_parameters[4])
+    _add_columns(z, of_parameters[6])
     _scale_gradient(z, dropped[2])
     for c in range(len(d_L)):
-        _fill(d_L[c], 0)
-    _backward(x, offsets, alpha, dropped, rooms, of_parameters)
-    _add_products(x, d, of_parameters[0])
-    _restore(d_L, x.shape[1], of_parameters[3])
+        _fill(d_L[c], 0.0)
+    _backward(e, offsets, alpha, dropped, rooms, of_parameters, d_h)
+    _add_products(e, d, of_parameters[0])
+    if n_hidden > 0:
+        _multiply_tiles(d, W[x.shape[1] :].T, d_h_of_scores)
+        _mask_hidden(e, d_h_of_scores, d_h)
+        _add_products(x, d_h, of_parameters[3])
+        _add_columns(d_h, of_parameters[4])
+    _restore(d_L, shape[0], of_parameters[5])
     cluster = len(gradient) - linear.size - len(bias)
     _update(theta[p], gradient, mean[p], square_mean[p], steps[p], p, rule, cluster, len(x) > 0)
     return loss
 
 
-@_glue
-def _parameters(row, n_features, n_units, has_shift):
-    """Return W (M, N), α and β (N,), the linear weight (N·M, C) and its bias, views of a row."""
+@_helper
+def _parameters(row, shape, n_hidden, has_shift):
+    """Return the parameters of a member, or their gradients: views of a row, in its order."""
+    n_features, n_units = shape
     size, shift = n_units * n_features, n_units if has_shift else 0
-    head = size + 2 * shift
+    hidden = size + 2 * shift
+    of_bias = hidden + (n_features - n_hidden) * n_hidden
+    head = of_bias + n_hidden
     bias = len(row) - (len(row) - head) // (size + 1)
     return (
         row[:size].reshape(n_features, n_units),
         row[size : size + shift],
-        row[size + shift : head],
+        row[size + shift : hidden],
+        row[hidden:of_bias].reshape(n_features - n_hidden, n_hidden),
+        row[of_bias:head],
         row[head:bias].reshape(size, len(row) - bias),
         row[bias:],
     )
 
 
-@_glue
-def _divided(room, n_rows, n, n_features, n_units, n_outputs, n_attended):
-    """Return the matrices of a step, which lie in the room one after the other."""
-    size = n_units * n_features
+@_helper
+def _divided(room, n_rows, n, shape, n_outputs, n_attended):
+    """Return the matrices of a step, which lie in the room one after the other, and the rest."""
+    n_units, size = shape[1], shape[0] * shape[1]
     y, room = _take(room, n, size)
-    h, room = _take(room, _N_TOGETHER, size)
-    d_y, room = _take(room, 2, size)
+    h, room = _take(room, _N_TOGETHER + 2, size)
     L, room = _take(room, n_outputs, size)
     d_L, room = _take(room, n_outputs, size)
     z, room = _take(room, n, n_outputs)
@@ -164,17 +180,27 @@ def _divided(room, n_rows, n, n_features, n_units, n_outputs, n_attended):
     d, room = _take(room, n_rows, n_units)
     norms, room = _take(room, n, n_units)
     top, room = _take(room, n_attended + 3, n_units)
-    return y, h, d_y, L, d_L, z, a, d, norms, top
+    return (y, h[:_N_TOGETHER], h[_N_TOGETHER:], L, d_L, z, a, d, norms, top), room
 
 
-@_glue
+@_helper
+def _divided_for_hidden(room, x, n_hidden):
+    """Return the features with room for hidden ones, and two matrices for gradients of these."""
+    e = x
+    if n_hidden > 0:
+        e, room = _take(room, len(x), x.shape[1] + n_hidden)
+    d_h, room = _take(room, len(x), n_hidden)
+    return e, d_h, room[: d_h.size].reshape(d_h.shape)
+
+
+@_helper
 def _take(room, rows, columns):
     """Return a matrix at the beginning of the room, and the rest of the room."""
     size = rows * columns
     return room[:size].reshape(rows, columns), room[size:]
 
 
-@_glue
+@_helper
 def _thresholds(p, draws, reordered):
     """Return the bytes of a member, the lowest that keep a component, and the factor for it."""
     _, between, draw_of, dropout = draws
@@ -203,6 +229,29 @@ def _restore(reordered, n_features, out):
         for m in range(n_features):
             for c in range(len(reordered)):
                 out[k * n_features + m, c] = reordered[c, m * n_units + k]
+
+
+@_helper
+def _extend(x, weight, bias, h, out):
+    """Write the features and relu(x·weight + bias) side by side; h is overwritten."""
+    zero, n_features = x.dtype.type(0), x.shape[1]
+    _multiply_tiles(x, weight, h)
+    for r in range(len(x)):
+        for m in range(n_features):
+            out[r, m] = x[r, m]
+        for j in range(len(bias)):
+            total = h[r, j] + bias[j]
+            out[r, n_features + j] = zero if total <= 0 else total  # NaN stays, as in torch
+
+
+@_helper
+def _mask_hidden(e, other, d_h):
+    """Add to the gradient of hidden features another one; zero it where the feature is 0."""
+    zero, first, limit = e.dtype.type(0), e.shape[1] - d_h.shape[1], _limit(e)
+    for r in range(len(d_h)):
+        for j in range(d_h.shape[1]):
+            total = d_h[r, j] + other[r, j]
+            d_h[r, j] = zero if e[r, first + j] <= 0 or abs(total) < limit else total
 
 
 @_helper
@@ -296,7 +345,7 @@ def _pool(x, a, out):
         np.dot(x.T, a, out)
     else:
         for m in range(len(out)):
-            _fill(out[m], 0)
+            _fill(out[m], 0.0)
         _add_products(x, a, out)
 
 
@@ -346,7 +395,7 @@ def _softmax(a, n_top, top):
 def _shift(v, alpha, beta, norms):
     """Shift and normalize v (M, N) in place (equation 7), and fill the factors of that."""
     number, n_units = v.dtype.type, v.shape[1]
-    _fill(norms, 0)
+    _fill(norms, 0.0)
     for m in range(len(v)):
         for k in range(n_units):
             u = alpha[k] * v[m, k] + beta[k]
@@ -379,8 +428,11 @@ def _shift_backward(y, d_y, norms, along, d_beta):
 
 
 @_glue
-def _backward(x, offsets, alpha, dropped, rooms, of_parameters):
-    """Fill the gradient of the scores from that of the logits, and add to those of L, α and β."""
+def _backward(x, offsets, alpha, dropped, rooms, of_parameters, d_h):
+    """Fill the gradient of the scores from that of the logits, and add to those of L, α and β.
+
+    The part of the gradient of hidden features that comes from pooling goes to `d_h`.
+    """
     y, h, d_y, L, d_L, z, a, d, norms, top = rooms
     shape = x.shape[1], a.shape[1]
     # Masking in place would not be vectorized, because the arrays overlap.
@@ -397,8 +449,21 @@ def _backward(x, offsets, alpha, dropped, rooms, of_parameters):
                 if len(alpha) > 0:
                     _shift_backward(y[i].reshape(shape), d_u, norms[i], top, of_parameters[2])
                 _multiply_tiles(x[start:stop], d_u, d[start:stop])
+                if d_h.shape[1] > 0:
+                    learned = d_u[shape[0] - d_h.shape[1] :]
+                    _pool_backward(a[start:stop], learned, alpha, d_h[start:stop])
                 _softmax_backward(a[start:stop], d[start:stop], alpha, top, of_parameters[1])
         _add_products(z[first : first + n], h[:n], d_L)
+
+
+@_helper
+def _pool_backward(a, d_u, alpha, d_x):
+    """Write the gradient a·(α·du)ᵀ of the features of a set; du is overwritten."""
+    if len(alpha) > 0:
+        for m in range(len(d_u)):
+            for k in range(d_u.shape[1]):
+                d_u[m, k] *= alpha[k]
+    _multiply_tiles(a, d_u.T, d_x)
 
 
 @_helper

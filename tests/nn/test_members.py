@@ -41,14 +41,21 @@ def make_networks(dropouts, kind="softmax", dtype=torch.float64, standardize=Tru
     return networks
 
 
-def make_batches(n_batches, kind="softmax", dtype=torch.float64, shape_of_weights=(), smallest=1):
-    """Batches of seven sets, whose local features partly coincide: their scores are tied."""
+def make_batches(
+    n_batches, kind="softmax", dtype=torch.float64, shape_of_weights=(), smallest=1, ties=True
+):
+    """Batches of seven sets, whose local features partly coincide: their scores are tied.
+
+    Leave out ties if there are hidden features and `n_attended`: torch rounds the scores of equal
+    rows differently then, and so breaks the ties.
+    """
     random, batches = np.random.RandomState(0), []
     for _ in range(n_batches):
         lengths = random.randint(smallest, 12, 7)
         offsets = torch.from_numpy(np.r_[0, lengths.cumsum()])
         values = random.randn(lengths.sum(), M)
-        values[1::3] = values[: len(values[1::3])]
+        if ties:
+            values[1::3] = values[: len(values[1::3])]
         shape = 7 if kind == "softmax" else (7, OUTPUTS[kind])
         targets = torch.from_numpy(random.randint(0, 3 if kind == "softmax" else 2, shape))
         targets = targets if kind == "softmax" else targets.to(dtype)
@@ -126,26 +133,33 @@ def assert_equal_weights(network, expected, rtol=1e-10):
 @pytest.mark.parametrize("dropouts", [(0.0,), (0.5,), (0.5, 0.0, 0.3)], ids=str)
 @pytest.mark.parametrize("n_attended", [None, 1, 3])
 @pytest.mark.parametrize("shifting", [True, False])
+@pytest.mark.parametrize("hidden_features", [0, 7])
 @pytest.mark.parametrize("kind", OUTPUTS)
-def test_step_matches_trainer(kind, shifting, n_attended, dropouts):
-    networks = make_networks(dropouts, kind, shifting=shifting, n_attended=n_attended)
+def test_step_matches_trainer(kind, hidden_features, shifting, n_attended, dropouts):
+    options = {"hidden_features": hidden_features, "shifting": shifting, "n_attended": n_attended}
+    networks = make_networks(dropouts, kind, **options)
     members = make_members(networks, is_softmax=kind == "softmax")
-    assert_equal_training(members, make_trainers(members), make_batches(6, kind))
+    batches = make_batches(6, kind, ties=not hidden_features)
+    assert_equal_training(members, make_trainers(members), batches)
 
 
 @pytest.mark.parametrize("max_grad_norms", [(None, 100.0, 0.1), (0.01, 0.2, None)], ids=str)
 @pytest.mark.parametrize("weight_decays", [(0.0, 0.0, 0.0), (0.0, 0.1, 0.5)], ids=str)
+@pytest.mark.parametrize("options", [{}, {"hidden_features": 3, "n_attended": 5}], ids=str)
 @pytest.mark.parametrize("standardize", [True, False])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_step_matches_every_optimizer(optimizer, standardize, weight_decays, max_grad_norms):
+def test_step_matches_every_optimizer(
+    optimizer, standardize, options, weight_decays, max_grad_norms
+):
     members = make_members(
-        make_networks([0.5, 0.2, 0.0], standardize=standardize),
+        make_networks([0.5, 0.2, 0.0], standardize=standardize, **options),
         optimizer,
         learning_rates=[0.001, 0.01, 0.1],
         weight_decays=weight_decays,
         max_grad_norms=max_grad_norms,
     )
-    assert_equal_training(members, make_trainers(members, optimizer), make_batches(6))
+    batches = make_batches(6, ties=not options)
+    assert_equal_training(members, make_trainers(members, optimizer), batches)
 
 
 @pytest.mark.parametrize("kind", OUTPUTS)
@@ -162,33 +176,73 @@ def test_step_with_weights_of_labels():
     assert_equal_training(members, make_trainers(members), batches)
 
 
+@pytest.mark.parametrize("hidden_features", [0, 7])
 @pytest.mark.parametrize("kind", OUTPUTS)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_step_in_float32(optimizer, kind):
-    networks = make_networks([0.5, 0.3], kind, torch.float32)
+def test_step_in_float32(optimizer, kind, hidden_features):
+    networks = make_networks([0.5, 0.3], kind, torch.float32, hidden_features=hidden_features)
     members = make_members(networks, optimizer, is_softmax=kind == "softmax")
     batches = make_batches(5, kind, torch.float32)
     assert_equal_training(members, make_trainers(members, optimizer), batches, rtol=2e-4)
 
 
-def test_step_with_empty_sets():
-    members = make_members(make_networks([0.5, 0.0]), weight_decays=[0.1, 0.1])
-    batches = make_batches(5, smallest=0)
+@pytest.mark.parametrize("options", [{}, {"hidden_features": 3, "n_attended": 2}], ids=str)
+def test_step_with_empty_sets(options):
+    members = make_members(make_networks([0.5, 0.0], **options), weight_decays=[0.1, 0.1])
+    batches = make_batches(5, smallest=0, ties=not options)
     (sets, targets, weights) = batches[0]
     assert (sets[0][1].diff() == 0).any()
     batches.insert(2, ([(sets[0][0][:0], torch.zeros(8, dtype=torch.int64))], targets, weights))
     assert_equal_training(members, make_trainers(members), batches)
 
 
-def test_step_with_large_scores():
+@pytest.mark.parametrize("hidden_features", [0, 3])
+def test_step_with_large_scores(hidden_features):
     """Exponentials underflow, and the gradient of a class that is almost certain vanishes."""
-    networks = make_networks([0.5, 0.0])
+    networks = make_networks([0.5, 0.0], hidden_features=hidden_features)
     for network in networks:
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter.mul_(300)
     members = make_members(networks)
     assert_equal_training(members, make_trainers(members), make_batches(5))
+
+
+def test_step_with_hidden_features_that_are_all_zero():
+    networks = make_networks([0.5, 0.0], hidden_features=3)
+    with torch.no_grad():
+        networks[0].integrations[0].hidden.bias.fill_(-100)
+        networks[1].integrations[0].hidden.weight.zero_()  # relu'(0) is 0
+        networks[1].integrations[0].hidden.bias.zero_()
+    members = make_members(networks)
+    before = [copy.deepcopy(one.integrations[0].hidden.state_dict()) for one in networks]
+    assert_equal_training(members, make_trainers(members), make_batches(3))
+    for network, state in zip(networks, before, strict=True):
+        for name, value in network.integrations[0].hidden.state_dict().items():
+            assert torch.equal(value, state[name])
+
+
+def test_step_with_sets_of_several_tiles():
+    """Products are taken in tiles of at most 2**18 multiplications."""
+    networks = make_networks([0.5], hidden_features=300)
+    members, random = make_members(networks), np.random.RandomState(0)
+    offsets = torch.tensor([0, 3, 1000, 1001, 1400])
+    batches = [
+        (
+            [(torch.from_numpy(random.randn(1400, M)), offsets)],
+            torch.tensor([0, 1, 2, 1]),
+            torch.ones(4, dtype=torch.float64),
+        )
+        for _ in range(3)
+    ]
+    assert_equal_training(members, make_trainers(members), batches)
+
+
+def test_step_with_hidden_features_propagates_nan():
+    networks = make_networks([0.5], hidden_features=3)
+    members, ((sets, *others),) = make_members(networks), make_batches(1)
+    sets[0][0][0] = torch.nan
+    assert np.isnan(members.step([0], sets, *others, generators([0]))).all()
 
 
 def test_step_leaves_inactive_members_unchanged():
@@ -234,9 +288,11 @@ def assert_equal_states(state, expected):
             np.testing.assert_allclose(one[name], other[name], rtol=1e-10)
 
 
+@pytest.mark.parametrize("hidden_features", [0, 3])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_state_matches_optimizer_and_continues_in_either(optimizer):
-    members, batches = make_members(make_networks([0.5, 0.5]), optimizer), make_batches(6)
+def test_state_matches_optimizer_and_continues_in_either(optimizer, hidden_features):
+    networks = make_networks([0.5, 0.5], hidden_features=hidden_features)
+    members, batches = make_members(networks, optimizer), make_batches(6)
     trainers = make_trainers(members, optimizer)
     assert_equal_states(members.state(1), trainers[1].optimizer.state())
     assert_equal_training(members, trainers, batches[:3])
@@ -251,13 +307,16 @@ def test_state_matches_optimizer_and_continues_in_either(optimizer):
     assert_equal_states(twins.state(1), trainers[1].optimizer.state())
 
 
+@pytest.mark.parametrize("hidden_features", [0, 7])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_step_is_bit_identical_for_any_number_of_threads(dtype):
+def test_step_is_bit_identical_for_any_number_of_threads(dtype, hidden_features):
+    options = {"dtype": dtype, "hidden_features": hidden_features}
+
     def trained(n_threads):
         n_before = torch.get_num_threads()
         torch.set_num_threads(n_threads)
         try:
-            members = make_members(make_networks([0.5] * 5, dtype=dtype))
+            members = make_members(make_networks([0.5] * 5, **options))
             seeded = generators(range(5))
             losses = [members.step(range(5), *b, seeded) for b in make_batches(3, dtype=dtype)]
         finally:
@@ -267,7 +326,7 @@ def test_step_is_bit_identical_for_any_number_of_threads(dtype):
     (losses, theta), (losses_of_two, theta_of_two) = trained(1), trained(2)
     np.testing.assert_array_equal(losses, losses_of_two)
     assert torch.equal(theta, theta_of_two)
-    members = make_members(make_networks([0.5], dtype=dtype))
+    members = make_members(make_networks([0.5], **options))
     alone = [
         members.step([0], *batch, seeded)
         for seeded in [generators([0])]
@@ -314,7 +373,6 @@ class _OwnWeighting(FC1Weighting):
         {"weighting": _OwnWeighting},
         {"pyramid_levels": 2},
         {"n_attended": 33},
-        {"hidden_features": 1},
         {"dtype": torch.bfloat16},
     ],
     ids=str,
@@ -341,7 +399,8 @@ def test_supports_rejects_other_networks(monkeypatch):
 
 def test_members_must_be_alike():
     (network,) = make_networks([0.5])
-    for other in (*make_networks([0.5], n_attended=2), *make_networks([0.5], "binary")):
+    changes = {"n_attended": 2}, {"kind": "binary"}, {"hidden_features": 2}
+    for (other,) in [make_networks([0.5], **change) for change in changes]:
         with pytest.raises(ValueError, match="Network 1 differs from network 0"):
             make_members([network, other])
     (other,) = make_networks([0.5])
