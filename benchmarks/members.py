@@ -1,6 +1,7 @@
 """Time the compiled training step of networks that train together against the trainer's.
 
-    python benchmarks/members.py [--data musk1 ...] [--members 1 8 32] [--repeats 9] [--json FILE]
+    python benchmarks/members.py [--data musk1 ...] [--members 1 8 32] [--repeats 9]
+        [--hidden 0] [--json FILE]
 
 Every figure is the time of the epochs of a default attention cluster, batches included, divided by
 that of one network in torch (`Trainer`). All of them are timed in turn, in one thread. Members
@@ -24,14 +25,14 @@ from acluster.training import OPTIMIZERS, BatchSource, Trainer, TrainingBatches
 UPDATE = {"learning_rate": 0.01, "weight_decay": 0.0, "max_grad_norm": 5.0}
 
 
-def prepared(benchmark, n_networks, coding):
+def prepared(benchmark, n_networks, coding, n_hidden):
     """Return standardizing networks and the batches that they train on."""
     X, targets = benchmark.data, coding.encode(benchmark.target)
     rows = np.concatenate([X[i] for i in range(len(X))])
     moments = [torch.from_numpy(m).float() for m in (rows.mean(axis=0), rows.std(axis=0))]
     networks = []
     for seed in range(n_networks):
-        cluster = AttentionCluster(X.n_features, cluster_size=32)
+        cluster = AttentionCluster(X.n_features, cluster_size=32, hidden_features=n_hidden)
         network = IntegrationNetwork([cluster], coding.n_outputs, 0.5, [X.n_features])
         network.reset_parameters(torch.Generator().manual_seed(seed))
         network.standardizations[0].learn(*moments)
@@ -44,9 +45,9 @@ def prepared(benchmark, n_networks, coding):
     return networks, TrainingBatches(source, targets, weights, 32, [None], 0.0, state)
 
 
-def torch_epochs(benchmark, n_epochs):
+def torch_epochs(benchmark, n_epochs, n_hidden):
     coding = LabelCoding.of(benchmark.target)
-    (network,), batches = prepared(benchmark, 1, coding)
+    (network,), batches = prepared(benchmark, 1, coding, n_hidden)
     options = {**UPDATE, "optimizer": "adam", "precision": "full"}
     trainer = Trainer(network, coding.loss, generator=torch.Generator(), **options)
 
@@ -59,9 +60,9 @@ def torch_epochs(benchmark, n_epochs):
     return run
 
 
-def compiled_epochs(benchmark, n_epochs, n_members):
+def compiled_epochs(benchmark, n_epochs, n_members, n_hidden):
     coding = LabelCoding.of(benchmark.target)
-    networks, batches = prepared(benchmark, n_members, coding)
+    networks, batches = prepared(benchmark, n_members, coding, n_hidden)
     members = CompiledMembers(
         networks,
         rule=OPTIMIZERS["adam"],
@@ -85,6 +86,7 @@ def main(arguments=None):
     names = ["japanese_vowels", "musk1", "elephant"]
     parser.add_argument("--data", nargs="+", default=names, help="benchmarks to load")
     parser.add_argument("--members", nargs="+", type=int, default=[1, 8, 32])
+    parser.add_argument("--hidden", type=int, default=0, help="hidden features")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--epochs", type=int, default=3, help="per repeat")
     parser.add_argument("--json", type=Path, help="file for the figures")
@@ -93,9 +95,9 @@ def main(arguments=None):
     report = {}
     for name in options.data:
         benchmark = load_benchmark(name)
-        runs = {"torch": torch_epochs(benchmark, options.epochs)}
+        runs = {"torch": torch_epochs(benchmark, options.epochs, options.hidden)}
         for n in options.members:
-            runs[f"P={n}"] = compiled_epochs(benchmark, options.epochs, n)
+            runs[f"P={n}"] = compiled_epochs(benchmark, options.epochs, n, options.hidden)
         measured = interleaved(runs, options.repeats)
         medians = {way: float(np.median(times)) for way, times in measured.items()}
         report[name] = {way: median / medians["torch"] for way, median in medians.items()}
