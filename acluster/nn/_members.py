@@ -1,4 +1,4 @@
-"""Train networks of one architecture together: one compiled call per batch.
+"""Train networks of one architecture together: one compiled call for several batches.
 
 A small network spends most of a training step on the overhead of its operations. The kernels of
 `_members_kernels` compute the whole step of a network in one call: hidden features, scores,
@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -46,7 +47,7 @@ class UpdateRule(Protocol):
 
 
 class CompiledMembers:
-    """Networks of one architecture that train together, with one compiled call per batch.
+    """Networks of one architecture that train together, in compiled calls.
 
     The parameters stay those of the networks: their data become views of one array, which the
     kernel updates in place, until `release`. Networks may predict, be copied and load states in
@@ -128,6 +129,11 @@ class CompiledMembers:
         # It starts threads when it gets work, and ends them when it is deleted.
         self._threads = ThreadPoolExecutor(len(networks), thread_name_prefix="acluster-members")
 
+    @property
+    def bytes_per_draw(self) -> int:
+        """The memory that the dropout of an item needs for every generator."""
+        return 2 * int(self._cluster.global_size)  # its random bytes, in two orders
+
     @staticmethod
     def supports(network: nn.Module) -> bool:
         """Return whether the kernels can train a network.
@@ -161,8 +167,9 @@ class CompiledMembers:
         targets: Tensor,
         weights: Tensor,
         generators: Sequence[torch.Generator],
+        batch_size: int | None = None,
     ) -> NDArray[np.floating]:
-        """Take one gradient step with some of the members.
+        """Take a gradient step per batch with some of the members.
 
         Parameters
         ----------
@@ -170,7 +177,7 @@ class CompiledMembers:
             The members that train.
 
         sets : sequence of (values, offsets)
-            The only modality of a batch, as `IntegrationNetwork.forward` takes it.
+            The only modality of the batches, as `IntegrationNetwork.forward` takes it.
 
         targets : Tensor of shape (n,) or (n, C)
             Classes for a softmax; 0 and 1 for sigmoids.
@@ -183,29 +190,35 @@ class CompiledMembers:
             The generator of the dropout of every member. Members with the same generator share
             the random numbers of a batch, which are then drawn once.
 
+        batch_size : int, optional
+            The number of items per step; the last one takes the rest. By default, one step takes
+            all items.
+
         Returns
         -------
         ndarray of shape (P,)
-            The weighted mean loss of every member before the step; NaN if it is not active.
+            The mean over the items of the weighted loss of every member before the step that
+            trains on them; NaN if it is not active.
         """
         values, offsets = sets[0]
         values, n = values.to(self._theta.dtype).contiguous(), len(offsets) - 1
+        starts = np.array([*range(0, n, batch_size or n), n])
         if self.is_softmax:
             classes, binary = targets.numpy(), np.empty((0, 0), self._dtype)
         else:
             classes, binary = np.empty(0, np.int64), targets.to(self._theta.dtype).numpy()
-        draws = self._draw(active, n, generators)
+        draws = self._draw(active, starts, generators)
         losses = np.full(len(self.networks), np.nan, self._dtype)
         n_threads = min(self._n_threads, len(active))
         n_attended = min(self._cluster.n_attended or 0, len(values))
-        of_items = offsets.numpy(), classes, binary, self._by_item(weights, n)
+        of_items = offsets.numpy(), starts, classes, binary, self._by_item(weights, n)
         arguments = (
             np.array(active, np.int64),
             (values.detach().numpy(), *self._standardization, *of_items),
             (*self._arrays, n_attended, self._cluster.shifting is not None),
             draws,
             self._rule,
-            self._scratch(n_threads, len(values), n_attended, draws[0].shape),
+            self._scratch(n_threads, of_items[0], starts, n_attended, draws[0].shape),
             losses,
         )
         run_alone("prepare_members", *arguments[1:4], arguments[5])
@@ -217,6 +230,20 @@ class CompiledMembers:
         for other in others:
             other.result()
         return losses
+
+    def is_finite(self, member: int) -> bool:
+        """Return whether all parameters of a member are finite.
+
+        Parameters
+        ----------
+        member : int
+            The number of the member.
+
+        Returns
+        -------
+        bool
+        """
+        return bool(np.isfinite(self._arrays[0][member]).all())
 
     def state(self, member: int) -> list[dict[str, NDArray[Any]]]:
         """Return the moments of every parameter of a member, as the torch optimizer has them.
@@ -281,28 +308,36 @@ class CompiledMembers:
         return weights.to(self._theta.dtype).expand(-1, n, -1).contiguous().numpy()
 
     def _draw(
-        self, active: Sequence[int], n: int, generators: Sequence[torch.Generator]
+        self, active: Sequence[int], starts: NDArray[Any], generators: Sequence[torch.Generator]
     ) -> tuple[NDArray[Any], ...]:
-        """Draw what the dropout of n items needs, once for every generator."""
+        """Draw what the dropout of the batches needs, once for every generator."""
         dropout = np.array([linear.dropout for linear in self._linears], np.float64)
         dropping = [member for member in active if dropout[member] > 0]
         number_of = {generators[member]: 0 for member in dropping}
         number_of = {generator: number for number, generator in enumerate(number_of)}
         draw_of = np.zeros(len(dropout), np.int64)
         draw_of[dropping] = [number_of[generators[member]] for member in dropping]
-        shape = n, self._cluster.global_size
-        random = np.empty((len(number_of), *shape), np.uint8)
+        size, n = self._cluster.global_size, starts[-1]
+        random = np.empty((len(number_of), n, size), np.uint8)
         between = np.empty((len(number_of), n), np.float32)
         for generator, number in number_of.items():
-            drawn = random_bytes(shape, self._theta, generator)
-            random[number], between[number] = drawn[0].numpy(), drawn[1][:, 0].numpy()
+            for i, j in pairwise(starts.tolist()):
+                drawn = random_bytes((j - i, size), self._theta, generator)
+                random[number, i:j] = drawn[0].numpy()
+                between[number, i:j] = drawn[1][:, 0].numpy()
         return random, between, draw_of, dropout
 
     def _scratch(
-        self, n_threads: int, n_rows: int, n_attended: int, shape: tuple[int, ...]
+        self,
+        n_threads: int,
+        offsets: NDArray[np.int64],
+        starts: NDArray[np.int64],
+        n_attended: int,
+        shape: tuple[int, ...],
     ) -> tuple[Any, ...]:
         """Return room for the features, the random bytes and every thread, kept for reuse."""
-        n_units, (n_draws, n, size) = self._cluster.cluster_size, shape
+        n_units, size = self._cluster.cluster_size, shape[2]
+        n, n_rows = (int(np.diff(one).max()) for one in (starts, offsets[starts]))
         n_outputs, n_features = len(self._linears[0].bias), size // n_units - self._n_hidden
         n_extended = n_features + 3 * self._n_hidden if self._n_hidden else 0
         per_thread = (
@@ -313,8 +348,8 @@ class CompiledMembers:
             + self._theta.shape[1]
         )
         return (
-            self._room("features", (n_rows, n_features), self._dtype),
-            self._room("bytes", (n_draws, n, size), np.dtype(np.uint8)),
+            self._room("features", (int(offsets[-1]), n_features), self._dtype),
+            self._room("bytes", shape, np.dtype(np.uint8)),
             self._room("threads", (n_threads, per_thread), self._dtype),
         )
 

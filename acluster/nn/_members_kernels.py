@@ -48,7 +48,7 @@ def _entry(function):
 
 @_entry
 def train_members(active, batch, members, draws, rule, scratch, losses, first, step):
-    """Take one training step with every `step`-th active member from the `first` on.
+    """Train every `step`-th active member, from the `first` on, on some batches.
 
     Parameters
     ----------
@@ -56,8 +56,9 @@ def train_members(active, batch, members, draws, rule, scratch, losses, first, s
         The numbers of the members that train.
 
     batch : tuple
-        values (R, F), their mean and scale (F,) or empty, offsets (n + 1,), classes (n,) for a
-        softmax, targets (n, C) for sigmoids (the other one empty), and weights (1 or P, n, 1 or C).
+        values (R, F), their mean and scale (F,) or empty, offsets (n + 1,), the first item of
+        every batch and n, classes (n,) for a softmax, targets (n, C) for sigmoids (the other one
+        empty), and weights (1 or P, n, 1 or C).
 
     members : tuple
         theta, its moments mean and square_mean, (P, n_parameters); the numbers of steps (P, 2) of
@@ -77,15 +78,19 @@ def train_members(active, batch, members, draws, rule, scratch, losses, first, s
         room for every thread (T, ...).
 
     losses : array (P,)
-        Filled with the losses before the step.
+        Filled with the mean losses of the items before the step that trains on them.
 
     first, step : int
         The number of the thread and that of all threads.
     """
+    starts = batch[4]
     for q in range(first, len(active), step):
-        losses[active[q]] = _train_one(
-            active[q], batch, members, draws, rule, scratch[0], scratch[1], scratch[2][first]
-        )
+        losses[active[q]] = 0
+        # All batches of a member before the next one: its parameters stay in the cache.
+        for b in range(len(starts) - 1):
+            items = starts[b], starts[b + 1]
+            loss = _train_one(active[q], items, batch, members, draws, rule, scratch, first)
+            losses[active[q]] += loss * (items[1] - items[0]) / starts[-1]
 
 
 @_entry
@@ -106,9 +111,10 @@ def prepare_members(batch, members, draws, scratch):
 
 
 @_glue
-def _train_one(p, batch, members, draws, rule, x, reordered, room):
-    """Take one step with member p and return its loss."""
-    _, _, _, offsets, classes, targets, weights = batch
+def _train_one(p, items, batch, members, draws, rule, scratch, thread):
+    """Take one step with member p on the items of a batch, and return its loss."""
+    x, offsets, classes, targets, weights = _batch_of(items, p, batch, scratch[0])
+    room = scratch[2][thread]
     theta, mean, square_mean, steps, n_units, n_hidden, n_attended, has_shift = members
     shape = x.shape[1] + n_hidden, n_units
     W, alpha, beta, W_h, b_h, linear, bias = _parameters(theta[p], shape, n_hidden, has_shift)
@@ -118,16 +124,15 @@ def _train_one(p, batch, members, draws, rule, x, reordered, room):
     rooms, room = _divided(room, len(x), len(offsets) - 1, shape, len(bias), n_attended)
     _, _, _, L, d_L, z, a, d, _, _ = rooms
     e, d_h, d_h_of_scores = _divided_for_hidden(room, x, n_hidden)
-    dropped = _thresholds(p, draws, reordered)
+    dropped = _thresholds(p, items, draws, scratch[1])
 
     if n_hidden > 0:
         _extend(x, W_h, b_h, d_h, e)
     _reorder(linear, shape[0], L)
     _multiply_tiles(e, W, a)
     _forward(e, offsets, n_attended, alpha, beta, bias, dropped, rooms)
-    own = weights[p if len(weights) > 1 else 0]
     is_softmax = len(classes) > 0
-    loss = _softmax_loss(z, classes, own) if is_softmax else _sigmoid_loss(z, targets, own)
+    loss = _softmax_loss(z, classes, weights) if is_softmax else _sigmoid_loss(z, targets, weights)
 
     # From here on, z is the gradient of the logits, and d that of the scores.
     _add_columns(z, of_parameters[6])
@@ -145,6 +150,16 @@ def _train_one(p, batch, members, draws, rule, x, reordered, room):
     cluster = len(gradient) - linear.size - len(bias)
     _update(theta[p], gradient, mean[p], square_mean[p], steps[p], p, rule, cluster, len(x) > 0)
     return loss
+
+
+@_helper
+def _batch_of(items, p, batch, x):
+    """Return the features, offsets, classes, targets and weights of the items of a batch."""
+    _, _, _, offsets, _, classes, targets, weights = batch
+    i, j = items
+    of_member = weights[p if len(weights) > 1 else 0]
+    own = offsets[i : j + 1]
+    return x[own[0] : own[-1]], own - own[0], classes[i:j], targets[i:j], of_member[i:j]
 
 
 @_helper
@@ -201,10 +216,11 @@ def _take(room, rows, columns):
 
 
 @_helper
-def _thresholds(p, draws, reordered):
+def _thresholds(p, items, draws, reordered):
     """Return the bytes of a member, the lowest that keep a component, and the factor for it."""
     _, between, draw_of, dropout = draws
-    random, of_item = reordered[draw_of[p]], between[draw_of[p]]
+    random = reordered[draw_of[p]][items[0] : items[1]]
+    of_item = between[draw_of[p]][items[0] : items[1]]
     kept_from = np.zeros(len(of_item) if dropout[p] > 0 else 0, np.int16)
     for i in range(len(kept_from)):
         kept_from[i] = np.int16(np.floor(np.float32(256 * dropout[p]) + of_item[i]))

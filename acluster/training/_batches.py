@@ -25,13 +25,16 @@ _BYTES_PER_BLOCK = 1 << 23
 # Of features, in the dtype of the network, that are in memory for one part of a batch.
 BYTES_PER_PART = 1 << 26
 
+# Of several small batches that are packed together, with all that a training step needs for them.
+_BYTES_TOGETHER = 1 << 22
+
 
 class Part(NamedTuple):
-    """A batch of items in the form that the network takes, or a part of a large batch."""
+    """A batch in the form that the network takes, a part of a large one, or several small ones."""
 
     sets: list[Packed]  # one per modality
     items: Items  # their numbers
-    n_items: int  # in the whole batch
+    n_items: int  # in the whole batch, or in all of several ones
     is_last: bool = True  # of its batch
 
 
@@ -111,6 +114,8 @@ class BatchSource:
         random_state: np.random.RandomState,
         n_local_features: Sequence[int | None],
         modality_dropout: float = 0.0,
+        *,
+        bytes_per_item: float | None = None,
     ) -> Iterator[Part]:
         """Yield the batches of one training epoch, part by part.
 
@@ -128,18 +133,29 @@ class BatchSource:
 
         modality_dropout : float, default=0.0
             The probability that an item loses a modality; it keeps at least one.
+
+        bytes_per_item : float, optional
+            If given, a part may be several small batches, one after the other: the same as those
+            that come one by one. It is the memory that a training step needs for an item beside
+            the features, and limits their number.
         """
-        parts = self._draw(batch_size, random_state, n_local_features, modality_dropout)
+        n_batches = 1
+        # Draws for several batches at once would be others than those batch by batch.
+        is_drawn = modality_dropout > 0 or any(n is not None for n in n_local_features)
+        if bytes_per_item is not None and not is_drawn:
+            n_batches = self._n_together(batch_size, bytes_per_item)
+        orders = self._order(batch_size, n_batches, random_state)
+        parts = self._draw(orders, random_state, n_local_features, modality_dropout)
         yield from prefetched(parts, self._is_large) if self._reads_ahead else parts
 
     def _draw(
         self,
-        batch_size: int,
+        orders: Iterator[Items],
         random_state: np.random.RandomState,
         n_local_features: Sequence[int | None],
         modality_dropout: float,
     ) -> Iterator[Part]:
-        for items in self._order(batch_size, random_state):
+        for items in orders:
             chosen = [sets[items] for sets in self.modalities]
             kept: Sequence[NDArray[np.bool_] | None] = [None] * len(chosen)
             if modality_dropout > 0:
@@ -182,14 +198,28 @@ class BatchSource:
         limit = self._max_numbers
         return limit is not None and sum(values.numel() for values, _ in sets) > limit
 
-    def _order(self, batch_size: int, random_state: np.random.RandomState) -> Iterator[Items]:
+    def _n_together(self, batch_size: int, bytes_per_item: float) -> int:
+        """Return how many batches of average size are packed together."""
+        if batch_size >= len(self):
+            return 1
+        n_numbers = sum(sets.lengths.mean() * sets.n_features for sets in self.modalities)
+        bytes_per_item += n_numbers * self._packers[0].like.element_size()
+        n_batches = int(_BYTES_TOGETHER // (batch_size * bytes_per_item))
+        # A few very large items must not cut them into parts that are no batches.
+        return n_batches if n_batches > 1 and self.comes_whole(batch_size * n_batches) else 1
+
+    def _order(
+        self, batch_size: int, n_batches: int, random_state: np.random.RandomState
+    ) -> Iterator[Items]:
+        """Yield the items of so many batches at a time."""
         if batch_size >= len(self):
             yield slice(None)
             return
         blocks = (sets.blocks for sets in self.modalities)
         slow = next((numbers for numbers in blocks if numbers is not None), None)
         order = shuffled(len(self), random_state, slow)
-        yield from (order[i : i + batch_size] for i in range(0, len(order), batch_size))
+        size = batch_size * n_batches
+        yield from (order[i : i + size] for i in range(0, len(order), size))
 
 
 class Batch(NamedTuple):
@@ -232,10 +262,14 @@ class TrainingBatches:
     def __len__(self) -> int:
         return len(self.source)
 
-    def epoch(self) -> Iterator[Part]:
+    def epoch(self, *, bytes_per_item: float | None = None) -> Iterator[Part]:
         """Return an iterator over every item once, in batches drawn anew."""
         return self.source.epoch(
-            self.batch_size, self.random_state, self.n_local_features, self.modality_dropout
+            self.batch_size,
+            self.random_state,
+            self.n_local_features,
+            self.modality_dropout,
+            bytes_per_item=bytes_per_item,
         )
 
     def batch(self, part: Part) -> Batch:

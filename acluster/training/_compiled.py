@@ -1,4 +1,4 @@
-"""Trainers whose networks take each step together, in one compiled call."""
+"""Trainers whose networks take their steps together, in compiled calls."""
 
 from __future__ import annotations
 
@@ -37,18 +37,24 @@ class CompiledStep:
             trainer.optimizer.load_state(state)
             trainer.compiled = self
 
+    @property
+    def bytes_per_item(self) -> float:
+        """The memory that a step needs for an item, beside the features."""
+        n_draws = len(set(self.generators))
+        return float(n_draws * self.members.bytes_per_draw)
+
     def step(
         self, part: Part, batches: dict[Trainer, TrainingBatches]
     ) -> NDArray[np.floating[Any]]:
-        """Take a step with some of the trainers, and return the losses by their `places`.
+        """Take a step per batch with some of the trainers; return the losses by their `places`.
 
         Parameters
         ----------
         part : Part
-            A whole batch.
+            A whole batch, or several ones.
 
         batches : dict of Trainer to TrainingBatches
-            The trainers that take the step, with their targets and weights.
+            The trainers that take the steps, with their targets and weights.
         """
         first = next(iter(batches.values()))
         weights = first.weights[part.items]
@@ -59,7 +65,7 @@ class CompiledStep:
         active = [self.places[trainer] for trainer in batches]
         targets = first.targets[part.items]
         losses: NDArray[np.floating[Any]] = self.members.step(
-            active, part.sets, targets, weights, self.generators
+            active, part.sets, targets, weights, self.generators, first.batch_size
         )
         return losses
 
@@ -83,6 +89,10 @@ class CompiledOptimizer:
     @learning_rate.setter
     def learning_rate(self, learning_rate: float) -> None:
         self._members.learning_rates[self._place] = learning_rate
+
+    def is_finite(self) -> bool:
+        """Return whether all parameters of the network are finite."""
+        return bool(self._members.is_finite(self._place))
 
     def clear(self) -> None:
         """Do nothing: a compiled step keeps no gradients."""

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import nn
 
 from acluster.training._batches import TrainingBatches
 from acluster.training._device import to_numpy_state, to_torch_state
@@ -158,7 +157,7 @@ class Fit:
         if self.validation_scores is not None:
             # The epoch that was interrupted may have a score but no loss yet.
             self.validation_scores = self.validation_scores[: len(self.loss_curve)]
-        return _is_finite(self.trainer.network)
+        return self._has_finite_networks()
 
     def restore_best(self) -> None:
         """Return to the weights of the best epoch, under `early_stopping`."""
@@ -189,12 +188,15 @@ class Fit:
 
     def _check_finite(self, loss: float) -> None:
         # Each loss is computed before its step, so the last step may still corrupt the parameters.
-        if not np.isfinite(loss) or not _is_finite(self.trainer.network):
+        if not np.isfinite(loss) or not self._has_finite_networks():
             learning_rate = self.trainer.trainers[0].learning_rate
             raise ValueError(
                 f"Training diverged in epoch {len(self.loss_curve) + 1}, with loss {loss:g}. Lower "
                 f"learning_rate (now {learning_rate}), and do not set standardize=False."
             )
+
+    def _has_finite_networks(self) -> bool:
+        return all(trainer.is_finite() for trainer in self.trainer.trainers)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the state that the next epochs need: a JSON description and nested arrays."""
@@ -271,9 +273,3 @@ def _check_random_state(values: Any) -> tuple[Any, ...]:
     if not is_right:
         raise ValueError("its random_state is not one of a Mersenne twister")
     return name, np.asarray(key, dtype=np.uint32), position, int(has_gauss), gauss
-
-
-def _is_finite(network: nn.Module) -> bool:
-    tensors = [*network.parameters(), *(b for b in network.buffers() if b.is_floating_point())]
-    extremes = [torch.stack(tensor.aminmax()) for tensor in tensors]
-    return bool(torch.stack(extremes).isfinite().all())

@@ -125,7 +125,8 @@ def run_epoch(fits: Sequence[Fit]) -> list[float]:
     with ExitStack() as stack:
         for trainer in alone:  # a compiled step has no use for torch's modes and memory
             stack.enter_context(trainer.training())
-        for part in leader.epoch():
+        needed = None if alone else sum(compiled.bytes_per_item for compiled in together)
+        for part in leader.epoch(bytes_per_item=needed):
             for trainer, batches in alone.items():
                 totals[trainer] += trainer.step(batches.batch(part)) * part.n_items
             for compiled, batches_of in together.items():

@@ -117,6 +117,14 @@ class Trainer:
             self.optimizer.step()
         return loss.detach()
 
+    def is_finite(self) -> bool:
+        """Return whether all parameters and buffers of the network are finite."""
+        if isinstance(self.optimizer, CompiledOptimizer):
+            return self.optimizer.is_finite()
+        floating = (one for one in self.network.buffers() if one.is_floating_point())
+        extremes = [torch.stack(one.aminmax()) for one in [*self.network.parameters(), *floating]]
+        return bool(torch.stack(extremes).isfinite().all())
+
     def state(self) -> dict[str, Any]:
         """Return the state that the next steps need, as numpy arrays."""
         return {

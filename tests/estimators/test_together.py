@@ -186,6 +186,7 @@ COMPILED = {
     "n_members": [1, 2],
     "batch_size": [7, 40],
     "max_grad_norm": [None, 0.1],
+    "learning_rate_schedule": ["constant", "cosine"],
 }
 
 

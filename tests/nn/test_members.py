@@ -264,6 +264,58 @@ def test_step_leaves_inactive_members_unchanged():
         assert_equal_weights(network, trainer.network)
 
 
+def joined(batches):
+    """Return several batches as one, of their items end to end."""
+    values = torch.cat([sets[0][0] for sets, *_ in batches])
+    lengths = torch.cat([sets[0][1].diff() for sets, *_ in batches])
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    targets, weights = (torch.cat([batch[i] for batch in batches]) for i in (1, 2))
+    return [(values, offsets)], targets, weights
+
+
+@pytest.mark.parametrize("kind", OUTPUTS)
+@pytest.mark.parametrize("hidden_features", [0, 3])
+def test_several_batches_in_one_call_are_as_many_steps(kind, hidden_features):
+    dropouts, batches = [0.5, 0.0, 0.3], make_batches(3, kind, smallest=0)
+    batches[1] = make_batches(1, kind, smallest=0)[0]
+    members, alone = (
+        make_members(
+            make_networks(dropouts, kind, hidden_features=hidden_features, n_attended=3),
+            is_softmax=kind == "softmax",
+        )
+        for _ in range(2)
+    )
+    seeded, others = generators(range(3)), generators(range(3))
+    losses = [alone.step([0, 2], *batch, others) for batch in batches]
+    found = members.step([0, 2], *joined(batches), seeded, 7)
+    np.testing.assert_allclose(found, np.mean(losses, axis=0), rtol=1e-12)
+    for network, expected in zip(members.networks, alone.networks, strict=True):
+        for one, other in zip(network.parameters(), expected.parameters(), strict=True):
+            assert torch.equal(one, other)
+    assert all(
+        torch.equal(*pair)
+        for pair in zip(
+            (one.get_state() for one in seeded), (one.get_state() for one in others), strict=True
+        )
+    )
+
+
+def test_last_batch_of_a_call_may_be_smaller():
+    members, alone = (make_members(make_networks([0.5, 0.2])) for _ in range(2))
+    (batch,) = make_batches(1)
+    sets, targets, weights = batch
+    values, offsets = sets[0]
+    seeded, others = generators(range(2)), generators(range(2))
+    found = members.step([0, 1], *batch, seeded, 4)
+    losses = []
+    for i, j in [(0, 4), (4, 7)]:
+        own = values[offsets[i] : offsets[j]], offsets[i : j + 1] - offsets[i]
+        losses.append(alone.step([0, 1], [own], targets[i:j], weights[i:j], others))
+    np.testing.assert_allclose(found, (4 * losses[0] + 3 * losses[1]) / 7, rtol=1e-12)
+    for network, expected in zip(members.networks, alone.networks, strict=True):
+        assert_equal_weights(network, expected, rtol=1e-14)
+
+
 def test_members_share_the_draws_of_one_generator():
     networks = [*make_networks([0.5]), *make_networks([0.5]), *make_networks([0.2])]
     members, batches = make_members(networks), make_batches(5)

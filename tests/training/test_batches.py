@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import sklearn
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from acluster import FeatureSets, open_feature_sets, save_feature_sets
@@ -241,6 +241,44 @@ class TestParts:
                 n_seen = 0
         assert n_seen == 0
         assert sorted(seen) == [*range(len(lengths))]
+
+    @given(
+        lengths=st.lists(st.integers(0, 9), min_size=1, max_size=40),
+        batch_size=st.integers(1, 25),
+        bytes_per_item=st.sampled_from([0, 1 << 17, 1 << 19, 1 << 30]),
+        max_rows=st.integers(9, 100),
+    )
+    def test_several_batches_in_a_part_are_those_that_come_one_by_one(
+        self, lengths, batch_size, bytes_per_item, max_rows
+    ):
+        source = BatchSource([numbered([*lengths, 1])], LIKE, max_bytes=4 * max_rows)
+        assume(source.comes_whole(batch_size))
+        states = [np.random.RandomState(0) for _ in range(2)]
+        one_by_one = [*source.epoch(batch_size, states[0], [None])]
+        parts = [*source.epoch(batch_size, states[1], [None], bytes_per_item=bytes_per_item)]
+        n_batches = 0
+        for part in parts:
+            ((values, offsets),), n_items = part.sets, part.n_items
+            assert part.is_last
+            assert len(offsets) == n_items + 1
+            for i in range(0, n_items, batch_size):
+                ((expected, cuts),) = one_by_one[n_batches].sets
+                own = offsets[i : i + batch_size + 1]
+                assert torch.equal(own - own[0], cuts)
+                assert torch.equal(values[own[0] : own[-1]], expected)
+                n_batches += 1
+        assert n_batches == len(one_by_one)
+        assert states[0].rand() == states[1].rand()
+        if bytes_per_item == 1 << 30:
+            assert len(parts) == n_batches
+
+    def test_small_batches_come_together_unless_something_is_drawn(self):
+        source = BatchSource([numbered([3] * 40)], LIKE)
+        state = np.random.RandomState(0)
+        assert len([*source.epoch(4, state, [None], bytes_per_item=100)]) == 1
+        assert len([*source.epoch(4, state, [None])]) == 10
+        assert len([*source.epoch(4, state, [2], bytes_per_item=100)]) == 10
+        assert len([*source.epoch(4, state, [None], 0.5, bytes_per_item=100)]) == 10
 
     @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=20), max_rows=st.integers(1, 9))
     def test_in_order_gives_the_same_rows_in_parts(self, lengths, max_rows):
