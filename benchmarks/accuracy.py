@@ -8,8 +8,8 @@ processors without it. The same seed gives the same initial weights and batches 
 script prints the mean over seeds, the standard deviation, and the paired difference from "plain".
 
 Flash-MNIST is trained with N = 32 on a quarter of the videos; the set of digits is one of 1,024
-classes. elephant uses ten-fold cross-validation. The hyperparameters are fixed. The vowels and musk1
-train the default classifier, whose whole training step is then compiled.
+classes. elephant uses ten-fold cross-validation. The hyperparameters are fixed. The vowels and
+musk1 train the default classifier, whose whole training step is then compiled.
 """
 
 import argparse

@@ -243,7 +243,7 @@ class CompiledMembers:
         -------
         bool
         """
-        return bool(np.isfinite(self._arrays[0][member]).all())
+        return bool(self._theta[member].isfinite().all())
 
     def state(self, member: int) -> list[dict[str, NDArray[Any]]]:
         """Return the moments of every parameter of a member, as the torch optimizer has them.
