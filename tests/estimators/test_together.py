@@ -208,14 +208,21 @@ def test_compiled_step_agrees_with_torch_to_rounding(options, kind):
 
 
 @pytest.mark.parametrize("hidden_features", [0, 4])
-def test_small_networks_take_compiled_steps(hidden_features, monkeypatch):
+def test_small_networks_take_the_steps_of_an_epoch_in_one_compiled_call(
+    hidden_features, monkeypatch
+):
     pytest.importorskip("numba")
     X, y = make_sets(n=40)
     options = {"max_iter": 1, "tol": None, "hidden_features": hidden_features}
-    n_steps, step = [], CompiledStep.step
-    monkeypatch.setattr(CompiledStep, "step", lambda *args: n_steps.append(1) or step(*args))
+    n_items, step = [], CompiledStep.step
+
+    def counted(self, part, batches):
+        n_items.append(part.n_items)
+        return step(self, part, batches)
+
+    monkeypatch.setattr(CompiledStep, "step", counted)
     AttentionClusterClassifier(batch_size=20, **options).fit(X, y)
-    assert len(n_steps) == 2
+    assert n_items == [40]
 
 
 def test_fit_owns_its_parameters_after_a_compiled_step():

@@ -427,6 +427,7 @@ def interrupted_in(epoch, monkeypatch):
         if len(n_steps) == 4 * epoch - 1:  # There are four batches in an epoch.
             raise KeyboardInterrupt
 
+    monkeypatch.setattr("acluster.training._batches._BYTES_TOGETHER", 0)  # a batch at a time
     before_steps(interrupt, monkeypatch)
 
 
