@@ -5,8 +5,9 @@ The script trains nothing. From the rows of `rivals.py` it writes for the docume
 - the mean accuracy of every method on every data set, with the standard error over folds and seeds;
 - the seconds to fit and to predict the test items, and the number of parameters;
 - the paired difference from the attention cluster, with its standard error;
-- the mean ranks, with and without some of the data sets, and a plot of them with the critical
-  difference of Nemenyi's test at the 5 % level (Demsar, 2006).
+- the mean ranks, in which the data sets of one source count once together, with and without some
+  of the data sets, and a plot of them with the critical difference of Nemenyi's test at the 5 %
+  level (Demsar, 2006).
 
 It also writes one table each for `defaults.py`, `variants.py` and `rival_learning_rates.py`, if
 their rows are in the same folder.
@@ -27,10 +28,12 @@ import variants
 from result_rows import read_rows
 from scipy.stats import rankdata, studentized_range
 
-# Mean ranks are also given without some data sets: four of them are the same clips of UTD-MHAD.
-SENSORS = set(defaults.SENSORS)
-LEFT_OUT = {f"of UTD-MHAD {name} only": SENSORS - {name} for name in defaults.SENSORS}
-LEFT_OUT |= {
+SENSORS = set(defaults.SENSORS)  # of the same clips
+SOURCE_OF = dict.fromkeys(SENSORS, "UTD-MHAD") | dict.fromkeys(
+    ["elephant", "tiger", "fox"], "Corel"
+)
+# Mean ranks are also given without some data sets.
+LEFT_OUT = {
     "without UTD-MHAD": SENSORS,
     "musk1, elephant, birds": set(rivals.SETS) - {"musk1", "elephant", "birds"},
 }
@@ -44,7 +47,9 @@ class Table:
     def __init__(self, rows):
         self.rows = rows
         self.sets = [name for name in rivals.SETS if any(run.dataset == name for run in rows)]
-        self.methods = [name for name in rivals.METHODS if any(run.method == name for run in rows)]
+        ran = {run.method for run in rows}
+        self.methods = [name for name in rivals.METHODS if name in ran]
+        self.options = [name for name in rivals.OPTIONS if name in ran]
 
     def of(self, dataset, method, column="accuracy"):
         """Return the available values of a column, over folds and seeds."""
@@ -100,12 +105,16 @@ class Table:
         )
 
     def mean_ranks(self, left_out=()):
-        """Return the mean ranks of the methods (1 is best) and the number of complete data sets."""
+        """Return the mean ranks of the methods (1 is best), and the number of complete sources.
+
+        The mean is over the sources: the data sets of one source share its weight.
+        """
         chosen = [self.is_complete(name) and name not in left_out for name in self.sets]
-        means = self.means()[:, chosen].round(
-            6
-        )  # so that equal accuracies tie in spite of rounding errors
-        return rankdata(-means, axis=0).mean(axis=1), sum(chosen)
+        sources = [SOURCE_OF.get(name, name) for name in np.array(self.sets)[chosen]]
+        weights = [1 / sources.count(source) for source in sources]
+        means = self.means()[:, chosen].round(6)  # equal accuracies tie in spite of rounding
+        ranks = rankdata(-means, axis=0)
+        return ranks @ weights / max(1.0, sum(weights)), len(set(sources))
 
 
 def describe(figures):
@@ -123,10 +132,10 @@ def write(path, header, lines):
         csv.writer(file, lineterminator="\n").writerows([header, *lines])
 
 
-def critical_difference(n_methods, n_sets):
+def critical_difference(n_methods, n_sources):
     """Return the critical difference of two mean ranks by Nemenyi's test at the 5 % level."""
     quantile = studentized_range.ppf(0.95, n_methods, np.inf) / 2**0.5
-    return quantile * (n_methods * (n_methods + 1) / (6 * n_sets)) ** 0.5
+    return quantile * (n_methods * (n_methods + 1) / (6 * n_sources)) ** 0.5
 
 
 def plot_ranks(methods, ranks, difference, path):
@@ -167,13 +176,13 @@ def write_comparison(table, order, ranks, folder):
 
 def write_options(table, folder):
     """Write the accuracy of the attention cluster by default, and with one option changed."""
-    lines = [[name, *table.described(name)] for name in ("attention cluster", *rivals.OPTIONS)]
+    lines = [[name, *table.described(name)] for name in ("attention cluster", *table.options)]
     write(folder / "rivals_options.csv", ["", *table.sets], lines)
 
 
 def write_differences(table, folder):
     """Write the differences of every method and every option from the default cluster."""
-    names = [name for name in (*table.methods, *rivals.OPTIONS) if name != "attention cluster"]
+    names = [name for name in (*table.methods, *table.options) if name != "attention cluster"]
     lines = [
         [name, *(describe(table.differences(dataset, name)) for dataset in table.sets)]
         for name in names
@@ -184,7 +193,7 @@ def write_differences(table, folder):
 def write_ranks_without(table, order, folder):
     """Write the mean ranks without some of the data sets."""
     found = {name: table.mean_ranks(left_out) for name, left_out in LEFT_OUT.items()}
-    found = {name: ranks for name, (ranks, n_sets) in found.items() if n_sets}
+    found = {name: ranks for name, (ranks, n_sources) in found.items() if n_sources}
     lines = [[table.methods[i], *(f"{ranks[i]:.1f}" for ranks in found.values())] for i in order]
     write(folder / "rivals_ranks.csv", ["method", *found], lines)
 
@@ -208,8 +217,8 @@ def main(arguments=None):
     if not rows:
         parser.error(f"{options.csv} has no rows; run rivals.py first")
     table = Table(rows)
-    ranks, n_sets = table.mean_ranks()
-    if not n_sets or len(ranks) < 2:
+    ranks, n_sources = table.mean_ranks()
+    if not n_sources or len(ranks) < 2:
         parser.error("no data set has complete runs of two methods; run rivals.py to the end")
     options.output.mkdir(parents=True, exist_ok=True)
     options.image.parent.mkdir(parents=True, exist_ok=True)
@@ -219,11 +228,11 @@ def main(arguments=None):
     write_options(table, options.output)
     write_differences(table, options.output)
     write_studies(options.csv.parent, options.output)
-    difference = critical_difference(len(table.methods), n_sets)
+    difference = critical_difference(len(table.methods), n_sources)
     plot_ranks(table.methods, ranks, difference, options.image)
     for line in accuracy:
         print(f"{line[0]:28}{line[1]:>6}  " + "  ".join(f"{text:>11}" for text in line[2:]))
-    print(f"Ranks over {n_sets} data sets; the critical difference (Nemenyi) is {difference:.1f}.")
+    print(f"Ranks over {n_sources} sources of data; the critical difference is {difference:.1f}.")
 
 
 if __name__ == "__main__":

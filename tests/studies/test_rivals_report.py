@@ -29,6 +29,19 @@ def test_table_pairs_runs_and_ranks_without_data_sets():
     assert table.mean_ranks({"depth"})[0].tolist() == [2, 1, 3]
 
 
+def test_mean_ranks_count_the_data_sets_of_a_source_once():
+    ahead = {"skeleton": 2, "inertial": 2, "depth": 2, "musk1": 1}  # for the first method
+    rows = {
+        rivals.Run(dataset, method, 0, 0): {"accuracy": str(50 + (rank if is_first else 0))}
+        for dataset, rank in ahead.items()
+        for method, is_first in (("attention cluster", True), ("average", False))
+    }
+    rows[rivals.Run("musk1", "average", 0, 0)]["accuracy"] = "60"
+    ranks, n_sources = report.Table(rows).mean_ranks()
+    assert n_sources == 2
+    np.testing.assert_allclose(ranks, [1.5, 1.5])  # 1.25 and 1.75 by data set
+
+
 def test_critical_difference_matches_published_quantiles():
     # Demsar (2006), Table 5: q is 2.728 for 5 methods and 2.850 for 6.
     for n_methods, n_sets, q in ((5, 30, 2.728), (6, 14, 2.850)):
@@ -56,7 +69,7 @@ def test_main_writes_tables_and_plot(tmp_path, capsys):
     image = tmp_path / "ranks.png"
     arguments = ["--csv", tmp_path / "rivals.csv", "--output", tmp_path, "--image", image]
     report.main(list(map(str, arguments)))
-    assert "Ranks over 2 data sets" in capsys.readouterr().out
+    assert "Ranks over 2 sources" in capsys.readouterr().out
     assert image.read_bytes().startswith(b"\x89PNG")
 
     def read(name):
