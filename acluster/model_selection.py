@@ -105,7 +105,7 @@ class _Together:
         self._seed = int(check_random_state(None).randint(np.iinfo(np.int32).max))
         self._waiting = list(range(len(candidates)))
         self._fitted: dict[Hashable, list[tuple[Any, bool]]] = {}
-        self._sizes: dict[int, int | None] = {}  # of the networks, by the number of the candidate
+        self._sizes: dict[int, int] = {}  # of the networks; 0 for candidates that cannot start
 
     def find(self, estimator: Any, data: TrainingData) -> Any:
         """Return an estimator with these parameters that has been fitted to these items."""
@@ -126,7 +126,7 @@ class _Together:
         for train, _ in self.splits:
             started = time.perf_counter()
             for data, classifiers in self._by_data(numbers, train):
-                self._train(data, classifiers)
+                self._train(data, {i: one for i, one in classifiers.items() if self._sizes[i]})
             seconds = time.perf_counter() - started
             self.seconds[numbers] += seconds / len(numbers)
             # Scikit-learn counts all of it as time of the candidate that it has asked for.
@@ -135,11 +135,12 @@ class _Together:
     def _affordable(self) -> list[int]:
         """Return the next candidates whose networks take at most `working_memory` together."""
         if not self._sizes:
-            for _ in self._by_data(self._waiting, self.splits[0][0]):
-                pass  # it records the sizes
+            self._sizes = dict.fromkeys(self._waiting, 0)
+            for data, classifiers in self._by_data(self._waiting, self.splits[0][0]):
+                sizes = {i: _network_size(one, data) for i, one in classifiers.items()}
+                self._sizes.update(sizes)
         # Those of a fold that are being trained have gradients and two running averages as well.
-        sizes = [self._sizes.get(i) or 0 for i in self._waiting]
-        total = np.cumsum(sizes) * (len(self.splits) + 3)
+        total = np.cumsum([self._sizes[i] for i in self._waiting]) * (len(self.splits) + 3)
         budget = sklearn.get_config()["working_memory"] * 2**20
         return self._waiting[: max(1, int(np.searchsorted(total, budget, side="right")))]
 
@@ -161,16 +162,7 @@ class _Together:
                 transformed = X if transformers is None else transformers.fit_transform(X, y)
                 data = TrainingData.of(first, transformed, y, fit_params.get("sample_weight"))
                 classifiers = {number: classifier for number, _, classifier in group}
-                yield data, {i: one for i, one in classifiers.items() if self._size(i, one, data)}
-
-    def _size(self, number: int, classifier: Any, data: TrainingData) -> int | None:
-        """Return the size of a network; None if its device or its structure is invalid."""
-        if number not in self._sizes:
-            self._sizes[number] = None
-            with suppress(Exception):
-                resolve_device(classifier.device)
-                self._sizes[number] = network_size(classifier, data)
-        return self._sizes[number]
+                yield data, classifiers
 
     def _parts(self, number: int) -> tuple[Any, Any]:
         """Return the transformers of a pipeline, if there are any, and the classifier."""
@@ -201,6 +193,14 @@ class _Together:
         for (key, _), (classifier, state) in zip([*together, *alone], found, strict=True):
             if state is not None:
                 self._fitted.setdefault(key, []).append((classifier, state))
+
+
+def _network_size(classifier: Any, data: TrainingData) -> int:
+    """Return the size of a network; 0 if its device or its structure is invalid."""
+    with suppress(Exception):
+        resolve_device(classifier.device)
+        return network_size(classifier, data)
+    return 0
 
 
 def _fitted(classifiers: list[Any], data: TrainingData) -> list[tuple[Any, bool | None]]:

@@ -73,10 +73,10 @@ def compiled_epochs(benchmark, n_epochs, n_members, n_hidden):
 
     def run():
         for _ in range(n_epochs):
-            for part in batches.epoch():
+            for part in batches.epoch(bytes_per_item=members.bytes_per_draw):
                 batch = batches.batch(part)
                 arguments = batch.sets, batch.targets, batch.weights, generators
-                members.step(range(n_members), *arguments)
+                members.step(range(n_members), *arguments, batches.batch_size)
 
     return run
 

@@ -44,12 +44,14 @@ def before_steps(function, monkeypatch):
 
         return call
 
-    networks_of = {
-        Trainer: lambda trainer: [trainer.network],
-        CompiledStep: lambda step: [trainer.network for trainer in step.places],
-    }
-    for kind, networks in networks_of.items():
-        monkeypatch.setattr(kind, "step", wrapped(kind.step, networks))
+    def of_trainer(trainer):
+        return [trainer.network]
+
+    def of_compiled(compiled):
+        return [trainer.network for trainer in compiled.places]
+
+    monkeypatch.setattr(Trainer, "step", wrapped(Trainer.step, of_trainer))
+    monkeypatch.setattr(CompiledStep, "steps", wrapped(CompiledStep.steps, of_compiled))
 
 
 @pytest.fixture(autouse=True, scope="session")

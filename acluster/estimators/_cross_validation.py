@@ -365,8 +365,8 @@ class CrossValidatedClassifier(
         The file has the inputs and the output of
         :meth:`AttentionClusterClassifier.to_onnx <acluster.AttentionClusterClassifier.to_onnx>`.
         It holds the networks of all folds and of all configurations with a positive weight, and
-        its features and probabilities have their dtype. The export takes a few seconds per
-        network.
+        its inputs and its output have the dtype of the networks. The export takes a few seconds
+        per network.
 
         Parameters
         ----------

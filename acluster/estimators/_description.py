@@ -25,7 +25,7 @@ _WIDTH = {"n_features": [Interval(Integral, 1, None, closed="left")]}
 
 
 def describe_network(model: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Return what differs between the classifiers of a portfolio."""
+    """Return the description and the tensors of one network with its parameters."""
     if len(model._architecture.modalities) > _MAX_MODALITIES:
         raise ValueError(
             f"A model file holds at most {_MAX_MODALITIES} modalities; this model has "

@@ -231,21 +231,18 @@ def make_fit(
         modality_dropout=estimator.modality_dropout,
         random_state=estimator._random_state,
     )
+    # A schedule that falls until `max_iter` needs all epochs.
+    tol = estimator.tol if estimator.learning_rate_schedule == "constant" else None
     return Fit(
         trainer,
         batches,
-        patience=Patience(tol_of(estimator), estimator.n_iter_no_change),
+        patience=Patience(tol, estimator.n_iter_no_change),
         validate=None if validation is None else _validator(estimator, validation),
         early_stopping=estimator.early_stopping,
         loss_curve=estimator.loss_curve_,
         validation_scores=estimator.validation_scores_,
         verbose=estimator.verbose,
     )
-
-
-def tol_of(estimator: Any) -> float | None:
-    """Return `tol`; None with a learning rate that falls until `max_iter` and is not to stop."""
-    return estimator.tol if estimator.learning_rate_schedule == "constant" else None
 
 
 def _make_trainer(estimator: Any) -> Trainer | EnsembleTrainer:

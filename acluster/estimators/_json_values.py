@@ -1,4 +1,4 @@
-"""Parameters, labels and numbers as JSON holds them, and back with a check of every value."""
+"""Convert parameters, labels and numbers to JSON and back, and check them."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -184,8 +184,8 @@ class TrainingParameters:
         options=SCHEDULES,
         doc="""
         How the learning rate changes from epoch to epoch. "cosine": it falls to almost 0 over
-        `max_iter` epochs, which are all trained, whatever `tol` is. Try it with many training
-        items and few epochs. `partial_fit` has a constant learning rate.
+        `max_iter` epochs, which are all trained, whatever `tol` is. With `warm_start`, every fit
+        begins with the full learning rate. `partial_fit` has a constant one.
         """,
     )
     weight_decay: float = real(

@@ -1,4 +1,4 @@
-"""What a model file holds of a classifier: its labels and names, and a network or a portfolio."""
+"""Describe a fitted classifier for a model file, and restore it."""
 
 import platform
 import sys
@@ -27,7 +27,8 @@ from acluster.estimators._json_values import (
 from acluster.estimators._labels import LabelCoding
 
 _LIBRARIES = ("acluster", "numpy", "sklearn", "torch")
-_MAX_NETWORKS = 500  # of a portfolio; each takes a few milliseconds
+# Building a network takes a few milliseconds, and a hostile file may list very many.
+_MAX_NETWORKS, _MAX_INTEGRATIONS = 500, 2000
 
 
 def check_savable(model: Any) -> None:
@@ -88,6 +89,15 @@ def _describe_portfolio(model: Any) -> tuple[dict[str, Any], dict[str, NDArray[A
             f"A model file holds at most {_MAX_NETWORKS} networks; this model has "
             f"{model.n_iter_.size}, one per configuration and fold. Use joblib.dump."
         )
+    classifiers = [one for folds in model.estimators_ for one in folds]
+    for one in classifiers:
+        one._validate_params()
+    n_integrations = sum(len(one._architecture.modalities) for one in classifiers)
+    if n_integrations > _MAX_INTEGRATIONS:
+        raise ValueError(
+            f"The networks of a model file have at most {_MAX_INTEGRATIONS} modalities in all; "
+            f"those of this model have {n_integrations}. Use joblib.dump."
+        )
     tensors: dict[str, NDArray[Any]] = {"oof_proba": model.oof_proba_}
     networks: list[list[dict[str, Any]]] = []
     for i, folds in enumerate(model.estimators_):
@@ -116,6 +126,8 @@ def _restore_portfolio(
     n_networks = {len(folds) for folds in networks}
     if len(n_networks) != 1 or not 1 <= len(networks) * max(n_networks) <= _MAX_NETWORKS:
         raise ModelFileError("its configurations have no networks, too many, or not equally many")
+    if sum(len(own["modalities"]) for folds in networks for own in folds) > _MAX_INTEGRATIONS:
+        raise ModelFileError(f"its networks have more than {_MAX_INTEGRATIONS} modalities in all")
     if not len(weights) == len(portfolio) == len(networks):
         raise ModelFileError("its portfolio, weights and networks differ in number")
     if not ((weights >= 0).all() and abs(weights.sum() - 1) < 1e-6):

@@ -222,10 +222,10 @@ class SetClassifier(
             A folder for the file "fit.checkpoint", which holds the last saved epoch. If the
             process is killed, the same call resumes from there. The result is bit-identical to
             that of an uninterrupted fit. If the fit had finished, the call returns at once.
-            `random_state` must be an int, and only `max_iter` may be raised between the calls.
-            Use one folder per fit, and none in a search: a checkpoint from a different fit raises
-            an error. Data in memory are compared in full; for a store, only the sizes, the labels
-            and a few items are compared.
+            `random_state` must be an int, and only `max_iter` may be raised between the calls, but
+            not with `learning_rate_schedule="cosine"`. Use one folder per fit, and none in a
+            search: a checkpoint from a different fit raises an error. Data in memory are compared
+            in full; for a store, only the sizes, the labels and a few items are compared.
 
         Returns
         -------

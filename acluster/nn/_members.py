@@ -28,6 +28,9 @@ from acluster.nn._weighting import FC1Weighting
 
 # The kernel keeps the highest scores sorted, which takes time in proportion to their number.
 _MAX_ATTENDED = 32
+# Of the weights of scores and of hidden features. OpenBLAS would start threads for larger products
+# of a single row, and the gradient of the hidden weight has to stay in the cache.
+_MAX_SCORE_WEIGHTS, _MAX_HIDDEN_WEIGHTS = 1 << 18, 1 << 16
 
 
 class UpdateRule(Protocol):
@@ -156,6 +159,8 @@ class CompiledMembers:
             and type(network.linear) is DropoutLinear
             and cluster.pyramid_levels == 1
             and (cluster.n_attended or 1) <= _MAX_ATTENDED
+            and cluster.weighting.weight.numel() <= _MAX_SCORE_WEIGHTS
+            and (cluster.hidden is None or cluster.hidden.weight.numel() <= _MAX_HIDDEN_WEIGHTS)
             and all(parameter.requires_grad for parameter in parameters)
             and available_for(*parameters)
         )
@@ -196,9 +201,9 @@ class CompiledMembers:
 
         Returns
         -------
-        ndarray of shape (P,)
-            The mean over the items of the weighted loss of every member before the step that
-            trains on them; NaN if it is not active.
+        ndarray of shape (n_batches, P)
+            The weighted mean loss of every member on each batch, before the step on it; NaN if
+            the member is not active.
         """
         values, offsets = sets[0]
         values, n = values.to(self._theta.dtype).contiguous(), len(offsets) - 1
@@ -208,7 +213,7 @@ class CompiledMembers:
         else:
             classes, binary = np.empty(0, np.int64), targets.to(self._theta.dtype).numpy()
         draws = self._draw(active, starts, generators)
-        losses = np.full(len(self.networks), np.nan, self._dtype)
+        losses = np.full((len(starts) - 1, len(self.networks)), np.nan, self._dtype)
         n_threads = min(self._n_threads, len(active))
         n_attended = min(self._cluster.n_attended or 0, len(values))
         of_items = offsets.numpy(), starts, classes, binary, self._by_item(weights, n)

@@ -77,20 +77,20 @@ def train_members(active, batch, members, draws, rule, scratch, losses, first, s
         The standardized features (R, F), the bytes in the order of the units (D, n, M·N), and
         room for every thread (T, ...).
 
-    losses : array (P,)
-        Filled with the mean losses of the items before the step that trains on them.
+    losses : array (n_batches, P)
+        Filled with the mean loss on every batch, before the step on it.
 
     first, step : int
         The number of the thread and that of all threads.
     """
     starts = batch[4]
     for q in range(first, len(active), step):
-        losses[active[q]] = 0
         # All batches of a member before the next one: its parameters stay in the cache.
         for b in range(len(starts) - 1):
             items = starts[b], starts[b + 1]
-            loss = _train_one(active[q], items, batch, members, draws, rule, scratch, first)
-            losses[active[q]] += loss * (items[1] - items[0]) / starts[-1]
+            losses[b, active[q]] = _train_one(
+                active[q], items, batch, members, draws, rule, scratch, first
+            )
 
 
 @_entry

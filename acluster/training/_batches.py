@@ -25,16 +25,16 @@ _BYTES_PER_BLOCK = 1 << 23
 # Of features, in the dtype of the network, that are in memory for one part of a batch.
 BYTES_PER_PART = 1 << 26
 
-# Of several small batches that are packed together, with all that a training step needs for them.
+# The memory for small batches packed together, including what their training steps need.
 _BYTES_TOGETHER = 1 << 22
 
 
 class Part(NamedTuple):
-    """A batch in the form that the network takes, a part of a large one, or several small ones."""
+    """A batch in the form that the network takes, a part of a large one, or several batches."""
 
     sets: list[Packed]  # one per modality
     items: Items  # their numbers
-    n_items: int  # in the whole batch, or in all of several ones
+    n_items: int  # in the whole batch, or in all of several batches
     is_last: bool = True  # of its batch
 
 
@@ -135,12 +135,11 @@ class BatchSource:
             The probability that an item loses a modality; it keeps at least one.
 
         bytes_per_item : float, optional
-            If given, a part may be several small batches, one after the other: the same as those
-            that come one by one. It is the memory that a training step needs for an item beside
-            the features, and limits their number.
+            The memory that a training step needs per item, beside the features. If given, a part
+            may hold several batches; their items and their order do not change.
         """
         n_batches = 1
-        # Draws for several batches at once would be others than those batch by batch.
+        # Drawing for several batches at once would change the random numbers.
         is_drawn = modality_dropout > 0 or any(n is not None for n in n_local_features)
         if bytes_per_item is not None and not is_drawn:
             n_batches = self._n_together(batch_size, bytes_per_item)
@@ -205,13 +204,13 @@ class BatchSource:
         n_numbers = sum(sets.lengths.mean() * sets.n_features for sets in self.modalities)
         bytes_per_item += n_numbers * self._packers[0].like.element_size()
         n_batches = int(_BYTES_TOGETHER // (batch_size * bytes_per_item))
-        # A few very large items must not cut them into parts that are no batches.
+        # Above the limit of a part, they would be divided in the middle of a batch.
         return n_batches if n_batches > 1 and self.comes_whole(batch_size * n_batches) else 1
 
     def _order(
         self, batch_size: int, n_batches: int, random_state: np.random.RandomState
     ) -> Iterator[Items]:
-        """Yield the items of so many batches at a time."""
+        """Yield the items of `n_batches` batches at a time."""
         if batch_size >= len(self):
             yield slice(None)
             return

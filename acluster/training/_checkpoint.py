@@ -116,7 +116,7 @@ class Checkpoint:
         names = [*self._identity, *(name for name in found if name not in self._identity)]
         differing = [
             f"{name if name in self._identity else repr(name):.60} was "
-            f"{found.get(name)!r:.60}, now {self._identity.get(name)!r:.60}"
+            f"{_shown(found, name)}, now {_shown(self._identity, name)}"
             for name in names[: len(self._identity) + 3]  # a hostile file may have many more
             if found.get(name) != self._identity.get(name)
         ]
@@ -125,6 +125,10 @@ class Checkpoint:
                 f"{self.path} is the checkpoint of a different fit: {'; '.join(differing)}. Pass "
                 "another checkpoint_dir, or delete that file to start over."
             )
+
+
+def _shown(identity: Mapping[str, str], name: str) -> str:
+    return f"{identity[name]!r:.60}" if name in identity else "unset"
 
 
 def data_digest(modalities: Mapping[str, FeatureSets], *arrays: NDArray[Any]) -> str:

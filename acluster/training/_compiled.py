@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,18 +43,24 @@ class CompiledStep:
         n_draws = len(set(self.generators))
         return float(n_draws * self.members.bytes_per_draw)
 
-    def step(
+    def steps(
         self, part: Part, batches: dict[Trainer, TrainingBatches]
-    ) -> NDArray[np.floating[Any]]:
-        """Take a step per batch with some of the trainers; return the losses by their `places`.
+    ) -> Iterator[tuple[int, NDArray[np.floating[Any]]]]:
+        """Take a step per batch with some of the trainers.
 
         Parameters
         ----------
         part : Part
-            A whole batch, or several ones.
+            A whole batch, or several batches.
 
         batches : dict of Trainer to TrainingBatches
             The trainers that take the steps, with their targets and weights.
+
+        Returns
+        -------
+        iterator of (int, ndarray of shape (P,))
+            The number of items of every batch, and the losses of the trainers on it by their
+            `places`.
         """
         first = next(iter(batches.values()))
         weights = first.weights[part.items]
@@ -64,10 +70,12 @@ class CompiledStep:
             weights = torch.stack([of_place[place] for place in range(len(of_place))])
         active = [self.places[trainer] for trainer in batches]
         targets = first.targets[part.items]
-        losses: NDArray[np.floating[Any]] = self.members.step(
+        losses = self.members.step(
             active, part.sets, targets, weights, self.generators, first.batch_size
         )
-        return losses
+        firsts = range(0, part.n_items, first.batch_size)
+        sizes = [min(first.batch_size, part.n_items - i) for i in firsts]
+        return zip(sizes, losses, strict=True)
 
     def release(self) -> None:
         """Give every network its own parameters again."""

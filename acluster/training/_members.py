@@ -130,7 +130,8 @@ def run_epoch(fits: Sequence[Fit]) -> list[float]:
             for trainer, batches in alone.items():
                 totals[trainer] += trainer.step(batches.batch(part)) * part.n_items
             for compiled, batches_of in together.items():
-                totals_together[compiled] += compiled.step(part, batches_of) * part.n_items
+                for n_items, of_places in compiled.steps(part, batches_of):
+                    totals_together[compiled] += of_places * n_items
             del part  # the next one may need its memory
     # Each member could go on alone, with the batches that it would have drawn alone.
     state = leader.random_state.get_state(legacy=False)

@@ -143,7 +143,23 @@ def test_save_rejects_what_load_would_not_find_or_read(fits, tmp_path, monkeypat
     monkeypatch.setattr("acluster.estimators._saved_model._MAX_NETWORKS", 5)
     with pytest.raises(ValueError, match=r"at most 5 networks; this model has 6.*joblib"):
         clf.save(tmp_path / "model")
+    monkeypatch.undo()
+    monkeypatch.setattr("acluster.estimators._saved_model._MAX_INTEGRATIONS", 5)
+    with pytest.raises(ValueError, match=r"at most 5 modalities in all; .* have 6\. .*joblib"):
+        clf.save(tmp_path / "model")
+    monkeypatch.undo()
+    monkeypatch.setattr(clf.estimators_[1][0], "max_iter", -1)
+    with pytest.raises(ValueError, match="max_iter"):
+        clf.save(tmp_path / "model")
     assert not [*tmp_path.iterdir()]
+
+
+def test_load_refuses_too_many_modalities_in_all(fits, tmp_path, monkeypatch):
+    _, clf = fits["text"]
+    clf.save(tmp_path / "model")
+    monkeypatch.setattr("acluster.estimators._saved_model._MAX_INTEGRATIONS", 5)
+    with pytest.raises(ModelFileError, match="more than 5 modalities in all"):
+        acluster.load(tmp_path / "model")
 
 
 # Damaged and hostile files

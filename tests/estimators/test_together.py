@@ -18,6 +18,7 @@ from acluster import (
     save_feature_sets,
 )
 from acluster.estimators import TrainingData, _fitting, fit_together
+from acluster.nn import CompiledMembers
 from acluster.rivals import AttentionMILClassifier
 from acluster.training import CompiledStep
 from acluster.training._packing import Packer
@@ -214,15 +215,44 @@ def test_small_networks_take_the_steps_of_an_epoch_in_one_compiled_call(
     pytest.importorskip("numba")
     X, y = make_sets(n=40)
     options = {"max_iter": 1, "tol": None, "hidden_features": hidden_features}
-    n_items, step = [], CompiledStep.step
+    n_items, steps = [], CompiledStep.steps
 
     def counted(self, part, batches):
         n_items.append(part.n_items)
-        return step(self, part, batches)
+        return steps(self, part, batches)
 
-    monkeypatch.setattr(CompiledStep, "step", counted)
+    monkeypatch.setattr(CompiledStep, "steps", counted)
     AttentionClusterClassifier(batch_size=20, **options).fit(X, y)
     assert n_items == [40]
+
+
+@pytest.mark.parametrize("hidden_features", [0, 4])
+def test_batches_in_one_call_give_the_bits_of_batches_one_by_one(hidden_features, monkeypatch):
+    X, y = make_sets(n=40)
+    options = {"hidden_features": hidden_features, "max_iter": 5, "tol": None, "random_state": 0}
+    clf = AttentionClusterClassifier(batch_size=7, dtype="float32", **options).fit(X, y)
+    monkeypatch.setattr("acluster.training._batches._BYTES_TOGETHER", 0)
+    other = clone(clf).fit(X, y)
+    assert clf.loss_curve_ == other.loss_curve_
+    np.testing.assert_array_equal(clf.predict_proba(X), other.predict_proba(X))
+
+
+def test_loss_curve_does_not_depend_on_what_trains_beside():
+    X, y = make_sets(n=40)
+    options = {"batch_size": 7, "max_iter": 5, "tol": None, "random_state": 0, "dtype": "float32"}
+    alone = AttentionClusterClassifier(**options).fit(X, y)
+    changes = [{}, {"cluster_size": 5}, {"weighting": "fc2"}]  # the last one is not compiled
+    estimators = [AttentionClusterClassifier(**options, **own) for own in changes]
+    fit_together(estimators, TrainingData.of(estimators[0], X, y, None))
+    assert estimators[0].loss_curve_ == alone.loss_curve_
+
+
+def test_large_weights_are_not_compiled():
+    # OpenBLAS would start threads, and results would depend on their number.
+    for options, width in [({"hidden_features": 64}, 1025), ({}, 8193)]:
+        X = [np.ones((2, width), np.float32) * (i % 2) for i in range(4)]
+        clf = AttentionClusterClassifier(max_iter=1, tol=None, **options).fit(X, [0, 1] * 2)
+        assert not CompiledMembers.supports(clf.network_)
 
 
 def test_fit_owns_its_parameters_after_a_compiled_step():

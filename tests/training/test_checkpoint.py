@@ -229,7 +229,7 @@ def test_fit_rejects_the_checkpoint_of_another_fit(tmp_path):
     ):
         with pytest.raises(ValueError, match=rf"(?s)of a different fit: {message}.*or delete that"):
             clf.fit(*data, checkpoint_dir=tmp_path)
-    with pytest.raises(ValueError, match=r"validation data was None, now"):
+    with pytest.raises(ValueError, match=r"validation data was unset, now"):
         make(2).fit(X, y, X_val=X, y_val=y, checkpoint_dir=tmp_path)
     assert (tmp_path / "fit.checkpoint").read_bytes() == before
 
