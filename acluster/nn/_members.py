@@ -248,7 +248,8 @@ class CompiledMembers:
         -------
         bool
         """
-        return bool(self._theta[member].isfinite().all())
+        # After `release`, the network has its own parameters.
+        return all(bool(one.isfinite().all()) for one in self.networks[member].parameters())
 
     def state(self, member: int) -> list[dict[str, NDArray[Any]]]:
         """Return the moments of every parameter of a member, as the torch optimizer has them.
