@@ -19,7 +19,6 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
-from acluster._utils._model_file import write_model
 from acluster.estimators._attention_clusters import (
     AttentionClusterClassifier,
     AttentionClusters,
@@ -37,15 +36,15 @@ from acluster.estimators._parameters import (
     parameter,
     real,
 )
-from acluster.estimators._saved_model import check_savable, describe
+from acluster.estimators._saved_model import save_model
 from acluster.estimators._set_classifier import restore_on_error
 from acluster.estimators._training_data import TrainingData
 from acluster.sets import MultimodalFeatureSets
 from acluster.training import Interrupted
 
+_COSINE = {"learning_rate_schedule": "cosine"}
 # What is tried, the most useful first. Each is a set of parameters of the classifier. The study
 # behind the choice is in docs/about/portfolio.rst.
-_COSINE = {"learning_rate_schedule": "cosine"}
 PORTFOLIO: tuple[dict[str, Any], ...] = (
     {"n_attended": 5, "max_iter": 60, **_COSINE},
     {"n_attended": 5, "weight_decay": 1e-3},
@@ -333,7 +332,7 @@ class CrossValidatedClassifier(
 
         ValueError
             If a parameter was set to an invalid value after `fit`, or there are more than 500
-            networks.
+            networks, or more than 2,000 modalities in all of them.
 
         OSError
             If the file cannot be written.
@@ -355,9 +354,7 @@ class CrossValidatedClassifier(
         array(['sharp', 'flat'], dtype='<U5')
         """
         check_is_fitted(self)
-        check_savable(self)
-        self._validate_params()
-        write_model(path, *describe(self))
+        save_model(self, path)
 
     def to_onnx(self, path: str | os.PathLike[str]) -> None:
         """Export `predict_proba` to an ONNX file, for use without this package.

@@ -1,5 +1,6 @@
 """Describe a fitted classifier for a model file, and restore it."""
 
+import os
 import platform
 import sys
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from acluster._utils._model_file import ModelFileError, Tensors
+from acluster._utils._model_file import ModelFileError, Tensors, write_model
 from acluster.estimators._description import (
     check_unused,
     describe_network,
@@ -31,7 +32,14 @@ _LIBRARIES = ("acluster", "numpy", "sklearn", "torch")
 _MAX_NETWORKS, _MAX_INTEGRATIONS = 500, 2000
 
 
-def check_savable(model: Any) -> None:
+def save_model(model: Any, path: str | os.PathLike[str]) -> None:
+    """Write a fitted classifier to a model file."""
+    _check_savable(model)
+    model._validate_params()
+    write_model(path, *describe(model))
+
+
+def _check_savable(model: Any) -> None:
     """Raise a TypeError for a class that `acluster.load` could not find."""
     if not type(model).__module__.startswith("acluster."):
         raise TypeError(

@@ -17,7 +17,6 @@ from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from acluster._utils._model_file import write_model
 from acluster.estimators._adoption import adopt
 from acluster.estimators._architecture import Architecture, members_of
 from acluster.estimators._fitting import fast_steps, fit_together, make_fit, member_numbers
@@ -26,7 +25,7 @@ from acluster.estimators._items import check_partial_fit, check_X
 from acluster.estimators._labels import LabelCoding, LabelledClassifierMixin
 from acluster.estimators._missing import MissingModality
 from acluster.estimators._parameters import TrainingParameters, value_per_modality
-from acluster.estimators._saved_model import check_savable, describe
+from acluster.estimators._saved_model import save_model
 from acluster.estimators._training_data import TrainingData, TrainingSets
 from acluster.nn import EnsembleNetwork, Integration, IntegrationNetwork
 from acluster.sets import FeatureSets, MultimodalFeatureSets, is_multimodal, normalized, save_rows
@@ -617,9 +616,7 @@ class SetClassifier(
         acluster.load : Load the file.
         """
         check_is_fitted(self)
-        check_savable(self)
-        self._validate_params()
-        write_model(path, *describe(self))
+        save_model(self, path)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "network_")
