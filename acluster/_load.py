@@ -38,7 +38,7 @@ def load(path: str | os.PathLike[str]) -> Any:
     >>> import numpy as np
     >>> import acluster
     >>> X, y = [np.eye(3), np.ones((2, 3))] * 5, ["sharp", "flat"] * 5
-    >>> clf = acluster.AttentionClusterClassifier(tol=None, max_iter=50).fit(X, y)
+    >>> clf = acluster.AttentionClusterClassifier(max_iter=50).fit(X, y)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     clf.save(f"{folder}/notes.model")
     ...     acluster.load(f"{folder}/notes.model").predict(X[:2])

@@ -10,7 +10,7 @@ Examples
 >>> from acluster.model_selection import GridSearchCV
 >>> rng = np.random.default_rng(0)
 >>> X, y = [rng.normal(i % 2, size=(3 + i % 4, 5)) for i in range(40)], np.arange(40) % 2
->>> clf = AttentionClusterClassifier(cluster_size=4, max_iter=30, tol=None, random_state=0)
+>>> clf = AttentionClusterClassifier(cluster_size=4, max_iter=30, random_state=0)
 >>> search = GridSearchCV(clf, {"dropout": [0.0, 0.5], "learning_rate": [0.01, 0.003]}).fit(X, y)
 >>> sorted(search.best_params_)
 ['dropout', 'learning_rate']

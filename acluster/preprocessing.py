@@ -250,7 +250,7 @@ class SetLookup(_SetsOut):
     >>> rng = np.random.default_rng(0)
     >>> videos = FeatureSets.from_arrays(rng.normal(size=(20, 5, 3)))
     >>> table = np.column_stack([np.arange(20), rng.normal(size=20)])  # row numbers first
-    >>> clf = AttentionClusterClassifier(cluster_size=2, max_iter=5, tol=None)
+    >>> clf = AttentionClusterClassifier(cluster_size=2, max_iter=5)
     >>> columns = ColumnTransformer(
     ...     [("video", make_pipeline(SetLookup(videos), clf), [0]), ("rest", "passthrough", [1])]
     ... )

@@ -75,8 +75,10 @@ class FlashMNIST:
         """Return the test accuracy of one fit."""
         clf = AttentionClusterClassifier(
             cluster_size=32,
+            n_attended=None,
             optimizer="adam",
             learning_rate=0.01,
+            learning_rate_schedule="constant",
             batch_size=256,
             max_iter=self.epochs,
             tol=None,
@@ -98,8 +100,10 @@ class Elephant:
         """Return the mean accuracy over ten folds."""
         clf = AttentionClusterClassifier(
             cluster_size=64,
+            n_attended=None,
             optimizer="adam",
             learning_rate=0.01,
+            learning_rate_schedule="constant",
             batch_size=1000,
             max_iter=30,
             tol=None,

@@ -162,9 +162,11 @@ def measure_epoch(n, n_features, cluster_size, n_classes, epochs, device, batch_
     clock = EpochClock()
     clf = AttentionClusterClassifier(
         cluster_size=cluster_size,
+        n_attended=None,
         dropout=0.9,
         optimizer="rmsprop",
         learning_rate=1e-3,
+        learning_rate_schedule="constant",
         batch_size=batch_size,
         max_iter=epochs,
         tol=None,

@@ -75,6 +75,7 @@ def classifier(**changes):
     return AttentionClusterClassifier(
         **{
             "cluster_size": 8,
+            "n_attended": None,
             "optimizer": "rmsprop",
             "learning_rate": 1e-3,
             "batch_size": BATCH_SIZE,

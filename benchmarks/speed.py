@@ -51,11 +51,13 @@ class Ours:
     def __init__(self, task, **parameters):
         recipe = {
             "cluster_size": task.cluster_size,
+            "n_attended": None,
             "weighting": "fc1",
             "shifting": True,
             "dropout": DROPOUT,
             "optimizer": "rmsprop",
             "learning_rate": LEARNING_RATE,
+            "learning_rate_schedule": "constant",
             "max_grad_norm": MAX_GRAD_NORM,
             "batch_size": task.batch_size,
             "max_iter": task.epochs,

@@ -56,7 +56,6 @@ for name, weighting in (("Average", "average"), ("attention cluster", "fc1")):
         dropout=0.0,
         batch_size=256,
         max_iter=n_epochs,
-        tol=None,
         random_state=0,
     )
     # The test videos are only scored after every epoch. No choice depends on these scores.

@@ -65,7 +65,7 @@ scalers = {
     "inertial": StandardScaler(),
     "depth": make_pipeline(PCA(32, random_state=0), StandardScaler()),
 }
-settings = {"n_local_features": 24, "dropout": 0.8, "max_iter": options.epochs, "tol": None}
+settings = {"n_local_features": 24, "dropout": 0.8, "max_iter": options.epochs}
 for names in (["skeleton"], ["inertial"], ["depth"], ["skeleton", "inertial"], [*FEATURES]):
     clf = MultimodalAttentionClusterClassifier(**settings, random_state=0)
     model = make_pipeline(LocalFeatureTransformer({name: scalers[name] for name in names}), clf)

@@ -87,7 +87,13 @@ class Study(NamedTuple):
     csv: Path
 
 
-DEFAULTS = Study(CANDIDATES, rivals.attention_cluster, CSV)
+def attending_to_all(is_multimodal, seed, **parameters):
+    """Return a candidate: what it does not set was the default until November 2026."""
+    parameters = {**rivals.ATTENDING_TO_ALL, **parameters}
+    return rivals.attention_cluster(is_multimodal, seed, **parameters)
+
+
+DEFAULTS = Study(CANDIDATES, attending_to_all, CSV)
 
 
 def splits(dataset):

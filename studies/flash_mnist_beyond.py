@@ -152,6 +152,7 @@ def fit(run, X, y, frame_digits, parent):
     """Return the trained classifier of a run."""
     clf = AttentionClusterClassifier(
         cluster_size=run.cluster_size,
+        n_attended=None,
         **METHODS[run.method],
         optimizer="adam",
         max_grad_norm=None,

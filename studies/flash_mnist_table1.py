@@ -77,6 +77,7 @@ class Cell(NamedTuple):
     def classifier(self):
         return AttentionClusterClassifier(
             cluster_size=self.cluster_size,
+            n_attended=None,
             **METHODS[self.method],
             optimizer="adam",
             learning_rate=self.learning_rate,

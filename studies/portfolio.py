@@ -5,7 +5,7 @@ the published split, or of the first of the published folds. Folds are stratifie
 clips of a subject together. No test item of that split is used. Accuracy and log-loss are taken
 after 15, 30, 60 and 120 epochs, because the number of epochs is a part of a configuration.
 
-    python studies/portfolio.py [--sets colon] [--candidates default] [--n-jobs 2]
+    python studies/portfolio.py [--sets colon] [--candidates all] [--n-jobs 2]
 
 Finished runs are rows of the CSV file and are not repeated.
 """
@@ -21,6 +21,7 @@ import torch
 from joblib import delayed
 from result_rows import environment, percent, read_rows, run_all, stop_if_orphaned
 from rival_sets import SETS, actions, load
+from rivals import ATTENDING_TO_ALL
 from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
@@ -33,7 +34,7 @@ N_FOLDS = 5
 DECAY, LEARNED = {"weight_decay": 1e-3}, {"hidden_features": 64}
 COSINE = {"learning_rate_schedule": "cosine"}
 CANDIDATES = {
-    "default": {},
+    "all": {},
     "5 highest": {"n_attended": 5},
     "highest": {"n_attended": 1},
     "decay": DECAY,
@@ -49,7 +50,7 @@ CANDIDATES = {
     "fc2": {"weighting": "fc2"},
 }
 WITH_COSINE = (
-    "default",
+    "all",
     "5 highest",
     "highest",
     "5 highest, decay",
@@ -96,7 +97,8 @@ def perform(run, parent):
     predicted = np.zeros((len(EPOCHS), len(y), len(np.unique(y))))
     splits = folds(y, subjects(run.dataset, items), run.repetition)
     for fold, (train, test) in enumerate(splits):
-        clf = AttentionClusterClassifier(random_state=100 * run.repetition + fold, tol=None)
+        seed = 100 * run.repetition + fold
+        clf = AttentionClusterClassifier(**ATTENDING_TO_ALL, random_state=seed, tol=None)
         clf.set_params(**CANDIDATES[run.candidate])
         # With a cosine decay, a shorter training is not the beginning of a longer one.
         goes_on = clf.learning_rate_schedule == "constant"

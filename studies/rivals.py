@@ -92,11 +92,14 @@ METHODS = {
     "pooled logistic regression": by_default(rivals.PooledClassifier),
     "pooled SVM": by_default(rivals.PooledSVMClassifier),
 }
+# The defaults until November 2026: all local features, and a constant learning rate.
+CONSTANT = {"learning_rate_schedule": "constant", "max_iter": 200}
+ATTENDING_TO_ALL = {"n_attended": None, **CONSTANT}
 OPTIONS = {
-    "5 highest": {"n_attended": 5},
-    "pyramid of time": {"pyramid_levels": 3},
-    "20 epochs": {"max_iter": 20},
-    "5 highest, cosine": {"n_attended": 5, "learning_rate_schedule": "cosine", "max_iter": 60},
+    "attending to all": ATTENDING_TO_ALL,
+    "5 highest, constant": CONSTANT,
+    "pyramid of time": {**ATTENDING_TO_ALL, "pyramid_levels": 3},
+    "20 epochs": {**ATTENDING_TO_ALL, "max_iter": 20},
 }
 # Deterministic methods: a published split needs one run of them, with the first seed.
 WITHOUT_SEED = ("pooled logistic regression", "pooled SVM")

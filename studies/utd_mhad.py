@@ -63,10 +63,12 @@ TRANSFORMERS = {
 }
 PARAMETERS = {
     "cluster_size": 32,
+    "n_attended": None,
     "n_local_features": 24,
     "dropout": 0.8,
     "optimizer": "adam",
     "learning_rate": 0.01,
+    "learning_rate_schedule": "constant",
     "batch_size": 32,
     "max_iter": 60,
     "tol": None,

@@ -20,7 +20,6 @@ import math
 from inspect import signature
 
 import defaults
-import rivals
 import torch
 from torch import nn
 from torch.nn import functional
@@ -170,7 +169,7 @@ CANDIDATES = {
 def variant(is_multimodal, seed, **parameters):
     """Return a variant, or the attention cluster with one of its own options."""
     if {"n_attended", "pyramid_levels"} & set(parameters):
-        return rivals.attention_cluster(is_multimodal, seed, **parameters)
+        return defaults.attending_to_all(is_multimodal, seed, **parameters)
     own = {name: parameters.pop(name) for name in signature(Variant).parameters.keys() & parameters}
     return IntegrationClassifier(
         integration=Variant, integration_params=own, **parameters, random_state=seed

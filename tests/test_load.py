@@ -761,7 +761,9 @@ def test_load_reads_files_of_format_version_1():
     np.testing.assert_allclose(both.predict_proba(items), expected, atol=1e-6)
 
 
-LATER = ("n_attended", "pyramid_levels", "hidden_features")
+LATER = ("n_attended", "pyramid_levels", "hidden_features", "learning_rate_schedule")
+# What the classifiers did before they had these parameters.
+FORMER = {"n_attended": None, "learning_rate_schedule": "constant"}
 
 
 def older(parameters):
@@ -769,18 +771,20 @@ def older(parameters):
 
 
 def test_load_reads_files_without_later_parameters(tmp_path):
-    X, _, clf = fitted()
+    X, _, clf = fitted(**FORMER)
     clf.save(tmp_path / "model")
     description, tensors = read(tmp_path / "model")
     parts = {"features": older(description["modalities"]["features"])}
     parameters = older(description["parameters"])
     changes = {"modalities": parts, "parameters": parameters}
     write(tmp_path / "model", description | changes, tensors)
-    assert np.array_equal(acluster.load(tmp_path / "model").predict_proba(X), clf.predict_proba(X))
+    old = acluster.load(tmp_path / "model")
+    assert np.array_equal(old.predict_proba(X), clf.predict_proba(X))
+    assert old.get_params() == clf.get_params()
 
 
 def test_unpickle_reads_states_without_later_parameters():
-    X, _, clf = fitted(warm_start=True, standardize=False)
+    X, _, clf = fitted(warm_start=True, standardize=False, **FORMER)
     state = clf.__getstate__()
     integration, sizes = state["_architecture"]
     parts = {"features": older(sizes["integrations"]["features"])}

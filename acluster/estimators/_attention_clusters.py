@@ -152,12 +152,15 @@ class AttentionClusterClassifier(AttentionClusters):
     >>> y = np.arange(60) % 2
     >>> for features, label in zip(X, y):
     ...     features[0] += 5 * label  # one local feature determines the class
-    >>> clf = AttentionClusterClassifier(cluster_size=4, tol=None, max_iter=100, random_state=0)
+    >>> clf = AttentionClusterClassifier(cluster_size=4, max_iter=100, random_state=0)
     >>> clf.fit(X, y).score(X, y)
     1.0
     >>> clf.transform(X).shape
     (60, 16)
     """
+
+    learning_rate_schedule: str = "cosine"
+    max_iter: int = 60
 
     _is_multimodal = False
     missing_modality = "mask"  # an item without local features is an error here
@@ -205,7 +208,7 @@ class MultimodalAttentionClusterClassifier(AttentionClusters):
     >>> audio[7] = None  # a video without sound
     >>> X = {"rgb": rgb, "audio": audio}
     >>> clf = MultimodalAttentionClusterClassifier(
-    ...     cluster_size={"rgb": 8, "audio": 4}, tol=None, max_iter=50, random_state=0
+    ...     cluster_size={"rgb": 8, "audio": 4}, max_iter=50, random_state=0
     ... )
     >>> clf.fit(X, y).score(X, y) > 0.9
     True
@@ -219,10 +222,12 @@ class MultimodalAttentionClusterClassifier(AttentionClusters):
     weighting: str | type[Weighting] | dict[str, str | type[Weighting]] = "fc1"  # type: ignore[assignment]
     hidden_size: int | dict[str, int] = 10  # type: ignore[assignment]
     shifting: bool | dict[str, bool] = True  # type: ignore[assignment]
-    n_attended: int | dict[str, int | None] | None = None  # type: ignore[assignment]
+    n_attended: int | dict[str, int | None] | None = 5  # type: ignore[assignment]
     pyramid_levels: int | dict[str, int] = 1  # type: ignore[assignment]
     hidden_features: int | dict[str, int] = 0  # type: ignore[assignment]
     n_local_features: int | dict[str, int | None] | None = None  # type: ignore[assignment]
+    learning_rate_schedule: str = "cosine"
+    max_iter: int = 60
     missing_modality: str = choice(
         default="mean",
         options=("mean", "mask"),

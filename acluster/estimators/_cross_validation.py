@@ -42,15 +42,13 @@ from acluster.estimators._training_data import TrainingData
 from acluster.sets import MultimodalFeatureSets
 from acluster.training import Interrupted
 
-_COSINE = {"learning_rate_schedule": "cosine"}
 # What is tried, the most useful first. Each is a set of parameters of the classifier. The study
 # behind the choice is in docs/about/portfolio.rst.
 PORTFOLIO: tuple[dict[str, Any], ...] = (
-    {"n_attended": 5, "max_iter": 60, **_COSINE},
-    {"n_attended": 5, "weight_decay": 1e-3},
+    {"hidden_features": 64, "max_iter": 30},
+    {"pyramid_levels": 3},
     {"n_attended": 1},
-    {"n_attended": 5, "hidden_features": 64, "max_iter": 30, **_COSINE},
-    {"shifting": False},
+    {"hidden_features": 64, "shifting": False, "max_iter": 30},
 )
 _N_SPLITS = 5
 _N_ROUNDS = 50  # of the selection: weights are multiples of 1/50

@@ -15,6 +15,7 @@ from acluster.estimators._architecture import Architecture
 from acluster.estimators._json_values import from_json, numbers, one_of, plain, to_json
 from acluster.estimators._labels import LabelCoding
 from acluster.estimators._missing import MissingModality
+from acluster.estimators._parameters import with_former_defaults
 from acluster.nn import Integration
 from acluster.sets import check_modality_names
 from acluster.training import to_numpy_state, to_torch_state
@@ -62,7 +63,8 @@ def restore_network(
     kind: Any, description: dict[str, Any], coding: LabelCoding, tensors: Tensors
 ) -> Any:
     """Return a classifier with its network, without the names of features and labels."""
-    model = with_parameters(kind, description["parameters"], coding)
+    parameters = with_former_defaults(kind, description["parameters"])
+    model = with_parameters(kind, parameters, coding)
     model._dtype = one_of(description["dtype"], ("float32", "float64"), "dtype")
     model._architecture = _restore_architecture(model, description, tensors)
     _restore_history(model, description)

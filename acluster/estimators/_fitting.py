@@ -311,8 +311,8 @@ def _compile(estimators: Sequence[Any], trainers: Sequence[Trainer]) -> Compiled
 def _compiled_key(estimator: Any, trainer: Trainer) -> Hashable:
     """Equal for networks that one compiled step can train."""
     shapes = tuple(tuple(parameter.shape) for parameter in trainer.network.parameters())
-    options = repr(estimator.n_attended), estimator.optimizer, estimator._architecture.standardize
-    return shapes, *options
+    attending = repr((estimator.n_attended, estimator.pyramid_levels))
+    return shapes, attending, estimator.optimizer, estimator._architecture.standardize
 
 
 def member_numbers(estimator: Any) -> range:

@@ -49,10 +49,13 @@ def boolean(*, default: bool, doc: str) -> Any:
     return parameter(default=default, type="bool", constraints=["boolean"], doc=doc)
 
 
-def integer(*, default: int | None, doc: str) -> Any:
-    """Declare a parameter that is a positive integer, or None if that is the default."""
-    constraints = [Interval(Integral, 1, None, closed="left"), *([None] if default is None else [])]
-    type_ = "int or None" if default is None else "int"
+def integer(*, default: int | None, type: str | None = None, doc: str) -> Any:
+    """Declare a parameter that is a positive integer; None is allowed if `type` says so.
+
+    By default, `type` says so if None is the default.
+    """
+    type_ = type or ("int or None" if default is None else "int")
+    constraints = [Interval(Integral, 1, None, closed="left"), *([None] if "None" in type_ else [])]
     return parameter(default=default, type=type_, constraints=constraints, doc=doc)
 
 
@@ -106,10 +109,11 @@ class ClusterParameters:
         """,
     )
     n_attended: int | None = integer(
-        default=None,
+        default=5,
+        type="int or None",
         doc="""
         Each unit attends only to its `n_attended` highest-scoring local features (ties
-        included). None: each unit attends to all local features.
+        included). None: each unit attends to all local features, as in the paper.
         """,
     )
     pyramid_levels: int = integer(
@@ -184,8 +188,9 @@ class TrainingParameters:
         options=SCHEDULES,
         doc="""
         How the learning rate changes from epoch to epoch. "cosine": it falls to almost 0 over
-        `max_iter` epochs, which are all trained, whatever `tol` is. With `warm_start`, every fit
-        begins with the full learning rate. `partial_fit` has a constant one.
+        `max_iter` epochs, which are all trained. With `warm_start`, every fit begins with the
+        full learning rate. "constant": training stops as `tol` says. `partial_fit` always has a
+        constant learning rate.
         """,
     )
     weight_decay: float = real(
@@ -210,15 +215,17 @@ class TrainingParameters:
         They are trained together, so 8 networks cost less than 8 fits.
         """,
     )
-    max_iter: int = integer(default=200, doc="The maximum number of epochs.")
+    max_iter: int = integer(
+        default=200, doc="The number of epochs, or the most if `tol` ends them."
+    )
     tol: float | None = real(
         default=1e-4,
         type="float or None",
         within=_NON_NEGATIVE,
         doc="""
-        Training stops once the loss (with `early_stopping`, the validation accuracy) has not
-        improved by more than `tol` for `n_iter_no_change` epochs. None: train for exactly
-        `max_iter` epochs.
+        With a constant learning rate, training stops once the loss (with `early_stopping`, the
+        validation accuracy) has not improved by more than `tol` for `n_iter_no_change` epochs.
+        None: train for exactly `max_iter` epochs.
         """,
     )
     n_iter_no_change: int = integer(
@@ -307,6 +314,16 @@ class TrainingParameters:
         For a progress bar over the epochs, use `set_callbacks`.
         """,
     )
+
+
+def with_former_defaults(kind: Any, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Complete the parameters of an old model by those that it was fitted with.
+
+    Its classifier did not have these parameters, or had another default.
+    """
+    former = {"n_attended": None, "learning_rate_schedule": "constant"}
+    own = {name: value for name, value in former.items() if hasattr(kind, name)}
+    return own | parameters
 
 
 @dataclass_transform(

@@ -24,7 +24,11 @@ from acluster.estimators._inference import logits_of, outputs, source_of
 from acluster.estimators._items import check_partial_fit, check_X
 from acluster.estimators._labels import LabelCoding, LabelledClassifierMixin
 from acluster.estimators._missing import MissingModality
-from acluster.estimators._parameters import TrainingParameters, value_per_modality
+from acluster.estimators._parameters import (
+    TrainingParameters,
+    value_per_modality,
+    with_former_defaults,
+)
 from acluster.estimators._saved_model import save_model
 from acluster.estimators._training_data import TrainingData, TrainingSets
 from acluster.nn import EnsembleNetwork, Integration, IntegrationNetwork
@@ -530,7 +534,7 @@ class SetClassifier(
         >>> import numpy as np
         >>> from acluster import AttentionClusterClassifier
         >>> X = [np.eye(3), np.ones((2, 3)), np.eye(3)[:1], np.zeros((2, 3))]
-        >>> clf = AttentionClusterClassifier(cluster_size=4, tol=None, max_iter=5)
+        >>> clf = AttentionClusterClassifier(cluster_size=4, max_iter=5)
         >>> clf.fit(X, [0, 1, 0, 1]).attention_weights(X)[1]
         array([[0.5, 0.5, 0.5, 0.5],
                [0.5, 0.5, 0.5, 0.5]])
@@ -572,7 +576,7 @@ class SetClassifier(
         >>> import torch
         >>> from acluster import AttentionClusterClassifier
         >>> X = [np.eye(3), np.ones((2, 3))] * 5
-        >>> clf = AttentionClusterClassifier(tol=None, max_iter=5).fit(X, [0, 1] * 5)
+        >>> clf = AttentionClusterClassifier(max_iter=5).fit(X, [0, 1] * 5)
         >>> network = clf.to_torch()
         >>> two_sets = torch.eye(3, dtype=torch.float64), torch.tensor([0, 1, 3])
         >>> network([two_sets]).shape
@@ -639,7 +643,7 @@ class SetClassifier(
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(with_former_defaults(type(self), state))
         if hasattr(self, "network_"):
             is_softmax = self._coding.kind == "multiclass"
             integration, sizes = state["_architecture"]

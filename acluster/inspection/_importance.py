@@ -80,7 +80,7 @@ def modality_importance(
     >>> speech = FeatureSets.from_arrays(rng.normal(size=(60, 5, 4)) + y[:, None, None])
     >>> noise = FeatureSets.from_arrays(rng.normal(size=(60, 9, 2)))
     >>> X = MultimodalFeatureSets({"speech": speech, "noise": noise})
-    >>> clf = MultimodalAttentionClusterClassifier(cluster_size=4, tol=None, max_iter=50)
+    >>> clf = MultimodalAttentionClusterClassifier(cluster_size=4, max_iter=50)
     >>> clf = clf.set_params(learning_rate=0.01, random_state=0).fit(X, y)
     >>> found = modality_importance(clf, X, y, random_state=0).importances_mean
     >>> found["speech"] > 0.2 > abs(found["noise"])

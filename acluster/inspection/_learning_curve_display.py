@@ -39,7 +39,7 @@ class LearningCurveDisplay:
     >>> from acluster import AttentionClusterClassifier
     >>> from acluster.inspection import LearningCurveDisplay
     >>> X = [np.eye(3), np.ones((2, 3))] * 5
-    >>> clf = AttentionClusterClassifier(tol=None, max_iter=5).fit(X, [0, 1] * 5)
+    >>> clf = AttentionClusterClassifier(max_iter=5).fit(X, [0, 1] * 5)
     >>> LearningCurveDisplay.from_estimator(clf).ax_.get_ylabel()
     'training loss (nats)'
     """

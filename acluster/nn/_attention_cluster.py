@@ -269,8 +269,7 @@ class AttentionCluster(Integration):
             outside = _masks.outside_pyramid_part(positions, lengths, *pyramid)
             logits = _masks.mask_logits(logits, outside)
         if self.n_attended is not None and len(logits):
-            k, sets = self.n_attended, logits.split(offsets.diff().tolist())
             # After the pyramid: a unit chooses its highest logits among those of its part.
-            below = [_masks.below_top_k(scores, min(k, len(scores))) for scores in sets]
-            logits = _masks.mask_logits(logits, torch.cat(below))
+            below = _masks.below_top_k_of_sets(logits, offsets, self.n_attended)
+            logits = _masks.mask_logits(logits, below)
         return logits

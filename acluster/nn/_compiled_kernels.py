@@ -12,7 +12,14 @@ import numba
 import numpy as np
 from numba import prange
 
-__all__ = ["feature_gradients", "gradients", "mask", "pool_and_shift", "subtract_largest"]
+__all__ = [
+    "below_highest",
+    "feature_gradients",
+    "gradients",
+    "mask",
+    "pool_and_shift",
+    "subtract_largest",
+]
 
 # OpenBLAS starts threads of its own for larger products, which would compete with the threads
 # that run the kernel. Tiles of this size also stay in the processor's cache.
@@ -49,6 +56,29 @@ def subtract_largest(logits, offsets, result):
         for row in range(len(rows)):
             for k in range(len(largest)):
                 out[row, k] = rows[row, k] - largest[k]
+
+
+@_compiled
+def below_highest(logits, offsets, highest, result):
+    """Find which logits are below the k highest of their set; `highest` (n, N, k) is scratch."""
+    k = highest.shape[2]
+    for i in prange(len(offsets) - 1):
+        rows, out = logits[offsets[i] : offsets[i + 1]], result[offsets[i] : offsets[i + 1]]
+        top = highest[i]
+        top[:] = -np.inf
+        for row in range(len(rows)):
+            for unit in range(len(top)):
+                # A logit sinks to its place in the sorted list, and the lowest one drops out.
+                place, logit = k, rows[row, unit]
+                while place > 0 and logit > top[unit, place - 1]:
+                    if place < k:
+                        top[unit, place] = top[unit, place - 1]
+                    place -= 1
+                if place < k:
+                    top[unit, place] = logit
+        for row in range(len(rows)):
+            for unit in range(len(top)):
+                out[row, unit] = rows[row, unit] < top[unit, k - 1]
 
 
 @_compiled

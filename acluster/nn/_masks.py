@@ -7,6 +7,11 @@ gives them a weight of exactly 0.
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from acluster.nn import _compiled
+
+_MAX_SORTED = 32  # The kernel sorts by insertion, which is slow for long lists.
 
 
 def mask_logits(logits: Tensor, mask: Tensor) -> Tensor:
@@ -50,13 +55,30 @@ def outside_pyramid_part(
     Tensor of bool, of shape (..., N)
         The last axis is that of the units.
     """
-    parts = [(part, 2**level) for level in range(n_levels) for part in range(2**level)]
-    part, n_parts = torch.tensor(parts, device=positions.device).T
+    part, n_parts = parts_of_units(cluster_size, n_levels).to(positions.device).T
     starts = part * lengths[..., None] // n_parts
     ends = torch.maximum((part + 1) * lengths[..., None] // n_parts, starts + 1)
-    outside = (positions[..., None] < starts) | (positions[..., None] >= ends)
-    part_of_unit = torch.arange(cluster_size, device=positions.device) * len(parts) // cluster_size
-    return outside[..., part_of_unit]
+    return (positions[..., None] < starts) | (positions[..., None] >= ends)
+
+
+def parts_of_units(cluster_size: int, n_levels: int) -> Tensor:
+    """Return every unit's part in a temporal pyramid, and the number of parts of that level.
+
+    Parameters
+    ----------
+    cluster_size : int
+        The number N of attention units.
+
+    n_levels : int
+        The number of levels of the pyramid.
+
+    Returns
+    -------
+    Tensor of int64, of shape (N, 2)
+        ``[s, S]`` for part s = 0, 1, ... of the S = 2^l parts of level l.
+    """
+    parts = [(part, 2**level) for level in range(n_levels) for part in range(2**level)]
+    return torch.tensor(parts)[torch.arange(cluster_size) * len(parts) // cluster_size]
 
 
 def below_top_k(logits: Tensor, k: int) -> Tensor:
@@ -75,3 +97,35 @@ def below_top_k(logits: Tensor, k: int) -> Tensor:
     Tensor of bool, of the same shape
     """
     return logits < logits.detach().topk(k, dim=-2).values[..., -1:, :]
+
+
+def below_top_k_of_sets(logits: Tensor, offsets: Tensor, k: int) -> Tensor:
+    """Return which logits are below the k highest of their set and unit; ties are kept.
+
+    Parameters
+    ----------
+    logits : Tensor of shape (R, N)
+        The logits of all sets, end to end.
+
+    offsets : Tensor of int64, shape (n + 1,), on the CPU
+        Set i is ``logits[offsets[i]:offsets[i + 1]]``; no set is empty.
+
+    k : int
+        The number of logits to keep; sets of fewer keep all.
+
+    Returns
+    -------
+    Tensor of bool, of shape (R, N)
+    """
+    logits, lengths = logits.detach(), offsets.diff()
+    if k <= _MAX_SORTED and _compiled.available_for(logits):
+        highest = logits.new_empty(len(lengths), logits.shape[1], k)
+        below = torch.empty_like(logits, dtype=torch.bool)
+        _compiled.run("below_highest", logits, offsets, highest, below)
+        return below
+    sets = logits.split(lengths.tolist())
+    if len(sets) * int(lengths.max()) > 2 * len(logits):  # padding would take too much memory
+        return torch.cat([below_top_k(scores, min(k, len(scores))) for scores in sets])
+    padded = pad_sequence([*sets], batch_first=True, padding_value=-torch.inf)
+    is_item = torch.arange(padded.shape[1]) < lengths[:, None]
+    return below_top_k(padded, min(k, padded.shape[1]))[is_item.to(logits.device)]

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from acluster.nn._attention_cluster import AttentionCluster
 from acluster.nn._compiled import available_for, run_alone
 from acluster.nn._linear import DropoutLinear, random_bytes
+from acluster.nn._masks import parts_of_units
 from acluster.nn._network import IntegrationNetwork, Packed
 from acluster.nn._weighting import FC1Weighting
 
@@ -60,7 +61,7 @@ class CompiledMembers:
     ----------
     networks : sequence of IntegrationNetwork
         The members, which `supports` all accept. They share the shapes of their parameters, the
-        dtype, `n_attended`, and the standardization.
+        dtype, `n_attended`, `pyramid_levels`, and the standardization.
 
     rule : UpdateRule
         The update rule.
@@ -123,6 +124,7 @@ class CompiledMembers:
         self._n_hidden = 0 if cluster.hidden is None else len(cluster.hidden.bias)
         sizes = int(cluster.cluster_size), self._n_hidden
         self._arrays = *(one.numpy() for one in moments), *sizes
+        self._parts_of_units = parts_of_units(sizes[0], cluster.pyramid_levels).numpy()
         self._dtype: np.dtype[Any] = self._theta.numpy().dtype
         buffers = [buffer.numpy() for buffer in networks[0].buffers()]
         self._standardization = tuple(buffers or [np.empty(0, self._dtype)] * 2)
@@ -157,7 +159,6 @@ class CompiledMembers:
             type(cluster) is AttentionCluster
             and type(cluster.weighting) is FC1Weighting
             and type(network.linear) is DropoutLinear
-            and cluster.pyramid_levels == 1
             and (cluster.n_attended or 1) <= _MAX_ATTENDED
             and cluster.weighting.weight.numel() <= _MAX_SCORE_WEIGHTS
             and (cluster.hidden is None or cluster.hidden.weight.numel() <= _MAX_HIDDEN_WEIGHTS)
@@ -220,7 +221,7 @@ class CompiledMembers:
         arguments = (
             np.array(active, np.int64),
             (values.detach().numpy(), *self._standardization, *of_items),
-            (*self._arrays, n_attended, self._cluster.shifting is not None),
+            (*self._arrays, n_attended, self._parts_of_units, self._cluster.shifting is not None),
             draws,
             self._rule,
             self._scratch(n_threads, of_items[0], starts, n_attended, draws[0].shape),
@@ -375,8 +376,9 @@ def _check_alike(networks: Sequence[IntegrationNetwork]) -> None:
             raise ValueError(f"The compiled step does not support network {i}: {network}.")
         states = first.state_dict(), network.state_dict()
         shapes = [{name: (t.shape, t.dtype) for name, t in one.items()} for one in states]
-        n_attended = [one.integrations[0].n_attended for one in (first, network)]
-        if shapes[0] != shapes[1] or n_attended[0] != n_attended[1]:
+        clusters = [one.integrations[0] for one in (first, network)]
+        attending = [(cluster.n_attended, cluster.pyramid_levels) for cluster in clusters]
+        if shapes[0] != shapes[1] or attending[0] != attending[1]:
             raise ValueError(
                 f"Network {i} differs from network 0 in its architecture; train it separately."
             )

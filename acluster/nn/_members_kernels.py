@@ -63,7 +63,8 @@ def train_members(active, batch, members, draws, rule, scratch, losses, first, s
     members : tuple
         theta, its moments mean and square_mean, (P, n_parameters); the numbers of steps (P, 2) of
         the cluster and the linear layer; cluster_size, the number H of hidden features,
-        n_attended (0 for all), and whether there is a shift.
+        n_attended (0 for all), the part of every unit in a pyramid (N, 2), and whether there is a
+        shift.
 
     draws : tuple
         Random bytes (D, n, N·M) and numbers (D, n), which draw a member uses (P,), and the
@@ -115,7 +116,7 @@ def _train_one(p, items, batch, members, draws, rule, scratch, thread):
     """Take one step with member p on the items of a batch, and return its loss."""
     x, offsets, classes, targets, weights = _batch_of(items, p, batch, scratch[0])
     room = scratch[2][thread]
-    theta, mean, square_mean, steps, n_units, n_hidden, n_attended, has_shift = members
+    theta, mean, square_mean, steps, n_units, n_hidden, n_attended, parts, has_shift = members
     shape = x.shape[1] + n_hidden, n_units
     W, alpha, beta, W_h, b_h, linear, bias = _parameters(theta[p], shape, n_hidden, has_shift)
     gradient, room = room[: theta.shape[1]], room[theta.shape[1] :]
@@ -130,7 +131,7 @@ def _train_one(p, items, batch, members, draws, rule, scratch, thread):
         _extend(x, W_h, b_h, d_h, e)
     _reorder(linear, shape[0], L)
     _multiply_tiles(e, W, a)
-    _forward(e, offsets, n_attended, alpha, beta, bias, dropped, rooms)
+    _forward(e, offsets, n_attended, parts, alpha, beta, bias, dropped, rooms)
     is_softmax = len(classes) > 0
     loss = _softmax_loss(z, classes, weights) if is_softmax else _sigmoid_loss(z, targets, weights)
 
@@ -336,7 +337,7 @@ def _logits(h, L, scale, bias, out):
 
 
 @_glue
-def _forward(x, offsets, n_attended, alpha, beta, bias, dropped, rooms):
+def _forward(x, offsets, n_attended, parts, alpha, beta, bias, dropped, rooms):
     """Replace the scores by the attention weights, and fill the global features and the logits."""
     y, h, _, L, _, z, a, _, norms, top = rooms
     for first in range(0, len(y), _N_TOGETHER):
@@ -344,6 +345,7 @@ def _forward(x, offsets, n_attended, alpha, beta, bias, dropped, rooms):
         for i in range(first, first + n):
             start, stop = offsets[i], offsets[i + 1]
             n_top = n_attended if 0 < n_attended < stop - start else 0
+            _exclude(a[start:stop], parts)
             _highest(a[start:stop], max(n_top, 1), top)
             _softmax(a[start:stop], n_top, top)
             pooled = y[i].reshape(x.shape[1], a.shape[1])
@@ -369,6 +371,18 @@ def _pool(x, a, out):
 def _fill(out, value):
     for k in range(len(out)):
         out[k] = value
+
+
+@_helper
+def _exclude(scores, parts):
+    """Lower the scores of a set that are outside their unit's part of a temporal pyramid."""
+    for k in range(len(parts)):
+        part, n_parts = parts[k]
+        if n_parts > 1:
+            start = part * len(scores) // n_parts
+            stop = max((part + 1) * len(scores) // n_parts, start + 1)
+            scores[:start, k] = -np.inf
+            scores[stop:, k] = -np.inf
 
 
 @_helper

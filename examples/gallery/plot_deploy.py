@@ -24,7 +24,7 @@ y = np.array(["wren", "robin"])[np.arange(200) % 2]
 X = [rng.normal(size=(rng.integers(2, 9), 4)).astype(np.float32) for _ in y]
 for features, label in zip(X, y, strict=True):
     features[0] += 4 if label == "wren" else 0
-clf = AttentionClusterClassifier(cluster_size=4, max_iter=50, tol=None)
+clf = AttentionClusterClassifier(cluster_size=4, max_iter=50)
 clf.fit(X, y)
 
 # %%

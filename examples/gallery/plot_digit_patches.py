@@ -38,9 +38,7 @@ print(f"{min(map(len, X))} to {max(map(len, X))} patches of {X[0].shape[1]} feat
 # %%
 # Train. `fit` scales pixels and positions to unit variance.
 
-clf = AttentionClusterClassifier(
-    cluster_size=16, weighting="fc2", max_iter=60, tol=None, random_state=0
-)
+clf = AttentionClusterClassifier(cluster_size=16, weighting="fc2", random_state=0)
 clf.fit(X_train, y_train)
 print(f"accuracy on the test images: {clf.score(X_test, y_test):.3f}")
 

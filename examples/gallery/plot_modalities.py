@@ -35,7 +35,7 @@ print(X)
 # %%
 # Train on two thirds of the items.
 
-clf = MultimodalAttentionClusterClassifier(cluster_size=8, max_iter=60, tol=None, random_state=0)
+clf = MultimodalAttentionClusterClassifier(cluster_size=8, random_state=0)
 clf.fit(X[:200], y[:200])
 print(f"accuracy on held-out items: {clf.score(X[200:], y[200:]):.3f}")
 

@@ -33,9 +33,7 @@ y = shown.astype(int)
 figure, axes = plt.subplots(1, 2, figsize=(13, 4.5))
 figure.subplots_adjust(wspace=0.3)
 for ax, shifting in zip(axes, (True, False), strict=True):
-    clf = AttentionClusterClassifier(
-        cluster_size=12, shifting=shifting, max_iter=60, tol=None, random_state=0
-    )
+    clf = AttentionClusterClassifier(cluster_size=12, shifting=shifting, random_state=0)
     clf.fit(X[:300], y[:300])
     display = UnitDiversityDisplay.from_estimator(clf, X[300:], ax=ax)
     exact = (clf.predict(X[300:]) == y[300:]).all(axis=1).mean()

@@ -283,7 +283,15 @@ def test_error_is_one_line(fitted, capsys, command, message):
 
 @pytest.mark.filterwarnings("default")
 def test_warning_is_one_line(fitted, capsys):
-    run("fit", "sets.zarr", "--out", "model", "--set", "max_iter=2")
+    run(
+        "fit",
+        "sets.zarr",
+        "--out",
+        "model",
+        "--set",
+        "max_iter=2",
+        "learning_rate_schedule=constant",
+    )
     error = capsys.readouterr().err
     assert "warning: Maximum iterations (2) reached" in error
     assert ".py" not in error

@@ -106,7 +106,8 @@ class TestFit:
 
     def test_indicator_with_equal_columns_predicts_like_the_binary_classifier(self, data):
         X, y = data
-        options = {"dropout": 0.0, "batch_size": 1000, "max_grad_norm": None, "max_iter": 60}
+        options = {"dropout": 0.0, "batch_size": 1000, "max_grad_norm": None, "n_attended": None}
+        options["learning_rate_schedule"] = "constant"
         one = quick(**options).fit(X, y)
         two = quick(**options).fit(X, np.c_[y, y])
         # Two copies of the label double the gradient of the attention and keep its direction.
@@ -203,11 +204,17 @@ class TestPredict:
         np.testing.assert_allclose(clf.decision_function(X), expected[0], rtol=1e-10, atol=1e-12)
         np.testing.assert_allclose(clf.transform(X), expected[1], rtol=1e-10, atol=1e-12)
 
-    def test_predict_ignores_order_and_repetition_of_local_features(self, fitted, data):
+    def test_predict_ignores_the_order_of_local_features(self, fitted, data):
         X, _ = data
         rng = np.random.default_rng(0)
-        changed = [rng.permutation(np.repeat(x, 3, axis=0)) for x in X]
+        changed = [rng.permutation(x) for x in X]
         np.testing.assert_allclose(fitted.predict_proba(changed), fitted.predict_proba(X))
+
+    def test_predict_ignores_repetition_if_units_attend_to_all_local_features(self, data):
+        X, y = data
+        clf = quick(n_attended=None, max_iter=10).fit(X, y)
+        changed = [np.repeat(x, 3, axis=0) for x in X]
+        np.testing.assert_allclose(clf.predict_proba(changed), clf.predict_proba(X))
 
 
 class TestTransform:

@@ -14,19 +14,23 @@ from tests.estimators.common import QUICK, have_same_weights, quick
 
 def test_early_stopping_waits_n_iter_no_change_epochs():
     X, y = make_sets(n=120, n_classes=3, gap=2.0)
-    clf = quick(early_stopping=True, tol=0.0, max_iter=80, validation_fraction=0.25).fit(X, y)
+    options = {"learning_rate_schedule": "constant", "validation_fraction": 0.25}
+    clf = quick(early_stopping=True, tol=0.0, max_iter=80, **options).fit(X, y)
     assert len(clf.validation_scores_) == len(clf.loss_curve_) == clf.n_iter_
     assert clf.n_iter_ == np.argmax(clf.validation_scores_) + 1 + clf.n_iter_no_change < 80
 
 
-def test_early_stopping_restores_the_best_epoch_on_x_val():
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_early_stopping_restores_the_best_epoch_on_x_val(schedule):
     X, y = make_sets(n=120, n_classes=3, gap=2.0)
     X_val, y_val = make_sets(n=60, n_classes=3, gap=2.0, seed=1)
-    clf = quick(early_stopping=True, tol=0.0, n_iter_no_change=5)
-    clf.fit(X, y, X_val=X_val, y_val=y_val)
+    options = {"tol": 0.0, "n_iter_no_change": 5, "learning_rate_schedule": schedule}
+    clf = quick(early_stopping=True, **options).fit(X, y, X_val=X_val, y_val=y_val)
     assert clf.score(X_val, y_val) == clf.best_validation_score_
     best = int(np.argmax(clf.validation_scores_))
-    assert clf.n_iter_ - 1 - best >= 5 or clf.n_iter_ == QUICK["max_iter"]
+    assert clf.best_validation_score_ == clf.validation_scores_[best]
+    stopped = schedule == "constant" and clf.n_iter_ - 1 - best >= 5
+    assert stopped or clf.n_iter_ == QUICK["max_iter"]
 
 
 def test_x_val_without_early_stopping_only_records_scores(sets_and_labels):
@@ -61,7 +65,7 @@ def test_early_stopping_of_an_indicator_uses_the_fraction_of_correct_entries():
 
 def test_tol_stops_when_the_loss_settles(sets_and_labels):
     X, y = sets_and_labels
-    clf = quick(tol=10.0, n_iter_no_change=4).fit(X, y)
+    clf = quick(tol=10.0, n_iter_no_change=4, learning_rate_schedule="constant").fit(X, y)
     assert clf.n_iter_ == 5
     assert clf.validation_scores_ is None
     assert clf.best_validation_score_ is None
@@ -70,7 +74,7 @@ def test_tol_stops_when_the_loss_settles(sets_and_labels):
 def test_max_iter_warns_before_convergence(sets_and_labels):
     X, y = sets_and_labels
     with pytest.warns(ConvergenceWarning, match=r"Maximum iterations \(3\) reached"):
-        quick(max_iter=3, tol=1e-4).fit(X, y)
+        quick(max_iter=3, tol=1e-4, learning_rate_schedule="constant").fit(X, y)
 
 
 def test_verbose_prints_a_line_per_epoch(sets_and_labels):

@@ -74,13 +74,12 @@ def test_predictions_average_probabilities(kind):
 
 def test_ensemble_is_saved_resumed_and_continued(tmp_path):
     X, y = make_sets()
-    make = AttentionClusterClassifier(n_members=2, **OPTIONS)
-    whole = make.fit(X, y)
+    options = {**OPTIONS, "n_members": 2, "learning_rate_schedule": "constant"}
+    whole = AttentionClusterClassifier(**options).fit(X, y)
     whole.save(tmp_path / "model")
     loaded = acluster.load(tmp_path / "model")
     np.testing.assert_array_equal(loaded.predict_proba(X), whole.predict_proba(X))
     assert loaded.get_feature_names_out().tolist() == whole.get_feature_names_out().tolist()
-    options = {**OPTIONS, "n_members": 2}
     AttentionClusterClassifier(**{**options, "max_iter": 2}).fit(X, y, checkpoint_dir=tmp_path)
     resumed = AttentionClusterClassifier(**options).fit(X, y, checkpoint_dir=tmp_path)
     np.testing.assert_array_equal(resumed.predict_proba(X), whole.predict_proba(X))

@@ -13,6 +13,7 @@ from tests.conftest import make_sets
 def make(**parameters):
     # One batch without dropout, so that neither the order of the items nor a seed matters.
     options = {"batch_size": 100, "dropout": 0.0, "dtype": "float64", "random_state": 0}
+    options["learning_rate_schedule"] = "constant"
     return AttentionClusterClassifier(cluster_size=4, **{**options, **parameters})
 
 

@@ -29,8 +29,9 @@ OWN = {
     "learning_rate": [0.01, 0.1],
     "weight_decay": [0.0, 0.01],
     "dropout": [0.0, 0.3, 0.6],
-    "cluster_size": [1, 4, 5],
+    "cluster_size": [3, 4, 5],
     "n_attended": [None, 1, 5],
+    "pyramid_levels": [1, 2],
     "weighting": ["fc1", "fc2"],
     "shifting": [True, False],
     "max_iter": [1, 4],
@@ -178,6 +179,7 @@ def test_member_that_diverges_leaves_the_others_alone():
 
 COMPILED = {
     "n_attended": [None, 1, 5],
+    "pyramid_levels": [1, 2],
     "hidden_features": [0, 1, 7],
     "shifting": [True, False],
     "standardize": [False, True],

@@ -13,6 +13,7 @@ class TestWarmStart:
     def test_warm_start_continues_the_loss_curve(self, sets_and_labels):
         X, y = sets_and_labels
         options = {"dropout": 0.0, "batch_size": 1000, "max_iter": 10}
+        options["learning_rate_schedule"] = "constant"
         twice = quick(warm_start=True, **options).fit(X, y).fit(X, y)
         once = quick(**{**options, "max_iter": 20}).fit(X, y)
         assert twice.n_iter_ == len(twice.loss_curve_) == 20
@@ -42,7 +43,7 @@ class TestPartialFit:
     def test_partial_fit_is_one_epoch(self, sets_and_labels):
         X, y = sets_and_labels
         options = {"dropout": 0.0, "batch_size": 1000, "max_iter": 7, "standardize": False}
-        whole = quick(**options).fit(X, y)
+        whole = quick(**options, learning_rate_schedule="constant").fit(X, y)
         parts = quick(**options)
         for _ in range(7):
             parts.partial_fit(X, y, classes=[0, 1])

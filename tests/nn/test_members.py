@@ -31,7 +31,7 @@ OUTPUTS = {"softmax": 3, "binary": 1, "multilabel": 4}
 def make_networks(dropouts, kind="softmax", dtype=torch.float64, standardize=True, **options):
     networks = []
     for seed, dropout in enumerate(dropouts):
-        cluster = AttentionCluster(M, N, **options)
+        cluster = AttentionCluster(M, **{"cluster_size": N, **options})
         widths = [M] if standardize else None
         network = IntegrationNetwork([cluster], OUTPUTS[kind], dropout, widths).to(dtype)
         network.reset_parameters(torch.Generator().manual_seed(seed))
@@ -140,6 +140,18 @@ def test_step_matches_trainer(kind, hidden_features, shifting, n_attended, dropo
     networks = make_networks(dropouts, kind, **options)
     members = make_members(networks, is_softmax=kind == "softmax")
     batches = make_batches(6, kind, ties=not hidden_features)
+    assert_equal_training(members, make_trainers(members), batches)
+
+
+@pytest.mark.parametrize("n_attended", [None, 1, 3])
+@pytest.mark.parametrize("hidden_features", [0, 7])
+@pytest.mark.parametrize(("levels", "cluster_size"), [(2, 5), (3, 9)])
+def test_step_with_pyramid_matches_trainer(levels, cluster_size, hidden_features, n_attended):
+    options = {"pyramid_levels": levels, "cluster_size": cluster_size, "n_attended": n_attended}
+    networks = make_networks((0.5, 0.0), hidden_features=hidden_features, **options)
+    members = make_members(networks)
+    # Some sets have fewer local features than the pyramid has parts.
+    batches = make_batches(6, ties=not hidden_features)
     assert_equal_training(members, make_trainers(members), batches)
 
 
@@ -423,7 +435,6 @@ class _OwnWeighting(FC1Weighting):
         {"weighting": "fc2"},
         {"weighting": "average"},
         {"weighting": _OwnWeighting},
-        {"pyramid_levels": 2},
         {"n_attended": 33},
         {"dtype": torch.bfloat16},
     ],
@@ -451,7 +462,7 @@ def test_supports_rejects_other_networks(monkeypatch):
 
 def test_members_must_be_alike():
     (network,) = make_networks([0.5])
-    changes = {"n_attended": 2}, {"kind": "binary"}, {"hidden_features": 2}
+    changes = {"n_attended": 2}, {"pyramid_levels": 2}, {"kind": "binary"}, {"hidden_features": 2}
     for (other,) in [make_networks([0.5], **change) for change in changes]:
         with pytest.raises(ValueError, match="Network 1 differs from network 0"):
             make_members([network, other])

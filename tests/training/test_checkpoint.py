@@ -41,7 +41,9 @@ KINDS = {
 
 
 def make(max_iter=40, **changes):
-    parameters = {"cluster_size": 4, "batch_size": 16, "tol": None, "random_state": 0} | changes
+    parameters = {"cluster_size": 4, "batch_size": 16, "tol": None, "random_state": 0}
+    # With a cosine decay, a fit of other length is another fit.
+    parameters |= {"learning_rate_schedule": "constant"} | changes
     return AttentionClusterClassifier(max_iter=max_iter, **parameters)
 
 
@@ -97,7 +99,7 @@ def test_fit_resumes_to_the_same_bits(tmp_path, monkeypatch, kind):
 def test_identity_lacks_parameters_that_the_first_checkpoints_do_not_know(kind):
     later = {"n_members": 2, "hidden_features": 2, "learning_rate_schedule": "cosine"}
     later = {name: value for name, value in later.items() if name in kind().get_params()}
-    assert not set(later) & set(identity_of(kind(), {}))
+    assert not set(later) & set(identity_of(kind(learning_rate_schedule="constant"), {}))
     assert set(later) <= set(identity_of(kind(**later), {}))
 
 
