@@ -2,9 +2,9 @@
 Stop training early
 ===================
 
-With `early_stopping` and a constant learning rate, training ends when the validation score no longer
-improves, and the classifier keeps the weights of the best epoch. The learning curve shows where
-overfitting begins.
+With `early_stopping` and a constant learning rate, training ends when the validation score no
+longer improves, and the classifier keeps the weights of the best epoch. The learning curve shows
+where overfitting begins.
 """
 
 import numpy as np
