@@ -5,6 +5,8 @@ The script trains nothing. From the rows of `rivals.py` it writes for the docume
 - the mean accuracy of every method on every data set, with the standard error over folds and seeds;
 - the seconds to fit and to predict the test items, and the number of parameters;
 - the paired difference from the attention cluster, with its standard error;
+- the same accuracies of the first repetition or seed only, with the classifier that needs no
+  parameters;
 - the mean ranks, in which the data sets of one source count once together, with and without some
   of the data sets, and a plot of them with the critical difference of Nemenyi's test at the 5 %
   level (Demsar, 2006).
@@ -41,15 +43,34 @@ STUDIES = (defaults.DEFAULTS, variants.VARIANTS, rival_learning_rates.STUDY)
 IMAGE = rivals.HERE.parent / "docs" / "images" / "rivals_ranks.png"
 
 
-class Table:
-    """The rows of the comparison, by method and data set."""
+UNTUNED = "attention cluster CV"
 
-    def __init__(self, rows):
-        self.rows = rows
-        self.sets = [name for name in rivals.SETS if any(run.dataset == name for run in rows)]
+
+class Table:
+    """The rows of the comparison, by method and data set.
+
+    A data set has the folds and seeds that all methods with rows on it have in common.
+    """
+
+    def __init__(self, rows, left_out=()):
         ran = {run.method for run in rows}
-        self.methods = [name for name in rivals.METHODS if name in ran]
+        self.methods = [name for name in rivals.METHODS if name in ran and name not in left_out]
         self.options = [name for name in rivals.OPTIONS if name in ran]
+        self.sets = [name for name in rivals.SETS if any(run.dataset == name for run in rows)]
+        common = {name: self._common(rows, name) for name in self.sets}
+        self.rows = {
+            run: row for run, row in rows.items() if (run.seed, run.fold) in common[run.dataset]
+        }
+
+    def _common(self, rows, dataset):
+        done = {}
+        for run in rows:
+            if run.dataset == dataset and run.method in self.methods:
+                done.setdefault(run.method, set()).add((run.seed, run.fold))
+        # On a published split, a method that does not depend on chance needs one run only.
+        once = [name for name in rivals.WITHOUT_SEED if done.get(name) == {(0, 0)}]
+        several = [own for method, own in done.items() if method not in once]
+        return set.intersection(*several or [{(0, 0)}])
 
     def of(self, dataset, method, column="accuracy"):
         """Return the available values of a column, over folds and seeds."""
@@ -89,20 +110,8 @@ class Table:
         return np.array([theirs[key] - ours[key] for key in ours if key in theirs])
 
     def is_complete(self, dataset):
-        """Return whether all methods ran on the same folds and seeds.
-
-        On a published split, deterministic methods need one run only.
-        """
-        done = {
-            method: {(run.seed, run.fold) for run in self.rows if run[:2] == (dataset, method)}
-            for method in self.methods
-        }
-        wanted = set.union(*done.values())
-        once = {(0, 0)} if all(fold == 0 for _, fold in wanted) else wanted
-        return all(
-            own == wanted or (method in rivals.WITHOUT_SEED and own == once)
-            for method, own in done.items()
-        )
+        """Return whether all methods ran on a data set."""
+        return all(len(self.of(dataset, method)) > 0 for method in self.methods)
 
     def mean_ranks(self, left_out=()):
         """Return the mean ranks of the methods (1 is best), and the number of complete sources.
@@ -198,6 +207,24 @@ def write_ranks_without(table, order, folder):
     write(folder / "rivals_ranks.csv", ["method", *found], lines)
 
 
+def write_untuned(rows, folder):
+    """Write the accuracy of every method with the first seed, and of the untuned classifier."""
+    table = Table({run: row for run, row in rows.items() if run.seed == 0})
+    ranks, _ = table.mean_ranks()
+    without, _ = table.mean_ranks(SENSORS)
+    lines = [
+        [
+            table.methods[i],
+            f"{ranks[i]:.1f}",
+            f"{without[i]:.1f}",
+            *table.described(table.methods[i]),
+        ]
+        for i in np.argsort(ranks)
+    ]
+    header = ["method", "rank", "without UTD-MHAD", *table.sets]
+    write(folder / "rivals_first_seed.csv", header, lines)
+
+
 def write_studies(source, folder):
     """Write accuracy and ranks of the candidates of every study that has rows."""
     for study in STUDIES:
@@ -216,7 +243,7 @@ def main(arguments=None):
     rows = read_rows(options.csv, rivals.Run)
     if not rows:
         parser.error(f"{options.csv} has no rows; run rivals.py first")
-    table = Table(rows)
+    table = Table(rows, left_out=[UNTUNED])
     ranks, n_sources = table.mean_ranks()
     if not n_sources or len(ranks) < 2:
         parser.error("no data set has complete runs of two methods; run rivals.py to the end")
@@ -227,6 +254,7 @@ def main(arguments=None):
     write_ranks_without(table, order, options.output)
     write_options(table, options.output)
     write_differences(table, options.output)
+    write_untuned(rows, options.output)
     write_studies(options.csv.parent, options.output)
     difference = critical_difference(len(table.methods), n_sources)
     plot_ranks(table.methods, ranks, difference, options.image)

@@ -7,7 +7,7 @@ def test_main_runs_every_method_once(data_home, tmp_path, capsys, monkeypatch):
     load = rivals.load
     monkeypatch.setattr(rivals, "load", lambda name: load(name)._replace(max_epochs=5))
     table = tmp_path / "rivals.csv"
-    methods = ["attention cluster", "efficient probing", "pooled SVM", "5 highest"]
+    methods = ["attention cluster", "efficient probing", "pooled SVM", "NetVLAD, cosine"]
     arguments = ["--sets", "musk1", "elephant", "--seeds", "0", "--folds", "1", "--n-jobs", "1"]
     arguments += ["--csv", str(table), "--methods", *methods]
     rivals.main(arguments)

@@ -29,6 +29,21 @@ def test_table_pairs_runs_and_ranks_without_data_sets():
     assert table.mean_ranks({"depth"})[0].tolist() == [2, 1, 3]
 
 
+def test_table_has_the_folds_that_all_methods_share():
+    folds = {"attention cluster": range(4), "average": range(1, 5), "NetVLAD": [2, 3]}
+    rows = {
+        rivals.Run("musk1", method, 0, fold): {"accuracy": str(fold)}
+        for method, own in folds.items()
+        for fold in own
+    }
+    rows[rivals.Run("colon", "average", 0, 7)] = {"accuracy": "1"}
+    table = report.Table(rows)
+    assert [len(table.of("musk1", method)) for method in table.methods] == [2, 2, 2]
+    assert len(report.Table(rows, left_out=["NetVLAD"]).of("musk1", "average")) == 3
+    assert table.of("colon", "average").tolist() == [1.0]
+    assert [table.is_complete(name) for name in ("musk1", "colon")] == [True, False]
+
+
 def test_mean_ranks_count_the_data_sets_of_a_source_once():
     ahead = {"skeleton": 2, "inertial": 2, "depth": 2, "musk1": 1}  # for the first method
     rows = {
@@ -51,7 +66,10 @@ def test_critical_difference_matches_published_quantiles():
 
 
 def test_main_writes_tables_and_plot(tmp_path, capsys):
-    methods, options = ["attention cluster", "efficient probing", "pooled SVM"], ["5 highest"]
+    methods, options = (
+        ["attention cluster", "efficient probing", "pooled SVM"],
+        ["attending to all"],
+    )
     generator = np.random.default_rng(0)
     rows = [
         {
@@ -62,7 +80,7 @@ def test_main_writes_tables_and_plot(tmp_path, capsys):
             "parameters": "" if method == "pooled SVM" else 123,
         }
         for dataset in ("musk1", "elephant")
-        for method in (*methods, *options)
+        for method in (*methods, report.UNTUNED, *options)
         for fold in range(2)
     ]
     write_rows(rows, tmp_path / "rivals.csv")
@@ -86,3 +104,7 @@ def test_main_writes_tables_and_plot(tmp_path, capsys):
     assert header == ["", "musk1", "elephant"]
     assert [line[0] for line in lines if all(line)] == ["attention cluster", *options]
     assert ["pooled SVM", "", "1.5 / 0.25", "1.5 / 0.25"] in read("seconds")
+    header, *lines = read("first_seed")
+    assert header == ["method", "rank", "without UTD-MHAD", "musk1", "elephant"]
+    assert sorted(line[0] for line in lines) == sorted([*methods, report.UNTUNED])
+    assert report.UNTUNED not in [line[0] for line in read("accuracy")]
