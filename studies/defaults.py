@@ -41,6 +41,7 @@ CSV = Path(__file__).resolve().parent.parent / "docs" / "results" / "defaults.cs
 SENSORS = ("skeleton", "inertial", "depth", "three sensors")
 SETS = ["bags of digits", "japanese vowels", *SENSORS, "spoken digits", "flash-mnist"]
 
+COSINE = {"learning_rate_schedule": "cosine", "max_iter": 60}
 CANDIDATES = {
     "rmsprop 0.001": {"optimizer": "rmsprop", "learning_rate": 0.001, "batch_size": 128},
     "adam 0.001": {"optimizer": "adam", "learning_rate": 0.001, "batch_size": 128},
@@ -65,6 +66,8 @@ CANDIDATES |= {
         "N = 128": {"cluster_size": 128},
         "fc2": {"weighting": "fc2"},
         "5 highest": {"n_attended": 5},
+        "cosine": COSINE,
+        "5 highest, cosine": {"n_attended": 5, **COSINE},
         "8 local features": {"n_local_features": 8},
         "24 local features": {"n_local_features": 24},
     }.items()
@@ -120,7 +123,7 @@ def perform(run, study, parent):
     parameters = study.candidates[run.candidate]
     limit = {"max_iter": problem.max_epochs} if problem.max_epochs else {}
     is_multimodal = isinstance(X, MultimodalFeatureSets)
-    classifier = study.make(is_multimodal, run.split, **{**limit, **parameters})
+    classifier = study.make(is_multimodal, run.split, **{**parameters, **limit})
     model = make_pipeline(LocalFeatureTransformer(StandardScaler()), classifier)
     started = time.process_time()
     model.fit(X[fit], y[fit])
