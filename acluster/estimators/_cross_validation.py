@@ -51,6 +51,8 @@ PORTFOLIO: tuple[dict[str, Any], ...] = (
     {"hidden_features": 64, "shifting": False, "max_iter": 30},
 )
 _N_SPLITS = 5
+# With so many held-out items, one fold tells which configurations the ensemble needs.
+_MANY_ITEMS = 1000
 _N_ROUNDS = 50  # of the selection: weights are multiples of 1/50
 _SMALLEST_PROBABILITY = 1e-7
 
@@ -109,7 +111,7 @@ class CrossValidatedClassifier(
         The class labels, sorted; for an indicator y, the column numbers.
 
     portfolio_ : list of dict
-        The configurations that were trained, as parameters of the classifier.
+        The configurations that were trained in all folds, as parameters of the classifier.
 
     weights_ : ndarray of shape (n_configurations,)
         The share of each configuration in the predictions. They add up to 1.
@@ -185,15 +187,18 @@ class CrossValidatedClassifier(
             seed = int(random_state.randint(np.iinfo(np.int32).max))
             data = TrainingData(items[train], coding, is_weighted=sample_weight is not None)
             fitted = self._train(data, seed)
-            remaining = [i for i, one in enumerate(fitted) if one is not None]
-            if number == 0 and self.max_time is not None:
-                seconds = (time.monotonic() - started) * len(splits) / len(remaining)
-                remaining = remaining[: max(1, int(self.max_time / seconds))]
-            self.portfolio_ = [self.portfolio_[i] for i in remaining]
-            self.estimators_ = [[*self.estimators_[i], fitted[i]] for i in remaining]
-            predicted = predicted[remaining]
+            self.estimators_ = [
+                [*own, one] for own, one in zip(self.estimators_, fitted, strict=True)
+            ]
+            predicted = self._keep(
+                [i for i, one in enumerate(fitted) if one is not None], predicted
+            )
             of_fold = [own[-1] for own in self.estimators_]
             predicted[:, test] = _probabilities(of_fold, items.X[test], coding)
+            if number == 0:
+                seconds = (time.monotonic() - started) * len(splits) / len(self.portfolio_)
+                needed = self._needed(predicted[:, test], coding, items[test], seconds)
+                predicted = self._keep(needed, predicted)
             if self.verbose:
                 print(f"fold {number + 1} of {len(splits)}: {time.monotonic() - started:.0f} s")
         self._coding, self.classes_ = coding, coding.classes
@@ -202,6 +207,21 @@ class CrossValidatedClassifier(
         self.oof_proba_ = np.tensordot(self.weights_, predicted, axes=1)
         self.oof_score_ = _expected_accuracy(predicted, coding, items, splits)
         return self
+
+    def _keep(self, chosen: Sequence[int], predicted: NDArray[Any]) -> NDArray[Any]:
+        """Forget the other configurations, and return the predictions without theirs."""
+        self.portfolio_ = [self.portfolio_[i] for i in chosen]
+        self.estimators_ = [self.estimators_[i] for i in chosen]
+        return predicted[chosen]
+
+    def _needed(
+        self, predicted: NDArray[Any], coding: LabelCoding, items: Items, seconds: float
+    ) -> list[int]:
+        """Return which configurations go on to the second fold, if each takes so many seconds."""
+        needed = [*range(len(predicted))]
+        if len(items) >= _MANY_ITEMS:
+            needed = np.flatnonzero(greedy_weights(predicted, coding, items)).tolist()
+        return needed if self.max_time is None else needed[: max(1, int(self.max_time / seconds))]
 
     def _train(self, data: TrainingData, seed: int) -> list[Any]:
         """Return a fitted classifier per configuration; None for one that diverges."""
@@ -401,7 +421,8 @@ class AttentionClusterClassifierCV(CrossValidatedClassifier):
 
     A portfolio of attention clusters is trained in every fold of a cross-validation, in one pass
     over the data. Their out-of-fold predictions decide how much each counts (greedy ensemble
-    selection, Caruana et al., 2004). Predictions average the networks of all folds.
+    selection, Caruana et al., 2004). Predictions average the networks of all folds. If the first
+    fold holds out 1,000 items or more, only the configurations that it gives a weight go on.
 
     See Also
     --------

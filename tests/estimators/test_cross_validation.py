@@ -152,6 +152,20 @@ def test_budget_keeps_the_first_configurations():
     X, y = make_sets()
     assert len(make(max_time=1e-9).fit(X, y).portfolio_) == 1
     assert len(make(max_time=1e9).fit(X, y).portfolio_) == 2
+
+
+def test_only_needed_configurations_go_on_if_the_first_fold_is_large(monkeypatch):
+    X, y = make_sets(n=90, n_classes=3, gap=4.0)
+    small = {"max_iter": 20, "cluster_size": 3}
+    useless = {**small, "learning_rate": 1e-9}
+    monkeypatch.setattr(_cross_validation, "PORTFOLIO", (useless, small))
+    whole = make(cv=3).fit(X, y)
+    assert whole.portfolio_ == [useless, small]
+    assert whole.weights_.tolist() == [0, 1]
+    monkeypatch.setattr(_cross_validation, "_MANY_ITEMS", 30)
+    faster = make(cv=3).fit(X, y)
+    assert faster.portfolio_ == [small]
+    np.testing.assert_array_equal(faster.predict_proba(X), whole.predict_proba(X))
     assert len(make(n_configurations=1).fit(X, y).portfolio_) == 1
 
 
