@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acluster.sets._arrays import is_missing, to_numpy
+from acluster.sets._store._arrays import read_whole
 from acluster.sets._store._errors import array_error
-from acluster.sets._store._format import read_whole
 
 _ALLOWED_TYPES = {
     "label": ("a string", "a boolean", "an integer", "a real number", "a row of labels"),

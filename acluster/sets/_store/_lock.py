@@ -11,7 +11,7 @@ import sys
 import weakref
 from typing import Any, BinaryIO
 
-from acluster.sets._store._format import StoreError
+from acluster.sets._store._errors import StoreError
 
 _IS_LOCKED = {errno.EAGAIN, errno.EACCES, errno.EDEADLK}
 _LOCKS: weakref.WeakSet[WriteLock] = weakref.WeakSet()

@@ -10,15 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from acluster.sets._names import ENDINGS
-from acluster.sets._store._arrays import check_files
+from acluster.sets._store._arrays import check_files, find_array, read_whole
 from acluster.sets._store._columns import read_column
-from acluster.sets._store._format import (
-    StoreError,
-    array_error,
-    find_array,
-    read_whole,
-    stored_names,
-)
+from acluster.sets._store._errors import StoreError, array_error
+from acluster.sets._store._format import stored_names
 from acluster.sets._store._reader import open_rows
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from acluster.sets._feature_sets import check_set
 from acluster.sets._multimodal import MultimodalFeatureSets
 from acluster.sets._names import check_new_names
 from acluster.sets._store import _format
-from acluster.sets._store._arrays import read_foreign
+from acluster.sets._store._arrays import find_array, read_foreign
 from acluster.sets._store._columns import (
     check_entries,
     encode_column,
@@ -30,14 +30,9 @@ from acluster.sets._store._columns import (
     own_entry,
     read_column,
 )
+from acluster.sets._store._errors import StoreError
 from acluster.sets._store._files import local_path
-from acluster.sets._store._format import (
-    UNNAMED,
-    StoreError,
-    find_array,
-    read_attributes,
-    stored_names,
-)
+from acluster.sets._store._format import UNNAMED, read_attributes, stored_names
 from acluster.sets._store._lock import WriteLock
 from acluster.sets._store._narrowing import default_dtype, narrowed, underflow_warning
 from acluster.sets._store._reader import check_store, open_group
