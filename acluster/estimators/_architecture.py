@@ -73,25 +73,22 @@ class Architecture:
 
     def outline(self, dropout: float) -> IntegrationNetwork | EnsembleNetwork:
         """Return the network on torch's meta device: its shapes, without memory or weights."""
+        if self.n_members == 1:
+            return self._outline_of_member(dropout)
         members = [self._outline_of_member(dropout) for _ in range(self.n_members)]
-        return (
-            members[0]
-            if len(members) == 1
-            else EnsembleNetwork(members, is_softmax=self.is_softmax)
-        )
+        return EnsembleNetwork(members, is_softmax=self.is_softmax)
 
     def _outline_of_member(self, dropout: float) -> IntegrationNetwork:
         # On the meta device torch draws no random numbers, so its global state does not change.
         with torch.device("meta"):
             integrations = [self.integration(**arguments) for arguments in self.modalities.values()]
             widths = list(self.widths.values()) if self.standardize else None
-            network: IntegrationNetwork
-            if self.fusion == "scores":
+            if self.fusion != "scores":
+                network = IntegrationNetwork(integrations, self.n_outputs, dropout, widths)
+            else:
                 network = ScoreFusionNetwork(
                     integrations, self.n_outputs, dropout, widths, is_softmax=self.is_softmax
                 )
-            else:
-                network = IntegrationNetwork(integrations, self.n_outputs, dropout, widths)
         # Weights are drawn in float32, also if the user has set another default for torch.
         return network if torch.get_default_dtype() == torch.float32 else network.float()
 

@@ -88,8 +88,7 @@ class TrainingData:
         """Return what `compute` returns, from its first call with this key."""
         if key not in self._shared:
             self._shared[key] = compute()
-        found: _T = self._shared[key]
-        return found
+        return self._shared[key]
 
 
 @dataclass(eq=False)

@@ -107,8 +107,7 @@ class CompiledOptimizer:
 
     def state(self) -> list[dict[str, Any]]:
         """Return the moments of every parameter, as numpy arrays."""
-        state: list[dict[str, Any]] = self._members.state(self._place)
-        return state
+        return self._members.state(self._place)
 
     def load_state(self, state: list[dict[str, Any]]) -> None:
         """Continue from the `state` of another optimizer."""

@@ -352,8 +352,7 @@ def _with_fill(array: zarr.Array, value: Any) -> zarr.Array:
 
 
 def _equals(values: NDArray[Any], fill: Any) -> NDArray[np.bool_]:
-    equal: NDArray[np.bool_] = np.isnan(values) if fill != fill else values == fill
-    return equal
+    return np.isnan(values) if fill != fill else values == fill
 
 
 def read_whole(array: zarr.Array, store: str) -> NDArray[Any]:

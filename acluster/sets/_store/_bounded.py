@@ -146,8 +146,7 @@ class VLenUTF8Codec(zarr.codecs.VLenUTF8Codec):
 
 
 def _as_bytes(buffer: Any) -> memoryview:
-    view: memoryview = ensure_contiguous_ndarray_like(buffer).view("u1").data
-    return view
+    return ensure_contiguous_ndarray_like(buffer).view("u1").data
 
 
 def _check_text(data: memoryview) -> None:

@@ -136,5 +136,4 @@ def _rounded_integers(values: Array, dtype: np.dtype[Any]) -> NDArray[Any]:
         back = large.astype(dtype).astype(np.float64)
         bound = 2.0**60 if values.dtype.kind == "f" else float(np.iinfo(values.dtype).max)
         is_exact = (np.abs(back) < bound) & (back.astype(values.dtype) == large)
-    rounded: NDArray[Any] = large[~is_exact]
-    return rounded
+    return large[~is_exact]

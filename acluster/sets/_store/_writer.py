@@ -654,8 +654,7 @@ def _as_json(attributes: Mapping[str, Any]) -> dict[str, Any]:
             f"attributes={attributes!r} cannot be written as JSON: {error}. Use strings, finite "
             "Python numbers, lists and dicts."
         ) from None
-    copy: dict[str, Any] = json.loads(text)
-    return copy
+    return json.loads(text)
 
 
 def _has_other_keys(value: Any) -> bool:
