@@ -16,7 +16,7 @@ from acluster.sets._checks import (
     normalized,
     warn_of_scale,
 )
-from acluster.sets._feature_sets import FeatureSets, pieces, rows_of_runs
+from acluster.sets._feature_sets import FeatureSets, SetsInMemory, pieces, rows_of_runs
 from acluster.sets._multimodal import MultimodalFeatureSets
 from acluster.sets._names import COLUMNS, check_modality_names
 from acluster.sets._store._errors import StoreError

@@ -102,13 +102,13 @@ def rows_of_runs(starts: Int64Array, lengths: Int64Array) -> Int64Array | slice:
 
 
 class SetsInMemory:
-    """Rows in memory and the offsets of the items in them, without columns."""
+    """Rows in memory or on a device, and the offsets of the items in them, without columns."""
 
     in_memory = True
     description = "X"
 
-    def __init__(self, values: Array, offsets: Int64Array) -> None:
-        self.rows = RowsInMemory(values)
+    def __init__(self, rows: Rows, offsets: Int64Array) -> None:
+        self.rows = rows
         self.offsets = offsets
 
     def column(self, name: str) -> None:
@@ -193,8 +193,9 @@ class FeatureSets(ItemSequence):
     def __init__(self, values: Array, offsets: ArrayLike) -> None:
         self._feature_names = column_names(values)
         values = check_set(values, "The array of local features")
-        self._source: Source = SetsInMemory(values, _check_offsets(offsets, len(values)))
-        self._items = np.arange(len(self._source.offsets) - 1)
+        offsets = _check_offsets(offsets, len(values))
+        self._source: Source = SetsInMemory(RowsInMemory(values), offsets)
+        self._items = np.arange(len(offsets) - 1)
 
     @classmethod
     def from_source(cls, source: Source) -> FeatureSets:
@@ -434,7 +435,8 @@ class FeatureSets(ItemSequence):
     def __getstate__(self) -> dict[str, Any]:
         # A worker process gets the rows of the selected items only, or the path of the store.
         if self.in_memory:
-            source = SetsInMemory(*self.packed())
+            values, offsets = self.packed()
+            source = SetsInMemory(RowsInMemory(values), offsets)
             return {**self.__dict__, "_source": source, "_items": range(len(self))}
         return super().__getstate__()
 

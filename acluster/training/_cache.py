@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from acluster.sets import FeatureSets, check_streamed, rows_of_runs
+from acluster.sets import FeatureSets, SetsInMemory, check_streamed, rows_of_runs
 from acluster.training._batches import BatchSource, items_per_block
 
 CACHES = ("auto", "device", "memory", "stream")
@@ -37,7 +37,7 @@ def cached(modalities: Sequence[FeatureSets], cache: str, like: Tensor) -> list[
     if cache == "auto":
         cache = _choose(modalities, like)
     if cache == "device":
-        return [FeatureSets.from_source(SetsOnDevice(sets, like)) for sets in modalities]
+        return [_on_device(sets, like) for sets in modalities]
     return [_loaded(sets) for sets in modalities] if cache == "memory" else list(modalities)
 
 
@@ -47,6 +47,11 @@ def _loaded(sets: FeatureSets) -> FeatureSets:
     loaded = sets.load()
     check_streamed(loaded, origin=sets)
     return loaded
+
+
+def _on_device(sets: FeatureSets, like: Tensor) -> FeatureSets:
+    offsets = np.concatenate([[0], np.cumsum(sets.lengths)])
+    return FeatureSets.from_source(SetsInMemory(RowsOnDevice(sets, like), offsets))
 
 
 def _choose(modalities: Sequence[FeatureSets], like: Tensor) -> str:
@@ -63,21 +68,6 @@ def _choose(modalities: Sequence[FeatureSets], like: Tensor) -> str:
     # Each worker would hold its own copy. Workers that stream share the page cache.
     is_worker = multiprocessing.current_process().name != "MainProcess"
     return "memory" if 0 < n_bytes <= budget and not is_worker else "stream"
-
-
-class SetsOnDevice:
-    """Sets whose local features are one tensor on the device."""
-
-    in_memory = True  # nothing has to be read from a store
-    description = "X"
-
-    def __init__(self, sets: FeatureSets, like: Tensor) -> None:
-        self.rows = RowsOnDevice(sets, like)
-        self.offsets: NDArray[np.int64] = np.concatenate([[0], np.cumsum(sets.lengths)])
-
-    def column(self, name: str) -> None:
-        """Return None: labels and ids are not copied to the device."""
-        return None
 
 
 class RowsOnDevice:
