@@ -21,7 +21,7 @@ from acluster.estimators._integration_classifier import (
 )
 from acluster.estimators._items import finite_blocks
 from acluster.estimators._labels import LabelledClassifierMixin, check_labels, without_missing
-from acluster.estimators._parameters import choice, estimator, integer
+from acluster.estimators._parameters import boolean, choice, estimator, integer, parameter, real
 from acluster.estimators._saved_model import restore
 from acluster.estimators._set_classifier import restore_on_error
 from acluster.estimators._training_data import TrainingData

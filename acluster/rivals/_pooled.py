@@ -3,7 +3,7 @@
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, Self
 
 import numpy as np
@@ -15,8 +15,14 @@ from sklearn.utils.validation import _check_sample_weight, check_consistent_leng
 
 from acluster.estimators import (
     LabelledClassifierMixin,
+    boolean,
     check_labels,
+    choice,
+    estimator,
     finite_blocks,
+    integer,
+    parameter,
+    real,
     restore_on_error,
     without_missing,
 )
@@ -28,17 +34,57 @@ from acluster.sets import (
 )
 
 _ROWS_PER_BLOCK = 1 << 16
-_COMMON_CONSTRAINTS: dict[str, list[Any]] = {
-    "statistics": [list, tuple],
-    "C": [Interval(Real, 0, None, closed="neither")],
-    "standardize": ["boolean"],
-    "class_weight": [StrOptions({"balanced"}), dict, None],
-    "random_state": ["random_state"],
-}
 
 
+@estimator
 class _Pooled(LabelledClassifierMixin, BaseEstimator, ABC):
-    """A classifier of scikit-learn on pooled statistics; a subclass names it in `_model`."""
+    """A classifier of scikit-learn on pooled statistics; a subclass names it in `_model`.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The class labels, sorted; for an indicator y, the column numbers.
+
+    n_features_in_ : int
+        The width of a local feature, summed over the modalities.
+
+    n_iter_ : int
+        Solver iterations.
+
+    model_ : sklearn.pipeline.Pipeline
+        Imputation, scaling and the classifier, fitted on the statistics.
+    """
+
+    statistics: Sequence[str] = parameter(
+        default=("mean", "max"),
+        type='list or tuple of {"mean", "std", "min", "max"}',
+        constraints=[list, tuple],
+        doc="The statistics of each feature over the local features of an item.",
+    )
+    C: float = real(
+        default=1.0,
+        within=Interval(Real, 0, None, closed="neither"),
+        doc="Inverse strength of the l2 penalty.",
+    )
+    standardize: bool = boolean(
+        default=True,
+        doc="""
+        Whether to center and scale every statistic by its mean and standard deviation over the
+        training items.
+        """,
+    )
+    class_weight: dict[Any, float] | str | None = parameter(
+        default=None,
+        type='dict or "balanced"',
+        constraints=[StrOptions({"balanced"}), dict, None],
+        doc="Weights of the classes.",
+    )
+    random_state: int | np.random.RandomState | None = parameter(
+        default=None,
+        type="int, RandomState instance or None",
+        constraints=["random_state"],
+        doc="Ignored: the result does not depend on chance. All rivals have this parameter.",
+    )
 
     @abstractmethod
     def _model(self) -> Any:
@@ -153,46 +199,12 @@ class _Pooled(LabelledClassifierMixin, BaseEstimator, ABC):
         return tags
 
 
+@estimator
 class PooledClassifier(_Pooled):
     """Classify pooled statistics of the local features by logistic regression.
 
     The statistics of all modalities are concatenated. Those of a modality that an item lacks are
     replaced by their mean over the training items.
-
-    Parameters
-    ----------
-    statistics : list or tuple of {"mean", "std", "min", "max"}, default=("mean", "max")
-        The statistics of each feature over the local features of an item.
-
-    C : float, default=1.0
-        Inverse strength of the l2 penalty.
-
-    max_iter : int, default=1000
-        The maximum number of solver iterations.
-
-    standardize : bool, default=True
-        Whether to center and scale every statistic by its mean and standard deviation over the
-        training items.
-
-    class_weight : dict or "balanced", default=None
-        Weights of the classes.
-
-    random_state : int, RandomState instance or None, default=None
-        Ignored: the result does not depend on chance. All rivals have this parameter.
-
-    Attributes
-    ----------
-    classes_ : ndarray of shape (n_classes,)
-        The class labels, sorted; for an indicator y, the column numbers.
-
-    n_features_in_ : int
-        The width of a local feature, summed over the modalities.
-
-    n_iter_ : int
-        Solver iterations.
-
-    model_ : sklearn.pipeline.Pipeline
-        Imputation, scaling and regression, fitted on the statistics.
 
     See Also
     --------
@@ -207,27 +219,7 @@ class PooledClassifier(_Pooled):
     1.0
     """
 
-    _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012
-        **_COMMON_CONSTRAINTS,
-        "max_iter": [Interval(Integral, 1, None, closed="left")],
-    }
-
-    def __init__(
-        self,
-        *,
-        statistics: Sequence[str] = ("mean", "max"),
-        C: float = 1.0,
-        max_iter: int = 1000,
-        standardize: bool = True,
-        class_weight: dict[Any, float] | str | None = None,
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.statistics = statistics
-        self.C = C
-        self.max_iter = max_iter
-        self.standardize = standardize
-        self.class_weight = class_weight
-        self.random_state = random_state
+    max_iter: int = integer(default=1000, doc="The maximum number of solver iterations.")
 
     def _model(self) -> Any:
         from sklearn.linear_model import LogisticRegression
@@ -249,6 +241,7 @@ class PooledClassifier(_Pooled):
         return self._call_model("predict_proba", X)
 
 
+@estimator
 class PooledSVMClassifier(_Pooled):
     """Classify pooled statistics of the local features by a support vector machine.
 
@@ -257,45 +250,6 @@ class PooledSVMClassifier(_Pooled):
 
     There is no `predict_proba`. For probabilities, wrap the classifier in
     :class:`sklearn.calibration.CalibratedClassifierCV`.
-
-    Parameters
-    ----------
-    statistics : list or tuple of {"mean", "std", "min", "max"}, \
-default=("mean", "std", "min", "max")
-        The statistics of each feature over the local features of an item.
-
-    C : float, default=10.0
-        Inverse strength of the regularization.
-
-    kernel : {"linear", "poly", "rbf", "sigmoid"}, default="rbf"
-        The kernel.
-
-    gamma : {"scale", "auto"} or float, default="scale"
-        The coefficient of the kernel, as in :class:`sklearn.svm.SVC`.
-
-    standardize : bool, default=True
-        Whether to center and scale every statistic by its mean and standard deviation over the
-        training items.
-
-    class_weight : dict or "balanced", default=None
-        Weights of the classes.
-
-    random_state : int, RandomState instance or None, default=None
-        Ignored: the result does not depend on chance. All rivals have this parameter.
-
-    Attributes
-    ----------
-    classes_ : ndarray of shape (n_classes,)
-        The class labels, sorted; for an indicator y, the column numbers.
-
-    n_features_in_ : int
-        The width of a local feature, summed over the modalities.
-
-    n_iter_ : int
-        Solver iterations.
-
-    model_ : sklearn.pipeline.Pipeline
-        Imputation, scaling and support vector machine, fitted on the statistics.
 
     See Also
     --------
@@ -310,30 +264,17 @@ default=("mean", "std", "min", "max")
     1.0
     """
 
-    _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012
-        **_COMMON_CONSTRAINTS,
-        "kernel": [StrOptions({"linear", "poly", "rbf", "sigmoid"})],
-        "gamma": [StrOptions({"scale", "auto"}), Interval(Real, 0, None, closed="left")],
-    }
-
-    def __init__(
-        self,
-        *,
-        statistics: Sequence[str] = ("mean", "std", "min", "max"),
-        C: float = 10.0,
-        kernel: str = "rbf",
-        gamma: float | str = "scale",
-        standardize: bool = True,
-        class_weight: dict[Any, float] | str | None = None,
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.statistics = statistics
-        self.C = C
-        self.kernel = kernel
-        self.gamma = gamma
-        self.standardize = standardize
-        self.class_weight = class_weight
-        self.random_state = random_state
+    statistics: Sequence[str] = ("mean", "std", "min", "max")
+    C: float = 10.0
+    kernel: str = choice(
+        default="rbf", options=("linear", "poly", "rbf", "sigmoid"), doc="The kernel."
+    )
+    gamma: float | str = parameter(
+        default="scale",
+        type='{"scale", "auto"} or float',
+        constraints=[StrOptions({"scale", "auto"}), Interval(Real, 0, None, closed="left")],
+        doc="The coefficient of the kernel, as in :class:`sklearn.svm.SVC`.",
+    )
 
     def _model(self) -> Any:
         from sklearn.svm import SVC
@@ -349,11 +290,9 @@ def _leave_rounding(scaler: Any, X: MultimodalFeatureSets, n_statistics: int) ->
     scaler.scale_[np.sqrt(scaler.var_) <= rounding] = 1
 
 
-def _check_finite(table: NDArray[Any]) -> NDArray[Any]:
-    rows = table.reshape(len(table), -1)
-    for _ in finite_blocks([rows]):
+def _check_finite(table: NDArray[Any]) -> None:
+    for _ in finite_blocks([table.reshape(len(table), -1)]):
         pass
-    return table
 
 
 def pooled_statistics(X: FeatureSets, statistics: Sequence[str]) -> NDArray[np.float64]:
