@@ -70,12 +70,13 @@ def restore_network(
     _restore_history(model, description)
     model._random_state = check_random_state(model.random_state)
     model._optimizer_state = (model.optimizer, None)
-    model._missing, used = _restore_missing(model, description, tensors)
+    model._missing = _restore_missing(model, description, tensors)
     if model._is_multimodal:
         model.modalities_ = list(model._architecture.modalities)
         model.feature_means_ = dict(model._missing.means) or None
-    used |= _restore_weights(model, tensors)
-    check_unused(tensors, used)
+    _restore_weights(model, tensors)
+    used = {f"network.{name}" for name in model.network_.state_dict()}
+    check_unused(tensors, used | {f"feature_means.{name}" for name in model._missing.means})
     return model
 
 
@@ -141,26 +142,21 @@ def _check_module_counts(
             raise ModelFileError(f"its {name} exceeds the number of its tensors")
 
 
-def _restore_missing(
-    model: Any, description: dict[str, Any], tensors: Tensors
-) -> tuple[MissingModality, set[str]]:
-    """Return the strategy for missing modalities, and the names of its tensors."""
-    if not model._is_multimodal:
-        return MissingModality(), set()
-    widths, counts = model._architecture.widths, description["n_averaged"]
+def _restore_missing(model: Any, description: dict[str, Any], tensors: Tensors) -> MissingModality:
+    """Return the strategy for missing modalities."""
+    counts = description["n_averaged"] if model._is_multimodal else None
     if counts is None:
-        return MissingModality(), set()
-    names = {name: f"feature_means.{name}" for name in widths}
-    for name, of_file in names.items():
-        is_right = tensors.spec(of_file) == ((widths[name],), "float64")
+        return MissingModality()
+    widths = model._architecture.widths
+    for name, width in widths.items():
+        is_right = tensors.spec(f"feature_means.{name}") == ((width,), "float64")
         if not is_right or type(counts[name]) is not int:
             raise ModelFileError(f"the mean local feature of {name!r:.80} is damaged")
-    means = {name: tensors[of_file] for name, of_file in names.items()}
-    missing = MissingModality("mean", means, {name: counts[name] for name in widths})
-    return missing, set(names.values())
+    means = {name: tensors[f"feature_means.{name}"] for name in widths}
+    return MissingModality("mean", means, {name: counts[name] for name in widths})
 
 
-def _restore_weights(model: Any, tensors: Tensors) -> set[str]:
+def _restore_weights(model: Any, tensors: Tensors) -> None:
     """Set the network; check all names, shapes and dtypes before memory is allocated."""
     outline = model._architecture.outline(model.dropout)
     expected = {
@@ -178,7 +174,6 @@ def _restore_weights(model: Any, tensors: Tensors) -> set[str]:
     model.network_ = model._architecture.build(
         model.dropout, model._dtype, to_torch_state(state), model.device
     )
-    return {f"network.{name}" for name in expected}
 
 
 def parameters_to_json(model: Any) -> dict[str, Any]:

@@ -34,18 +34,13 @@ _MAX_NETWORKS, _MAX_INTEGRATIONS = 500, 2000
 
 def save_model(model: Any, path: str | os.PathLike[str]) -> None:
     """Write a fitted classifier to a model file."""
-    _check_savable(model)
-    model._validate_params()
-    write_model(path, *describe(model))
-
-
-def _check_savable(model: Any) -> None:
-    """Raise a TypeError for a class that `acluster.load` could not find."""
     if not type(model).__module__.startswith("acluster."):
         raise TypeError(
             f"save supports only the classes of acluster; {type(model).__qualname__} is not one of "
             "them, and load could not find it. Use joblib.dump."
         )
+    model._validate_params()
+    write_model(path, *describe(model))
 
 
 def describe(model: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
