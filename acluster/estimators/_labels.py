@@ -87,7 +87,7 @@ def without_missing(values: Any, name: str) -> Any:
 
 
 class LabelledClassifierMixin(ClassifierMixin):
-    """A classifier whose `score` takes no missing labels."""
+    """A classifier of sets with one or several labels, whose `score` takes no missing labels."""
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the accuracy: the fraction of items whose label, or row of labels, is right.
@@ -113,6 +113,12 @@ class LabelledClassifierMixin(ClassifierMixin):
             If X is invalid, or a label is missing.
         """
         return super().score(X, without_missing(y, "y"), sample_weight)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        tags.classifier_tags.multi_label = True
+        return tags
 
 
 def _type_of(y: NDArray[Any]) -> str:

@@ -192,12 +192,6 @@ class _Pooled(LabelledClassifierMixin, BaseEstimator, ABC):
             _check_finite(np.where(X[name].lengths[:, None] > 0, table, 0))
         return np.hstack(tables)
 
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array = True
-        tags.classifier_tags.multi_label = True
-        return tags
-
 
 @estimator
 class PooledClassifier(_Pooled):
