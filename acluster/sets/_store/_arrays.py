@@ -102,19 +102,10 @@ def safe_array(array: zarr.Array) -> zarr.Array:
         codecs = [*_all_codecs(metadata.to_dict()["codecs"])]
     try:
         for name, configuration in codecs:
-            if name not in known:
-                raise ValueError(_unsafe({name}))
-            _check_filter(name, configuration)
+            _check_codec(name, configuration, known)
     except Exception as error:
         raise StoreError(f"Array {array.basename!r} of {array.store} {error}") from error
     return bounded(array)
-
-
-def _unsafe(codecs: set[str]) -> str:
-    return (
-        f"needs the codec {min(codecs)!r}, which is not known to be safe: a codec may run code. "
-        "Write the array again with one of bytes, crc32c, blosc, gzip and zstd."
-    )
 
 
 def _check_size(array: zarr.Array) -> None:
@@ -126,8 +117,14 @@ def _check_size(array: zarr.Array) -> None:
             raise array_error(array.basename, str(array.store), problem)
 
 
-def _check_filter(name: str, configuration: Any) -> None:
-    """Check that a filter converts between numbers: each text could take megabytes."""
+def _check_codec(name: str, configuration: Any, known: set[str]) -> None:
+    """Check that a codec is safe, and that a filter converts between numbers."""
+    if name not in known:
+        raise ValueError(
+            f"needs the codec {name!r}, which is not known to be safe: a codec may run code. "
+            "Write the array again with one of bytes, crc32c, blosc, gzip and zstd."
+        )
+    # A filter that converted to text could take megabytes for each.
     for key in _FILTER_TYPES & configuration.keys():
         dtype = np.dtype(configuration[key])
         if dtype.kind not in "biufc":
@@ -174,9 +171,7 @@ def _check_metadata(metadata: Any) -> None:
 def _check_codecs(codecs: Any, chunk: Any) -> None:
     """Check the codecs of chunks of a shape, and the shapes of the chunks inside shards."""
     for name, configuration in _all_codecs(codecs):
-        if name not in _CODECS_V3:
-            raise ValueError(_unsafe({name}))
-        _check_filter(name, configuration)
+        _check_codec(name, configuration, _CODECS_V3)
         if name == "sharding_indexed":
             inner = configuration["chunk_shape"]
             _check_chunk_shape(inner, len(chunk))
