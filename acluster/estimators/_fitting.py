@@ -262,8 +262,7 @@ def _make_trainer(estimator: Any) -> Trainer | EnsembleTrainer:
         )
         for member, generator in zip(members_of(network), generators, strict=True)
     ]
-    is_one = len(trainers) == 1
-    trainer = trainers[0] if is_one else EnsembleTrainer(network, trainers)
+    trainer = trainers[0] if len(trainers) == 1 else EnsembleTrainer(network, trainers)
     name, state = estimator._optimizer_state
     if state is not None and name == estimator.optimizer:
         trainer.optimizer.load_state(state)

@@ -8,7 +8,6 @@ from acluster.training._device import (
     autocast,
     check_precision,
     is_faster_in_bfloat16,
-    make_generator,
     make_generators,
     multiplies_in_bfloat16,
     resolve_device,

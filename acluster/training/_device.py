@@ -111,13 +111,6 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
     return nullcontext()
 
 
-def make_generator(
-    random_state: np.random.RandomState, device: torch.device | str
-) -> torch.Generator:
-    """Return a torch generator on `device`, seeded with the next integer of `random_state`."""
-    return make_generators(random_state, device, range(1))[0]
-
-
 def make_generators(
     random_state: np.random.RandomState, device: torch.device | str, members: Iterable[int]
 ) -> list[torch.Generator]:

@@ -41,13 +41,6 @@ class Callbacks(Protocol):
         """Note that an epoch has ended; return True to stop the training."""
 
 
-class Recorder(Protocol):
-    """An object that saves a fit after every epoch, such as a checkpoint."""
-
-    def keep(self, fit: Fit, *, is_last: bool) -> None:
-        """Write the fit to disk."""
-
-
 @dataclass
 class Patience:
     """Early stopping: the score has not risen by more than `tol` for `n_iter_no_change` epochs.
@@ -152,7 +145,8 @@ class Fit:
         """End the training after Ctrl-C; return whether the network is worth keeping."""
         if self.n_epochs == 0:
             return False
-        self.trainer.optimizer.clear()
+        for trainer in self.trainer.trainers:
+            trainer.optimizer.clear()
         self.restore_best()
         if self.validation_scores is not None:
             # The epoch that was interrupted may have a score but no loss yet.

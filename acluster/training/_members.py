@@ -12,8 +12,9 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from acluster.training._batches import TrainingBatches
+from acluster.training._checkpoint import Checkpoint
 from acluster.training._compiled import CompiledStep
-from acluster.training._fit import Callbacks, Fit, Recorder
+from acluster.training._fit import Callbacks, Fit
 from acluster.training._optimizer import SCHEDULES
 from acluster.training._trainer import Trainer
 
@@ -49,7 +50,7 @@ class Member:
     fit: Fit
     max_iter: int
     callbacks: Callbacks
-    checkpoint: Recorder | None = None
+    checkpoint: Checkpoint | None = None
     schedule: str = "constant"
     error: ValueError | None = None
 

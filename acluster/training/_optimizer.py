@@ -222,11 +222,6 @@ class EnsembleOptimizer:
     def __init__(self, optimizers: Sequence[Any]) -> None:
         self.optimizers = optimizers
 
-    def clear(self) -> None:
-        """Clear the gradients of all members."""
-        for optimizer in self.optimizers:
-            optimizer.clear()
-
     def state(self) -> list[dict[str, Any]]:
         """Return the moments of every parameter of every member, as numpy arrays."""
         return [moments for optimizer in self.optimizers for moments in optimizer.state()]

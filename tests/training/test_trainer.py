@@ -15,7 +15,7 @@ from acluster.training import (
     Trainer,
     TrainingBatches,
     infer,
-    make_generator,
+    make_generators,
     resolve_device,
     run_epoch,
     to_numpy_state,
@@ -51,7 +51,7 @@ def make_fit(targets, weights=None, *, batch_size=2, **changes):
         "weight_decay": 0.0,
         "max_grad_norm": None,
         "precision": "full",
-        "generator": make_generator(random_state, "cpu"),
+        "generator": make_generators(random_state, "cpu", range(1))[0],
     }
     network = Sums()
     trainer = Trainer(network, lambda out, target: (out - target) ** 2, **{**options, **changes})
