@@ -344,6 +344,3 @@ class SetLookup(_SetsOut):
         sets = open_if_store(self.sets)
         widths = sets.n_features
         return _numbered_names([widths] if isinstance(sets, FeatureSets) else widths.values())
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "n_features_in_")
