@@ -22,7 +22,6 @@ import time
 import warnings
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import suppress
-from itertools import chain
 from typing import Any, Self
 
 import numpy as np
@@ -161,19 +160,17 @@ class _Together:
             with suppress(Exception):
                 transformed = X if transformers is None else transformers.fit_transform(X, y)
                 data = TrainingData.of(first, transformed, y, fit_params.get("sample_weight"))
-                classifiers = {number: classifier for number, _, classifier in group}
-                yield data, classifiers
+                yield data, {number: classifier for number, _, classifier in group}
 
     def _parts(self, number: int) -> tuple[Any, Any]:
         """Return the transformers of a pipeline, if there are any, and the classifier."""
         parameters = clone(self.candidates[number], safe=False)
         estimator = clone(self.estimator).set_params(**parameters)
-        is_pipeline = isinstance(estimator, Pipeline)
-        transformers, classifier = (
-            (estimator[:-1], estimator[-1]) if is_pipeline else (None, estimator)
-        )
+        transformers, classifier = None, estimator
+        if isinstance(estimator, Pipeline):
+            transformers, classifier = estimator[:-1] or None, estimator[-1]
         classifier._validate_params()
-        return transformers if transformers else None, classifier
+        return transformers, classifier
 
     def _train(self, data: TrainingData, classifiers: dict[int, Any]) -> None:
         keys = [fit_key(classifier, data) for classifier in classifiers.values()]
@@ -186,10 +183,9 @@ class _Together:
         for key, classifier in zip(keys, classifiers.values(), strict=True):
             is_one = self.parallel.n_jobs == 1 or pays_together(classifier, data)
             (together if is_one else alone).append((key, classifier))
-        tasks = [together] if together else []
-        results = [_fitted([one for _, one in group], data) for group in tasks]
-        results += self.parallel(delayed(_fitted)([one], data) for _, one in alone)
-        found = chain.from_iterable(results)
+        found = _fitted([one for _, one in together], data) if together else []
+        for fitted in self.parallel(delayed(_fitted)([one], data) for _, one in alone):
+            found += fitted
         for (key, _), (classifier, state) in zip([*together, *alone], found, strict=True):
             if state is not None:
                 self._fitted.setdefault(key, []).append((classifier, state))

@@ -144,14 +144,10 @@ def check_partial_fit(estimator: Any, classes: ArrayLike | None, resumes: bool) 
             "Pass the weights as a dict, from sklearn.utils.compute_class_weight."
         )
     without_missing(classes, "classes")
-    if not resumes and classes is None:
-        raise ValueError("classes must be passed on the first call to partial_fit.")
-    changed = (
-        resumes
-        and classes is not None
-        and not np.array_equal(estimator.classes_, np.unique(classes))
-    )
-    if changed:
+    if classes is None:
+        if not resumes:
+            raise ValueError("classes must be passed on the first call to partial_fit.")
+    elif resumes and not np.array_equal(estimator.classes_, np.unique(classes)):
         raise ValueError(
             f"`classes={classes!r}` is not the same as on last call to partial_fit, "
             f"was: {estimator.classes_!r}"
