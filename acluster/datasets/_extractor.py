@@ -318,11 +318,8 @@ class FrameExtractor(CallbackSupportMixin, BaseEstimator):
                 with torch.enable_grad(), exact_convolutions(), trainer.training():
                     for batch in items.split(self.batch_size):
                         trainer.optimizer.learning_rate = next(learning_rates)
-                        losses.append(
-                            trainer.step(
-                                Batch(frames[batch], classes[batch], weight, len(frames[batch]))
-                            )
-                        )
+                        data = Batch(frames[batch], classes[batch], weight, len(batch))
+                        losses.append(trainer.step(data))
                 if task.call_on_fit_task_end(estimator=self):
                     break
             loss_curve.append(float(torch.stack(losses).mean()))

@@ -72,12 +72,9 @@ class BatchSource:
     ) -> None:
         self.modalities = modalities
         self._max_numbers = None if max_bytes is None else max_bytes // like.element_size()
-        self._packers = [
-            Packer(sets, like, stand_in)
-            for sets, stand_in in zip(
-                modalities, stand_ins or [None] * len(modalities), strict=True
-            )
-        ]
+        stand_ins = stand_ins or [None] * len(modalities)
+        pairs = zip(modalities, stand_ins, strict=True)
+        self._packers = [Packer(sets, like, stand_in) for sets, stand_in in pairs]
         self._reads_ahead = any(packer.reads_ahead for packer in self._packers)
 
     def __len__(self) -> int:
@@ -99,12 +96,9 @@ class BatchSource:
 
     def in_order(self, batch_size: int) -> Iterator[list[Packed]]:
         """Yield the parts of the batches of all items in order, for inference."""
+        pairs = [*zip(self._packers, self.modalities, strict=True)]
         parts = (
-            [
-                packer.pack(sets[items])
-                for packer, sets in zip(self._packers, self.modalities, strict=True)
-            ]
-            for items in self.parts(batch_size)
+            [packer.pack(sets[items]) for packer, sets in pairs] for items in self.parts(batch_size)
         )
         yield from prefetched(parts, self._is_large) if self._reads_ahead else parts
 
@@ -162,14 +156,13 @@ class BatchSource:
                 kept = list(keep_modalities(present, modality_dropout, random_state).T)
             parts = self._divided(chosen, n_local_features)
             for part in parts:
+                own = [None if keep is None else keep[part] for keep in kept]
+                modalities = zip(self._packers, chosen, n_local_features, own, strict=True)
+                # Not held in a variable here: the next part may need its memory.
                 yield Part(
                     [
-                        packer.pack(
-                            sets[part], n, random_state, None if keep is None else keep[part]
-                        )
-                        for packer, sets, n, keep in zip(
-                            self._packers, chosen, n_local_features, kept, strict=True
-                        )
+                        packer.pack(sets[part], n, random_state, keep)
+                        for packer, sets, n, keep in modalities
                     ],
                     items=part if isinstance(items, slice) else items[part],
                     n_items=len(chosen[0]),
