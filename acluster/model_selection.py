@@ -22,6 +22,7 @@ import time
 import warnings
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -55,6 +56,7 @@ __all__ = ["GridSearchCV", "HalvingGridSearchCV", "HalvingRandomSearchCV", "Rand
 _FIT_PARAMS = {"sample_weight", "groups"}
 
 
+@dataclass(eq=False)
 class _Together:
     """Trains the candidates of a search together, and hands out the results one by one.
 
@@ -84,25 +86,19 @@ class _Together:
         Runs the fits that take less time in processes of their own.
     """
 
-    def __init__(
-        self,
-        estimator: Any,
-        candidates: Sequence[dict[str, Any]],
-        splits: Sequence[tuple[Any, Any]],
-        X: Any,
-        y: Any,
-        fit_params: dict[str, Any],
-        parallel: Parallel,
-    ) -> None:
-        self.estimator = estimator
-        self.candidates = candidates
-        self.splits = splits
-        self.X, self.y, self.fit_params = X, y, fit_params
-        self.parallel = parallel
-        self.seconds = np.zeros(len(candidates))  # of training, in all folds
+    estimator: Any
+    candidates: Sequence[dict[str, Any]]
+    splits: Sequence[tuple[Any, Any]]
+    X: Any
+    y: Any
+    fit_params: dict[str, Any]
+    parallel: Parallel
+
+    def __post_init__(self) -> None:
+        self.seconds = np.zeros(len(self.candidates))  # of training, in all folds
         # Without a seed any batches will do, so that all candidates may draw the same.
         self._seed = int(check_random_state(None).randint(np.iinfo(np.int32).max))
-        self._waiting = list(range(len(candidates)))
+        self._waiting = list(range(len(self.candidates)))
         self._fitted: dict[Hashable, list[tuple[Any, bool]]] = {}
         self._sizes: dict[int, int] = {}  # of the networks; 0 for candidates that cannot start
 
