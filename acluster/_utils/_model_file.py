@@ -85,18 +85,15 @@ class Tensors(Mapping[str, Any]):
     file : safetensors.safe_open
         The open file.
 
-    checksums : dict of str to int, optional
-        The checksum of every tensor.
+    checksums : dict of str to int, or None
+        The checksum of every tensor; None for older files, which have none.
 
     names : dict of str to str, optional
         The name in the file of every tensor, by its name here; by default, all have their own.
     """
 
     def __init__(
-        self,
-        file: Any,
-        checksums: Mapping[str, Any] | None = None,
-        names: Mapping[str, str] | None = None,
+        self, file: Any, checksums: Mapping[str, Any] | None, names: Mapping[str, str] | None = None
     ) -> None:
         self._file, self._checksums = file, checksums
         all_names = file.keys()

@@ -46,9 +46,8 @@ def check_X(estimator: Any, X: Any, *, seen: dict[str, int] | None) -> Multimoda
     """
     if estimator._is_multimodal:
         return check_multimodal_sets(X, estimator=estimator, seen=seen)
-    return MultimodalFeatureSets(
-        {"features": check_sets(X, estimator=estimator, reset=seen is None)}
-    )
+    sets = check_sets(X, estimator=estimator, reset=seen is None)
+    return MultimodalFeatureSets({"features": sets})
 
 
 def unwrapped(estimator: Any, X: MultimodalFeatureSets) -> Any:

@@ -180,11 +180,9 @@ class LabelCoding:
 
     def encode(self, y: NDArray[Any], name: str = "y") -> NDArray[Any]:
         """Return the targets of the loss: class numbers (n,), or 0 and 1 (n, n_outputs)."""
-        is_indicator = self.kind == "multilabel"
-        if y.shape[1:] != ((len(self.classes),) if is_indicator else ()):
-            expected = (
-                f"{len(self.classes)} label columns" if is_indicator else "one label per item"
-            )
+        is_indicator, n_classes = self.kind == "multilabel", len(self.classes)
+        if y.shape[1:] != ((n_classes,) if is_indicator else ()):
+            expected = f"{n_classes} label columns" if is_indicator else "one label per item"
             raise ValueError(
                 f"{name} has shape {y.shape}; the classifier was fitted on {expected}."
             )
@@ -210,9 +208,8 @@ class LabelCoding:
     ) -> float:
         """Return the fraction of correct labels, or of correct entries of an indicator y."""
         right = self.decide(logits) == y
-        return float(
-            np.average(right.mean(axis=1) if y.ndim == 2 else right, weights=sample_weight)
-        )
+        share_right = right.mean(axis=1) if y.ndim == 2 else right
+        return float(np.average(share_right, weights=sample_weight))
 
     def decide(self, logits: NDArray[Any]) -> NDArray[Any]:
         """Return the most probable label of every item, or all labels above probability 1/2."""
