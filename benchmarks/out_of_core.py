@@ -78,6 +78,7 @@ def classifier(**changes):
             "n_attended": None,
             "optimizer": "rmsprop",
             "learning_rate": 1e-3,
+            "learning_rate_schedule": "constant",
             "batch_size": BATCH_SIZE,
             "max_iter": 1,
             "tol": None,

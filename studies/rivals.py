@@ -1,8 +1,8 @@
 """Compare attention clusters with their rivals on fifteen data sets.
 
-Every method runs with its default parameters. The attention cluster also runs with other options,
-and some rivals run with a cosine decay of the learning rate (on request: a data set has no row for
-an option unless `--methods` names it). Each data set has its own protocol:
+Every method runs with its default parameters. If `--methods` names them, the attention cluster also
+runs with other options, and some rivals run with a cosine decay of the learning rate. Each data set
+has its own protocol:
 
 - musk1, elephant, birds, tiger, fox, newsgroups, colon: the published five repetitions of ten
   folds, with the repetition (0 to 4) as seed;

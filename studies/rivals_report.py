@@ -209,7 +209,10 @@ def write_ranks_without(table, order, folder):
 
 def write_untuned(rows, folder):
     """Write the accuracy of every method with the first seed, and of the untuned classifier."""
-    table = Table({run: row for run, row in rows.items() if run.seed == 0})
+    rows = {run: row for run, row in rows.items() if run.seed == 0}
+    if not rows:
+        return
+    table = Table(rows)
     ranks, _ = table.mean_ranks()
     without, _ = table.mean_ranks(SENSORS)
     lines = [

@@ -206,7 +206,7 @@ def _fit(command: _Command) -> None:
 
     Example:
 
-      acluster fit videos.zarr --out videos.model --set cluster_size=16 weighting=fc2 tol=null
+      acluster fit videos.zarr --out videos.model --set cluster_size=16 n_attended=null
     """
     command.lists_parameters = True
     command.add_argument("--out", required=True, metavar="MODEL", help="the model file to write")

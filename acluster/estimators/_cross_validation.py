@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from abc import ABC
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,6 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, _fit_context
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
@@ -51,7 +49,7 @@ PORTFOLIO: tuple[dict[str, Any], ...] = (
     {"hidden_features": 64, "shifting": False, "max_iter": 30},
 )
 _N_SPLITS = 5
-# With so many held-out items, one fold tells which configurations the ensemble needs.
+# A first fold with as many held-out items shows which configurations the ensemble needs.
 _MANY_ITEMS = 1000
 _N_ROUNDS = 50  # of the selection: weights are multiples of 1/50
 _SMALLEST_PROBABILITY = 1e-7
@@ -77,19 +75,22 @@ class CrossValidationParameters:
         """,
     )
     n_configurations: int | None = integer(
-        default=None, doc="How many configurations of the portfolio to train. None: all of them."
+        default=None,
+        type="int or None",
+        doc="How many configurations of the portfolio to train. None: all of them.",
     )
     max_time: float | None = real(
         default=None,
         type="float or None",
         within=Interval(Real, 0, None, closed="neither"),
         doc="""
-        About how many seconds `fit` may take. After the first fold, as many configurations go on
-        to the other folds as the time allows, at least one.
+        About how many seconds `fit` may take. After the first fold, only as many configurations
+        as the time allows are trained in the other folds, at least one.
         """,
     )
     max_iter: int | None = integer(
         default=None,
+        type="int or None",
         doc="The maximum number of epochs of every network. None: that of its configuration.",
     )
     class_weight: dict[Any, float] | str | None = _like("class_weight")
@@ -123,6 +124,7 @@ class CrossValidatedClassifier(
     oof_score_ : float
         The accuracy (for an indicator y, the fraction of correct entries) that can be expected on
         new items: that of out-of-fold predictions whose weights were chosen on the other folds.
+        With 1,000 held-out items or more, the first fold has had a say in the configurations.
 
     estimators_ : list of list of classifier
         The fitted classifiers of every configuration, one per fold.
@@ -190,15 +192,17 @@ class CrossValidatedClassifier(
             self.estimators_ = [
                 [*own, one] for own, one in zip(self.estimators_, fitted, strict=True)
             ]
-            predicted = self._keep(
+            predicted = self._reduced(
                 [i for i, one in enumerate(fitted) if one is not None], predicted
             )
             of_fold = [own[-1] for own in self.estimators_]
             predicted[:, test] = _probabilities(of_fold, items.X[test], coding)
             if number == 0:
-                seconds = (time.monotonic() - started) * len(splits) / len(self.portfolio_)
-                needed = self._needed(predicted[:, test], coding, items[test], seconds)
-                predicted = self._keep(needed, predicted)
+                needed = self._needed(predicted[:, test], coding, items[test])
+                if self.max_time is not None:
+                    seconds = (time.monotonic() - started) * len(splits) / len(predicted)
+                    needed = needed[: max(1, int(self.max_time / seconds))]
+                predicted = self._reduced(sorted(needed), predicted)
             if self.verbose:
                 print(f"fold {number + 1} of {len(splits)}: {time.monotonic() - started:.0f} s")
         self._coding, self.classes_ = coding, coding.classes
@@ -208,20 +212,21 @@ class CrossValidatedClassifier(
         self.oof_score_ = _expected_accuracy(predicted, coding, items, splits)
         return self
 
-    def _keep(self, chosen: Sequence[int], predicted: NDArray[Any]) -> NDArray[Any]:
-        """Forget the other configurations, and return the predictions without theirs."""
+    def _reduced(self, chosen: Sequence[int], predicted: NDArray[Any]) -> NDArray[Any]:
+        """Drop the other configurations, and return the predictions of the chosen ones."""
         self.portfolio_ = [self.portfolio_[i] for i in chosen]
         self.estimators_ = [self.estimators_[i] for i in chosen]
         return predicted[chosen]
 
-    def _needed(
-        self, predicted: NDArray[Any], coding: LabelCoding, items: Items, seconds: float
-    ) -> list[int]:
-        """Return which configurations go on to the second fold, if each takes so many seconds."""
-        needed = [*range(len(predicted))]
-        if len(items) >= _MANY_ITEMS:
-            needed = np.flatnonzero(greedy_weights(predicted, coding, items)).tolist()
-        return needed if self.max_time is None else needed[: max(1, int(self.max_time / seconds))]
+    @staticmethod
+    def _needed(predicted: NDArray[Any], coding: LabelCoding, items: Items) -> list[int]:
+        """Return the configurations to train in the other folds, the most useful first."""
+        if len(items) < _MANY_ITEMS:
+            return [*range(len(predicted))]
+        weights = greedy_weights(predicted, coding, items)
+        # At least two: one of them may diverge in another fold.
+        ordered: list[int] = np.argsort(-weights, kind="stable").tolist()
+        return ordered[: max(2, int(np.count_nonzero(weights)))]
 
     def _train(self, data: TrainingData, seed: int) -> list[Any]:
         """Return a fitted classifier per configuration; None for one that diverges."""
@@ -235,10 +240,7 @@ class CrossValidatedClassifier(
                 one.set_params(max_iter=min(self.max_iter, one.max_iter))
         copy_checked(self, classifiers[0])
         try:
-            with warnings.catch_warnings():
-                # That some configurations are still learning when they stop is part of the plan.
-                warnings.simplefilter("ignore", ConvergenceWarning)
-                members = fit_together(classifiers, data)
+            members = fit_together(classifiers, data)
         except Interrupted as error:  # the networks of one fold are worth nothing alone
             raise KeyboardInterrupt(str(error)) from None
         pairs = zip(classifiers, members, strict=True)
@@ -422,7 +424,8 @@ class AttentionClusterClassifierCV(CrossValidatedClassifier):
     A portfolio of attention clusters is trained in every fold of a cross-validation, in one pass
     over the data. Their out-of-fold predictions decide how much each counts (greedy ensemble
     selection, Caruana et al., 2004). Predictions average the networks of all folds. If the first
-    fold holds out 1,000 items or more, only the configurations that it gives a weight go on.
+    fold holds out 1,000 items or more, the other folds train only the configurations that it gives
+    a weight, but at least two.
 
     See Also
     --------

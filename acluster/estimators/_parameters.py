@@ -49,14 +49,10 @@ def boolean(*, default: bool, doc: str) -> Any:
     return parameter(default=default, type="bool", constraints=["boolean"], doc=doc)
 
 
-def integer(*, default: int | None, type: str | None = None, doc: str) -> Any:
-    """Declare a parameter that is a positive integer; None is allowed if `type` says so.
-
-    By default, `type` says so if None is the default.
-    """
-    type_ = type or ("int or None" if default is None else "int")
-    constraints = [Interval(Integral, 1, None, closed="left"), *([None] if "None" in type_ else [])]
-    return parameter(default=default, type=type_, constraints=constraints, doc=doc)
+def integer(*, default: int | None, type: str = "int", doc: str) -> Any:
+    """Declare a parameter that is a positive integer; None is allowed if `type` says so."""
+    constraints = [Interval(Integral, 1, None, closed="left"), *([None] if "None" in type else [])]
+    return parameter(default=default, type=type, constraints=constraints, doc=doc)
 
 
 def real(*, default: float | None, within: Interval, type: str = "float", doc: str) -> Any:
@@ -138,6 +134,7 @@ class ClusterParameters:
     )
     n_local_features: int | None = integer(
         default=None,
+        type="int or None",
         doc="""
         Local feature set augmentation: every training step uses this many local features of each
         set, drawn at random without replacement. Prediction uses all. None: training also uses
@@ -188,9 +185,9 @@ class TrainingParameters:
         options=SCHEDULES,
         doc="""
         How the learning rate changes from epoch to epoch. "cosine": it falls to almost 0 over
-        `max_iter` epochs, which are all trained. With `warm_start`, every fit begins with the
-        full learning rate. "constant": training stops as `tol` says. `partial_fit` always has a
-        constant learning rate.
+        `max_iter` epochs, which are all trained; `tol` and `n_iter_no_change` have no effect.
+        With `warm_start`, every fit begins with the full learning rate. "constant": training
+        stops as `tol` says. `partial_fit` always has a constant learning rate.
         """,
     )
     weight_decay: float = real(
@@ -216,7 +213,7 @@ class TrainingParameters:
         """,
     )
     max_iter: int = integer(
-        default=200, doc="The number of epochs, or the most if `tol` ends them."
+        default=200, doc="The number of epochs; with a constant learning rate, the maximum number."
     )
     tol: float | None = real(
         default=1e-4,
@@ -229,14 +226,16 @@ class TrainingParameters:
         """,
     )
     n_iter_no_change: int = integer(
-        default=10, doc="The number of epochs to wait for an improvement."
+        default=10,
+        doc="With a constant learning rate, the number of epochs to wait for an improvement.",
     )
     early_stopping: bool = boolean(
         default=False,
         doc="""
-        Whether to stop training based on the accuracy on a validation set (for an indicator y,
-        the fraction of correct entries), and restore the weights of the best epoch. The
-        validation set is `X_val` of `fit` or, without it, a part of X.
+        Whether to restore the weights of the epoch with the best accuracy on a validation set
+        (for an indicator y, the fraction of correct entries). With a constant learning rate, this
+        accuracy also decides when to stop. The validation set is `X_val` of `fit` or, without it,
+        a part of X.
         """,
     )
     validation_fraction: float = real(
@@ -317,13 +316,13 @@ class TrainingParameters:
 
 
 def with_former_defaults(kind: Any, parameters: dict[str, Any]) -> dict[str, Any]:
-    """Complete the parameters of an old model by those that it was fitted with.
+    """Add the parameters that a classifier of this kind did not have when it was saved.
 
-    Its classifier did not have these parameters, or had another default.
+    Their values are those of what it did then, which may differ from the defaults.
     """
     former = {"n_attended": None, "learning_rate_schedule": "constant"}
-    own = {name: value for name, value in former.items() if hasattr(kind, name)}
-    return own | parameters
+    known = kind._get_param_names()
+    return {name: value for name, value in former.items() if name in known} | parameters
 
 
 @dataclass_transform(

@@ -218,8 +218,8 @@ class SetClassifier(
 
         X_val, y_val : optional
             A validation set. Its accuracy (for an indicator y, the fraction of correct entries)
-            is recorded after every epoch; with `early_stopping` it decides when to stop and which
-            epoch's weights to keep.
+            is recorded after every epoch. With `early_stopping` it decides which epoch's weights
+            to keep and, with a constant learning rate, when to stop.
 
         checkpoint_dir : str or path, optional
             A folder for the file "fit.checkpoint", which holds the last saved epoch. If the
@@ -252,7 +252,8 @@ class SetClassifier(
         Warns
         -----
         sklearn.exceptions.ConvergenceWarning
-            If `max_iter` epochs pass before the loss settles within `tol`.
+            If the learning rate is constant, and `max_iter` epochs pass before the loss settles
+            within `tol`.
 
         UserWarning
             If the standard deviation of the local features is far from 1 and they are not

@@ -55,14 +55,16 @@ def outside_pyramid_part(
     Tensor of bool, of shape (..., N)
         The last axis is that of the units.
     """
-    part, n_parts = parts_of_units(cluster_size, n_levels).to(positions.device).T
+    parts, part_of_unit = pyramid(cluster_size, n_levels)
+    part, n_parts = parts.to(positions.device).T
     starts = part * lengths[..., None] // n_parts
     ends = torch.maximum((part + 1) * lengths[..., None] // n_parts, starts + 1)
-    return (positions[..., None] < starts) | (positions[..., None] >= ends)
+    outside = (positions[..., None] < starts) | (positions[..., None] >= ends)
+    return outside[..., part_of_unit.to(positions.device)]
 
 
-def parts_of_units(cluster_size: int, n_levels: int) -> Tensor:
-    """Return every unit's part in a temporal pyramid, and the number of parts of that level.
+def pyramid(cluster_size: int, n_levels: int) -> tuple[Tensor, Tensor]:
+    """Return the parts of a temporal pyramid, and which part every unit attends to.
 
     Parameters
     ----------
@@ -74,11 +76,14 @@ def parts_of_units(cluster_size: int, n_levels: int) -> Tensor:
 
     Returns
     -------
-    Tensor of int64, of shape (N, 2)
+    Tensor of int64, of shape (n_parts, 2)
         ``[s, S]`` for part s = 0, 1, ... of the S = 2^l parts of level l.
+
+    Tensor of int64, of shape (N,)
+        The number of every unit's part.
     """
     parts = [(part, 2**level) for level in range(n_levels) for part in range(2**level)]
-    return torch.tensor(parts)[torch.arange(cluster_size) * len(parts) // cluster_size]
+    return torch.tensor(parts), torch.arange(cluster_size) * len(parts) // cluster_size
 
 
 def below_top_k(logits: Tensor, k: int) -> Tensor:
@@ -107,8 +112,8 @@ def below_top_k_of_sets(logits: Tensor, offsets: Tensor, k: int) -> Tensor:
     logits : Tensor of shape (R, N)
         The logits of all sets, end to end.
 
-    offsets : Tensor of int64, shape (n + 1,), on the CPU
-        Set i is ``logits[offsets[i]:offsets[i + 1]]``; no set is empty.
+    offsets : Tensor of int64, shape (n + 1,)
+        Set i is ``logits[offsets[i]:offsets[i + 1]]``.
 
     k : int
         The number of logits to keep; sets of fewer keep all.
@@ -117,10 +122,11 @@ def below_top_k_of_sets(logits: Tensor, offsets: Tensor, k: int) -> Tensor:
     -------
     Tensor of bool, of shape (R, N)
     """
-    logits, lengths = logits.detach(), offsets.diff()
+    logits, lengths = logits.detach(), offsets.diff().cpu()
     if k <= _MAX_SORTED and _compiled.available_for(logits):
+        logits = logits.contiguous()
         highest = logits.new_empty(len(lengths), logits.shape[1], k)
-        below = torch.empty_like(logits, dtype=torch.bool)
+        below = torch.zeros_like(logits, dtype=torch.bool)
         _compiled.run("below_highest", logits, offsets, highest, below)
         return below
     sets = logits.split(lengths.tolist())

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from acluster.nn._attention_cluster import AttentionCluster
 from acluster.nn._compiled import available_for, run_alone
 from acluster.nn._linear import DropoutLinear, random_bytes
-from acluster.nn._masks import parts_of_units
+from acluster.nn._masks import pyramid
 from acluster.nn._network import IntegrationNetwork, Packed
 from acluster.nn._weighting import FC1Weighting
 
@@ -124,7 +124,8 @@ class CompiledMembers:
         self._n_hidden = 0 if cluster.hidden is None else len(cluster.hidden.bias)
         sizes = int(cluster.cluster_size), self._n_hidden
         self._arrays = *(one.numpy() for one in moments), *sizes
-        self._parts_of_units = parts_of_units(sizes[0], cluster.pyramid_levels).numpy()
+        parts, part_of_unit = pyramid(sizes[0], cluster.pyramid_levels)
+        self._parts_of_units = parts[part_of_unit].numpy()
         self._dtype: np.dtype[Any] = self._theta.numpy().dtype
         buffers = [buffer.numpy() for buffer in networks[0].buffers()]
         self._standardization = tuple(buffers or [np.empty(0, self._dtype)] * 2)

@@ -375,7 +375,7 @@ def _fill(out, value):
 
 @_helper
 def _exclude(scores, parts):
-    """Lower the scores of a set that are outside their unit's part of a temporal pyramid."""
+    """Set the scores of a set to -∞ outside their unit's part of a temporal pyramid."""
     for k in range(len(parts)):
         part, n_parts = parts[k]
         if n_parts > 1:

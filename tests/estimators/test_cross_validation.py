@@ -152,21 +152,34 @@ def test_budget_keeps_the_first_configurations():
     X, y = make_sets()
     assert len(make(max_time=1e-9).fit(X, y).portfolio_) == 1
     assert len(make(max_time=1e9).fit(X, y).portfolio_) == 2
+    assert len(make(n_configurations=1).fit(X, y).portfolio_) == 1
 
 
-def test_only_needed_configurations_go_on_if_the_first_fold_is_large(monkeypatch):
+def test_only_needed_configurations_are_trained_after_a_large_first_fold(monkeypatch):
     X, y = make_sets(n=90, n_classes=3, gap=4.0)
     small = {"max_iter": 20, "cluster_size": 3}
     useless = {**small, "learning_rate": 1e-9}
-    monkeypatch.setattr(_cross_validation, "PORTFOLIO", (useless, small))
-    whole = make(cv=3).fit(X, y)
-    assert whole.portfolio_ == [useless, small]
-    assert whole.weights_.tolist() == [0, 1]
+    portfolio = useless, {**useless, "cluster_size": 2}, small
+    monkeypatch.setattr(_cross_validation, "PORTFOLIO", portfolio)
+    monkeypatch.setattr(_cross_validation, "_MANY_ITEMS", 31)
+    whole = make(cv=3, n_configurations=3).fit(X, y)
+    assert whole.portfolio_ == [*portfolio]
+    assert whole.weights_.tolist() == [0, 0, 1]
     monkeypatch.setattr(_cross_validation, "_MANY_ITEMS", 30)
-    faster = make(cv=3).fit(X, y)
-    assert faster.portfolio_ == [small]
+    faster = make(cv=3, n_configurations=3).fit(X, y)
+    assert faster.portfolio_ == [useless, small]
     np.testing.assert_array_equal(faster.predict_proba(X), whole.predict_proba(X))
-    assert len(make(n_configurations=1).fit(X, y).portfolio_) == 1
+    # If there is time for one only, it is the one with the largest weight.
+    assert make(cv=3, n_configurations=3, max_time=1e-9).fit(X, y).portfolio_ == [small]
+
+    train = AttentionClusterClassifierCV._train
+
+    def diverge_in_the_second_fold(self, data, seed):
+        fitted = train(self, data, seed)
+        return fitted if len(fitted) == 3 else [fitted[0], None][: len(fitted)]
+
+    monkeypatch.setattr(AttentionClusterClassifierCV, "_train", diverge_in_the_second_fold)
+    assert make(cv=3, n_configurations=3).fit(X, y).portfolio_ == [useless]
 
 
 @pytest.mark.parametrize("cv", [KFold(2), 3, None, "generator"])

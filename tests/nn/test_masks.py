@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acluster.nn import WEIGHTINGS, AttentionCluster, IntegrationNetwork, PaddedNetwork
-from acluster.nn._masks import mask_logits
+from acluster.nn import WEIGHTINGS, AttentionCluster, IntegrationNetwork, PaddedNetwork, _compiled
+from acluster.nn._masks import below_top_k_of_sets, mask_logits
 from acluster.nn.pooling import attend, attend_plainly
 from acluster.nn.pooling._analytic import attend_analytic
 from tests import reference
@@ -25,6 +25,24 @@ cases = {
     "pyramid_levels": st.integers(1, 3),
     "seed": st.integers(0, 2**31 - 1),
 }
+
+
+@pytest.mark.parametrize("with_kernel", [True, False])
+@pytest.mark.parametrize("lengths", [[4, 0, 5, 3], [60, 1, 2, 1, 3], [40, 41]], ids=str)
+@pytest.mark.parametrize("k", [1, 3, 32, 33, 100])
+def test_below_top_k_keeps_the_k_highest_logits_of_every_set(monkeypatch, k, lengths, with_kernel):
+    if not with_kernel:
+        monkeypatch.setattr(_compiled, "_INSTALLED", False)
+    logits = np.random.default_rng(0).integers(0, 9, (sum(lengths), 4)).astype(float)  # with ties
+    offsets = np.r_[0, np.cumsum(lengths)]
+    expected = np.zeros(logits.shape, bool)
+    for start, stop in pairwise(offsets):
+        own = logits[start:stop]
+        if len(own):
+            expected[start:stop] = own < np.sort(own, axis=0)[max(0, len(own) - k)]
+    for tensor in (torch.from_numpy(logits), torch.from_numpy(logits.T.copy()).T):
+        below = below_top_k_of_sets(tensor, torch.from_numpy(offsets), k)
+        np.testing.assert_array_equal(below.numpy(), expected)
 
 
 def make(cluster_size, seed, n_features=3, **options):
