@@ -83,7 +83,8 @@ def pyramid(cluster_size: int, n_levels: int) -> tuple[Tensor, Tensor]:
         The number of every unit's part.
     """
     parts = [(part, 2**level) for level in range(n_levels) for part in range(2**level)]
-    return torch.tensor(parts), torch.arange(cluster_size) * len(parts) // cluster_size
+    units = torch.arange(cluster_size, device="cpu")
+    return torch.tensor(parts, device="cpu"), units * len(parts) // cluster_size
 
 
 def below_top_k(logits: Tensor, k: int) -> Tensor:
@@ -133,5 +134,5 @@ def below_top_k_of_sets(logits: Tensor, offsets: Tensor, k: int) -> Tensor:
     if len(sets) * int(lengths.max()) > 2 * len(logits):  # padding would take too much memory
         return torch.cat([below_top_k(scores, min(k, len(scores))) for scores in sets])
     padded = pad_sequence([*sets], batch_first=True, padding_value=-torch.inf)
-    is_item = torch.arange(padded.shape[1]) < lengths[:, None]
+    is_item = torch.arange(padded.shape[1], device="cpu") < lengths[:, None]
     return below_top_k(padded, min(k, padded.shape[1]))[is_item.to(logits.device)]
