@@ -53,6 +53,7 @@ for name, weighting in (("Average", "average"), ("attention cluster", "fc1")):
     clf = AttentionClusterClassifier(
         cluster_size=8,
         weighting=weighting,
+        n_attended=None,  # all frames, as in the paper
         dropout=0.0,
         batch_size=256,
         max_iter=n_epochs,
