@@ -7,7 +7,7 @@ import time
 from abc import ABC
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -22,7 +22,14 @@ from acluster.estimators._attention_clusters import (
     AttentionClusters,
     MultimodalAttentionClusterClassifier,
 )
+from acluster.estimators._ensemble_selection import (
+    SMALLEST_PROBABILITY,
+    decided,
+    expected_accuracy,
+    greedy_weights,
+)
 from acluster.estimators._fitting import fit_together
+from acluster.estimators._folds import splits_of
 from acluster.estimators._inference import logits_of
 from acluster.estimators._items import Items, check_items, check_X, copy_checked
 from acluster.estimators._labels import LabelCoding, LabelledClassifierMixin, check_labels
@@ -48,11 +55,8 @@ PORTFOLIO: tuple[dict[str, Any], ...] = (
     {"n_attended": 1},
     {"hidden_features": 64, "shifting": False, "max_iter": 30},
 )
-_N_SPLITS = 5
 # A first fold with as many held-out items shows which configurations the ensemble needs.
 _MANY_ITEMS = 1000
-_N_ROUNDS = 50  # of the selection: weights are multiples of 1/50
-_SMALLEST_PROBABILITY = 1e-7
 
 
 def _like(name: str) -> Any:
@@ -180,7 +184,7 @@ class CrossValidatedClassifier(
         y = check_labels(y, type(self).__name__)
         weight = 1.0 if sample_weight is None else np.asarray(sample_weight)
         kept = np.broadcast_to(weight, len(y)) > 0
-        splits = _splits(self.cv, y, kept, groups, random_state)
+        splits = splits_of(self.cv, y, kept, groups, random_state)
         self.portfolio_ = list(PORTFOLIO[: self.n_configurations])
         self.estimators_: list[list[Any]] = [[] for _ in self.portfolio_]
         predicted = np.empty((len(self.portfolio_), len(items), max(2, coding.n_outputs)))
@@ -209,7 +213,7 @@ class CrossValidatedClassifier(
         self.n_iter_ = np.array([[one.n_iter_ for one in own] for own in self.estimators_])
         self.weights_ = greedy_weights(predicted, coding, items)
         self.oof_proba_ = np.tensordot(self.weights_, predicted, axes=1)
-        self.oof_score_ = _expected_accuracy(predicted, coding, items, splits)
+        self.oof_score_ = expected_accuracy(predicted, coding, items, splits)
         return self
 
     def _reduced(self, chosen: Sequence[int], predicted: NDArray[Any]) -> NDArray[Any]:
@@ -296,10 +300,10 @@ class CrossValidatedClassifier(
         ndarray of shape (n, n_classes), (n, n_labels) or (n,)
             For two classes, only the logit of the second class.
         """
-        probabilities = np.clip(self.predict_proba(X), _SMALLEST_PROBABILITY, 1.0)
+        probabilities = np.clip(self.predict_proba(X), SMALLEST_PROBABILITY, 1.0)
         if self._coding.kind == "multiclass":
             return np.log(probabilities)
-        opposite = np.clip(1 - probabilities, _SMALLEST_PROBABILITY, 1.0)
+        opposite = np.clip(1 - probabilities, SMALLEST_PROBABILITY, 1.0)
         logits: NDArray[Any] = np.log(probabilities / opposite)
         return logits[:, 1] if self._coding.kind == "binary" else logits
 
@@ -325,7 +329,7 @@ class CrossValidatedClassifier(
             If X is invalid, or its width differs from that seen in `fit`.
         """
         check_is_fitted(self)
-        return _decided(self.predict_proba(X), self._coding)
+        return decided(self.predict_proba(X), self._coding)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted classifier to a file, for `acluster.load`.
@@ -491,117 +495,3 @@ def _probabilities(
 ) -> list[NDArray[np.float64]]:
     """Return the probabilities of the classifiers of a fold, which sum to 1 in float64."""
     return [coding.probabilities(one.astype(np.float64)) for one in logits_of(classifiers, X)]
-
-
-def greedy_weights(
-    probabilities: NDArray[np.floating], coding: LabelCoding, items: Items
-) -> NDArray[np.float64]:
-    """Choose the weights of an ensemble by greedy selection (Caruana et al., 2004).
-
-    In every round, the configuration joins that lowers the negative log-likelihood of the
-    ensemble most. One may join many times.
-
-    Parameters
-    ----------
-    probabilities : ndarray of shape (n_configurations, n, n_classes)
-        The out-of-fold predictions; for an indicator y, (n_configurations, n, n_labels).
-
-    coding : LabelCoding
-        The coding of the labels.
-
-    items : Items
-        Their labels and weights.
-
-    Returns
-    -------
-    ndarray of shape (n_configurations,)
-        They add up to 1.
-    """
-    of_truth = _of_truth(probabilities, coding, items.y)
-    counts, total = np.zeros(len(of_truth)), np.zeros(of_truth.shape[1:])
-    for n_joined in range(1, _N_ROUNDS + 1):
-        means = np.maximum((total + of_truth) / n_joined, _SMALLEST_PROBABILITY)
-        losses = -np.log(means).reshape(len(means), len(items), -1).sum(axis=2)
-        best = int(np.argmin(losses @ items.sample_weight))
-        counts[best] += 1
-        total += of_truth[best]
-    return counts / _N_ROUNDS
-
-
-def _of_truth(
-    probabilities: NDArray[np.floating], coding: LabelCoding, y: NDArray[Any]
-) -> NDArray[np.floating]:
-    """Return the probability of the right label, or of every right entry of an indicator."""
-    if coding.kind == "multilabel":
-        return np.where(y > 0, probabilities, 1 - probabilities)
-    numbers = np.searchsorted(coding.classes, y)
-    return probabilities[:, np.arange(len(y)), numbers]
-
-
-def _decided(probabilities: NDArray[np.floating], coding: LabelCoding) -> NDArray[Any]:
-    if coding.kind == "multilabel":
-        return (probabilities > 0.5).astype(np.int64)
-    return coding.classes[probabilities.argmax(axis=1)]
-
-
-def _expected_accuracy(
-    predicted: NDArray[np.floating],
-    coding: LabelCoding,
-    items: Items,
-    splits: Sequence[tuple[NDArray[Any], NDArray[Any]]],
-) -> float:
-    """Return the accuracy of each fold with the weights that the other folds would choose."""
-    right = np.empty(len(items))
-    for train, test in splits:
-        weights = greedy_weights(predicted[:, train], coding, items[train])
-        decided = _decided(np.tensordot(weights, predicted[:, test], axes=1), coding)
-        right[test] = (decided == items.y[test]).reshape(len(test), -1).mean(axis=1)
-    return float(np.average(right, weights=items.sample_weight))
-
-
-def _splitter(
-    cv: Any, y: NDArray[Any], kept: NDArray[np.bool_], groups: Any, random_state: Any
-) -> Any:
-    """Return the splitter that `cv` stands for."""
-    # Importing model_selection is slow, and `import acluster` does not need it.
-    from sklearn import model_selection as sk
-
-    if cv is not None and not isinstance(cv, Integral):
-        return sk.check_cv(cv)
-    is_classes = y.ndim == 1
-    if cv is None:
-        fewest = np.unique(y[kept], return_counts=True)[1].min() if is_classes else kept.sum()
-        n_groups = _N_SPLITS if groups is None else len(np.unique(groups))
-        cv = max(2, min(_N_SPLITS, int(fewest), n_groups))
-    with_groups = sk.StratifiedGroupKFold if is_classes else sk.GroupKFold
-    without_groups = sk.StratifiedKFold if is_classes else sk.KFold
-    splitter: Any = without_groups if groups is None else with_groups
-    seed = int(random_state.randint(np.iinfo(np.int32).max))
-    return splitter(int(cv), shuffle=True, random_state=seed)
-
-
-def _splits(
-    cv: Any, y: NDArray[Any], kept: NDArray[np.bool_], groups: Any, random_state: Any
-) -> list[tuple[NDArray[Any], NDArray[Any]]]:
-    """Return the folds of the items that are kept, and check that they divide them."""
-    splitter = _splitter(cv, y, kept, groups, random_state)
-    numbers = np.arange(len(y))
-    folds = splitter.split(np.zeros(len(y)), y, groups)
-    splits = [(numbers[train], numbers[test]) for train, test in folds]  # also of masks
-    n_tests = sum((np.bincount(test, minlength=len(y)) for _, test in splits), 0 * numbers)
-    wrong = np.flatnonzero((n_tests != 1) & kept)
-    if len(wrong):
-        raise ValueError(
-            f"cv={cv!r:.80} tests item {wrong[0]} {n_tests[wrong[0]]} times; every item has to be "
-            "in the test part of exactly one fold. Use a splitter like KFold, and a list instead "
-            "of a generator if you fit more than once."
-        )
-    for train, test in splits:
-        if len(common := np.intersect1d(train, test)):
-            raise ValueError(
-                f"cv={cv!r:.80} has item {common[0]} in the training part and in the test part of "
-                "a fold. Leave it out of one of them."
-            )
-    number = np.cumsum(kept) - 1  # among the items that are kept
-    parts = (tuple(number[part[kept[part]]] for part in split) for split in splits)
-    return [(train, test) for train, test in parts if len(test)]

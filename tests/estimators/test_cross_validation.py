@@ -16,7 +16,7 @@ from acluster import (
     save_feature_sets,
 )
 from acluster.estimators import _cross_validation, _inference
-from acluster.estimators._cross_validation import greedy_weights
+from acluster.estimators._ensemble_selection import expected_accuracy, greedy_weights
 from acluster.estimators._items import Items
 from acluster.estimators._labels import LabelCoding
 from tests.conftest import make_sets
@@ -105,7 +105,7 @@ def test_expected_accuracy_does_not_see_the_labels_that_it_tests():
         (np.flatnonzero(half), np.flatnonzero(~half)),
         (np.flatnonzero(~half), np.flatnonzero(half)),
     ]
-    assert _cross_validation._expected_accuracy(predicted, coding, _Indexed(items), splits) == 0
+    assert expected_accuracy(predicted, coding, _Indexed(items), splits) == 0
 
 
 class _Indexed(Items):
@@ -202,13 +202,13 @@ def test_items_of_weight_0_change_nothing(cv):
 def test_groups_stay_together(monkeypatch):
     X, y = make_sets(n=40)
     groups = np.arange(40) // 4
-    seen, splits_of = [], _cross_validation._splits
+    seen, splits_of = [], _cross_validation.splits_of
 
     def noted(*args):
         seen.extend(splits_of(*args))
         return seen
 
-    monkeypatch.setattr(_cross_validation, "_splits", noted)
+    monkeypatch.setattr(_cross_validation, "splits_of", noted)
     make(cv=3).fit(X, y, groups=groups)
     assert [set(groups[train]) & set(groups[test]) for train, test in seen] == [set()] * 3
 

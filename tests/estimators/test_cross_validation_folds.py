@@ -27,8 +27,8 @@ def folds_of_groups(monkeypatch, y, groups, cv):
         splits.extend(_splits(*args))
         return splits
 
-    _splits = _cross_validation._splits
-    monkeypatch.setattr(_cross_validation, "_splits", recorded)
+    _splits = _cross_validation.splits_of
+    monkeypatch.setattr(_cross_validation, "splits_of", recorded)
     fitted(cv, (make_sets(n=24)[0], y), groups=groups)
     return [set(groups[test]) for _, test in splits]
 
