@@ -27,9 +27,9 @@ from rivals import ATTENDING_TO_ALL, CONSTANT, HERE
 
 from acluster import AttentionClusterClassifierCV
 from acluster.estimators import _cross_validation
+from acluster.estimators._ensemble_selection import SMALLEST_PROBABILITY, weights_of
 
 OUTPUT = HERE / "output" / "portfolio"
-N_ROUNDS = 50
 N_SHOWN = 5  # ensembles of every size
 
 ALL, HIGHEST = {"n_attended": None}, {"n_attended": 1}
@@ -80,17 +80,6 @@ def predict(dataset, repetition):
     print(f"{dataset}, repetition {repetition}: {clf.oof_score_:.3f}", flush=True)
 
 
-def greedy_weights(of_truth):
-    """Choose weights by the probabilities of the true classes, (n_candidates, n)."""
-    counts, total = np.zeros(len(of_truth)), np.zeros(of_truth.shape[1])
-    for n_joined in range(1, N_ROUNDS + 1):
-        losses = -np.log(np.maximum((total + of_truth) / n_joined, 1e-7)).sum(axis=1)
-        best = losses.argmin()
-        counts[best] += 1
-        total += of_truth[best]
-    return counts / N_ROUNDS
-
-
 def evaluate(kept, names):
     """Return log-loss and accuracy in % of an ensemble on the items of a file."""
     chosen = [[*kept["candidates"]].index(name) for name in names]
@@ -98,9 +87,10 @@ def evaluate(kept, names):
     of_truth = predicted[:, np.arange(len(y)), y]
     mean = np.empty(predicted.shape[1:])
     for fold in np.unique(fold_of):
-        weights = greedy_weights(of_truth[:, fold_of != fold])
+        others = fold_of != fold
+        weights = weights_of(of_truth[:, others], np.ones(others.sum()))
         mean[fold_of == fold] = np.tensordot(weights, predicted[:, fold_of == fold], axes=1)
-    losses = -np.log(np.maximum(mean[np.arange(len(y)), y], 1e-7))
+    losses = -np.log(np.maximum(mean[np.arange(len(y)), y], SMALLEST_PROBABILITY))
     return losses.mean(), 100 * (mean.argmax(axis=1) == y).mean()
 
 

@@ -183,10 +183,19 @@ def write_comparison(table, order, ranks, folder):
     return accuracy
 
 
-def write_options(table, folder):
-    """Write the accuracy of the attention cluster by default, and with one option changed."""
-    lines = [[name, *table.described(name)] for name in ("attention cluster", *table.options)]
-    write(folder / "rivals_options.csv", ["", *table.sets], lines)
+def write_options(rows, folder):
+    """Write the accuracy of the default attention cluster and of the options, on all its folds.
+
+    The mean over the data sets is given if there is a run on each.
+    """
+    names = "attention cluster", *rivals.OPTIONS
+    table = Table({run: row for run, row in rows.items() if run.method in names})
+    lines = []
+    for name in ("attention cluster", *table.options):
+        means = [np.mean(found) for one in table.sets if len(found := table.of(one, name))]
+        mean = f"{np.mean(means):.2f}" if len(means) == len(table.sets) else ""
+        lines.append([name, mean, *table.described(name)])
+    write(folder / "rivals_options.csv", ["", "mean", *table.sets], lines)
 
 
 def write_differences(table, folder):
@@ -255,7 +264,7 @@ def main(arguments=None):
     order = np.argsort(ranks)
     accuracy = write_comparison(table, order, ranks, options.output)
     write_ranks_without(table, order, options.output)
-    write_options(table, options.output)
+    write_options(rows, options.output)
     write_differences(table, options.output)
     write_untuned(rows, options.output)
     write_studies(options.csv.parent, options.output)

@@ -37,12 +37,16 @@ def greedy_weights(
     ndarray of shape (n_configurations,)
         They add up to 1.
     """
-    of_truth = _of_truth(probabilities, coding, items.y)
+    return weights_of(_of_truth(probabilities, coding, items.y), items.sample_weight)
+
+
+def weights_of(of_truth: NDArray[Any], sample_weight: NDArray[Any]) -> NDArray[np.float64]:
+    """Choose the weights by the probabilities of the truth, (n_configurations, n, ...)."""
     counts, total = np.zeros(len(of_truth)), np.zeros(of_truth.shape[1:])
     for n_joined in range(1, _N_ROUNDS + 1):
         means = np.maximum((total + of_truth) / n_joined, SMALLEST_PROBABILITY)
-        losses = -np.log(means).reshape(len(means), len(items), -1).sum(axis=2)
-        best = int(np.argmin(losses @ items.sample_weight))
+        losses = -np.log(means).reshape(*means.shape[:2], -1).sum(axis=2)
+        best = int(np.argmin(losses @ sample_weight))
         counts[best] += 1
         total += of_truth[best]
     return counts / _N_ROUNDS
@@ -59,6 +63,7 @@ def _of_truth(
 
 
 def decided(probabilities: NDArray[np.floating], coding: LabelCoding) -> NDArray[Any]:
+    """Return the most probable labels, or 1 for the entries of an indicator above 1/2."""
     if coding.kind == "multilabel":
         return (probabilities > 0.5).astype(np.int64)
     return coding.classes[probabilities.argmax(axis=1)]

@@ -29,7 +29,7 @@ OWN = {
     "learning_rate": [0.01, 0.1],
     "weight_decay": [0.0, 0.01],
     "dropout": [0.0, 0.3, 0.6],
-    "cluster_size": [3, 4, 5],
+    "cluster_size": [1, 4, 5],
     "n_attended": [None, 1, 5],
     "pyramid_levels": [1, 2],
     "weighting": ["fc1", "fc2"],
@@ -53,6 +53,10 @@ COMMON = {
     "n_iter_no_change": [2],
     "dtype": ["float64"],
 }
+
+
+def has_enough_units(options):
+    return options["cluster_size"] >= 2 ** options["pyramid_levels"] - 1
 
 
 def options_of(table):
@@ -86,7 +90,7 @@ def labels(kind, n):
 
 
 @given(
-    st.lists(options_of(OWN), min_size=2, max_size=4),
+    st.lists(options_of(OWN).filter(has_enough_units), min_size=2, max_size=4),
     options_of(COMMON),
     st.sampled_from(["binary", "classes", "labels"]),
     st.booleans(),

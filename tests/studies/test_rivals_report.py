@@ -101,7 +101,9 @@ def test_main_writes_tables_and_plot(tmp_path, capsys):
     header, *lines = read("differences")
     assert [line[0] for line in lines if all(line)] == [*methods[1:], *options]
     header, *lines = read("options")
-    assert header == ["", "musk1", "elephant"]
+    assert header == ["", "mean", "musk1", "elephant"]
+    means = [float(text.split(" ")[0]) for text in lines[0][2:]]
+    assert float(lines[0][1]) == pytest.approx(np.mean(means), abs=0.06)
     assert [line[0] for line in lines if all(line)] == ["attention cluster", *options]
     assert ["pooled SVM", "", "1.5 / 0.25", "1.5 / 0.25"] in read("seconds")
     header, *lines = read("first_seed")
