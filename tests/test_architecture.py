@@ -29,6 +29,7 @@ ARROWS = {
     "model_selection": {"estimators", "training"},
     "inspection": {"acluster"},
     "datasets": {"acluster", "training"},
+    "extraction": {"acluster", "_utils", "sets"},
     "command_line": {"acluster", "inspection", "sets", "_utils"},
     "__main__": {"command_line"},
 }
