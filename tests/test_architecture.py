@@ -36,7 +36,9 @@ ARROWS = {
 
 # Where heavy libraries may be imported; numpy is allowed everywhere but in nn's modules.
 ROOMS_OF = {
-    "torch": {"nn", "training", "estimators", "datasets", "_utils"},
+    "torch": {"nn", "training", "estimators", "datasets", "extraction", "_utils"},
+    "cv2": {"extraction"},
+    "skimage": {"extraction"},
     "zarr": {"sets"},
     "safetensors": {"_utils"},
     "numba": {"nn"},
