@@ -56,6 +56,7 @@ _MODULE_OF_NAME = {
 _SUBMODULES = [
     "datasets",
     "estimators",
+    "extraction",
     "inspection",
     "model_selection",
     "nn",

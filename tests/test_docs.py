@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from newcomer import blocks
 
+from tests.extraction.media import make_media
 from tests.test_bad_input import CASES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,6 +38,7 @@ ASSUMED_NAMES = {
     "index": (),
     "user_guide/sets": (),
     "user_guide/stores": ("rgb", "y", "videos", "extract", "listen"),
+    "user_guide/extraction": (),
     "user_guide/multimodal": ("rgb", "flow", "audio", "y"),
     "user_guide/scikit_learn": ("rgb", "y"),
     "user_guide/training": ("rgb", "y"),
@@ -99,6 +101,10 @@ def test_python_code_of_page_runs(tmp_path, monkeypatch, page):
     reader_data = {}
     exec(READER_DATA, reader_data)
     names = {"__name__": page, **{name: reader_data[name] for name in ASSUMED_NAMES[page]}}
+    if page == "user_guide/extraction":
+        for label in ("clapping", "waving"):
+            (tmp_path / "videos" / label).mkdir(parents=True)
+            make_media(tmp_path / "videos" / label / "1.mp4", seconds_of_sound=2)
     found = list(blocks(DOCS / f"{page}.rst", "python"))
     assert len(found) == (DOCS / f"{page}.rst").read_text().count("code-block:: python")
     for line, code in found:

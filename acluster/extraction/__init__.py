@@ -1,18 +1,34 @@
-"""From files to local features: frames, optical flow and sound, and what describes them.
-
-Every modality of an item is read as a batch, and a backbone, a network or a classical descriptor,
-maps the batch to the local features of the item.
-"""
+"""From files to stores: read videos, sounds and images, and extract their local features."""
 
 from typing import TYPE_CHECKING, Any
 
+from acluster.extraction._backbones import load_backbone
 from acluster.extraction._descriptors import flow_descriptor, frame_descriptor, patch_descriptor
+from acluster.extraction._extract import extract
 from acluster.extraction._flow import optical_flow
+from acluster.extraction._media import MediaError
+from acluster.extraction._report import ExtractionReport
+from acluster.extraction._views import Clips, FlowStacks, Frames, LogMel, Waveforms
 
 if TYPE_CHECKING:
     from acluster.extraction._tv_l1 import tv_l1
 
-__all__ = ["flow_descriptor", "frame_descriptor", "optical_flow", "patch_descriptor", "tv_l1"]
+__all__ = [
+    "Clips",
+    "ExtractionReport",
+    "FlowStacks",
+    "Frames",
+    "LogMel",
+    "MediaError",
+    "Waveforms",
+    "extract",
+    "flow_descriptor",
+    "frame_descriptor",
+    "load_backbone",
+    "optical_flow",
+    "patch_descriptor",
+    "tv_l1",
+]
 
 
 def __getattr__(name: str) -> Any:

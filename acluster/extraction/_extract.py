@@ -1,0 +1,383 @@
+"""Extract the local features of many files into a store, and resume where it stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from acluster._utils._progress import progress
+from acluster.extraction._backbones import describe, extractor_of
+from acluster.extraction._batches import Batches, Item
+from acluster.extraction._files import media_files
+from acluster.extraction._reading import ReadAhead, Reading
+from acluster.extraction._report import ExtractionReport, notes_on_missing
+from acluster.extraction._tables import ItemTable
+from acluster.extraction._views import View
+from acluster.sets import FeatureSetsWriter, MultimodalFeatureSets, info, open_feature_sets
+
+_AHEAD_BYTES = 1 << 28
+_MOST_WORKERS = 8
+
+
+def extract(
+    root: str | os.PathLike[str],
+    store: str | os.PathLike[str],
+    views: Mapping[str, tuple[View, Any]],
+    *,
+    labels: str | Mapping[str, Any] | None = None,
+    groups: Mapping[str, Any] | None = None,
+    part: tuple[int, int] = (0, 1),
+    device: str = "auto",
+    batch_size: int = 64,
+    n_workers: int | None = None,
+    ahead_bytes: int = _AHEAD_BYTES,
+    on_error: str = "skip",
+    retry_failed: bool = False,
+    flush_seconds: float = 60.0,
+    dtype: str = "float16",
+) -> ExtractionReport:
+    """Extract the local features of a folder of files into a store.
+
+    Every file becomes an item. Its id is its path relative to `root`. The files are read in
+    threads, ahead of the feature extractors, and in the order of their ids. Called again, also
+    after the process was killed, it continues with the files that are not in the store.
+
+    Parameters
+    ----------
+    root : str or path
+        A folder of videos, sounds, images or slides, with any subfolders.
+
+    store : str or path
+        The store to write or to continue.
+
+    views : dict of str to (view, backbone)
+        For each modality of the store, what is read of a file, and the feature extractor that it
+        is passed to: a callable or a torch module from a batch (B, ...) to features (B, D), or
+        (B, T, D) for T local features per row; or the name of one (see
+        `acluster.extraction.load_backbone`).
+
+    labels : "folders" or dict of str to label, optional
+        "folders" labels each file with the name of its folder in `root`. A dict has the label of
+        each id.
+
+    groups : dict of str to str or int, optional
+        The group of each id, such as its patient or its recording.
+
+    part : tuple of (int, int), default=(0, 1)
+        Extract only part i of n equal parts, ``(i, n)``, so that several processes can share the
+        work. Write each to its own store, and merge the stores.
+
+    device : str, default="auto"
+        The device of backbones that are torch modules. "auto" is a GPU if there is one.
+
+    batch_size : int, default=64
+        The number of rows that a backbone is given at a time, of one file or of several.
+
+    n_workers : int, optional
+        The number of threads that read files. By default one per processor, 8 at most.
+
+    ahead_bytes : int, default=2**28
+        The size of what may have been read and not yet passed to a backbone.
+
+    on_error : {"skip", "raise", "missing"}, default="skip"
+        What happens if a file cannot be read. "skip" leaves it out, and writes the reason to the
+        table ``STORE.failed.csv``. "missing" does so only if no view can be read: otherwise, the
+        others become missing modalities. "raise" stops with the error.
+
+    retry_failed : bool, default=False
+        Whether to try files again that are in the table of failures.
+
+    flush_seconds : float, default=60
+        How often the store is brought up to date on disk. If the process is killed, about that
+        much work is lost.
+
+    dtype : {"float16", "float32"}, default="float16"
+        The dtype of the features in the store.
+
+    Returns
+    -------
+    ExtractionReport
+        What has been done, what failed, and where the time went.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is invalid, `root` has no files, or the store was begun with other views,
+        backbones or labels.
+
+    FileNotFoundError
+        If `root` does not exist.
+
+    Notes
+    -----
+    A file without a track, or with sound that is silent, lacks the modality. A file that lacks all
+    of them fails. Whatever else is odd about a file, such as damaged packets, is written to
+    ``STORE.warnings.csv`` and is in the report.
+
+    Ctrl-C and SIGTERM write what is complete, and leave a store that can be continued.
+
+    Examples
+    --------
+    >>> import tempfile, wave
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> from acluster.extraction import Waveforms, extract
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> for pitch, name in ((220, "low"), (880, "high")):
+    ...     path = Path(folder.name, "sounds", name, "tone.wav")
+    ...     path.parent.mkdir(parents=True)
+    ...     samples = 9000 * np.sin(np.arange(16000) / 16000 * 2 * np.pi * pitch)
+    ...     with wave.open(str(path), "wb") as file:
+    ...         file.setparams((1, 2, 16000, 0, "NONE", ""))
+    ...         file.writeframes(samples.astype("<i2").tobytes())
+    >>> def spectrum(batch):
+    ...     return np.abs(np.fft.rfft(batch))[:, :500]
+    >>> report = extract(
+    ...     f"{folder.name}/sounds",
+    ...     f"{folder.name}/sounds.zarr",
+    ...     {"audio": (Waveforms(seconds=0.1), spectrum)},
+    ...     labels="folders",
+    ...     dtype="float32",
+    ... )
+    >>> report.n_items
+    2
+    >>> folder.cleanup()
+    """
+    _check_parameters(views, on_error, batch_size, part)
+    started = time.perf_counter()
+    files = media_files(Path(root))
+    columns = {"label": _labels_of(files, labels), "group": _checked("groups", groups, files)}
+    extractors = {name: extractor_of(backbone, device) for name, (_, backbone) in views.items()}
+    description = {name: describe(*pair) for name, pair in views.items()}
+    attributes = {"extraction": description}
+    with (
+        _ended_by_sigterm(),
+        FeatureSetsWriter(store, resume=True, dtype=dtype, attributes=attributes) as writer,
+    ):
+        _check_same_extraction(writer, description)
+        extraction = _Extraction(writer, columns, on_error, flush_seconds)
+        todo = extraction.todo(files, part, retry_failed)
+        readers = {name: view for name, (view, _) in views.items()}
+        n_workers = n_workers or min(os.cpu_count() or 1, _MOST_WORKERS)
+        with ReadAhead(todo, readers, n_workers, ahead_bytes, on_error == "missing") as reader:
+            batches = [
+                Batches(name, extractor, batch_size, reader.release)
+                for name, extractor in extractors.items()
+            ]
+            extraction.run(reader, batches)
+        extraction.check_not_empty()
+    seconds = extraction.seconds(reader, batches, time.perf_counter() - started)
+    return extraction.report(seconds)
+
+
+class _Extraction:
+    """Passes what is read to the backbones, and writes the items once they are complete."""
+
+    def __init__(
+        self,
+        writer: FeatureSetsWriter,
+        columns: Mapping[str, Mapping[str, Any] | None],
+        on_error: str,
+        flush_seconds: float,
+    ) -> None:
+        self._writer, self._columns = writer, columns
+        self._failed = ItemTable(Path(f"{writer.path}.failed.csv"), "error")
+        self._warned = ItemTable(Path(f"{writer.path}.warnings.csv"), "warning")
+        self._on_error, self._flush_seconds = on_error, flush_seconds
+        self._unwritten: deque[tuple[Item, Reading]] = deque()
+        self._n_before = len(writer)
+        self._seconds_writing = 0.0
+
+    def todo(
+        self, files: Mapping[str, Path], part: tuple[int, int], retry_failed: bool
+    ) -> dict[str, Path]:
+        """Return the files of a part that are neither in the store nor known to fail."""
+        i, n_parts = part
+        ids = [*files][len(files) * i // n_parts : len(files) * (i + 1) // n_parts]
+        if retry_failed:
+            self._failed.remove(set(ids))
+        left_out = {*self._writer.id, *dict(self._failed.rows)}
+        return {id_: files[id_] for id_ in ids if id_ not in left_out}
+
+    def run(self, reader: ReadAhead, batches: Sequence[Batches]) -> None:
+        """Extract all files of a reader."""
+        flushed = time.monotonic()
+        by_name = {own.name: own for own in batches}
+        for reading in progress(reader, f"{self._writer.path}: items", len(reader)):
+            item = Item(reading.id)
+            self._unwritten.append((item, reading))
+            for chunk in reader.chunks(reading):
+                by_name[chunk.name].add(item, chunk)
+                self._write_complete()
+            item.is_read = True
+            if time.monotonic() - flushed >= self._flush_seconds:
+                self._finish(batches)
+                self._writer.flush()
+                flushed = time.monotonic()
+        self._finish(batches)
+
+    def check_not_empty(self) -> None:
+        """Raise a ValueError if there is nothing to write."""
+        if not len(self._writer):
+            (_, reason), *others = self._failed.rows
+            raise ValueError(
+                f"None of the {1 + len(others)} files could be read. The reasons are in "
+                f"{self._writer.path}.failed.csv. The first one is: {reason}"
+            )
+
+    def seconds(
+        self, reader: ReadAhead, batches: Sequence[Batches], total: float
+    ) -> dict[str, float]:
+        """Return the seconds of every stage."""
+        return {
+            "reading": reader.seconds_read,
+            **{own.name: own.seconds for own in batches},
+            "writing": self._seconds_writing,
+            "waiting": reader.seconds_waited,
+            "total": total,
+        }
+
+    def report(self, seconds: Mapping[str, float]) -> ExtractionReport:
+        """Return the report, once the store is complete."""
+        X = open_feature_sets(self._writer.path)
+        assert isinstance(X, MultimodalFeatureSets)  # every view has a name
+        is_missing = {name: X[name].lengths == 0 for name in X.names}
+        warnings: dict[str, list[str]] = {}
+        for id_, text in self._warned.rows:
+            warnings.setdefault(id_, []).append(text)
+        return ExtractionReport(
+            n_items=len(X),
+            n_new=len(X) - self._n_before,
+            failed=dict(self._failed.rows),
+            warnings=warnings,
+            n_missing={name: int(missing.sum()) for name, missing in is_missing.items()},
+            seconds=seconds,
+            notes=notes_on_missing(is_missing, X.label),
+        )
+
+    def _finish(self, batches: Sequence[Batches]) -> None:
+        for own in batches:
+            own.finish()
+        self._write_complete()
+
+    def _write_complete(self) -> None:
+        """Write the first items, as far as their features have been computed."""
+        started = time.perf_counter()
+        while self._unwritten and self._unwritten[0][0].is_complete:
+            item, reading = self._unwritten.popleft()
+            try:
+                self._write(item, reading)
+            except ValueError as error:
+                if self._on_error == "raise":
+                    raise
+                self._failed.add(item.id, str(error))
+        self._seconds_writing += time.perf_counter() - started
+
+    def _write(self, item: Item, reading: Reading) -> None:
+        for warning in reading.warnings:
+            self._warned.add(item.id, warning)
+        if reading.error is not None:
+            raise ValueError(str(reading.error)) from reading.error
+        if not item.features:
+            reasons = "; ".join(reading.warnings)
+            raise ValueError(reasons or "The file has none of the tracks, or they are silent.")
+        features = {name: np.concatenate(own) for name, own in item.features.items()}
+        own = {
+            name: values[item.id] for name, values in self._columns.items() if values is not None
+        }
+        self._writer.append(features, id=item.id, **own)
+
+
+def _check_parameters(
+    views: Mapping[str, Any], on_error: str, batch_size: int, part: tuple[int, int]
+) -> None:
+    if not isinstance(views, Mapping) or not views:
+        raise ValueError(
+            f"views={views!r} is not a dict of at least one name to a view and a backbone, such as "
+            "{'rgb': (Frames(), backbone)}."
+        )
+    for name, pair in views.items():
+        if not isinstance(pair, tuple) or len(pair) != 2 or not hasattr(pair[0], "read"):
+            raise ValueError(
+                f"views[{name!r}] is {pair!r:.100}, not a pair of a view and a backbone, such as "
+                "(Frames(), backbone)."
+            )
+    if on_error not in (choices := ("skip", "raise", "missing")):
+        raise ValueError(f"on_error={on_error!r} is not one of {choices}.")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1.")
+    i, n_parts = part
+    if not 0 <= i < n_parts:
+        raise ValueError(f"part={part} must be (i, n) with 0 <= i < n.")
+
+
+def _labels_of(
+    files: Mapping[str, Path], labels: str | Mapping[str, Any] | None
+) -> Mapping[str, Any] | None:
+    """Return the label of every id."""
+    if not isinstance(labels, str):
+        return _checked("labels", labels, files)
+    if labels != "folders":
+        raise ValueError(f"labels={labels!r} is not 'folders', a dict from id to label, or None.")
+    found = {id_: id_.split("/")[0] for id_ in files if "/" in id_}
+    if outside := [id_ for id_ in files if id_ not in found]:
+        raise ValueError(
+            f"labels='folders', but {outside[0]} and {len(outside) - 1} other files are in no "
+            "folder. Move each to a folder named after its label, or pass a dict from id to label."
+        )
+    return found
+
+
+def _checked(
+    name: str, values: Mapping[str, Any] | None, files: Mapping[str, Path]
+) -> Mapping[str, Any] | None:
+    """Check that there is a value for every id."""
+    if values is None:
+        return None
+    if missing := [id_ for id_ in files if id_ not in values]:
+        raise ValueError(
+            f"{name} has no entry for {missing[0]!r}, and for {len(missing)} of {len(files)} files "
+            f"in all. An id is the path of a file relative to the root. The first entries of "
+            f"{name} are for {[*values][:3]}."
+        )
+    return values
+
+
+def _check_same_extraction(writer: FeatureSetsWriter, description: Mapping[str, Any]) -> None:
+    """Check that a store that is continued was begun with the same views and backbones."""
+    begun = info(writer.path).attributes.get("extraction") if len(writer) else description
+    if begun == description:
+        return
+    names = [name for name in {**(begun or {}), **description}]
+    differing = [n for n in names if (begun or {}).get(n) != description.get(n)]
+    raise ValueError(
+        f"{writer.path} was begun with another extraction. For {differing[0]!r} it was "
+        f"{(begun or {}).get(differing[0])}, and is now {description.get(differing[0])}. Choose "
+        "another store, or pass the same views and backbones."
+    )
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the block as an exception does, so that what is complete is written."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, _: Any) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,86 @@
+"""Open media files with PyAV, which bundles FFmpeg."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import av.container
+
+_SECONDS_WITHOUT_DATA = 60.0
+
+
+class MediaError(ValueError):
+    """Raised if a file has no pictures or sound that can be read.
+
+    The message names the file and the reason.
+    """
+
+
+class NoTrackError(MediaError):
+    """Raised if a media file has no video, or no sound."""
+
+
+def import_av() -> Any:
+    """Return the module av, or raise an ImportError that names the extra."""
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError(
+            "Reading videos and sounds needs PyAV. Install it with pip install 'acluster[media]'."
+        ) from error
+    return av
+
+
+def open_media(path: str | os.PathLike[str]) -> av.container.InputContainer:
+    """Open a media file for reading.
+
+    Parameters
+    ----------
+    path : str or path
+        The file.
+
+    Returns
+    -------
+    av.container.InputContainer
+
+    Raises
+    ------
+    MediaError
+        If it is empty or not a media file.
+
+    OSError
+        If it cannot be opened.
+    """
+    av = import_av()
+    if os.path.getsize(path) == 0:
+        raise MediaError(f"{os.fspath(path)} is empty.")
+    try:
+        # Text in metadata is not always UTF-8, and none of it is needed.
+        return av.open(
+            os.fspath(path), metadata_errors="replace", timeout=(_SECONDS_WITHOUT_DATA,) * 2
+        )
+    except (OSError, MemoryError):
+        raise
+    except av.FFmpegError as error:
+        reason = str(error.strerror).lower()
+        raise MediaError(f"{os.fspath(path)} cannot be read as a media file: {reason}.") from error
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number and a noun, in the plural if it is not 1.
+
+    Parameters
+    ----------
+    number : int
+        The number.
+
+    noun : str
+        The noun in the singular.
+
+    Returns
+    -------
+    str
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

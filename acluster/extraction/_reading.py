@@ -1,0 +1,225 @@
+"""Read many files in threads ahead of the feature extractors, with bounded memory."""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from acluster.extraction._views import Chunk, View, read_views
+
+
+class _Stopped(Exception):  # noqa: N818, it is no error
+    """Raised in a thread that reads on although nobody will need it."""
+
+
+class _Budget:
+    """The bytes that have been read and not yet used. One item always has room: the first."""
+
+    def __init__(self, n_bytes: int) -> None:
+        self._limit, self._used = n_bytes, 0
+        self._first = 0
+        self._is_stopped = False
+        self._changed = threading.Condition()
+
+    def acquire(self, item: int, n_bytes: int) -> None:
+        """Wait until there is room for some bytes of an item."""
+        with self._changed:
+            while self._used + n_bytes > self._limit and item != self._first:
+                if self._is_stopped:
+                    raise _Stopped
+                self._changed.wait()
+            if self._is_stopped:
+                raise _Stopped
+            self._used += n_bytes
+
+    def release(self, n_bytes: int) -> None:
+        """Give back bytes that have been used."""
+        with self._changed:
+            self._used -= n_bytes
+            self._changed.notify_all()
+
+    def serve_first(self, item: int) -> None:
+        """Give an item room in any case: all earlier ones have been read."""
+        with self._changed:
+            self._first = item
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Let all threads that wait for room end."""
+        with self._changed:
+            self._is_stopped = True
+            self._changed.notify_all()
+
+
+@dataclass
+class Reading:
+    """The reading of one file.
+
+    Parameters
+    ----------
+    number : int
+        The position of the file.
+
+    id : str
+        The name of the item.
+
+    path : path
+        The file.
+
+    warnings : list of str
+        What is odd about it, once it has been read.
+
+    error : Exception or None
+        Why it cannot be read.
+    """
+
+    number: int
+    id: str
+    path: Path
+    warnings: list[str] = field(default_factory=list)
+    error: Exception | None = None
+    _chunks: queue.SimpleQueue[Chunk | None] = field(default_factory=queue.SimpleQueue)
+
+
+class ReadAhead:
+    """Reads files in threads, in their order, some of them ahead. A context manager.
+
+    Parameters
+    ----------
+    paths : dict of str to path
+        The file of each item.
+
+    views : dict of str to view
+        What to read of each.
+
+    n_workers : int
+        The number of threads. Each decodes one file at a time.
+
+    ahead_bytes : int
+        The size of what may be read and not yet used. A chunk of the file that is needed next is
+        read in any case.
+
+    is_tolerant : bool
+        Whether a view that cannot be read is a missing modality with a warning.
+
+    Attributes
+    ----------
+    seconds_waited : float
+        How long the caller has waited for a chunk.
+
+    seconds_read : float
+        How long the threads have read, without waiting for room; summed over the threads.
+    """
+
+    def __init__(
+        self,
+        paths: Mapping[str, Path],
+        views: Mapping[str, View],
+        n_workers: int,
+        ahead_bytes: int,
+        is_tolerant: bool,
+    ) -> None:
+        self._paths, self._views, self._n_workers = paths, views, n_workers
+        self._is_tolerant = is_tolerant
+        self._budget = _Budget(ahead_bytes)
+        self._mutex = threading.Lock()
+        self.seconds_waited = self.seconds_read = 0.0
+
+    def __enter__(self) -> Self:
+        self._pool = ThreadPoolExecutor(self._n_workers, "acluster-read", _use_one_thread)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._budget.stop()
+        self._pool.shutdown(cancel_futures=True)
+        _restore_threads()
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __iter__(self) -> Iterator[Reading]:
+        """Yield the readings in order. Take all chunks of one before the next."""
+        waiting: deque[Reading] = deque()
+        rest = ((number, *one) for number, one in enumerate(self._paths.items()))
+        while True:
+            while len(waiting) < 2 * self._n_workers and (job := next(rest, None)) is not None:
+                reading = Reading(*job)
+                waiting.append(reading)
+                self._pool.submit(self._read, reading)
+            if not waiting:
+                return
+            first = waiting.popleft()
+            self._budget.serve_first(first.number)
+            yield first
+
+    def chunks(self, reading: Reading) -> Iterator[Chunk]:
+        """Yield the chunks of a reading. The caller releases the bytes of each.
+
+        Parameters
+        ----------
+        reading : Reading
+            The reading. Once all chunks have been taken, its warnings and its error are known.
+
+        Yields
+        ------
+        Chunk
+        """
+        while True:
+            started = time.perf_counter()
+            chunk = reading._chunks.get()
+            self.seconds_waited += time.perf_counter() - started
+            if chunk is None:
+                return
+            yield chunk
+
+    def release(self, n_bytes: int) -> None:
+        """Make room for what else is to be read.
+
+        Parameters
+        ----------
+        n_bytes : int
+            The size of a chunk that is not needed any more.
+        """
+        self._budget.release(n_bytes)
+
+    def _read(self, reading: Reading) -> None:
+        """Read a file; run in a thread."""
+        started, waited = time.perf_counter(), 0.0
+        try:
+            for chunk in read_views(reading.path, self._views, reading.warnings, self._is_tolerant):
+                before = time.perf_counter()
+                self._budget.acquire(reading.number, chunk.batch.nbytes)
+                waited += time.perf_counter() - before
+                reading._chunks.put(chunk)
+        except _Stopped:
+            pass
+        except Exception as error:  # the caller decides what becomes of it
+            reading.error = error
+        finally:
+            with self._mutex:
+                self.seconds_read += time.perf_counter() - started - waited
+            reading._chunks.put(None)
+
+
+def _use_one_thread() -> None:
+    """Let torch use one thread in each of the threads that read, if a view uses it at all."""
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_num_threads(1)
+
+
+def _restore_threads() -> None:
+    """Let new threads use as many threads as this one: they take over the last setting."""
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_num_threads(torch.get_num_threads())

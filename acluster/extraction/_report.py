@@ -1,0 +1,104 @@
+"""What an extraction has done, what failed, and where the time went."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+_SIGNIFICANT = 1e-3  # the p-value below which a missing modality is said to predict the label
+
+
+@dataclass(frozen=True)
+class ExtractionReport:
+    """What an extraction has done, what failed, and where the time went.
+
+    Parameters
+    ----------
+    n_items : int
+        The number of items in the store.
+
+    n_new : int
+        The number of those that this call added.
+
+    failed : dict of str to str
+        The reason why an item is not in the store, by its id.
+
+    warnings : dict of str to list of str
+        What is odd about an item, by its id.
+
+    n_missing : dict of str to int
+        The number of items that lack a modality.
+
+    seconds : dict of str to float
+        The seconds of every stage: "reading", summed over the threads; the name of each
+        view, for its feature extractor; "writing"; "waiting" for files to be read; and "total".
+
+    notes : list of str
+        What to know about the items as a whole.
+    """
+
+    n_items: int
+    n_new: int
+    failed: Mapping[str, str]
+    warnings: Mapping[str, Sequence[str]]
+    n_missing: Mapping[str, int]
+    seconds: Mapping[str, float]
+    notes: Sequence[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        """Return the report as text, a few lines long."""
+        total = max(self.seconds["total"], 1e-9)
+        shares = [
+            f"{stage} {seconds:.1f} s ({seconds / total:.0%})"
+            for stage, seconds in self.seconds.items()
+            if stage != "total"
+        ]
+        lines = [
+            f"{self.n_items} items, {self.n_new} of them new; {len(self.failed)} failed, "
+            f"{len(self.warnings)} with warnings",
+            *(f"{n} items have no {name}" for name, n in self.n_missing.items() if n),
+            f"{self.seconds['total']:.1f} s: " + ", ".join(shares),
+            *self.notes,
+        ]
+        return "\n".join(lines)
+
+
+def notes_on_missing(is_missing: Mapping[str, Any], labels: Any) -> list[str]:
+    """Return a note for every modality whose absence depends on the label.
+
+    A classifier may then learn which items lack it, instead of what is in the others.
+
+    Parameters
+    ----------
+    is_missing : dict of str to ndarray of bool, shape (n,)
+        Which items lack each modality.
+
+    labels : ndarray of shape (n,) or (n, n_labels), or None
+        The labels. Those of an indicator are not examined.
+
+    Returns
+    -------
+    list of str
+    """
+    from scipy.stats import chi2_contingency
+
+    if labels is None or np.ndim(labels) != 1 or len(np.unique(labels)) < 2:
+        return []
+    notes = []
+    classes, numbers = np.unique(labels, return_inverse=True)
+    for name, missing in is_missing.items():
+        if not missing.any() or missing.all():
+            continue
+        n_missing = np.bincount(numbers, missing, len(classes))
+        n_items = np.bincount(numbers, minlength=len(classes))
+        if chi2_contingency([n_missing, n_items - n_missing]).pvalue < _SIGNIFICANT:
+            shares = n_missing / n_items
+            most, least = classes[shares.argmax()], classes[shares.argmin()]
+            notes.append(
+                f"A missing modality predicts the label: {shares.max():.0%} of the items labelled "
+                f"{most} have no {name}, but {shares.min():.0%} of those labelled {least}."
+            )
+    return notes

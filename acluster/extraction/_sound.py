@@ -1,0 +1,299 @@
+"""Read sound in blocks, and cut it into log-mel patches."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from fractions import Fraction
+from functools import cache
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from acluster.extraction._media import NoTrackError, count, import_av, open_media
+
+if TYPE_CHECKING:
+    import av.container
+
+FloatArray = NDArray[np.floating[Any]]
+
+_MICROSECONDS = 1_000_000
+_SHORTEST_GAP = Fraction(1, 20)  # seconds; time stamps of whole sound are less exact than that
+
+# The parameters of VGGish (Hershey et al., ICASSP 2017).
+RATE = 16_000
+WINDOW, HOP, _FFT = 400, 160, 512
+_LOWEST, _HIGHEST, _LOG_OFFSET = 125.0, 7500.0, 0.01
+N_BANDS = 64
+_WINDOWS_TOGETHER = 4096
+_SAMPLES_TOGETHER = 1 << 16
+
+
+class Sound:
+    """The sound of a media file, as mono samples in blocks. A context manager closes the file.
+
+    Parameters
+    ----------
+    path : str or path
+        The file.
+
+    rate : int
+        The number of samples per second to resample to.
+
+    Attributes
+    ----------
+    begin : Fraction
+        The time of the first sample, in seconds since the start of the file.
+
+    Raises
+    ------
+    NoTrackError
+        If the file has no sound.
+
+    MediaError
+        If the file cannot be read.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], rate: int) -> None:
+        self.path, self.rate = os.fspath(path), rate
+        self._n_undecodable = self._n_samples = 0
+        self._container = open_media(path)
+        stream: Any = self._container.streams.best("audio")
+        if stream is None:
+            self._container.close()
+            raise NoTrackError(f"{self.path} has no sound.")
+        stream.thread_type = "NONE"
+        self._stream = stream
+        origin = Fraction(self._container.start_time or 0, _MICROSECONDS)
+        start = (stream.start_time or 0) * stream.time_base
+        self.begin = max(start - origin, Fraction(0))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._container.close()
+
+    def blocks(self) -> Iterator[NDArray[np.float32]]:
+        """Yield the samples in blocks, one block after the other.
+
+        Yields
+        ------
+        ndarray of float32, shape (n,)
+            Samples between -1 and 1. Gaps between time stamps are filled with zeros.
+        """
+        waiting: list[NDArray[np.float32]] = []
+        for samples in self._resampled():
+            self._n_samples += len(samples)
+            waiting.append(samples)
+            if sum(map(len, waiting)) >= _SAMPLES_TOGETHER:
+                yield np.concatenate(waiting)
+                waiting = []
+        if waiting:
+            yield np.concatenate(waiting)
+
+    def _resampled(self) -> Iterator[NDArray[np.float32]]:
+        av = import_av()
+        resampler, given = None, None
+        for frame in self._filled(self._frames()):
+            setting = frame.format.name, frame.layout.name, frame.sample_rate
+            if setting != given:
+                yield from _samples(resampler, None)
+                given = setting
+                resampler = av.AudioResampler(format="fltp", rate=self.rate)
+            frame.pts = None  # the resampler would count from it
+            yield from _samples(resampler, frame)
+        yield from _samples(resampler, None)
+
+    def _frames(self) -> Iterator[av.AudioFrame]:
+        """Decode; pass over packets that cannot be decoded."""
+        errors = import_av().FFmpegError
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except errors:
+                self._n_undecodable += 1
+                return
+            try:
+                frames = self._stream.codec_context.decode(packet)
+            except MemoryError:
+                raise
+            except errors:
+                self._n_undecodable += 1
+                continue
+            yield from frames
+
+    def _filled(self, frames: Iterator[av.AudioFrame]) -> Iterator[av.AudioFrame]:
+        """Insert silence where the time stamps leave a gap, so that later sound keeps its time."""
+        expected: Fraction | None = None
+        for frame in frames:
+            if frame.pts is not None and frame.time_base is not None:
+                time = frame.pts * frame.time_base
+                if expected is not None and time - expected > _SHORTEST_GAP:
+                    yield from _silence(frame, round((time - expected) * frame.sample_rate))
+                expected = time
+            if expected is not None:
+                expected += Fraction(frame.samples, frame.sample_rate)
+            yield frame
+
+    def warnings(self) -> list[str]:
+        """Return what is wrong with sound that has been read to its end.
+
+        Returns
+        -------
+        list of str
+            Without the name of the file.
+        """
+        found = []
+        if self._n_undecodable:
+            found.append(f"{count(self._n_undecodable, 'packet')} of the sound cannot be decoded")
+        end = float(self.begin) + self._n_samples / self.rate
+        whole = (self._container.duration or 0) / _MICROSECONDS
+        if end < min(0.9 * whole, whole - 0.5):
+            found.append(f"the sound ends at {end:.1f} of {whole:.1f} s")
+        return found
+
+
+def _samples(resampler: Any, frame: av.AudioFrame | None) -> Iterator[NDArray[np.float32]]:
+    """Resample a frame; None yields what a resampler, if there is one yet, still holds back."""
+    for resampled in [] if resampler is None else resampler.resample(frame):
+        # FFmpeg's own mix of two channels is louder than their mean, and may exceed 1.
+        yield resampled.to_ndarray().mean(axis=0)
+
+
+def _silence(like: av.AudioFrame, n_samples: int) -> Iterator[av.AudioFrame]:
+    """Yield frames of zeros in the format of another frame."""
+    av = import_av()
+    second = like.sample_rate
+    for first in range(0, n_samples, second):
+        frame = av.AudioFrame(
+            format=like.format.name, layout=like.layout.name, samples=min(second, n_samples - first)
+        )
+        frame.sample_rate = like.sample_rate
+        # Unsigned samples of 8 bits are silent at 128.
+        level = 128 if like.format.name.startswith("u8") else 0
+        for plane in frame.planes:
+            plane.update(bytes([level]) * plane.buffer_size)
+        yield frame
+
+
+def is_silent(path: str | os.PathLike[str], threshold: float) -> bool:
+    """Return whether a sound never gets louder than a threshold.
+
+    Parameters
+    ----------
+    path : str or path
+        The file.
+
+    threshold : float
+        The largest magnitude of a sample that counts as silence.
+
+    Returns
+    -------
+    bool
+        The sound is decoded up to the first louder sample only.
+
+    Raises
+    ------
+    NoTrackError
+        If the file has no sound.
+
+    MediaError
+        If the file cannot be read.
+    """
+    with Sound(path, RATE) as sound:
+        return all(np.abs(block).max(initial=0) <= threshold for block in sound.blocks())
+
+
+def at_least(blocks: Iterator[FloatArray], n_samples: int) -> Iterator[FloatArray]:
+    """Yield the blocks, and silence after sound that is shorter than `n_samples`.
+
+    Parameters
+    ----------
+    blocks : iterator of ndarray, each of shape (n,)
+        Samples.
+
+    n_samples : int
+        The number of samples to have at least. No sound at all stays none.
+
+    Yields
+    ------
+    ndarray of shape (n,)
+    """
+    n = 0
+    for block in blocks:
+        n += len(block)
+        yield block
+    if 0 < n < n_samples:
+        yield np.zeros(n_samples - n, np.float32)
+
+
+def regrouped(blocks: Iterator[FloatArray], length: int, hop: int) -> Iterator[FloatArray]:
+    """Cut blocks of any length into pieces of the same length, which may overlap.
+
+    Parameters
+    ----------
+    blocks : iterator of ndarray, each of shape (n, ...)
+        What is cut, along the first axis.
+
+    length, hop : int
+        The length of a piece, and the distance from one to the next, at most `length`.
+
+    Yields
+    ------
+    ndarray of shape (k, length, ...)
+        The next k pieces, as a view. What is left after the last whole piece is dropped.
+    """
+    rest: FloatArray | None = None
+    for block in blocks:
+        rest = block if rest is None or not len(rest) else np.concatenate([rest, block])
+        n_pieces = (len(rest) - length) // hop + 1
+        if n_pieces > 0:
+            pieces = np.lib.stride_tricks.sliding_window_view(rest, length, axis=0)
+            yield np.moveaxis(pieces[: n_pieces * hop : hop], -1, 1)
+            rest = rest[n_pieces * hop :]
+
+
+@cache
+def _mel_matrix() -> NDArray[np.float64]:
+    """Return the weight of every frequency in every band: triangles on the mel scale."""
+    edges = np.linspace(_mel(_LOWEST), _mel(_HIGHEST), N_BANDS + 2)
+    lower, center, upper = edges[:-2], edges[1:-1], edges[2:]
+    frequencies = _mel(np.linspace(0, RATE / 2, _FFT // 2 + 1))[:, None]
+    rising = (frequencies - lower) / (center - lower)
+    falling = (upper - frequencies) / (upper - center)
+    return np.maximum(0, np.minimum(rising, falling))
+
+
+def _mel(frequency: Any) -> Any:
+    """Return the mel scale of a frequency in Hz, as in HTK."""
+    return 1127 * np.log1p(np.asarray(frequency) / 700)
+
+
+def log_mel(blocks: Iterator[FloatArray]) -> Iterator[NDArray[np.float32]]:
+    """Turn samples at 16 kHz into log-mel spectra, one every 10 ms.
+
+    The spectrum is the magnitude of the Fourier transform of 25 ms under a periodic Hann window,
+    in 64 mel bands from 125 to 7,500 Hz; log(x + 0.01) is taken. These are the parameters of
+    VGGish (Hershey et al., ICASSP 2017).
+
+    Parameters
+    ----------
+    blocks : iterator of ndarray, each of shape (n,)
+        The samples.
+
+    Yields
+    ------
+    ndarray of float32, shape (k, 64)
+        The next k spectra.
+    """
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / WINDOW)
+    for windows in regrouped(blocks, WINDOW, HOP):
+        for first in range(0, len(windows), _WINDOWS_TOGETHER):
+            part = windows[first : first + _WINDOWS_TOGETHER] * hann
+            spectrum = np.abs(np.fft.rfft(part, _FFT))
+            yield np.log(spectrum @ _mel_matrix() + _LOG_OFFSET).astype(np.float32)
