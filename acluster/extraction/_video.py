@@ -211,41 +211,46 @@ class Video:
         MediaError
             If no frame can be decoded.
         """
-        waiting = [deque(sorted(one.times)) for one in samplings]
+        waiting = [deque(self._stamp(time) for time in sorted(one.times)) for one in samplings]
         begun: list[Run] = []
         frames = self._frames()
         current = next(frames, None)
         if current is None:
             raise MediaError(f"{self.path} has a video of which no frame can be decoded.")
+        current, frames = self._advanced(current, frames, waiting)
         while current is not None and (begun or any(waiting)):
-            if not begun:
-                current, frames = self._advanced(current, frames, min(t[0] for t in waiting if t))
             self._n_shown += 1
             following = next(frames, None)
             end = self._end_of(current, following)
-            for number, times in enumerate(waiting):
-                if times and times[0] < end:
+            for number, stamps in enumerate(waiting):
+                if stamps and stamps[0] < end:
                     begun.append(Run(number))
-                    while times and times[0] < end:
-                        times.popleft()
+                    while stamps and stamps[0] < end:
+                        stamps.popleft()
             for run in begun:
                 run.frames.append(current)
             complete = [run for run in begun if len(run.frames) == samplings[run.sampling].n_frames]
             begun = [run for run in begun if run not in complete]
             yield from complete
             if following is None:
-                self.end = end
+                self.end = self.seconds(end)
+            elif complete and not begun:
+                following, frames = self._advanced(following, frames, waiting)
             current = following
         yield from begun
 
-    def _end_of(self, frame: av.VideoFrame, following: av.VideoFrame | None) -> Fraction:
-        """Return the time at which a frame makes way for the next one."""
+    def _stamp(self, time: Fraction) -> int:
+        """Return the last time stamp that is not after a time in seconds."""
+        return int((time + self._origin) // self._time_base)
+
+    def _end_of(self, frame: av.VideoFrame, following: av.VideoFrame | None) -> int:
+        """Return the time stamp at which a frame makes way for the next one."""
         if following is not None:
             self._last_gap = following.pts - frame.pts
-            return self.seconds(following.pts)
+            return following.pts
         # Some formats do not say how long a frame lasts: then as long as the one before.
-        own = (frame.duration or self._last_gap) * self._time_base or self.frame_seconds
-        return self.seconds(frame.pts) + own
+        own = frame.duration or self._last_gap or round(self.frame_seconds / self._time_base)
+        return frame.pts + max(1, own)
 
     def _frames(
         self, packets: Iterator[av.Packet | None] | None = None, after: int | None = None
@@ -291,10 +296,10 @@ class Video:
             return []
 
     def _advanced(
-        self, current: av.VideoFrame, frames: Iterator[av.VideoFrame], time: Fraction
+        self, current: av.VideoFrame, frames: Iterator[av.VideoFrame], waiting: Sequence[deque[int]]
     ) -> tuple[av.VideoFrame, Iterator[av.VideoFrame]]:
-        """Seek to the last key frame before a time, if that skips more frames than it costs."""
-        target = int((time + self._origin) // self._time_base)
+        """Seek to the last key frame before what is wanted next, if that saves decoding."""
+        target = min((stamps[0] for stamps in waiting if stamps), default=current.pts)
         cost = round(_FRAMES_PER_SEEK * self.frame_seconds / self._time_base)
         first = bisect.bisect_right(self._keys, current.pts + cost)
         keys = self._keys[first : bisect.bisect_right(self._keys, target)]
