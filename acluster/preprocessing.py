@@ -136,7 +136,7 @@ class LocalFeatureTransformer(_SetsOut):
         Returns
         -------
         FeatureSets or MultimodalFeatureSets
-            The same items, with the same number of local features each.
+            The same items, with the same number of local features each, and their places.
 
         Raises
         ------
@@ -203,7 +203,7 @@ def _transformed(transformer: Any, sets: FeatureSets) -> FeatureSets:
             f"{type(transformer).__name__} returned {len(transformed)} rows for {len(given)} local "
             "features. Use a transformer that keeps the number of rows."
         )
-    return FeatureSets(transformed[: len(values)], offsets)
+    return FeatureSets(transformed[: len(values)], offsets, places=sets.places)
 
 
 def _numbered_names(widths: Iterable[int]) -> NDArray[np.object_]:

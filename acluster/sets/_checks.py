@@ -327,7 +327,7 @@ def _with_columns(X: FeatureSets, names: list[str], of_fit: list[str]) -> Featur
             "columns in the order of fit."
         )
     values, offsets = X.packed()
-    return FeatureSets(in_order(values, names, of_fit, "X"), offsets)
+    return FeatureSets(in_order(values, names, of_fit, "X"), offsets, places=X.places)
 
 
 def _compare_with_fit(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,8 +18,10 @@ from acluster.sets._arrays import (
     column_names,
     in_order,
     ndim_of,
+    text_columns,
     to_numpy,
 )
+from acluster.sets._places import joined_places, place_columns
 from acluster.sets._sequence import ItemSequence
 
 Int64Array = NDArray[np.int64]
@@ -60,6 +63,10 @@ class Source(Protocol):
     @property
     def description(self) -> str:
         """The name of the source in error messages."""
+
+    @property
+    def places(self) -> FeatureSets | None:
+        """The places of the local features of all items, or None."""
 
     def column(self, name: str) -> Array | None:
         """Return a column stored with the features, one row per item, or None."""
@@ -106,10 +113,12 @@ class SetsInMemory:
 
     in_memory = True
     description = "X"
+    places: FeatureSets | None = None  # older pickles have none
 
-    def __init__(self, rows: Rows, offsets: Int64Array) -> None:
+    def __init__(self, rows: Rows, offsets: Int64Array, places: FeatureSets | None = None) -> None:
         self.rows = rows
         self.offsets = offsets
+        self.places = places
 
     def column(self, name: str) -> None:
         """Return None: in memory, users keep labels in arrays of their own."""
@@ -134,6 +143,11 @@ class FeatureSets(ItemSequence):
     offsets : array-like of int, shape (n_items + 1,)
         Set i is ``values[offsets[i]:offsets[i + 1]]``.
 
+    places : mapping of str to array-like of shape (R,), data frame or FeatureSets, optional
+        Where each local feature comes from, as finite numbers with names of your choice, such as
+        ``{"seconds": times}`` or ``{"x": x, "y": y, "mpp": mpp}``. They are copied to float64. The
+        `places` of other sets with the same lengths are taken as they are.
+
     Attributes
     ----------
     lengths : ndarray of int64, shape (n_items,)
@@ -144,6 +158,13 @@ class FeatureSets(ItemSequence):
 
     dtype : numpy.dtype
         The dtype of the features.
+
+    column_names : tuple or None
+        The names of the columns, if the sets are from data frames or are places.
+
+    places : FeatureSets or None
+        The places of the local features of the selected items, with one column per name. None
+        without places.
 
     in_memory : bool
         Whether the features are in memory. If not, they are read from a store on access.
@@ -158,7 +179,7 @@ class FeatureSets(ItemSequence):
     ------
     ValueError
         If `values` is not a two-dimensional array of real numbers, or `offsets` do not
-        split it into sets.
+        split it into sets, or `places` do not have one finite number per local feature.
 
     See Also
     --------
@@ -185,16 +206,35 @@ class FeatureSets(ItemSequence):
            [8., 9.]])
     >>> X[[1, 0]].lengths
     array([2, 3])
+
+    With the time of each local feature:
+
+    >>> times = [0.0, 0.5, 1.0, 0.0, 0.5]
+    >>> X = FeatureSets(np.arange(10.0).reshape(5, 2), [0, 3, 5], places={"seconds": times})
+    >>> X.places.column_names
+    ('seconds',)
+    >>> X[1:].places[0].ravel()
+    array([0. , 0.5])
     """
 
-    # The column names, if the sets were data frames.
     _feature_names: tuple[Any, ...] | None = None
+    column_names = property(
+        attrgetter("_feature_names"),
+        doc="The names of the columns, if the sets are from data frames or are places; else None.",
+    )
 
-    def __init__(self, values: Array, offsets: ArrayLike) -> None:
+    def __init__(
+        self,
+        values: Array,
+        offsets: ArrayLike,
+        *,
+        places: Mapping[str, ArrayLike] | FeatureSets | None = None,
+    ) -> None:
         self._feature_names = column_names(values)
         values = check_set(values, "The array of local features")
         offsets = _check_offsets(offsets, len(values))
-        self._source: Source = SetsInMemory(RowsInMemory(values), offsets)
+        checked = None if places is None else _check_places(places, offsets)
+        self._source: Source = SetsInMemory(RowsInMemory(values), offsets, checked)
         self._items = np.arange(len(offsets) - 1)
 
     @classmethod
@@ -206,7 +246,9 @@ class FeatureSets(ItemSequence):
         return sets
 
     @classmethod
-    def from_arrays(cls, arrays: Iterable[Any]) -> FeatureSets:
+    def from_arrays(
+        cls, arrays: Iterable[Any], *, places: Iterable[Any] | None = None
+    ) -> FeatureSets:
         """Build the container from one two-dimensional array or tensor per item.
 
         Parameters
@@ -215,6 +257,10 @@ class FeatureSets(ItemSequence):
             The sets, all of the same width M and the same dtype. They are copied; tensors
             may be on any device. Of a sequence, ``len(arrays)`` items are read. The columns of
             data frames are matched by name: if their order differs, they are sorted by name.
+
+        places : iterable of mappings of str to array-likes of shape (L_i,), optional
+            Where the local features of each item come from, such as ``{"seconds": times}``. An
+            entry may be a data frame instead, or None for an item without local features.
 
         Returns
         -------
@@ -225,7 +271,8 @@ class FeatureSets(ItemSequence):
         ------
         ValueError
             If an item is not a two-dimensional array of real numbers, or the items differ
-            in width or dtype. The message names the item and the remedy.
+            in width, in dtype or in the names of their places, or places do not have one finite
+            number per local feature. The message names the item and the remedy.
 
         Examples
         --------
@@ -233,6 +280,10 @@ class FeatureSets(ItemSequence):
         >>> from acluster import FeatureSets
         >>> FeatureSets.from_arrays([np.ones((2, 3)), np.zeros((1, 3))]).lengths
         array([2, 1])
+        >>> times = [{"seconds": [0.0, 0.5]}, {"seconds": [1.5]}]
+        >>> X = FeatureSets.from_arrays([np.ones((2, 3)), np.zeros((1, 3))], places=times)
+        >>> X.places[1]
+        array([[1.5]])
         """
         sets, names = [], []
         distinct: dict[Any, Any] = {}  # column names, each kept once
@@ -251,7 +302,8 @@ class FeatureSets(ItemSequence):
             for i, own in enumerate(names):
                 if own is not None:
                     sets[i] = in_order(sets[i], own, common, f"X[{i}]")
-        container = cls(np.concatenate(sets), np.cumsum([0, *map(len, sets)]))
+        joined = None if places is None else joined_places(places, sets)
+        container = cls(np.concatenate(sets), np.cumsum([0, *map(len, sets)]), places=joined)
         container._feature_names = common
         return container
 
@@ -315,6 +367,12 @@ class FeatureSets(ItemSequence):
     def dtype(self) -> np.dtype[Any]:
         """The dtype of the features."""
         return self._source.rows.dtype
+
+    @property
+    def places(self) -> FeatureSets | None:
+        """Where each local feature of the selected items comes from; None without places."""
+        places = self._source.places
+        return None if places is None else places._select(self._items)
 
     @property
     def in_memory(self) -> bool:
@@ -405,14 +463,17 @@ class FeatureSets(ItemSequence):
         return self.locate()
 
     def load(self) -> FeatureSets:
-        """Return the selected items with their features in memory.
+        """Return the selected items with their features, and their places, in memory.
 
         Returns
         -------
         FeatureSets
             The container itself if its features are in memory already.
         """
-        loaded = self if self.in_memory else FeatureSets(*self.packed())
+        if self.in_memory:
+            return self
+        places = None if self.places is None else self.places.load()
+        loaded = FeatureSets(*self.packed(), places=places)
         loaded._feature_names = self._feature_names
         return loaded
 
@@ -423,27 +484,19 @@ class FeatureSets(ItemSequence):
     def _column(self, name: str) -> Array | None:
         return self._source.column(name)
 
-    def _select(self, items: Int64Array) -> FeatureSets:
-        """Return ``self[items]``, keeping the very array `items` if no item was left out before.
-
-        The modalities of `MultimodalFeatureSets` then share one array, which is pickled once.
-        """
-        n_items = len(self._source.offsets) - 1
-        is_whole = len(self) == n_items and np.array_equal(self._items, np.arange(n_items))
-        return self._view(items if is_whole else self._items[items])
-
     def __getstate__(self) -> dict[str, Any]:
         # A worker process gets the rows of the selected items only, or the path of the store.
         if self.in_memory:
             values, offsets = self.packed()
-            source = SetsInMemory(RowsInMemory(values), offsets)
+            source = SetsInMemory(RowsInMemory(values), offsets, self.places)
             return {**self.__dict__, "_source": source, "_items": range(len(self))}
         return super().__getstate__()
 
     def __repr__(self) -> str:
+        places = f", places={[*self.places.column_names]}" if self.places is not None else ""
         return (
             f"FeatureSets(n_items={len(self)}, n_features={self.n_features}, "
-            f"lengths={length_range(self.lengths)}, dtype={self.dtype})"
+            f"lengths={length_range(self.lengths)}, dtype={self.dtype}{places})"
         )
 
 
@@ -600,6 +653,31 @@ def _check_offsets(offsets: ArrayLike, n_rows: int) -> Int64Array:
             f"offsets must not decrease: offsets[{i}] = {array[i]} is followed by {array[i + 1]}."
         )
     return array
+
+
+def _check_places(places: Any, offsets: Int64Array) -> FeatureSets:
+    """Check the places of all items, and return them as a container of the same lengths."""
+    if not isinstance(places, FeatureSets):
+        names, columns = place_columns(places, int(offsets[-1]), "places", offsets)
+        checked = FeatureSets(columns, offsets)
+        checked._feature_names = names
+        return checked
+    if places.dtype != np.float64 or not text_columns(places):
+        raise ValueError(
+            f"places is {places}, with the column names {places.column_names}; places are float64 "
+            "with named columns. Pass the attribute places of other sets, or a mapping."
+        )
+    if len(places) != len(offsets) - 1:
+        raise ValueError(f"places has {len(places)} items, but X has {len(offsets) - 1}.")
+    lengths = np.diff(offsets)
+    wrong = np.flatnonzero(places.lengths != lengths)
+    if len(wrong):
+        i = wrong[0]
+        raise ValueError(
+            f"places[{i}] has {places.lengths[i]} rows, but X[{i}] has {lengths[i]} local "
+            "features. Pass the places of the same local features."
+        )
+    return places
 
 
 def check_lengths(lengths: ArrayLike, n_items: int, longest: int) -> Int64Array:

@@ -120,6 +120,14 @@ class ItemSequence(ABC):
         view.__dict__.update(self.__dict__, _items=items)
         return view
 
+    def _select(self, items: NDArray[np.int64]) -> Self:
+        """Return ``self[items]``, keeping the very array `items` if it has the same numbers.
+
+        Containers of the same items then share one array, which is pickled once.
+        """
+        is_same = np.array_equal(self._items, np.arange(len(self)))
+        return self._view(items if is_same else self._items[items])
+
     def __copy__(self) -> Self:
         # By default copy.copy goes through __getstate__, which would copy the features.
         return self._view(self._items)

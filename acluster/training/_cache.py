@@ -44,7 +44,7 @@ def cached(modalities: Sequence[FeatureSets], cache: str, like: Tensor) -> list[
 def _loaded(sets: FeatureSets) -> FeatureSets:
     if sets.in_memory:
         return sets
-    loaded = sets.load()
+    loaded = FeatureSets(*sets.packed())  # without places, which training does not need
     check_streamed(loaded, origin=sets)
     return loaded
 
