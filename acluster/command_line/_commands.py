@@ -55,9 +55,10 @@ def validate(options: argparse.Namespace) -> None:
 def _print_info(found: Any) -> None:
     show(f"{found.n_items} items, {'complete' if found.complete else 'NOT COMPLETE'}")
     for name, modality in found.modalities.items():
+        places = f", places: {', '.join(modality['places'])}" if modality["places"] else ""
         show(
             f"  {name}: {modality['n_local_features']} local features, {modality['n_features']} "
-            f"columns, {modality['dtype']}, {modality['bytes'] / 1e6:.1f} MB"
+            f"columns, {modality['dtype']}, {modality['bytes'] / 1e6:.1f} MB{places}"
         )
     show(f"columns: {', '.join(found.columns) or 'none'}")
     for name, value in found.attributes.items():

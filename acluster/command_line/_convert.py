@@ -13,7 +13,14 @@ import numpy as np
 
 from acluster._utils._progress import progress
 from acluster.command_line._arrays import Archive, load_file
-from acluster.sets import COLUMNS, FeatureSetsWriter, info, natural_key, open_feature_sets
+from acluster.sets import (
+    COLUMNS,
+    FeatureSetsWriter,
+    info,
+    natural_key,
+    open_feature_sets,
+    places_reader,
+)
 
 _SOURCES = "a folder of .npy files, a folder of such folders, an .npz file or a store"
 _MAX_LINE = 1 << 20  # of a table; reading stops there in a file that is none
@@ -32,11 +39,16 @@ class Source(NamedTuple):
 
     columns : dict of str to sequence
         The columns that are known without a table, such as the ids.
+
+    places : callable or None
+        ``places(i)`` returns where the local features of item i come from, as
+        ``FeatureSetsWriter.append`` takes it. None if that is not known.
     """
 
     names: list[str]
     read: Callable[[int], Any]
     columns: dict[str, Any]
+    places: Callable[[int], Any] | None = None
 
 
 def convert(source: Path, path: str, *, table: str | None = None, dtype: str | None = None) -> int:
@@ -66,7 +78,7 @@ def convert(source: Path, path: str, *, table: str | None = None, dtype: str | N
     ValueError
         If a file or the table is not valid, or the store at `path` has other items or columns.
     """
-    names, read, columns = _open_source(source)
+    names, read, columns, places = _open_source(source)
     if not names:
         raise ValueError(f"{source} has no items. Pass {_SOURCES}.")
     if table is not None:
@@ -78,7 +90,7 @@ def convert(source: Path, path: str, *, table: str | None = None, dtype: str | N
         for i in progress(missing, f"{path}: items", len(missing)):
             item, entries = read(i), {column: values[i] for column, values in columns.items()}
             try:
-                writer.append(item, **entries)
+                writer.append(item, places=places(i) if places else None, **entries)
             except (ValueError, TypeError) as error:
                 # The writer knows the number of the item, not its name.
                 raise ValueError(f"{source}, item {names[i]!r}: {error}") from None
@@ -154,7 +166,7 @@ def _open_store(path: Path) -> Source:
     X = open_feature_sets(path)
     columns = {name: values for name in COLUMNS if (values := getattr(X, name)) is not None}
     ids = columns.get("id", range(len(X)))
-    return Source(list(map(str, ids)), X.__getitem__, columns)
+    return Source(list(map(str, ids)), X.__getitem__, columns, places_reader(X))
 
 
 def _read_table(path: str, names: list[str]) -> dict[str, list[Any]]:

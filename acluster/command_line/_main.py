@@ -172,7 +172,7 @@ def _convert(command: _Command) -> None:
       columns); for several modalities, a folder with one such folder per modality, where an item
       that lacks a modality has no file in its folder;
       an .npz file with one such array per item;
-      a store, to change its dtype or its columns.
+      a store, to change its dtype or its columns; its places are kept.
 
     Run the same command again to resume a conversion that was interrupted.
 

@@ -21,7 +21,7 @@ from acluster.sets._multimodal import MultimodalFeatureSets
 from acluster.sets._names import COLUMNS, check_modality_names
 from acluster.sets._store._errors import StoreError
 from acluster.sets._store._reader import info, open_feature_sets, open_if_store, validate
-from acluster.sets._store._save import natural_key, save_feature_sets, save_rows
+from acluster.sets._store._save import natural_key, places_reader, save_feature_sets, save_rows
 from acluster.sets._store._writer import FeatureSetsWriter
 
 __all__ = [  # what users import from here; the rest is for the other folders of the package

@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from typing import Any
 
 COLUMNS = ("label", "id", "group", "weight")
-ENDINGS = ("", "_row_size", "_offsets")
+_PLACES = "_places"
+ENDINGS = ("", "_row_size", "_offsets", _PLACES)
 _MAX_BYTES = 200  # with the ending, a directory of most file systems may have 255
 _NO_ARRAY = re.compile(rf"[\\\0]|^\.+\Z|^__|_(row_size|offsets)\Z|^({'|'.join(COLUMNS)})\Z")
 _NO_DIRECTORY = r"\..*|zarr\.json"
@@ -36,8 +37,16 @@ def _is_name(name: Any) -> bool:
     return isinstance(name, str) and name != "" and "/" not in name
 
 
+def places_name(modality: str) -> str:
+    """Return the name of the array of a modality's places."""
+    return f"{modality}{_PLACES}"
+
+
 def can_name_array(name: str) -> bool:
-    """Whether a modality of this name can be in a store: no other array may have it."""
+    """Whether a modality of this name can be in a store: no other array may have it.
+
+    The ending of places is allowed, since stores of version 1 may have such modalities.
+    """
     return _is_name(name) and not _NO_ARRAY.search(name)
 
 
@@ -71,8 +80,8 @@ def check_new_names(names: Iterable[Any], item: str, taken: Iterable[str]) -> No
             raise ValueError(
                 f"{item}, modality {name!r}: the name of a modality must be a non-empty string "
                 f"that can name a directory, of at most {_MAX_BYTES} bytes of UTF-8, without '/' "
-                "and '\\'. It must not begin with '.' or '__', end with _row_size or _offsets, or "
-                f"be one of {', '.join(COLUMNS)}. Rename it."
+                "and '\\'. It must not begin with '.' or '__', end with _row_size, _offsets or "
+                f"_places, or be one of {', '.join(COLUMNS)}. Rename it."
             )
         for ending in ENDINGS:
             clash = known.get(portable(f"{name}{ending}"))
@@ -86,7 +95,8 @@ def check_new_names(names: Iterable[Any], item: str, taken: Iterable[str]) -> No
 
 
 def _is_portable(name: str) -> bool:
-    if not can_name_array(portable(name)) or _UNPORTABLE.fullmatch(name):
+    known = portable(name)
+    if not can_name_array(known) or known.endswith(_PLACES) or _UNPORTABLE.fullmatch(name):
         return False
     try:
         return len(name.encode()) <= _MAX_BYTES

@@ -546,3 +546,44 @@ def test_fit_warns_of_labels_that_are_held_out_whole(tmp_path, monkeypatch, caps
         held_out = "c" not in acluster.load("m").classes_
         assert ("all items of the label" in error) == held_out
     assert held_out
+
+
+def test_convert_keeps_places_of_a_store(data, capsys):
+    X, _ = data
+    names = [f"item{i}" for i in range(len(X))]
+    places = [
+        {"seconds": np.arange(len(x)) / 2, "x": np.arange(len(x)) + i} for i, x in enumerate(X)
+    ]
+    sets = acluster.FeatureSets.from_arrays(X, places=places)
+    acluster.save_feature_sets("one.zarr", sets, id=names)
+    named = acluster.MultimodalFeatureSets(
+        {"rgb": sets, "audio": acluster.FeatureSets.from_arrays(X)}
+    )
+    acluster.save_feature_sets("two.zarr", named, id=names)
+    for store in ("one.zarr", "two.zarr"):
+        run("convert", store, f"copy of {store}", "--dtype", "float16")
+        found = acluster.open_feature_sets(f"copy of {store}")
+        rgb = found if store == "one.zarr" else found["rgb"]
+        assert rgb.dtype == np.float16
+        assert rgb.places.column_names == ("seconds", "x")
+        np.testing.assert_array_equal(rgb.places.packed()[0], sets.places.packed()[0])
+    assert found["audio"].places is None
+    capsys.readouterr()
+    run("info", "copy of two.zarr")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].endswith("float16, 0.0 MB, places: seconds, x")
+    assert lines[2].endswith("float16, 0.0 MB")
+
+
+def test_convert_resumes_a_store_with_places(data, capsys):
+    X, _ = data
+    sets = acluster.FeatureSets.from_arrays(X, places=[{"x": np.arange(len(x))} for x in X])
+    names = [f"item{i}" for i in range(len(X))]
+    acluster.save_feature_sets("sets.zarr", sets, id=names)
+    acluster.save_feature_sets("copy.zarr", sets[:3], id=names[:3])
+    acluster.save_feature_sets("without.zarr", X[:3], id=names[:3])
+    run("convert", "sets.zarr", "copy.zarr")
+    copied = acluster.open_feature_sets("copy.zarr").places
+    np.testing.assert_array_equal(copied.packed()[0], sets.places.packed()[0])
+    run("convert", "sets.zarr", "without.zarr", fails=True)
+    assert "item 'item3': Item 3, modality 'features' has places" in capsys.readouterr().err

@@ -66,6 +66,7 @@ def test_only_one_module_prints():
 def test_info_escapes_names_of_modalities_and_attributes(folder, capsys, monkeypatch):
     # Writers reject such names of modalities, but a store may come from another program.
     modality = {"n_local_features": 2, "n_features": 2, "dtype": HOSTILE, "bytes": 8}
+    modality["places"] = [HOSTILE]
     found = SimpleNamespace(
         n_items=1,
         complete=True,

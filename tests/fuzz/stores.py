@@ -39,7 +39,8 @@ def write_store(path):
         for i in range(6):
             item = {"rgb": np.full((1 + i % 4, 3), i) + np.arange(3), "audio": np.ones((i % 3, 2))}
             columns = {"label": f"class{i // 4}", "id": f"item{i}", "group": i % 3, "weight": 0.5}
-            writer.append(item, **columns)
+            places = {"rgb": {"x": np.arange(1 + i % 4) + i, "y": np.full(1 + i % 4, i / 2)}}
+            writer.append(item, places=places, **columns)
     for name in ("audio_row_size", "group"):  # compressed, as other programs write
         group = zarr.open_group(path)
         # Without a checksum, a damaged chunk may decode to other values.
@@ -59,6 +60,10 @@ def read_all(path):
     """Return everything in a store."""
     X = open_feature_sets(path, verify=True)
     values = {name: [x.tolist() for x in X[name]] for name in X.names}
+    for name in X.names:
+        if X[name].places is not None:
+            tables = [x.tolist() for x in X[name].places]
+            values[name] = [X[name].places.column_names, *zip(values[name], tables, strict=True)]
     return values, [None if c is None else c.tolist() for c in (X.label, X.id, X.group, X.weight)]
 
 

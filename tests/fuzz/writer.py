@@ -38,6 +38,12 @@ def item_of(i):
     return item, {"id": f"item{i}", "label": f"class{i // 3}", "weight": i / 4}
 
 
+def places_of(i, with_places):
+    """Return the places of item `i`: of all modalities, of the later one or of none."""
+    item, _ = item_of(i)
+    return {name: {"x": i + np.arange(len(item[name])) / 8} for name in with_places & item.keys()}
+
+
 class Disk:
     """Count the changes of the disk; kill this process or fail at the n-th."""
 
@@ -60,7 +66,12 @@ class Disk:
         return call
 
 
-def _work(path, rng, report):
+def _append(writer, i, with_places):
+    item, columns = item_of(i)
+    writer.append(item, places=places_of(i, with_places), **columns)
+
+
+def _work(path, rng, report, with_places):
     """Use writers at random until this process is killed, or a few actions are done."""
     Disk(
         kill_at=int(rng.integers(1, 300)) if rng.random() < 0.7 else -1,
@@ -76,9 +87,8 @@ def _work(path, rng, report):
                 report("committed", len(writer))
             if action == "append":
                 before = len(writer)
-                item, columns = item_of(before)
                 try:
-                    writer.append(item, **columns)
+                    _append(writer, before, with_places)
                 except OSError:
                     assert len(writer) == before
                     raise
@@ -100,7 +110,7 @@ def _work(path, rng, report):
             report("full disk", 0)
 
 
-def _run_process(path, seed):
+def _run_process(path, seed, with_places):
     """Return the reports of a forked process, and how it ended."""
     reading, writing = os.pipe()
     child = os.fork()
@@ -113,7 +123,7 @@ def _run_process(path, seed):
             def report(kind, n):
                 os.write(writing, json.dumps([kind, n]).encode() + b"\n")
 
-            _work(path, np.random.default_rng(seed), report)
+            _work(path, np.random.default_rng(seed), report, with_places)
             code = 0
         except BaseException:
             traceback.print_exc()
@@ -127,7 +137,7 @@ def _run_process(path, seed):
     return reports, "killed" if status else "ended"
 
 
-def _check(path, n_committed, is_complete):
+def _check(path, n_committed, is_complete, with_places):
     """Check a store after a process has ended, and return how many items it holds."""
     try:
         X = open_feature_sets(path)
@@ -136,7 +146,7 @@ def _check(path, n_committed, is_complete):
     else:
         assert len(X) >= n_committed
         assert X.id.tolist() == [f"item{i}" for i in range(len(X))]
-        _check_values(path, X)
+        _check_values(path, X, with_places)
     copy = f"{path}.copy"
     if not os.path.exists(path):
         return 0
@@ -144,37 +154,41 @@ def _check(path, n_committed, is_complete):
     with FeatureSetsWriter(copy, resume=True) as writer:
         n = len(writer)
         assert n >= n_committed, f"{n_committed} items were committed, {n} are left"
-        item, columns = item_of(n)
-        writer.append(item, **columns)
-    _check_values(copy, open_feature_sets(copy))
+        _append(writer, n, with_places)
+    _check_values(copy, open_feature_sets(copy), with_places)
     shutil.rmtree(copy)
     return n
 
 
-def _check_values(path, X):
+def _check_values(path, X, with_places):
     for i in range(len(X)):
         item, columns = item_of(i)
         for name in X.names:
             expected = item.get(name, np.empty((0, X[name].n_features)))
             assert np.array_equal(X[name][i], expected), f"item {i} differs"
+            assert (X[name].places is not None) == (name in with_places)
+            if name in with_places:
+                expected = places_of(i, with_places).get(name, {"x": []})["x"]
+                assert np.array_equal(X[name].places[i].ravel(), expected), f"item {i} differs"
         assert (X.id[i], X.label[i], X.weight[i]) == tuple(columns.values())
-    validate(path)
+    assert validate(path).version == (2 if with_places & set(X.names) else 1)
 
 
 def run_history(seed):
     """Run one history, and return the counts of what happened in it."""
     rng = np.random.default_rng(seed)
     counts = Counter(histories=1)
+    with_places = [set(), {"text"}, {"rgb", "text"}][int(rng.integers(3))]
     n_committed, is_complete = 0, False
     with tempfile.TemporaryDirectory(dir=_FOLDER) as folder:
         path = f"{folder}/a.zarr"
         for number in range(int(rng.integers(1, _N_PROCESSES + 1))):
-            reports, end = _run_process(path, [seed, number])
+            reports, end = _run_process(path, [seed, number], with_places)
             counts[end] += 1
             counts.update(kind for kind, _ in reports)
             n_committed = max([n_committed, *(n for _, n in reports)])
             is_complete = bool(reports) and reports[-1][0] == "completed" and end == "ended"
-            n_committed = _check(path, n_committed, is_complete)
+            n_committed = _check(path, n_committed, is_complete, with_places)
         counts["items"] += n_committed
     return counts
 

@@ -8,7 +8,7 @@ import pytest
 from acluster import FeatureSets, MultimodalFeatureSets, open_feature_sets, save_feature_sets
 
 X = FeatureSets(np.ones((3, 2), np.float32), [0, 1, 3])
-OF_OLD_STORES = [".x", "LABEL", "x_Offsets", "zarr.JSON", "a" * 201]
+OF_OLD_STORES = [".x", "LABEL", "x_Offsets", "zarr.JSON", "a" * 201, "x_places"]
 ONLY_IN_MEMORY = ["label", "id", "rgb_offsets", "rgb_row_size", "a\\b", "__x", ".."]
 
 

@@ -6,31 +6,34 @@ A store is a zarr group of format 3. For each modality m it has the arrays
   ``column_names`` has the column names if items were data frames;
 - ``{m}_row_size``: the number of local features of each item, (n,), 0 if the item lacks m;
 - ``{m}_offsets``: the row at which each item starts, and R_m, (n + 1,);
+- ``{m}_places``, if it has places: where each local feature comes from, (R_m, P_m), with the names
+  of the places in ``column_names``;
 
 and optionally the columns ``label``, ``id``, ``group`` and ``weight``, with one row per item.
 Features have the same layout on disk as in memory, so that runs of rows are read without decoding.
 A chunk has whole rows, and a file (a shard) has many chunks. The attribute ``complete`` is written
-last.
+last. A store with places has version 2. One without has version 1, which older releases read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from acluster.sets._names import COLUMNS, can_name_array
+from acluster.sets._names import COLUMNS, can_name_array, places_name
 from acluster.sets._store._arrays import check_files, find_array, read_whole
 from acluster.sets._store._errors import StoreError, array_error
 
 if TYPE_CHECKING:
     import zarr
 
-FORMAT, VERSION = "ragged-sets", 1
+FORMAT = "ragged-sets"
 UNNAMED = "features"  # the name of the modality of sets that have only one
 
+_VERSION, _VERSION_WITH_PLACES = 1, 2
 _MAX_ROWS = 1 << 60
 _CHUNK_BYTES = 1 << 19
 _SHARD_BYTES = 1 << 26
@@ -41,14 +44,40 @@ def new_attributes(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the attributes of a new store, with those of the user under "attributes"."""
     return {
         "acluster_format": FORMAT,
-        "version": VERSION,
         "complete": False,
         "multimodal": None,  # known from the first item on
-        # What a reader may rely on. A writer changes the arrays first and then this entry, so that
-        # rows beyond it belong to a write that was interrupted.
-        "committed": {"n_items": 0, "n_rows": {}, "columns": []},
+        **commit(0, {}, [], []),
         "attributes": dict(attributes or {}),
     }
+
+
+def commit(
+    n_items: int, n_rows: Mapping[str, int], columns: Iterable[str], places: Sequence[str]
+) -> dict[str, Any]:
+    """Return the attributes that tell a reader what it may rely on.
+
+    A writer changes the arrays first and then these entries, so that rows beyond them belong to a
+    write that was interrupted. The version changes with the first commit of places: before, an
+    older release may take over, and it removes the places that are not committed.
+
+    Parameters
+    ----------
+    n_items : int
+        The number of items.
+
+    n_rows : mapping of str to int
+        The number of local features of each modality.
+
+    columns : iterable of str
+        The names of the columns.
+
+    places : sequence of str
+        The modalities with places.
+    """
+    committed = {"n_items": n_items, "n_rows": dict(n_rows), "columns": list(columns)}
+    if not places:
+        return {"version": _VERSION, "committed": committed}
+    return {"version": _VERSION_WITH_PLACES, "committed": committed | {"places": list(places)}}
 
 
 def read_attributes(group: zarr.Group) -> dict[str, Any]:
@@ -59,11 +88,11 @@ def read_attributes(group: zarr.Group) -> dict[str, Any]:
             f"{group.store_path} is a zarr group without the attribute acluster_format={FORMAT!r}. "
             "Convert other layouts to a store with acluster.save_feature_sets."
         )
-    if attributes.get("version") != VERSION:
+    if attributes.get("version") not in (_VERSION, _VERSION_WITH_PLACES):
         raise StoreError(
             f"{group.store_path} has version {attributes.get('version')!r} of the format, but this "
-            f"acluster reads version {VERSION}. Use the acluster that wrote the store, or write it "
-            "again."
+            f"acluster reads versions {_VERSION} and {_VERSION_WITH_PLACES}. Use the acluster that "
+            "wrote the store, or write it again."
         )
     problem = next(_problems(attributes), None)
     if problem:
@@ -71,6 +100,7 @@ def read_attributes(group: zarr.Group) -> dict[str, Any]:
             f"The attributes of {group.store_path} are damaged: {problem}. Restore its zarr.json, "
             "or write the store again."
         )
+    attributes["committed"] = {"places": [], **attributes["committed"]}
     return attributes
 
 
@@ -89,13 +119,19 @@ def _problems(attributes: Mapping[str, Any]) -> Iterator[str]:
         return
     n_rows = committed["n_rows"]
     yield from _problems_of_committed(**committed)
+    if attributes["version"] == _VERSION and committed.get("places"):
+        yield f"version {_VERSION} has no places, but committed names {committed['places']!r:.200}"
+    if attributes["version"] == _VERSION_WITH_PLACES and "places" not in committed:
+        yield f"committed has no places, which version {_VERSION_WITH_PLACES} needs"
     if attributes["complete"] is True and not (n_rows and committed["n_items"]):
         yield "a complete store has items and modalities"
     if not attributes.get("multimodal") and n_rows and list(n_rows) != [UNNAMED]:
         yield f"a store without modality names has {list(n_rows)}, not {[UNNAMED]}"
 
 
-def _problems_of_committed(n_items: Any, n_rows: Any, columns: Any, **_: Any) -> Iterator[str]:
+def _problems_of_committed(
+    n_items: Any, n_rows: Any, columns: Any, places: Any = (), **_: Any
+) -> Iterator[str]:
     if not isinstance(n_rows, dict):
         yield f"n_rows is {n_rows!r}, not an object"
         return
@@ -108,20 +144,32 @@ def _problems_of_committed(n_items: Any, n_rows: Any, columns: Any, **_: Any) ->
     is_known = isinstance(columns, list) and all(column in COLUMNS for column in columns)
     if not is_known or len(set(columns)) < len(columns):
         yield f"columns is {columns!r}, but may only have {', '.join(COLUMNS)}, once each"
+    is_known = isinstance(places, list | tuple) and all(name in [*n_rows] for name in places)
+    if not is_known or len(set(places)) < len(places):
+        yield f"places is {places!r}, but may only have {', '.join(n_rows)}, once each"
+        return
+    yield from (
+        f"{places_name(name)!r} is a modality and the places of {name!r}"
+        for name in places
+        if places_name(name) in n_rows
+    )
 
 
-def features_layout(name: str, values: NDArray[Any]) -> dict[str, Any]:
+def features_layout(
+    name: str, values: NDArray[Any], rows_per_file: int = _MAX_ROWS
+) -> dict[str, Any]:
     """Return the parameters of the zarr array of a modality's features.
 
-    Chunks are whole rows of about half a megabyte, and a shard has up to 64 MB of them. They are
-    not compressed: that would save little and make reading many times slower. A checksum follows
-    each chunk.
+    Chunks are whole rows of about half a megabyte, and a shard has up to 64 MB of them, and about
+    `rows_per_file` rows at most. They are not compressed: that would save little and make reading
+    many times slower. A checksum follows each chunk.
     """
     from zarr.codecs import Crc32cCodec
 
     row_bytes = values.shape[1] * values.itemsize
-    rows_per_chunk = max(1, _CHUNK_BYTES // row_bytes)
-    chunks_per_shard = max(1, _SHARD_BYTES // (rows_per_chunk * row_bytes))
+    rows_per_chunk = max(1, min(_CHUNK_BYTES // row_bytes, rows_per_file))
+    rows_per_shard = min(_SHARD_BYTES // row_bytes, rows_per_file)
+    chunks_per_shard = max(1, rows_per_shard // rows_per_chunk)
     return {
         "shape": (0, values.shape[1]),
         "chunks": (rows_per_chunk, values.shape[1]),
@@ -133,6 +181,19 @@ def features_layout(name: str, values: NDArray[Any]) -> dict[str, Any]:
         "fill_value": float("nan"),
         "dimension_names": (f"{name}_obs", f"{name}_feature"),
     }
+
+
+def places_layout(
+    name: str, values: NDArray[Any], *, features: zarr.Array, names: Sequence[str]
+) -> dict[str, Any]:
+    """Return the parameters of the zarr array of a modality's places.
+
+    Its files have about as many rows as those of the features. Adding rows rewrites the last file,
+    which would otherwise hold many more rows than are added, because places are narrow.
+    """
+    layout = features_layout(name, values, (features.shards or features.chunks)[0])
+    dimensions = (f"{features.basename}_obs", f"{features.basename}_place")
+    return layout | {"dimension_names": dimensions, "attributes": {"column_names": list(names)}}
 
 
 def column_layout(name: str, values: NDArray[Any]) -> dict[str, Any]:
@@ -179,6 +240,10 @@ def check_structure(group: zarr.Group, store: str) -> None:
         )
     for name, n_rows in committed["n_rows"].items():
         _check_offsets(group, name, n_rows, n_items, store)
+    for name in committed["places"]:
+        places_array(group, name, store)
+        n_rows = committed["n_rows"][name]
+        _array_of_length(group, places_name(name), n_rows, store, "f", (2,))
     for name in committed["columns"]:
         dimensions = (1, 2) if name == "label" else (1,)
         array = _array_of_length(group, name, n_items, store, "biufTU", dimensions)
@@ -202,6 +267,19 @@ def member(
 def features_array(group: zarr.Group, name: str, store: str) -> zarr.Array:
     """Return the array of the features of a modality."""
     return member(group, name, store, "fiub", (2,))
+
+
+def places_array(
+    group: zarr.Group, modality: str, store: str
+) -> tuple[zarr.Array, tuple[str, ...]]:
+    """Return the array of the places of a modality, and their names."""
+    array = member(group, places_name(modality), store, "f", (2,))
+    names = stored_names(array, store) or ()
+    if array.dtype != np.float64 or not names or len(set(names)) < len(names):
+        problem = f"has data type {array.dtype} and the column names {names!s:.200}"
+        remedy = "Places are float64, and each has a name of its own. Write the store again."
+        raise array_error(array.basename, store, problem, remedy)
+    return array, names
 
 
 def stored_names(array: zarr.Array, store: str) -> tuple[str, ...] | None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from acluster.sets._feature_sets import FeatureSets
 from acluster.sets._multimodal import MultimodalFeatureSets
+from acluster.sets._names import places_name
 from acluster.sets._store._arrays import check_files, has_checksums, read_whole
 from acluster.sets._store._columns import read_column
 from acluster.sets._store._decoded_rows import DecodedRows
@@ -25,6 +26,7 @@ from acluster.sets._store._format import (
     check_structure,
     features_array,
     member,
+    places_array,
     read_attributes,
     stored_names,
 )
@@ -55,7 +57,8 @@ def open_feature_sets(store: str | os.PathLike[str] | zarr.Group, *, verify: boo
     Returns
     -------
     FeatureSets or MultimodalFeatureSets
-        The sets as they were saved, with the attributes `label`, `id`, `group` and `weight`.
+        The sets as they were saved, with the attributes `label`, `id`, `group` and `weight`, and
+        with `places` if they have some.
         Pickling keeps the path and the numbers of the selected items; the unpickled copy
         opens the store again.
 
@@ -113,9 +116,10 @@ def info(store: str | os.PathLike[str] | zarr.Group) -> Bunch:
     -------
     Bunch
         With `complete`, `version`, `n_items`, `modalities` (a dict of their `n_features`,
-        `n_local_features`, `dtype`, `bytes` and `has_checksums`), `columns` (which of label,
-        id, group and weight the store has), `attributes` (those passed to the writer) and
-        `label_names` (the column names of labels from a data frame, or None).
+        `n_local_features`, `dtype`, `bytes`, `has_checksums` and `places`, the names of their
+        places), `columns` (which of label, id, group and weight the store has), `attributes`
+        (those passed to the writer) and `label_names` (the column names of labels from a data
+        frame, or None).
 
     Raises
     ------
@@ -135,6 +139,7 @@ def info(store: str | os.PathLike[str] | zarr.Group) -> Bunch:
     found |= found["committed"]
     path = str(group.store_path)
     arrays = {name: features_array(group, name, path) for name in found["n_rows"]}
+    places = {name: places_array(group, name, path)[1] for name in found["places"]}
     modalities = {
         name: Bunch(
             n_features=array.shape[1],
@@ -142,6 +147,7 @@ def info(store: str | os.PathLike[str] | zarr.Group) -> Bunch:
             dtype=array.dtype,
             bytes=found["n_rows"][name] * array.shape[1] * array.dtype.itemsize,
             has_checksums=has_checksums(array),
+            places=list(places.get(name, ())),
         )
         for name, array in arrays.items()
     }
@@ -155,8 +161,8 @@ def validate(store: str | os.PathLike[str] | zarr.Group) -> Bunch:
     """Read a whole store, including all features, and raise an error if it is damaged.
 
     Opening a store checks only its structure and the sizes of its files. This function also
-    decodes all features, labels and names, compares them with their checksums, and checks that no
-    feature is NaN or infinite. Memory use is bounded.
+    decodes all features, places, labels and names, compares them with their checksums, and checks
+    that no feature or place is NaN or infinite. Memory use is bounded.
 
     Parameters
     ----------
@@ -172,8 +178,8 @@ def validate(store: str | os.PathLike[str] | zarr.Group) -> Bunch:
     Raises
     ------
     FileNotFoundError, StoreError
-        As in :func:`~acluster.open_feature_sets`; also if a feature is not finite. The message
-        names the array and the place.
+        As in :func:`~acluster.open_feature_sets`; also if a feature or a place is not finite. The
+        message names the array and the row.
 
     Examples
     --------
@@ -184,23 +190,30 @@ def validate(store: str | os.PathLike[str] | zarr.Group) -> Bunch:
     opened = FeatureStore(_location(store), verify=True)
     for name in opened.modalities:
         source = StoredSets(opened, name)
-        n_rows, n_features = source.rows.shape
-        height = max(1, _BYTES_PER_CHECK // (n_features * source.rows.dtype.itemsize))
-        for first in range(0, n_rows, height):
-            count = min(height, n_rows - first)
-            values = source.rows.gather(np.array([first]), np.array([count]))
-            finite = np.isfinite(values)
-            if not finite.all():
-                row, column = np.argwhere(~finite)[0]
-                item = np.searchsorted(source.offsets, first + row, side="right") - 1
-                raise StoreError(
-                    f"Array {name!r} of {opened.name} holds {values[row, column]} in row "
-                    f"{first + row}, column {column} (item {item}). Write the store again, with "
-                    "finite features or without that local feature."
-                )
+        _check_finite(source, "local feature")
+        if name in opened.places:
+            _check_finite(StoredPlaces(source), "place")
     for name in opened.columns:
         opened.column(name)
     return info(store)
+
+
+def _check_finite(source: StoredSets, kind: str) -> None:
+    """Read all rows of a modality or of its places, and check that they are finite."""
+    n_rows, width = source.rows.shape
+    height = max(1, _BYTES_PER_CHECK // (width * source.rows.dtype.itemsize))
+    for first in range(0, n_rows, height):
+        count = min(height, n_rows - first)
+        values = source.rows.gather(np.array([first]), np.array([count]))
+        finite = np.isfinite(values)
+        if not finite.all():
+            row, column = np.argwhere(~finite)[0]
+            item = np.searchsorted(source.offsets, first + row, side="right") - 1
+            raise StoreError(
+                f"Array {source.array!r} of {source.store.name} holds {values[row, column]} in row "
+                f"{first + row}, column {column} (item {item}). Write the store again, with finite "
+                f"{kind}s or without that local feature."
+            )
 
 
 class FeatureStore:
@@ -260,6 +273,11 @@ class FeatureStore:
         """The names of the columns stored with the features."""
         return list(self.attributes["committed"]["columns"])
 
+    @property
+    def places(self) -> list[str]:
+        """The names of the modalities that have places."""
+        return list(self.attributes["committed"]["places"])
+
     def column(self, name: str) -> NDArray[Any] | None:
         """Read a column, with one row per item; None if the store has no such column."""
         if name not in self.columns:
@@ -280,14 +298,19 @@ class StoredSets:
         self.modality = modality
 
     @property
+    def array(self) -> str:
+        """The name of the array of the rows."""
+        return self.modality
+
+    @property
     def description(self) -> str:
         """The name of the source in error messages."""
-        return f"array {self.modality!r} of {self.store.name}"
+        return f"array {self.array!r} of {self.store.name}"
 
     @cached_property
     def rows(self) -> StoredRows:
         """The local features of all items, on disk."""
-        array = features_array(self.store.group, self.modality, self.store.name)
+        array = features_array(self.store.group, self.array, self.store.name)
         return open_rows(array, self.store.verify)
 
     @cached_property
@@ -296,12 +319,44 @@ class StoredSets:
         array = member(self.store.group, f"{self.modality}_offsets", self.store.name)
         return read_whole(array, self.store.name).astype(np.int64, copy=False)
 
+    @cached_property
+    def places(self) -> FeatureSets | None:
+        """The places of all items, read on access; None if the modality has none."""
+        if self.modality not in self.store.places:
+            return None
+        places = FeatureSets.from_source(StoredPlaces(self))
+        places._feature_names = places_array(self.store.group, self.modality, self.store.name)[1]
+        return places
+
     def column(self, name: str) -> NDArray[Any] | None:
         """Read a column of the store, with one row per item, or return None."""
         return self.store.column(name)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"store": self.store, "modality": self.modality}
+
+
+class StoredPlaces(StoredSets):
+    """The places of one modality of a store, as the source of `FeatureSets`."""
+
+    places = None
+
+    def __init__(self, sets: StoredSets) -> None:
+        super().__init__(sets.store, sets.modality)
+        self._sets = sets
+
+    @property
+    def array(self) -> str:
+        """The name of the array of the rows."""
+        return places_name(self.modality)
+
+    @property
+    def offsets(self) -> NDArray[np.int64]:
+        """Those of the local features, which are read and kept once."""
+        return self._sets.offsets
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_sets": self._sets}
 
 
 def _location(store: Any) -> str | zarr.Group:
@@ -421,8 +476,9 @@ def check_store(group: zarr.Group, name: str) -> None:
         The message names the array and the place.
     """
     check_structure(group, name)
-    for modality in read_attributes(group)["committed"]["n_rows"]:
-        array = features_array(group, modality, name)
+    committed = read_attributes(group)["committed"]
+    for array_name in [*committed["n_rows"], *map(places_name, committed["places"])]:
+        array = features_array(group, array_name, name)
         check_files(array, name)
         open_rows(array).check()
 

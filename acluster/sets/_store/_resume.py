@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from acluster.sets._names import ENDINGS
+from acluster.sets._names import ENDINGS, places_name
 from acluster.sets._store._arrays import check_files, find_array, read_whole
 from acluster.sets._store._columns import read_column
 from acluster.sets._store._errors import StoreError, array_error
-from acluster.sets._store._format import stored_names
+from acluster.sets._store._format import places_array, stored_names
 from acluster.sets._store._reader import open_rows
 
 if TYPE_CHECKING:
@@ -40,10 +40,10 @@ def committed_array(group: zarr.Group, name: str, n: int, store: str) -> zarr.Ar
 
 
 def check_committed(group: zarr.Group, committed: Mapping[str, Any], store: str) -> None:
-    """Check everything that is committed but the values of full files of features.
+    """Check everything that is committed but the values of full files of features and places.
 
-    Checksums are compared in columns, in row sizes and in the last file of features, to which a
-    writer adds. Of other files of features, the sizes and the indices are checked.
+    Checksums are compared in columns, in row sizes and in the last file of features and of places,
+    to which a writer adds. Of their other files, the sizes and the indices are checked.
 
     Raises
     ------
@@ -57,6 +57,10 @@ def check_committed(group: zarr.Group, committed: Mapping[str, Any], store: str)
         if sizes.sum() != n_rows or (sizes < 0).any():
             problem = f"adds up to {sizes.sum()}, but {name!r} has {n_rows} rows"
             raise array_error(f"{name}_row_size", store, problem)
+    for name in committed["places"]:
+        places_array(group, name, store)
+        n_rows = committed["n_rows"][name]
+        _check_features(committed_array(group, places_name(name), n_rows, store), store)
     for name in committed["columns"]:
         read_column(committed_array(group, name, n_items, store), store)
 
@@ -85,7 +89,8 @@ def discard_uncommitted(group: zarr.Group, attributes: Mapping[str, Any], root: 
     """
     committed = attributes["committed"]
     per_item = [*committed["columns"], *(f"{name}_row_size" for name in committed["n_rows"])]
-    sizes = committed["n_rows"] | dict.fromkeys(per_item, committed["n_items"])
+    places = {places_name(name): committed["n_rows"][name] for name in committed["places"]}
+    sizes = committed["n_rows"] | places | dict.fromkeys(per_item, committed["n_items"])
     for name, n in sizes.items():
         array = group[name]
         if array.shape[0] > n:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from decimal import Decimal
+from functools import partial
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,8 @@ from numpy.typing import ArrayLike
 
 from acluster._utils._progress import progress
 from acluster.sets._arrays import Array, bounded
-from acluster.sets._feature_sets import check_lengths
+from acluster.sets._feature_sets import FeatureSets, check_lengths
+from acluster.sets._multimodal import MultimodalFeatureSets
 from acluster.sets._names import COLUMNS
 from acluster.sets._sequence import ItemSequence
 from acluster.sets._store._arrays import read_foreign
@@ -58,7 +60,8 @@ def save_feature_sets(
     X : FeatureSets, MultimodalFeatureSets, sequence, array or zarr.Group
         One of
 
-        - a container, in memory or opened from another store, or the path of a store;
+        - a container, in memory or opened from another store, or the path of a store; its places
+          are kept;
         - a sequence or an iterator of items, each an array (or zarr array) of shape (L_i, M),
           or a mapping of modality names to such arrays;
         - a mapping of modality names to any of the other forms. With zarr groups, an item that is
@@ -133,7 +136,7 @@ def save_feature_sets(
     writer._name_columns(X, label)
     try:
         with closing(items):  # clears the progress line before an error is shown
-            _append_all(writer, items, columns)
+            _append_all(writer, items, columns, places_reader(X))
         writer.close()
     except BaseException:
         writer._remove()
@@ -149,7 +152,45 @@ def _open_stores(X: Any) -> Any:
     return open_if_store(X)
 
 
-def _append_all(writer: FeatureSetsWriter, items: Iterable[Any], columns: dict[str, Array]) -> None:
+def places_reader(X: Any) -> Callable[[int], dict[str, Any]] | None:
+    """Return a function that reads the places of item i, as `FeatureSetsWriter.append` takes them.
+
+    Parameters
+    ----------
+    X : object
+        Any form of X; only containers, and mappings of them, may have places.
+
+    Returns
+    -------
+    callable or None
+        None if X has no places.
+    """
+    if isinstance(X, FeatureSets):
+        return None if X.places is None else partial(_places_of_item, X.places)
+    if isinstance(X, MultimodalFeatureSets):
+        X = {name: X[name] for name in X.names}
+    if not isinstance(X, Mapping):
+        return None
+    readers = {name: read for name, x in X.items() if (read := places_reader(x)) is not None}
+    return partial(_places_of_modalities, readers) if readers else None
+
+
+def _places_of_item(places: FeatureSets, number: int) -> dict[str, Array]:
+    return dict(zip(places.column_names, places[number].T, strict=True))
+
+
+def _places_of_modalities(
+    readers: Mapping[str, Callable[[int], Any]], number: int
+) -> dict[str, Any]:
+    return {name: read(number) for name, read in readers.items()}
+
+
+def _append_all(
+    writer: FeatureSetsWriter,
+    items: Iterable[Any],
+    columns: dict[str, Array],
+    read_places: Callable[[int], Any] | None,
+) -> None:
     for number, item in enumerate(items):
         short = [name for name, values in columns.items() if len(values) <= number]
         if short:
@@ -157,7 +198,9 @@ def _append_all(writer: FeatureSetsWriter, items: Iterable[Any], columns: dict[s
                 f"{short[0]} has {len(columns[short[0]])} entries, but X has more items. Pass one "
                 "entry per item."
             )
-        writer.append(item, **{name: values[number] for name, values in columns.items()})
+        places = None if read_places is None else read_places(number)
+        entries = {name: values[number] for name, values in columns.items()}
+        writer.append(item, places=places, **entries)
     for name, values in columns.items():
         if len(values) != len(writer):
             raise ValueError(

@@ -11,16 +11,17 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
 from acluster.sets._arrays import Array, column_names, in_order
 from acluster.sets._feature_sets import check_set
 from acluster.sets._multimodal import MultimodalFeatureSets
-from acluster.sets._names import check_new_names
+from acluster.sets._names import check_new_names, places_name
 from acluster.sets._store import _format
 from acluster.sets._store._arrays import find_array, read_foreign
 from acluster.sets._store._columns import (
@@ -32,7 +33,8 @@ from acluster.sets._store._columns import (
 )
 from acluster.sets._store._errors import StoreError
 from acluster.sets._store._files import local_path
-from acluster.sets._store._format import UNNAMED, read_attributes, stored_names
+from acluster.sets._store._format import UNNAMED, places_array, read_attributes, stored_names
+from acluster.sets._store._item_places import PlaceNames, check_item_places
 from acluster.sets._store._lock import WriteLock
 from acluster.sets._store._narrowing import default_dtype, narrowed, underflow_warning
 from acluster.sets._store._reader import check_store, open_group
@@ -69,7 +71,13 @@ def _renew_lock() -> None:
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_lock)
 
-Pending = tuple[dict[str, Array], dict[str, Any]]
+
+class Pending(NamedTuple):
+    """An item that is not on disk yet."""
+
+    sets: dict[str, Array]
+    columns: dict[str, Any]
+    places: dict[str, Array]  # by modality, each of shape (L, P)
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,9 @@ class _State:
     types: dict[str, str] = field(default_factory=dict)
     # The column names of modalities whose items are data frames, in the order of the first one.
     frames: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    # The names of the places of each modality; None if its local features have none. A modality
+    # without local features so far may not be in it.
+    places: PlaceNames = field(default_factory=dict)
     # The list is shared by later states: only its first `n_pending` items count.
     pending: list[Pending] = field(default_factory=list)
     n_pending: int = 0
@@ -250,6 +261,8 @@ class FeatureSetsWriter:
                 name: names for name, x in arrays.items() if (names := stored_names(x, self.path))
             },
             types={name: entry_type(self.column(name)[0]) for name in committed["columns"]},
+            places=dict.fromkeys(name for name, n_rows in committed["n_rows"].items() if n_rows)
+            | {name: places_array(existing, name, self.path)[1] for name in committed["places"]},
         )
 
     def _check_usable(self) -> None:
@@ -303,7 +316,7 @@ class FeatureSetsWriter:
             if "id" not in state.types:
                 return []
             written = self.column("id").tolist() if state.n_written else []
-            return written + [columns["id"] for _, columns in state.pending[: state.n_pending]]
+            return written + [item.columns["id"] for item in state.pending[: state.n_pending]]
 
     def append(
         self,
@@ -313,6 +326,7 @@ class FeatureSetsWriter:
         id: str | int | None = None,
         group: str | int | None = None,
         weight: Any = None,
+        places: Any = None,
     ) -> None:
         """Add an item.
 
@@ -330,11 +344,19 @@ class FeatureSetsWriter:
         weight : float, optional
             The sample weight of the item.
 
+        places : mapping of str to array-like of shape (L,), or data frame, optional
+            Where the local features come from, as finite numbers with names of your choice, such
+            as ``{"seconds": times}``. If the item has modalities, a mapping of modality names to
+            such places. A modality has places for all of its local features, or for none.
+
         Raises
         ------
         ValueError
-            If the item is invalid, does not match the earlier ones, or lacks a column that
-            they have, or if the writer is closed.
+            If the item is invalid, does not match the earlier ones, or lacks a column or places
+            that they have, or if the writer is closed.
+
+        TypeError
+            If `places` is neither a mapping nor a data frame.
 
         OSError
             If earlier items cannot be written. They stay pending.
@@ -358,8 +380,11 @@ class FeatureSetsWriter:
             }
             types = check_entries(columns, self._state.types if len(self) else None, name)
             if not len(self):
-                _check_new_columns(self._root, columns, self.path)
-            n_bytes = sum(values.nbytes for values in sets.values())
+                _check_new_arrays(self._root, columns, self.path)
+            origins, named = check_item_places(places, item, sets, self._state.places, name)
+            begun = [places_name(key) for key in origins if key not in self._state.places]
+            _check_new_arrays(self._root, begun, self.path)
+            n_bytes = sum(values.nbytes for values in (*sets.values(), *origins.values()))
             n_bytes += sum(len(entry) for entry in columns.values() if hasattr(entry, "__len__"))
             # Earlier items are written before this one is added, so that an error concerns only
             # those.
@@ -367,13 +392,14 @@ class FeatureSetsWriter:
                 self.flush()
             state = self._state
             del state.pending[state.n_pending :]  # of an append that was interrupted
-            state.pending.append((sets, columns))
+            state.pending.append(Pending(sets, columns, origins))
             self._state = replace(
                 state,
                 multimodal=isinstance(item, Mapping),
                 formats=state.formats | {name: (x.shape[1], x.dtype) for name, x in sets.items()},
                 types=types,
                 frames=_frames(item) | state.frames,
+                places=named,
                 n_pending=state.n_pending + 1,
                 pending_bytes=state.pending_bytes + n_bytes,
             )
@@ -445,20 +471,23 @@ class FeatureSetsWriter:
         with _transaction(self._root, self.path) as (store, group):
             attributes = read_attributes(group)
             committed = attributes["committed"]
-            names = [f"{name}{end}" for name in state.formats for end in _GROWING]
-            known = {*committed["columns"]}
-            known.update(f"{name}{end}" for name in committed["n_rows"] for end in _GROWING)
-            uncommitted = sorted({*names, *state.types} - known)
+            places = [name for name, names in state.places.items() if names is not None]
+            names = _growing_arrays(state.formats, state.types, places)
+            known = _growing_arrays(*(committed[key] for key in ("n_rows", "columns", "places")))
+            uncommitted = sorted(names - known)
             if attributes["complete"] or uncommitted != attributes.get("uncommitted", []):
-                group.attrs.update({"complete": False, "uncommitted": uncommitted})
+                group.update_attributes({"complete": False, "uncommitted": uncommitted})
                 store.sync()
             n_rows = {name: _append_sets(group, name, state, pending) for name in state.formats}
             for name, type_name in state.types.items():
                 _append_entries(group, name, type_name, state, pending)
+            for name in places:
+                _append_places(group, name, state, pending)
             store.sync()
-            committed = {"n_items": n_written, "n_rows": n_rows, "columns": list(state.types)}
-            group.attrs.update(
-                {"multimodal": state.multimodal, "committed": committed, "uncommitted": []}
+            committed = _format.commit(n_written, n_rows, state.types, places)
+            # All in one file, unlike `group.attrs.update`, which writes it anew for each entry.
+            group.update_attributes(
+                {"multimodal": state.multimodal, "uncommitted": [], **committed}
             )
             store.sync()
         return replace(
@@ -490,7 +519,7 @@ class FeatureSetsWriter:
                         offsets = np.concatenate([[0], np.cumsum(sizes)])
                         _extend(group, f"{name}_offsets", offsets, 0)
                     store.sync()
-                    group.attrs.update({"complete": True})
+                    group.update_attributes({"complete": True})
                     store.sync()
             self._end()
 
@@ -566,7 +595,15 @@ def _transaction(root: Path, path: str) -> Iterator[tuple[DurableStore, zarr.Gro
         store.revoke()
 
 
-def _check_new_columns(root: Path, names: Iterable[str], path: str) -> None:
+def _growing_arrays(
+    modalities: Iterable[str], columns: Iterable[str], places: Iterable[str]
+) -> set[str]:
+    """Return the names of the arrays to which items add rows."""
+    of_modalities = {f"{name}{end}" for name in modalities for end in _GROWING}
+    return of_modalities | {*columns} | {*map(places_name, places)}
+
+
+def _check_new_arrays(root: Path, names: Iterable[str], path: str) -> None:
     for name in names:
         if (root / name).exists():
             raise StoreError(
@@ -593,7 +630,7 @@ def _append_sets(
     """Write the pending sets of a modality; return its new number of rows."""
     width, dtype = state.formats[modality]
     empty = np.empty((0, width), dtype)
-    sets = [item.get(modality, empty) for item, _ in pending]
+    sets = [item.sets.get(modality, empty) for item in pending]
     n_before = state.n_rows.get(modality, 0)
     values = np.concatenate(sets)
     _extend(group, modality, values, n_before, _format.features_layout)
@@ -603,6 +640,17 @@ def _append_sets(
     sizes = [0] * n_lacking + [len(x) for x in sets]
     _extend(group, f"{modality}_row_size", np.array(sizes), state.n_written - n_lacking)
     return n_before + sum(sizes)
+
+
+def _append_places(
+    group: zarr.Group, modality: str, state: _State, pending: Sequence[Pending]
+) -> None:
+    """Write the places of the pending sets of a modality."""
+    names = state.places[modality] or ()
+    empty = np.empty((0, len(names)))
+    values = np.concatenate([item.places.get(modality, empty) for item in pending])
+    layout = partial(_format.places_layout, features=group[modality], names=names)
+    _extend(group, places_name(modality), values, state.n_rows.get(modality, 0), layout)
 
 
 def _write_names(group: zarr.Group, name: str, state: _State) -> None:
@@ -617,7 +665,7 @@ def _append_entries(
     group: zarr.Group, name: str, type_name: str, state: _State, pending: Sequence[Pending]
 ) -> None:
     """Write the pending entries of a column."""
-    entries = [columns[name] for _, columns in pending]
+    entries = [item.columns[name] for item in pending]
     known = group[name].attrs.get("classes", []) if state.n_written else []
     values, attributes = encode_column(name, entries, type_name, known)
     _extend(group, name, values, state.n_written)

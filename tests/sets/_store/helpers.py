@@ -51,16 +51,28 @@ def item_of(i):
     return item
 
 
+PLACES = {"rgb": ["seconds"], "text": ["x", "y"]}  # audio has none
+
+
+def places_of(i):
+    item = item_of(i)
+    return {
+        name: {key: np.arange(len(item[name])) / 8 + i + k for k, key in enumerate(names)}
+        for name, names in PLACES.items()
+        if name in item
+    }
+
+
 def columns_at(i):
     return {"label": f"class{i // 4}", "id": f"item{i}", "group": i % 3 - 1, "weight": i % 2 / 4}
 
 
-def write_items(writer, stop):
+def write_items(writer, stop, with_places=True):
     for i in range(len(writer), stop):
-        writer.append(item_of(i), **columns_at(i))
+        writer.append(item_of(i), places=places_of(i) if with_places else None, **columns_at(i))
 
 
-def assert_holds(path, n):
+def assert_holds(path, n, with_places=True):
     """Check that a store has the first `n` items."""
     X = open_feature_sets(path)
     assert len(X) == n
@@ -70,14 +82,29 @@ def assert_holds(path, n):
         values, offsets = X[name].packed()
         assert values.tolist() == [row.tolist() for x in sets for row in x]
         np.testing.assert_array_equal(np.diff(offsets), [len(x) for x in sets])
+        if with_places and name in PLACES:
+            assert_has_places(X[name].places, name, n)
+        else:
+            assert X[name].places is None
     assert X.names == (["rgb", "audio", "text"] if n > N_WITHOUT_TEXT else ["rgb", "audio"])
     assert_same_columns(X, {name: [columns_at(i)[name] for i in range(n)] for name in COLUMNS})
+
+
+def assert_has_places(places, modality, n):
+    """Check the places of the first `n` items of a modality."""
+    assert list(places.column_names) == PLACES[modality]
+    assert len(places) == n
+    for i, found in enumerate(places):
+        expected = places_of(i).get(modality, {key: [] for key in PLACES[modality]})
+        assert found.T.tolist() == [list(column) for column in expected.values()]
 
 
 def assert_tidy(path):
     """Check that no extra array and no temporary file is left."""
     assert [p for p in Path(path).rglob("*") if p.name.endswith(".partial")] == []
-    arrays = [f"{name}{end}" for name in open_feature_sets(path).names for end in ENDINGS]
+    X = open_feature_sets(path)
+    arrays = [f"{name}{end}" for name in X.names for end in ENDINGS]
+    arrays += [f"{name}_places" for name in X.names if X[name].places is not None]
     assert sorted(zarr.open_group(path, mode="r").array_keys()) == sorted([*arrays, *COLUMNS])
 
 

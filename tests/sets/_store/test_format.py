@@ -5,14 +5,15 @@ import pytest
 import zarr
 
 from acluster import open_feature_sets, save_feature_sets
-from tests.sets._store.helpers import ARRAYS, COLUMNS, item_of
+from tests.sets._store.helpers import ARRAYS, COLUMNS, PLACES, item_of, places_of
 
 
 def test_store_has_documented_arrays_and_attributes(written):
     group = zarr.open_group(written, mode="r")
     attributes = dict(group.attrs)
     assert attributes["acluster_format"] == "ragged-sets"
-    assert attributes["version"] == 1
+    assert attributes["version"] == 2
+    assert attributes["committed"]["places"] == list(PLACES)
     assert attributes["complete"] is True
     assert attributes["attributes"] == {"extractor": "r18"}
     items = [item_of(i) for i in range(12)]
@@ -29,8 +30,18 @@ def test_store_has_documented_arrays_and_attributes(written):
         assert row_size.metadata.dimension_names == ("item",)
         assert offsets.metadata.dimension_names == ("item_edge",)
         assert (row_size.dtype, offsets.dtype) == ("i8", "i8")
+        assert (f"{name}_places" in group) == (name in PLACES)
         np.testing.assert_array_equal(row_size[:], sizes)
         np.testing.assert_array_equal(offsets[:], np.cumsum([0, *sizes]))
+    for name, names in PLACES.items():
+        places = group[f"{name}_places"]
+        assert (places.shape, places.dtype) == ((len(group[name]), len(names)), "f8")
+        assert places.metadata.dimension_names == (f"{name}_obs", f"{name}_place")
+        assert places.attrs["column_names"] == names
+        assert [codec.to_dict() for codec in places.compressors] == [{"name": "crc32c"}]
+        own = [places_of(i)[name] for i in range(12) if name in places_of(i)]
+        expected = np.concatenate([np.transpose([one[key] for key in names]) for one in own])
+        np.testing.assert_array_equal(places[:], expected)
     for name in COLUMNS:
         assert group[name].metadata.dimension_names == ("item",)
         assert group[name].shape == (12,)
@@ -51,6 +62,7 @@ def test_xarray_opens_store(written):
     X = open_feature_sets(written)
     with xarray.open_zarr(written, consolidated=False) as data:
         assert data["rgb"].dims == ("rgb_obs", "rgb_feature")
+        assert data["rgb_places"].dims == ("rgb_obs", "rgb_place")
         assert data["rgb_row_size"].attrs["sample_dimension"] == "rgb_obs"
         for name in X.names:
             np.testing.assert_array_equal(data[name].values, X[name].packed()[0])

@@ -36,12 +36,12 @@ from tests.sets._store.helpers import (
 
 def test_info_describes_store(written):
     X, found = open_feature_sets(written), info(written)
-    assert (found.complete, found.version, found.n_items) == (True, 1, 12)
+    assert (found.complete, found.version, found.n_items) == (True, 2, 12)
     assert found.columns == list(COLUMNS)
     assert list(found.modalities) == ["rgb", "audio", "text"]
     rows = X.lengths["rgb"].sum()
     expected = {"n_features": 3, "n_local_features": rows, "dtype": np.float32, "bytes": rows * 12}
-    expected |= {"has_checksums": True}
+    expected |= {"has_checksums": True, "places": ["seconds"]}
     assert found.modalities["rgb"] == expected
 
 
@@ -120,7 +120,10 @@ DAMAGES = {
         set_attribute("complete", False),
         ["store.zarr is not complete", "after 12 items", "resume=True"],
     ),
-    "version": (set_attribute("version", 2), ["store.zarr has version 2", "reads version 1"]),
+    "version": (
+        set_attribute("version", 3),
+        ["store.zarr has version 3", "reads versions 1 and 2"],
+    ),
     "foreign": (set_attribute("acluster_format", "x"), ["without the attribute acluster_f"]),
     "attributes": (truncate("zarr.json", 9), ["store.zarr is not a zarr group"]),
     "no attributes": (remove("zarr.json"), ["store.zarr is not a zarr group"]),

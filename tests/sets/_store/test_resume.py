@@ -103,7 +103,9 @@ def test_resume_leaves_alone_what_is_not_its_own(stopped):
 def test_resume_removes_unfinished_arrays(stopped, monkeypatch):
     """Those of a modality whose first rows were not committed."""
     writer = FeatureSetsWriter(stopped, resume=True)
-    writer.append({"rgb": np.ones((1, 3)), "depth": np.ones((2, 2))}, **columns(10))
+    places = {"rgb": {"seconds": [0.0]}, "depth": {"x": [0.0, 1.0]}}
+    item = {"rgb": np.ones((1, 3)), "depth": np.ones((2, 2))}
+    writer.append(item, places=places, **columns(10))
 
     def killed(*args):
         raise KeyboardInterrupt

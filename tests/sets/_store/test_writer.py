@@ -21,6 +21,7 @@ from tests.sets._store.helpers import (
     assert_tidy,
     columns_at,
     item_of,
+    places_of,
     shrink,
     write_items,
 )
@@ -36,7 +37,7 @@ def test_writer_stores_same_items_after_any_actions(actions):
         path = f"{folder}/a.zarr"
         writer = FeatureSetsWriter(path)
         for i, action in enumerate([*actions, "close"]):
-            writer.append(item_of(i), **columns_at(i))
+            writer.append(item_of(i), places=places_of(i), **columns_at(i))
             assert len(writer) == i + 1
             assert writer.id == [f"item{j}" for j in range(i + 1)]
             if action == "flush":
@@ -58,7 +59,7 @@ def test_writer_stores_same_items_after_any_actions(actions):
 
 def test_writer_writes_same_files_as_save(tmp_path, path):
     with FeatureSetsWriter(path) as writer:
-        write_items(writer, 8)
+        write_items(writer, 8, with_places=False)
     columns = {name: [columns_at(i)[name] for i in range(8)] for name in COLUMNS}
     save_feature_sets(tmp_path / "b.zarr", [item_of(i) for i in range(8)], **columns)
     for name in [p.relative_to(path) for p in Path(path).rglob("*") if p.is_file()]:
@@ -135,12 +136,12 @@ def test_append_that_raises_has_not_added_the_item(path, small, monkeypatch):
         for i in range(20):
             is_full[:] = [True]  # every flush fails once
             try:
-                writer.append(item_of(i), **columns_at(i))
+                writer.append(item_of(i), places=places_of(i), **columns_at(i))
             except OSError:
                 n_errors += 1
                 assert len(writer) == i
                 is_full.clear()
-                writer.append(item_of(i), **columns_at(i))
+                writer.append(item_of(i), places=places_of(i), **columns_at(i))
         is_full.clear()
     assert n_errors > 2
     assert_holds(path, 20)
@@ -220,6 +221,8 @@ INVALID_NAMES = [
     "label",
     "rgb_offsets",
     "rgb_row_size",
+    "rgb_places",
+    "X_Places",
     3,
     "a\0b",
     "a" * 201,
