@@ -35,7 +35,7 @@ def test_store_has_documented_arrays_and_attributes(written):
         np.testing.assert_array_equal(offsets[:], np.cumsum([0, *sizes]))
     for name, names in PLACES.items():
         places = group[f"{name}_places"]
-        assert (places.shape, places.dtype) == ((len(group[name]), len(names)), "f8")
+        assert (places.shape, places.dtype) == ((group[name].shape[0], len(names)), "f8")
         assert places.metadata.dimension_names == (f"{name}_obs", f"{name}_place")
         assert places.attrs["column_names"] == names
         assert [codec.to_dict() for codec in places.compressors] == [{"name": "crc32c"}]

@@ -58,7 +58,7 @@ def write(path, writers, stop):
 
 def append_until(writer, stop):
     for i in range(len(writer), stop):
-        writer.append(np.full((1 + i % 2, 1), i), id=i)
+        writer.append(np.full((1 + i % 2, 1), i), id=i, places={"x": np.full(1 + i % 2, i / 2)})
         assert len(writer) == i + 1
 
 
@@ -96,4 +96,5 @@ def test_interrupt_at_any_line(monkeypatch, occurrence, goes_on):
             X = open_feature_sets(path)
             assert X.id.tolist() == list(range(5))
             assert [x.tolist() for x in X] == [[[i]] * (1 + i % 2) for i in range(5)]
+            assert [x.tolist() for x in X.places] == [[[i / 2]] * (1 + i % 2) for i in range(5)]
             assert os.listdir(folder) == ["a.zarr"]

@@ -68,6 +68,30 @@ def test_pickle_of_places_of_a_store_is_small(sound_store):
         np.testing.assert_array_equal(copied.id, places.id)
 
 
+def test_places_of_a_zip_archive(written, tmp_path):
+    archive = shutil.make_archive(tmp_path / "archive", "zip", written)
+    assert_holds(archive, 12)
+    validate(archive)
+
+
+def test_places_that_another_program_has_compressed(written):
+    group = zarr.open_group(written)
+    for name, names in PLACES.items():
+        group.create_array(
+            f"{name}_places",
+            data=group[f"{name}_places"][...],
+            attributes={"column_names": names},
+            config={"write_empty_chunks": True},
+            overwrite=True,
+        )
+        assert group[f"{name}_places"].compressors[0].to_dict()["name"] == "zstd"
+    assert_holds(written, 12)
+    validate(written)
+    with FeatureSetsWriter(written, resume=True) as writer:
+        write_items(writer, 14)
+    assert_holds(written, 14)
+
+
 def test_opening_a_store_reads_no_places(written):
     X = open_feature_sets(written)["rgb"]
     places = X.places
