@@ -223,6 +223,17 @@ def test_local_feature_transformer_keeps_places():
     np.testing.assert_array_equal(transformed.places.packed()[0], X[[2, 0]].places.packed()[0])
 
 
+def test_local_feature_transformer_keeps_places_of_frames_in_another_order():
+    pd = pytest.importorskip("pandas")
+    frames = [pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, 5.0]}) for _ in range(2)]
+    transformer = LocalFeatureTransformer(StandardScaler()).fit(FeatureSets.from_arrays(frames))
+    places = [{"seconds": [i, i + 0.5]} for i in range(2)]
+    X = FeatureSets.from_arrays([frame[["b", "a"]] for frame in frames], places=places)
+    transformed = transformer.transform(X)
+    np.testing.assert_array_equal(transformed[0], [[-1, -1], [1, 1]])
+    assert_places(transformed, places)
+
+
 def test_containers_of_older_pickles_have_no_places():
     X = FeatureSets.from_arrays([np.ones((2, 3))])
     state = X.__getstate__()
