@@ -294,7 +294,11 @@ class _Extraction:
         own = {
             name: values[item.id] for name, values in self._columns.items() if values is not None
         }
-        self._writer.append(features, id=item.id, **own)
+        places = {
+            name: {place: np.concatenate([part[place] for part in parts]) for place in parts[0]}
+            for name, parts in item.places.items()
+        }
+        self._writer.append(features, id=item.id, places=places or None, **own)
 
 
 def _check_parameters(

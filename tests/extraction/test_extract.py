@@ -53,7 +53,10 @@ def contents(store):
     X = open_feature_sets(store)
     names = getattr(X, "names", [None])
     sets = {name: X if name is None else X[name] for name in names}
-    values = {name: [x.tolist() for x in own] for name, own in sets.items()}
+    values = {
+        name: [[x.tolist() for x in own], own.places and [x.tolist() for x in own.places]]
+        for name, own in sets.items()
+    }
     tables = [
         path.read_text() if path.exists() else ""
         for path in (Path(f"{store}.{name}.csv") for name in ("failed", "warnings"))
@@ -69,9 +72,11 @@ def test_extract_writes_features_ids_and_labels(sounds, tmp_path):
     assert X.id.tolist() == [f"{'low' if i % 2 else 'high'}/{i}.wav" for i in (0, 2, 4, 1, 3, 5)]
     assert X.label.tolist() == ["high"] * 3 + ["low"] * 3
     assert X["audio"].lengths.tolist() == [1, 3, 5, 2, 4, 6]
-    for id_, found in zip(X.id, X["audio"], strict=True):
-        batch, _ = Waveforms(seconds=0.25).read(sounds / id_)
+    for id_, found, own in zip(X.id, X["audio"], X["audio"].places, strict=True):
+        batch, places = Waveforms(seconds=0.25).read(sounds / id_)
         np.testing.assert_allclose(found, level(batch), rtol=1e-6)
+        np.testing.assert_array_equal(own[:, 0], places["seconds"])
+    assert X["audio"].places.column_names == ("seconds",)
     assert (report.n_items, report.n_new, dict(report.failed)) == (6, 6, {})
     assert "6 items, 6 of them new" in str(report)
     assert info(store).attributes["extraction"]["audio"]["view"]["seconds"] == 0.25
