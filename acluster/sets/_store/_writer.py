@@ -132,6 +132,10 @@ class FeatureSetsWriter:
         kept in the store and returned by `acluster.sets.info`. A store that is resumed keeps
         its own.
 
+    label_names : sequence of str, optional
+        The names of the labels, if `label` is a row of 0 and 1 for each item. The command line
+        prints them, and `acluster.sets.info` returns them.
+
     Raises
     ------
     FileExistsError
@@ -175,6 +179,7 @@ class FeatureSetsWriter:
         resume: bool = False,
         dtype: str | None = None,
         attributes: Mapping[str, Any] | None = None,
+        label_names: Sequence[str] | None = None,
     ) -> None:
         if dtype not in (None, "float16", "float32"):
             raise ValueError(f"dtype={dtype!r} is not 'float16', 'float32' or None.")
@@ -193,7 +198,7 @@ class FeatureSetsWriter:
             self._lock = self._acquire()
             weakref.finalize(self, self._lock.release)
             try:
-                self._state = self._open(attributes)
+                self._state = _named(self._open(attributes), label_names, self.path)
             except BaseException:
                 if is_new:
                     remove_store(self._root, [])
@@ -252,13 +257,14 @@ class FeatureSetsWriter:
             with _transaction(self._root, self.path) as (_, group):
                 discard_uncommitted(group, attributes, self._root)
         arrays = {name: existing[name] for name in committed["n_rows"]}
+        named = [*arrays, *({"label"} & {*committed["columns"]})]
         return _State(
             n_written=committed["n_items"],
             n_rows=dict(committed["n_rows"]),
             multimodal=attributes["multimodal"],
             formats={name: (array.shape[1], array.dtype) for name, array in arrays.items()},
             frames={
-                name: names for name, x in arrays.items() if (names := stored_names(x, self.path))
+                name: names for name in named if (names := stored_names(existing[name], self.path))
             },
             types={name: entry_type(self.column(name)[0]) for name in committed["columns"]},
             places=dict.fromkeys(name for name, n_rows in committed["n_rows"].items() if n_rows)
@@ -379,6 +385,7 @@ class FeatureSetsWriter:
                 if value is not None
             }
             types = check_entries(columns, self._state.types if len(self) else None, name)
+            _check_n_labels(columns.get("label"), self._state.frames.get("label"), name)
             if not len(self):
                 _check_new_arrays(self._root, columns, self.path)
             origins, named = check_item_places(places, item, sets, self._state.places, name)
@@ -413,7 +420,7 @@ class FeatureSetsWriter:
                 f"Item {i} has type {type(item).__name__}, but earlier items are {earlier}. Pass "
                 "all items in the same form."
             )
-        named = _by_modality(item)
+        named = by_modality(item)
         new = [name for name in named if name not in self._state.formats]
         if new:
             check_new_names(new, f"Item {i}", [*os.listdir(self._root), *self._state.formats])
@@ -529,7 +536,8 @@ class FeatureSetsWriter:
 
     def _name_columns(self, X: Any, label: Any) -> None:
         """Take over the column names of labels and of containers, if they are from data frames."""
-        self._state = replace(self._state, frames=_frames({**_by_modality(X), "label": label}))
+        frames = _frames({**by_modality(X), "label": label})
+        self._state = replace(self._state, frames={**self._state.frames, **frames})
 
     def _remove(self) -> None:
         """Remove the store, which this writer has made, and nothing else in its directory."""
@@ -565,6 +573,33 @@ def _make_directory(root: Path, path: str, resume: bool) -> bool:
             ) from None
         return False
     return True
+
+
+def _named(state: _State, label_names: Sequence[str] | None, path: str) -> _State:
+    """Return the state with the names of the labels, which must be those of a resumed store."""
+    if label_names is None:
+        return state
+    names = tuple(label_names)
+    are_texts = all(isinstance(name, str) and name for name in names)
+    if isinstance(label_names, str) or not are_texts or len({*names}) < len(names):
+        raise ValueError(
+            f"label_names={label_names!r:.200} are not distinct texts. Pass one name per label."
+        )
+    known = state.frames.get("label", names if not state.n_written else None)
+    if known != names:
+        raise ValueError(
+            f"label_names={label_names!r:.200}, but {path} has {known!r:.200}. Leave them out to "
+            "continue with those."
+        )
+    return replace(state, frames={**state.frames, "label": names})
+
+
+def _check_n_labels(label: Any, names: tuple[Any, ...] | None, item: str) -> None:
+    if names is not None and label is not None and np.shape(label) != (len(names),):
+        raise ValueError(
+            f"{item}: label={label!r:.100} has the shape {np.shape(label)}, but there are "
+            f"{len(names)} label_names. Pass one 0 or 1 for each."
+        )
 
 
 def _check_dtype(group: zarr.Group, names: Iterable[str], dtype: str | None, path: str) -> None:
@@ -612,7 +647,8 @@ def _check_new_arrays(root: Path, names: Iterable[str], path: str) -> None:
             )
 
 
-def _by_modality(item: Any) -> Mapping[str, Any]:
+def by_modality(item: Any) -> Mapping[str, Any]:
+    """Return the sets of an item, or the containers of many, by modality."""
     if isinstance(item, MultimodalFeatureSets):
         return {name: item[name] for name in item.names}
     return item if isinstance(item, Mapping) else {UNNAMED: item}
@@ -620,7 +656,7 @@ def _by_modality(item: Any) -> Mapping[str, Any]:
 
 def _frames(item: Any) -> dict[str, tuple[Any, ...]]:
     """Return the column names of the sets that are data frames, or containers made of some."""
-    names = {name: column_names(x) for name, x in _by_modality(item).items()}
+    names = {name: column_names(x) for name, x in by_modality(item).items()}
     return {name: own for name, own in names.items() if own is not None}
 
 

@@ -315,3 +315,39 @@ def test_writer_rejects_resuming_with_another_dtype(path):
     with pytest.raises(ValueError, match=r"dtype='float32', but .* holds 'features' as float16"):
         FeatureSetsWriter(path, resume=True, dtype="float32")
     assert open_feature_sets(path).dtype == np.float16
+
+
+def test_writer_keeps_label_names_when_it_resumes(path):
+    with FeatureSetsWriter(path, label_names=["cat", "dog"]) as writer:
+        writer.append([[1.0]], label=[1, 0])
+    assert info(path).label_names == ("cat", "dog")
+    for names in (None, ("cat", "dog")):
+        with FeatureSetsWriter(path, resume=True, label_names=names) as writer:
+            writer.append([[1.0]], label=[0, 1])
+    assert info(path).label_names == ("cat", "dog")
+    assert open_feature_sets(path).label.tolist() == [[1, 0], [0, 1], [0, 1]]
+    with pytest.raises(ValueError, match=r"label_names=\['a', 'b'\], but .* has \('cat', 'dog'\)"):
+        FeatureSetsWriter(path, resume=True, label_names=["a", "b"])
+
+
+def test_writer_rejects_label_names_of_a_store_without(path):
+    with FeatureSetsWriter(path) as writer:
+        writer.append([[1.0]], label=[1, 0])
+    with pytest.raises(ValueError, match=r"label_names=\['a', 'b'\], but .* has None"):
+        FeatureSetsWriter(path, resume=True, label_names=["a", "b"])
+
+
+@pytest.mark.parametrize("names", ["ab", ["a", "a"], ["a", ""], ["a", 1]])
+def test_writer_rejects_label_names_that_are_not_distinct_texts(path, names):
+    with pytest.raises(ValueError, match="are not distinct texts"):
+        FeatureSetsWriter(path, label_names=names)
+    assert not os.path.exists(path)
+
+
+@pytest.mark.parametrize("label", [1, "a", [1], [1, 0, 1]])
+def test_append_rejects_labels_without_one_number_per_name(path, label):
+    with FeatureSetsWriter(path, label_names=["a", "b"]) as writer:
+        with pytest.raises(ValueError, match="but there are 2 label_names"):
+            writer.append([[1.0]], label=label)
+        writer.append([[1.0]], label=[1, 0])
+    assert len(open_feature_sets(path)) == 1
