@@ -19,7 +19,9 @@ from acluster.sets._checks import (
 from acluster.sets._feature_sets import FeatureSets, SetsInMemory, pieces, rows_of_runs
 from acluster.sets._multimodal import MultimodalFeatureSets
 from acluster.sets._names import COLUMNS, check_modality_names
+from acluster.sets._nested import as_feature_sets, group_rows, list_arrays
 from acluster.sets._store._errors import StoreError
+from acluster.sets._store._merge import check_resumable, merge_stores
 from acluster.sets._store._reader import info, open_feature_sets, open_if_store, validate
 from acluster.sets._store._save import natural_key, places_reader, save_feature_sets, save_rows
 from acluster.sets._store._writer import FeatureSetsWriter
@@ -29,7 +31,10 @@ __all__ = [  # what users import from here; the rest is for the other folders of
     "FeatureSetsWriter",
     "MultimodalFeatureSets",
     "StoreError",
+    "as_feature_sets",
+    "group_rows",
     "info",
+    "merge_stores",
     "open_feature_sets",
     "save_feature_sets",
     "validate",
