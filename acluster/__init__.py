@@ -57,6 +57,7 @@ _SUBMODULES = [
     "datasets",
     "estimators",
     "extraction",
+    "formats",
     "inspection",
     "model_selection",
     "nn",

@@ -30,13 +30,14 @@ ARROWS = {
     "inspection": {"acluster"},
     "datasets": {"acluster", "training"},
     "extraction": {"acluster", "sets", "training", "_utils"},
-    "command_line": {"acluster", "inspection", "sets", "_utils"},
+    "formats": {"sets"},
+    "command_line": {"acluster", "formats", "inspection", "sets", "_utils"},
     "__main__": {"command_line"},
 }
 
 # Where heavy libraries may be imported; numpy is allowed everywhere but in nn's modules.
 ROOMS_OF = {
-    "torch": {"nn", "training", "estimators", "datasets", "extraction", "_utils"},
+    "torch": {"nn", "training", "estimators", "datasets", "extraction", "formats", "_utils"},
     "cv2": {"extraction"},
     "skimage": {"extraction"},
     "zarr": {"sets"},
@@ -44,6 +45,8 @@ ROOMS_OF = {
     "numba": {"nn"},
     "triton": {"nn"},
     "matplotlib": {"inspection"},
+    "h5py": {"formats"},
+    "pyarrow": {"formats"},
 }
 
 MAX_FUNCTION_LINES, MAX_METHODS, MAX_CLASS_LINES = 50, 20, 300

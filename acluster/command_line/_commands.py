@@ -3,8 +3,6 @@
 import argparse
 import json
 import textwrap
-import warnings
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,8 @@ import numpy as np
 import acluster.sets
 from acluster._utils._files import replaced_file
 from acluster._utils._progress import progress
-from acluster.command_line import _convert
+from acluster.command_line import _convert, _splits
+from acluster.command_line._labels import Roles, read_table
 from acluster.command_line._output import check_path, is_terminal, show, write_table
 
 _ITEMS_PER_BATCH = 256
@@ -61,15 +60,39 @@ def _print_info(found: Any) -> None:
             f"columns, {modality['dtype']}, {modality['bytes'] / 1e6:.1f} MB{places}"
         )
     show(f"columns: {', '.join(found.columns) or 'none'}")
+    if found.label_names:
+        show(f"labels: {', '.join(found.label_names)}")
     for name, value in found.attributes.items():
         show(f"{name}: {json.dumps(value)}")
 
 
 def convert(options: argparse.Namespace) -> None:
     """Write or resume a store."""
-    path, table = options.store, options.labels
-    n_items = _convert.convert(options.source, path, table=table, dtype=options.dtype)
-    show(f"{path}: {n_items} items")
+    split = None if options.split is None else tuple(options.split.split("=", 1))
+    if split is not None and len(split) != 2:
+        raise ValueError(f"--split takes COLUMN=VALUE, such as split=train; got {options.split!r}.")
+    roles = Roles(options.id, options.label, options.group, options.weight, split)
+    if options.labels is None and (roles.are_given or options.only_matching):
+        raise ValueError(
+            "--id, --label, --group, --weight, --split and --only-matching are about the table of "
+            "labels. Pass it too: --labels table.csv."
+        )
+    n_items, n_left_out = _convert.convert(
+        options.source,
+        options.store,
+        table=None if options.labels is None else read_table(options.labels, roles),
+        only_matching=options.only_matching,
+        subfolders=options.subfolders,
+        dtype=options.dtype,
+    )
+    left_out = f"; {n_left_out} others are left out" if n_left_out else ""
+    show(f"{n_items} items are in {options.store}{left_out}")
+
+
+def merge(options: argparse.Namespace) -> None:
+    """Write or resume a store with the items of others."""
+    n_items = acluster.sets.merge_stores(options.stores, options.out, verbose=True)
+    show(f"{n_items} items are in {options.out}")
 
 
 def fit(options: argparse.Namespace) -> None:
@@ -93,10 +116,13 @@ def fit(options: argparse.Namespace) -> None:
     )
     classifier = classifier_class(**_DEFAULTS, verbose=is_terminal())
     classifier.set_params(**dict(map(_parse_parameter, options.set)))
-    train, test = _split(X, y, options.hold_out)
-    weight = None if X.weight is None else X.weight[train]
+    group = _splits.groups_of(X, options.store, options.group)
+    train, test = _splits.split(group, y, options.hold_out, "--hold-out")
+    own = None if group is None else group[train]
+    if options.cv is not None:
+        _cross_validate(classifier, X[train], y[train], own, options.cv)
     try:
-        classifier.fit(X[train], y[train], weight, checkpoint_dir=options.checkpoint)
+        _fit(classifier, X[train], y[train], own, checkpoint_dir=options.checkpoint)
     except KeyboardInterrupt as interrupt:
         if not hasattr(classifier, "network_"):
             raise
@@ -111,62 +137,37 @@ def fit(options: argparse.Namespace) -> None:
         show(f"accuracy on the {len(test)} held-out items: {accuracy:.4f}")
 
 
-def _split(X: Any, y: Any, test_size: float | None) -> tuple[Any, Any]:
-    """Return the indices of the training and the held-out items.
+def _fit(classifier: Any, X: Any, y: Any, group: Any, **options: Any) -> Any:
+    """Train on items with their sample weights.
 
-    Whole groups are held out if the store has groups; otherwise the split is stratified by class.
+    With early stopping, whole groups are held out for validation: the classifier knows no groups
+    and would validate on items that resemble those of training.
     """
-    from sklearn.model_selection import GroupShuffleSplit, train_test_split
-
     items = np.arange(len(y))
-    if test_size is None:
-        return items, items[:0]
-    _check_split(X.group, y, test_size)
-    if X.group is not None:
-        splitter = GroupShuffleSplit(1, test_size=test_size, random_state=0)
-        train, test = next(splitter.split(items, groups=X.group))
-    else:
-        stratify = y if y.ndim == 1 else None
-        train, test = train_test_split(
-            items, test_size=test_size, stratify=stratify, random_state=0
-        )
-    if y.ndim == 1 and (untrained := sorted(set(y[test]) - set(y[train]))):
-        warnings.warn(
-            f"--hold-out {test_size}: all items of the label {str(untrained[0])!r:.100} are held "
-            f"out, and of {len(untrained)} labels in all. The model cannot predict them.",
-            stacklevel=2,
-        )
-    # In their own order, rows of a store are read in longer runs.
-    return np.sort(train), np.sort(test)
+    if group is not None and classifier.early_stopping:
+        fraction = classifier.validation_fraction
+        items, held_out = _splits.split(group, y, fraction, "validation_fraction")
+        options |= {"X_val": X[held_out], "y_val": y[held_out]}
+    weight = None if X.weight is None else X.weight[items]
+    return classifier.fit(X[items], y[items], weight, **options)
 
 
-def _check_split(group: Any, y: Any, test_size: float) -> None:
-    """Check that the items can be divided as `_split` does it."""
-    what, parts = ("items", np.arange(len(y))) if group is None else ("groups", np.unique(group))
-    n_test = ceil(test_size * len(parts))
-    problem = None
-    if len(parts) < 2:
-        problem = f"the store has {len(parts)} {what}, and whole {what} are held out"
-    elif n_test == len(parts):
-        problem = f"it would hold out all {n_test} {what}"
-    elif group is None and y.ndim == 1:
-        labels, n_items = np.unique(y, return_counts=True)
-        rare = labels[n_items < 2]
-        if len(rare):
-            problem = (
-                f"the label {str(rare[0])!r:.100} has 1 item, and so have {len(rare)} labels in "
-                "all; training and held-out items both need one of each label"
-            )
-        elif len(labels) > min(n_test, len(y) - n_test):
-            problem = (
-                f"it would hold out {n_test} of {len(y)} items, but training and held-out items "
-                f"both need one of each of the {len(labels)} labels"
-            )
-    if problem:
-        raise ValueError(
-            f"--hold-out {test_size} is not possible: {problem}. Add data, choose another "
-            "fraction, or leave --hold-out out."
-        )
+def _cross_validate(classifier: Any, X: Any, y: Any, group: Any, n_folds: int) -> None:
+    """Print the accuracy on the test items of each fold, and its mean."""
+    from sklearn.base import clone
+
+    accuracies = []
+    folds = _splits.folds(group, y, n_folds)
+    for train, test in progress(folds, "folds", len(folds)):
+        own = None if group is None else group[train]
+        fitted = _fit(clone(classifier).set_params(verbose=False), X[train], y[train], own)
+        accuracies.append(fitted.score(X[test], y[test]))
+    shown = ", ".join(f"{accuracy:.4f}" for accuracy in accuracies)
+    kept = "" if group is None else ", which keep groups together"
+    show(
+        f"cross-validated accuracy: {np.mean(accuracies):.4f} (standard deviation "
+        f"{np.std(accuracies):.4f} over {len(folds)} folds{kept}: {shown})"
+    )
 
 
 def _parse_parameter(text: str) -> tuple[str, Any]:

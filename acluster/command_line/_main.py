@@ -124,7 +124,8 @@ def _make_parser() -> argparse.ArgumentParser:
     for add_arguments, summary, inputs in (
         (_info, "show what a store contains", ["store"]),
         (_validate, "read a whole store and check it", ["store"]),
-        (_convert, "write arrays to a store", []),
+        (_convert, "write local features from files to a store", []),
+        (_merge, "write the items of several stores to one", []),
         (_fit, "train a classifier on a store", ["store"]),
         (_predict, "predict the labels of a store's items", ["model", "store"]),
         (_transform, "write the global features of a store's items", ["model", "store"]),
@@ -168,24 +169,59 @@ def _convert(command: _Command) -> None:
 
     The source is one of the following:
 
-      a folder of .npy files, one per item, each of shape (number of local features, number of
-      columns); for several modalities, a folder with one such folder per modality, where an item
-      that lacks a modality has no file in its folder;
-      an .npz file with one such array per item;
+      a folder of files with one item each, of shape (number of local features, number of columns):
+      .npy; .npz with the array features; .h5 or .hdf5 with the dataset features, as CLAM and
+      TRIDENT write it; .pt or .pth with a tensor, or a dict with the tensor features;
+      a folder of .npy files, or any others of these, in subfolders (see below);
+      an .npz archive with one such array per item;
+      a .parquet, .arrow or .feather table with one row per item, whose columns of lists of lists
+      are features, and which may have the columns id, label, group and weight; or a folder of such
+      tables;
       a store, to change its dtype or its columns; its places are kept.
+
+    The id of an item is its path below the folder, without the suffix: 7, or case3/7. Subfolders
+    are modalities, with one file each for an item, if there is only one subfolder, or if files of
+    the same name have different numbers of columns. They are parts of the ids if no name occurs in
+    two of them. Otherwise, the ids in the table of labels decide, or --subfolders.
+
+    The table of labels has the column id, and may have label, group and weight; each item needs a
+    row, and each row an item. If you name a column (--id, --label, --group, --weight, --split),
+    only the named ones are used. Several columns after --label are labels of 0 and 1, of which an
+    item may have any number.
 
     Run the same command again to resume a conversion that was interrupted.
 
     Example:
 
       acluster convert features/ videos.zarr --labels labels.csv --dtype float16
+      acluster convert h5_files/ slides.zarr --labels cases.csv --id slide_id --label subtype
+          --group case_id --split split=train
     """
-    command.add_argument("source", type=Path, help="a folder, an .npz file or a store")
+    command.add_argument("source", type=Path, help="a folder, an archive, a table or a store")
     command.add_argument("store", help="the store to write, or to resume")
+    command.add_argument("--labels", metavar="CSV", help="a table with one row per item")
+    command.add_argument("--id", metavar="COLUMN", help="the column of the ids; by default id")
     command.add_argument(
-        "--labels",
-        metavar="CSV",
-        help="a table with the column id and any of the columns label, group and weight",
+        "--label",
+        nargs="+",
+        default=[],
+        metavar="COLUMN",
+        help="the column of the label, or several of 0 and 1; put them after the store",
+    )
+    command.add_argument(
+        "--group", metavar="COLUMN", help="the column of what is kept together in splits"
+    )
+    command.add_argument("--weight", metavar="COLUMN", help="the column of the sample weights")
+    command.add_argument(
+        "--split", metavar="COLUMN=VALUE", help="convert only the items with this value"
+    )
+    command.add_argument(
+        "--only-matching",
+        action="store_true",
+        help="leave out items without a row in the table, and rows without an item",
+    )
+    command.add_argument(
+        "--subfolders", choices=("modalities", "items"), help="what the subfolders are"
     )
     command.add_argument(
         "--dtype",
@@ -194,11 +230,26 @@ def _convert(command: _Command) -> None:
     )
 
 
+def _merge(command: _Command) -> None:
+    """Write the items of several stores to one store, in this order.
+
+    The stores need the same modalities, columns and attributes, and ids that are distinct. Memory
+    is bounded. Run the same command again to resume a merge that was interrupted.
+
+    Example:
+
+      acluster merge part1.zarr part2.zarr whole.zarr
+    """
+    command.add_argument("stores", nargs="+", metavar="store", help="the stores to read")
+    command.add_argument("out", help="the store to write, or to resume")
+
+
 def _fit(command: _Command) -> None:
     """Train an attention cluster classifier on the items of a store and their labels.
 
     A store with several modalities trains one attention cluster per modality. Sample weights in
-    the store are used. If the store has groups, --hold-out holds out whole groups.
+    the store are used. If the store has groups, --hold-out, --cv and early stopping keep the items
+    of a group together.
 
     --set takes the parameters of the Python class: numbers, names without quotes, and true, false
     and null (for None). Local features are standardized unless you pass --set standardize=false.
@@ -223,6 +274,18 @@ def _fit(command: _Command) -> None:
         type=float,
         metavar="FRACTION",
         help="the fraction of the items to hold out and report the accuracy on, such as 0.2",
+    )
+    command.add_argument(
+        "--cv",
+        type=int,
+        metavar="FOLDS",
+        help="cross-validate on the training items first, and report the accuracy",
+    )
+    command.add_argument(
+        "--group",
+        action=argparse.BooleanOptionalAction,
+        help="require that the store has groups, or ignore them; by default they are used if there "
+        "are any",
     )
     command.add_argument(
         "--checkpoint",

@@ -436,10 +436,7 @@ def test_convert_rejects_store_with_other_content(data, capsys):
     assert "cannot be resumed" in capsys.readouterr().err
     run("convert", "features", "sets.zarr")
     run("convert", "features", "sets.zarr", "--labels", "labels.csv", fails=True)
-    assert (
-        "it has the columns ['id'], but the conversion writes ['id', 'label']"
-        in capsys.readouterr().err
-    )
+    assert "it has the columns ['id'], but features has ['id', 'label']" in capsys.readouterr().err
     run("convert", "features", "labeled.zarr", "--labels", "labels.csv")
     text = Path("labels.csv").read_text()
     Path("labels.csv").write_text(text.replace("item3,one", "item3,none"))
@@ -514,18 +511,17 @@ def test_fit_names_what_cannot_be_held_out(
 
 
 def test_fit_checks_of_hold_out_agree_with_the_split():
-    from acluster.command_line import _commands
+    from acluster.command_line import _splits
 
     rng = np.random.default_rng(0)
     for _ in range(300):
         n, n_labels = rng.integers(1, 12), rng.integers(1, 5)
         y, test_size = rng.integers(0, n_labels, n), rng.choice([0.01, 0.1, 0.3, 0.5, 0.9, 0.99])
         group = None if rng.random() < 0.5 else rng.integers(0, 4, n)
-        X = type("Items", (), {"group": group})
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                train, test = _commands._split(X, y, test_size)
+                train, test = _splits.split(group, y, test_size, "--hold-out")
             except ValueError as error:
                 assert "--hold-out" in str(error)  # noqa: PT017
             else:

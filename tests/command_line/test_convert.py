@@ -183,13 +183,25 @@ def test_convert_does_not_wait_for_a_pipe(capsys):
     assert "b.npz is a file; pass" in convert(capsys, "b.npz", fails=True)
 
 
-@pytest.mark.parametrize("suffix", [".h5", ".pt", ".npz", ".csv"])
 @pytest.mark.parametrize("place", ["given", "given/slides"])
-def test_convert_names_the_files_of_a_folder_that_it_cannot_read(capsys, suffix, place):
+def test_convert_says_what_it_found_in_a_folder_and_what_it_takes(capsys, place):
+    Path(place).mkdir(parents=True)
+    assert "given has no files, which cannot be read. Pass" in convert(capsys, "given", fails=True)
+    for name in ("a.mat", "b.mat", "labels.csv", "README", ".hidden.npy"):
+        Path(place, name).write_bytes(b"content")
+    error = convert(capsys, "given", fails=True)
+    found = "given has 1 (no suffix) file, 1 .csv file and 2 .mat files, which cannot be read. Pass"
+    assert f"{found} a folder of .npy, .npz, .h5, .hdf5, .pt, .pth files" in error
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".hdf5", ".pt", ".pth", ".npz", ".npy", ".parquet"])
+@pytest.mark.parametrize("place", ["given", "given/slides"])
+def test_convert_names_the_file_that_it_cannot_read(capsys, suffix, place):
     Path(place).mkdir(parents=True)
     Path(place, f"slide{suffix}").write_bytes(b"\x80\x04.")
     error = convert(capsys, "given", fails=True)
-    assert f"given has no .npy files, and is not a store; its files are {suffix}. Pass" in error
+    assert error.startswith(f"acluster convert: {place}/slide{suffix} ")
+    assert len(error.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -199,7 +211,7 @@ def test_convert_names_the_files_of_a_folder_that_it_cannot_read(capsys, suffix,
 def test_convert_names_the_file_of_an_invalid_item(capsys, content, message):
     folder(a=npy(ARRAY), slide_2=content)
     error = convert(capsys, "features", fails=True)
-    assert error.startswith("acluster convert: features, item 'slide_2': ")
+    assert error.startswith("acluster convert: features/slide_2.npy: ")
     assert message in error
     assert len(error.splitlines()) == 1
 
@@ -207,7 +219,7 @@ def test_convert_names_the_file_of_an_invalid_item(capsys, content, message):
 TABLES = {
     "two columns of labels": ("id,label,label\na,1,2\nb,1,2\n", "two columns of the name 'label'"),
     "two columns of ids": ("id,id\na,a\nb,b\n", "two columns of the name 'id'"),
-    "multilabel": ("id,cat,dog\na,1,0\nb,0,1\n", "FeatureSetsWriter takes rows of 0 and 1"),
+    "multilabel": ("id,cat,dog\na,1,0\nb,0,1\n", "--label COLUMN [COLUMN ...]"),
     "an unknown column": ("id,class\na,1\nb,1\n", "has the columns ['id', 'class']"),
     "no header": ("a,1\nb,2\n", "it needs the column id"),
     "a missing id": ("id,label\na,1\n", "no row for the item 'b'"),
@@ -237,5 +249,7 @@ def test_convert_reads_tables_of_spreadsheets(capsys, mark, delimiter, end):
     rows = [["id", "label"], ["b", '"x;,\t y"'], ["a", "\u732b"], ["not converted", "z"]]
     text = mark + end.join(map(delimiter.join, rows)) + end
     Path("t.csv").write_bytes(text.encode())
-    convert(capsys, "features", "--labels", "t.csv")
+    error = convert(capsys, "features", "--labels", "t.csv", fails=True)
+    assert "t.csv has a row for 'not converted', but there is no such item" in error
+    convert(capsys, "features", "--labels", "t.csv", "--only-matching")
     assert acluster.open_feature_sets("new.zarr").label.tolist() == ["\u732b", "x;,\t y"]

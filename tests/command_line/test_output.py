@@ -73,6 +73,7 @@ def test_info_escapes_names_of_modalities_and_attributes(folder, capsys, monkeyp
         modalities={HOSTILE: modality},
         columns=[HOSTILE],
         attributes={HOSTILE: HOSTILE},
+        label_names=[HOSTILE],
     )
     for command in ("info", "validate"):
         monkeypatch.setattr(acluster.sets, command, lambda _: found)

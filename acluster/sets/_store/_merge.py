@@ -12,6 +12,7 @@ import numpy as np
 from acluster._utils._progress import progress
 from acluster.sets._arrays import column_names
 from acluster.sets._store._reader import info, open_feature_sets
+from acluster.sets._store._save import places_reader
 from acluster.sets._store._writer import FeatureSetsWriter, by_modality
 
 
@@ -98,9 +99,11 @@ def _append_missing(
     numbers: Iterable[int] = range(n_done, n_items)
     if verbose:
         numbers = progress(numbers, f"{writer.path}: items", n_items - n_done)
-    places = islice(((x, i) for x in sets for i in range(len(x))), n_done, None)
-    for k, (x, i) in zip(numbers, places, strict=False):
-        writer.append(x[i], **{column: values[k] for column, values in columns.items()})
+    pairs = [(x, places_reader(x)) for x in sets]
+    items = ((x, read, i) for x, read in pairs for i in range(len(x)))
+    for k, (x, read, i) in zip(numbers, islice(items, n_done, None), strict=False):
+        entries = {column: values[k] for column, values in columns.items()}
+        writer.append(x[i], places=read(i) if read else None, **entries)
 
 
 def _describe(X: Any, store: str) -> dict[str, Any]:
@@ -116,6 +119,9 @@ def _describe(X: Any, store: str) -> dict[str, Any]:
         "numbers of features": {name: x.n_features for name, x in sets.items()},
         "dtypes": {name: str(x.dtype) for name, x in sets.items()},
         "feature names": {name: column_names(x) for name, x in sets.items()},
+        "names of places": {
+            name: x.places and x.places.column_names for name, x in sets.items()
+        },
         "columns": sorted(found.columns),
         "kinds of labels": None if X.label is None else _kind(X.label),
         "label names": found.label_names and list(found.label_names),

@@ -1,4 +1,4 @@
-"""Read arrays of numbers from .npy files and archives of unknown origin.
+"""Read arrays of numbers from .npy files and .npz archives of unknown origin.
 
 The sizes that headers claim are compared with those of the files before memory is reserved, and
 pickled arrays, which could run code, are never loaded.
@@ -18,29 +18,73 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from acluster.formats._item import Item, as_places
+
+_FEATURES, _COORDS = "features", "coords"
 _MAX_HEADER_BYTES = 10_000  # as in NumPy
 # An archive that would fill more than this, and so many times its own size, is no data of numbers.
 _MAX_FREE_BYTES, _MAX_RATIO = 1 << 27, 200
 # What zipfile, zlib and the parser of .npy headers raise for damaged files.
-_DAMAGE = (
+DAMAGE = (
     zipfile.BadZipFile, zlib.error, EOFError, ValueError, TypeError, LookupError, SyntaxError,
     OverflowError, AttributeError, RuntimeError, MemoryError, AssertionError,
-    tokenize.TokenError,
+    tokenize.TokenError, NotImplementedError,
 )  # fmt: skip
 
 
-def load_file(path: Path) -> NDArray[Any]:
-    """Load the array in a .npy file.
+def read_npy(path: Path) -> Item:
+    """Read the features of an item from a .npy file.
+
+    Parameters
+    ----------
+    path : path
+        A file with one array of shape (L, M).
+
+    Returns
+    -------
+    Item
+        Without places.
 
     Raises
     ------
     ValueError
         If the file does not hold exactly one array of numbers with two dimensions.
     """
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is a folder, a device or a pipe, not a .npy file.")
     with path.open("rb") as file:
-        return _read_array(file, path.stat().st_size, str(path))
+        return Item(_read_array(file, path.stat().st_size, str(path)))
+
+
+def read_npz(path: Path) -> Item:
+    """Read the features and the coordinates of one item from an .npz archive.
+
+    Parameters
+    ----------
+    path : path
+        An archive with the array ``features`` of shape (L, M), or with one array under another
+        name, and perhaps ``coords`` of shape (L, 2).
+
+    Returns
+    -------
+    Item
+        With the places x and y if there are coordinates.
+
+    Raises
+    ------
+    ValueError
+        If the archive has no or several arrays of features, or one that is not valid.
+    """
+    archive = Archive(path)
+    names = [name for name in archive.names if name != _COORDS]
+    if _FEATURES not in names and len(names) != 1:
+        raise ValueError(
+            f"{path} has the arrays {names!s:.200}; the archive of one item needs the array "
+            f"{_FEATURES!r}, or exactly one. If each array is an item, pass the archive instead of "
+            "its folder."
+        )
+    features = archive.load(_FEATURES if _FEATURES in names else names[0])
+    if _COORDS not in archive.names:
+        return Item(features)
+    return Item(features, as_places(archive.load(_COORDS), len(features), f"{path}: {_COORDS}"))
 
 
 class Archive:
@@ -66,7 +110,7 @@ class Archive:
         self._path = path
         try:
             self._file = zipfile.ZipFile(path)
-        except (*_DAMAGE, NotImplementedError) as error:
+        except DAMAGE as error:
             raise ValueError(
                 f"{path} is not an .npz archive, as numpy.savez writes it: {error}"
             ) from None
@@ -109,7 +153,7 @@ class Archive:
         member = self._members[name]
         try:
             file = self._file.open(member)
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise _not_an_array(f"{self._path}: {name:.100}", error) from None
         with file:
             return _read_array(file, member.file_size, f"{self._path}: {name:.100}")
@@ -119,7 +163,7 @@ def _read_array(file: IO[bytes], size: int, name: str) -> NDArray[Any]:
     """Read the array in a .npy file of `size` bytes; `name` begins the error messages."""
     try:
         shape, dtype, n_header = _read_header(file)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _not_an_array(name, error) from None
     if dtype.kind not in "biuf":
         raise ValueError(
@@ -139,7 +183,7 @@ def _read_array(file: IO[bytes], size: int, name: str) -> NDArray[Any]:
     try:
         file.seek(0)
         return npy.read_array(file, allow_pickle=False)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _not_an_array(name, error) from None
 
 

@@ -1,0 +1,116 @@
+"""Open what people have as a source of items: folders, archives, tables and stores."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+from acluster.formats._folders import describe_files, find_files, open_folder
+from acluster.formats._item import Item
+from acluster.formats._numpy import Archive
+from acluster.formats._readers import READERS
+from acluster.formats._source import Source
+from acluster.formats._tables import SUFFIXES, open_tables
+from acluster.sets import COLUMNS, info, natural_key, open_feature_sets, places_reader
+
+_TAKEN = (
+    f"a folder of {', '.join(READERS)} files with one item each (of one kind), a folder of such "
+    f"folders, an .npz archive with one array per item, a {', '.join(SUFFIXES)} table with one row "
+    "per item, a folder of such tables, or a store"
+)
+
+
+def open_source(
+    path: Path, *, subfolders: str | None = None, known: Collection[str] = ()
+) -> Source:
+    """Open the items in a folder, an archive, a table or a store.
+
+    Parameters
+    ----------
+    path : path
+        What to open.
+
+    subfolders : {"modalities", "items"}, optional
+        What the folders in a folder are; by default, the files decide.
+
+    known : collection of str
+        The ids in the table of labels, if there is one.
+
+    Returns
+    -------
+    Source
+        At least one item.
+
+    Raises
+    ------
+    ValueError
+        If there are no items, or it is none of these. The message says what was found and what
+        is taken.
+    """
+    source = _open(path, subfolders, known)
+    if not source.names:
+        raise ValueError(f"{path} has no items. Pass {_TAKEN}.")
+    return source
+
+
+def _open(path: Path, subfolders: str | None, known: Collection[str]) -> Source:
+    if path.exists() and not path.is_dir():
+        return _open_file(path)
+    if any((path / name).exists() for name in ("zarr.json", ".zgroup", ".zarray")):
+        return _open_store(path)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no {path}. Pass {_TAKEN}.")
+    files = find_files(path)
+    items = [file for file in files if file.suffix.lower() in READERS]
+    tables = [file for file in files if file.suffix.lower() in SUFFIXES]
+    if items and tables:
+        raise ValueError(
+            f"{path} has {describe_files([*items, *tables])}, but a folder must be of one kind. "
+            "Pass the folder of one kind, or move the others away."
+        )
+    if tables:
+        tables.sort(key=lambda file: natural_key(file.as_posix()))
+        return open_tables([path / file for file in tables])
+    if not items:
+        raise ValueError(
+            f"{path} has {describe_files(files)}, which cannot be read. Pass {_TAKEN}."
+        )
+    return open_folder(path, items, subfolders, known)
+
+
+def _open_file(path: Path) -> Source:
+    suffix = path.suffix.lower()
+    if suffix in READERS and suffix != ".npz":
+        raise ValueError(f"{path} is a file with one item; pass {_TAKEN}.")
+    # Opening a pipe would wait for another process.
+    if path.is_file() and (suffix == ".npz" or zipfile.is_zipfile(path)):
+        archive = Archive(path)
+        names = sorted(archive.names, key=natural_key)
+
+        def read(numbers: Sequence[int]) -> Iterator[Item]:
+            return (Item(archive.load(names[i])) for i in numbers)
+
+        return Source(names, read, lambda i: f"{path}: {names[i]:.100}", {"id": names})
+    if path.is_file() and suffix in SUFFIXES:
+        return open_tables([path])
+    raise ValueError(f"{path} is a file; pass {_TAKEN}.")
+
+
+def _open_store(path: Path) -> Source:
+    X = open_feature_sets(path)
+    columns = {name: values for name in COLUMNS if (values := getattr(X, name)) is not None}
+    names = [str(one) for one in columns.get("id", range(len(X)))]
+    found, places = info(path), places_reader(X)
+
+    def read(numbers: Sequence[int]) -> Iterator[Item]:
+        return (Item(X[i], {} if places is None else places(i)) for i in numbers)
+
+    return Source(
+        names,
+        read,
+        lambda i: f"{path}, item {names[i]!r}",
+        columns,
+        found.label_names and list(found.label_names),
+        found.attributes,
+    )
