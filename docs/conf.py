@@ -40,7 +40,16 @@ autosummary_context = {
     "internal_members": "attention_weights_of, blocks, description, from_source, located, "
     "residuals, standardized, train",
     # The other names of acluster.sets are public from acluster, or serve its own modules.
-    "public_names": {"acluster.sets": ["StoreError", "info", "validate"]},
+    "public_names": {
+        "acluster.sets": [
+            "StoreError",
+            "as_feature_sets",
+            "group_rows",
+            "info",
+            "merge_stores",
+            "validate",
+        ]
+    },
 }
 toc_object_entries_show_parents = "hide"
 

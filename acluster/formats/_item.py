@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 class Item:
     """The local features of an item, and where they lie in it.
 
-    Attributes
+    Parameters
     ----------
     features : ndarray of shape (L, M), or dict of str to such arrays
         The local features, by modality if there are several. A modality that the item lacks is

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,6 @@ from acluster.sets import COLUMNS, list_arrays
 SUFFIXES = (".parquet", ".pq", ".arrow", ".feather")
 _COORDS = "coords"
 _ROWS_PER_BATCH = 16  # decoded together, which bounds the memory
-# A row group that would fill more than this, and so many times its file, is no data of numbers.
-_MAX_FREE_BYTES, _MAX_RATIO = 1 << 27, 200
 
 
 def open_tables(paths: Sequence[Path]) -> Source:
@@ -121,17 +119,7 @@ class _Table:
 
         self._file = parquet.ParquetFile(self.path)
         metadata = self._file.metadata
-        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-        limit = max(_MAX_FREE_BYTES, _MAX_RATIO * self.path.stat().st_size)
-        n_values = max(
-            (g.column(k).num_values for g in groups for k in range(g.num_columns)), default=0
-        )
-        if 8 * n_values > limit:
-            raise ValueError(
-                f"{self.path} claims {n_values} numbers in one row group, far more than its size "
-                "can hold: it is damaged or harmful."
-            )
-        self._sizes = [group.num_rows for group in groups]
+        self._sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
         self.n_rows = sum(self._sizes)
         return self._file.schema_arrow
 
@@ -160,7 +148,7 @@ class _Table:
 
         try:
             yield
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise ValueError(
                 f"{self.path} cannot be read as a {self.path.suffix} file: {error!s:.300}"
             ) from None
@@ -169,7 +157,7 @@ class _Table:
         """Read a column of scalars for all rows."""
         if name not in self.types:
             raise ValueError(f"{self.path} has no column {name!r}, which other tables have.")
-        every = range(self.n_rows)
+        every = {*range(self.n_rows)}
         with self._reporting_damage():
             return [x for _, b in self._batches([name], every) for x in b.column(name).to_pylist()]
 
@@ -183,15 +171,17 @@ class _Table:
                     if start + i in wanted:
                         yield self._item(batch.slice(i, 1), features, start + i)
 
-    def _batches(self, names: list[str], wanted: Collection[int]) -> Iterator[tuple[int, Any]]:
+    def _batches(self, names: list[str], wanted: set[int]) -> Iterator[tuple[int, Any]]:
         """Iterate over the first row and the rows of small batches, without needless ones."""
         last, start = max(wanted, default=-1), 0
         if self._is_parquet:
             for group, size in enumerate(self._sizes):
-                if any(start <= i < start + size for i in wanted):
+                if not wanted.isdisjoint(range(start, start + size)):
                     options = {"row_groups": [group], "columns": names}
                     inner = start
                     for batch in self._file.iter_batches(_ROWS_PER_BATCH, **options):
+                        # Arrow ends the process where it reads beyond what it has not checked.
+                        batch.validate(full=True)
                         yield inner, batch
                         inner += batch.num_rows
                 start += size
@@ -200,6 +190,7 @@ class _Table:
             if start > last:
                 return
             whole = whole.select(names)
+            whole.validate(full=True)
             for first in range(0, whole.num_rows, _ROWS_PER_BATCH):
                 yield start + first, whole.slice(first, _ROWS_PER_BATCH)
             start += whole.num_rows

@@ -6,7 +6,7 @@ pyarrow, Hugging Face datasets), nested series (sktime, aeon), ragged arrays (aw
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,8 @@ def as_feature_sets(
           are series of length L_i; it needs ``layout="channels"``;
         - an awkward array of shape (n, var, M);
         - an array or tensor of shape (n, L, M), or (n, M, L) with ``layout="channels"``;
-        - anything that the estimators accept as sets, such as a list of arrays.
+        - a list of arrays, or a container;
+        - a mapping of modality names to any of these.
 
     columns : str or sequence of str, optional
         The columns of a table: a name, for one modality, or a list of names, for one modality
@@ -85,6 +86,9 @@ def as_feature_sets(
     data = open_if_store(data)
     if isinstance(data, FeatureSets | MultimodalFeatureSets):
         return data
+    if isinstance(data, Mapping):
+        named: dict[str, Any] = {k: as_feature_sets(x, layout=layout) for k, x in data.items()}
+        return MultimodalFeatureSets(named)
     data = _loaded(data)
     if not _is_table(data):
         if columns is not None:

@@ -155,13 +155,6 @@ def unlike(folder):
     return folder
 
 
-def repeated(folder):
-    ones = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(1 << 25, np.float32)), 1 << 10)
-    whole = pa.ListArray.from_arrays(pa.array([0, 1 << 15], pa.int32()), ones)
-    parquet.write_table(pa.table({"x": whole}), folder / "a.parquet")
-    return folder / "a.parquet"
-
-
 WRONG = {
     "no table": (text("a.parquet"), "cannot be read as a .parquet file"),
     "no arrow": (text("a.arrow"), "cannot be read as a .arrow file"),
@@ -175,7 +168,6 @@ WRONG = {
     "a missing item": (table_file(x=[[[1.0]], None]), "row 1: x has 0 local features"),
     "few coords": (table_file(x=[[[1.0]]], coords=[[[1, 2], [3, 4]]]), r"need the shape \(1, 2\)"),
     "unlike tables": (unlike, r"has the features \['y'\]"),
-    "far more numbers than bytes": (repeated, "far more than its size can hold"),
 }
 
 

@@ -149,6 +149,14 @@ def test_as_feature_sets_of_collections_of_series(convert):
     assert_same(as_feature_sets([x.T for x in SETS], layout="channels"), SETS)
 
 
+def test_as_feature_sets_of_a_mapping_of_modalities():
+    series = RNG.normal(size=(4, 2, 7))
+    X = as_feature_sets({"a": series, "b": [x.T for x in SETS]}, layout="channels")
+    assert X.names == ["a", "b"]
+    assert_same(X["a"], [x.T for x in series])
+    assert_same(X["b"], SETS)
+
+
 def test_as_feature_sets_returns_containers():
     X = FeatureSets.from_arrays(SETS)
     assert as_feature_sets(X) is X
