@@ -95,7 +95,7 @@ def test_set_output_pandas_names_columns():
 
 
 def test_public_names_have_docstrings_and_annotations():
-    for room in (acluster, inspection, rivals, acluster.nn, acluster.sets):
+    for room in (acluster, inspection, rivals, acluster.nn, acluster.sets, acluster.formats):
         for name in room.__all__:
             thing = getattr(room, name)
             if callable(thing):

@@ -172,7 +172,7 @@ def _convert(command: _Command) -> None:
       a folder of files with one item each, of shape (number of local features, number of columns):
       .npy; .npz with the array features; .h5 or .hdf5 with the dataset features, as CLAM and
       TRIDENT write it; .pt or .pth with a tensor, or a dict with the tensor features;
-      a folder of .npy files, or any others of these, in subfolders (see below);
+      a folder with such files in subfolders, which are modalities or parts of the ids (see below);
       an .npz archive with one such array per item;
       a .parquet, .arrow or .feather table with one row per item, whose columns of lists of lists
       are features, and which may have the columns id, label, group and weight; or a folder of such

@@ -253,3 +253,59 @@ def test_convert_reads_tables_of_spreadsheets(capsys, mark, delimiter, end):
     assert "t.csv has a row for 'not converted', but there is no such item" in error
     convert(capsys, "features", "--labels", "t.csv", "--only-matching")
     assert acluster.open_feature_sets("new.zarr").label.tolist() == ["\u732b", "x;,\t y"]
+
+
+def many(**files):
+    for name, array in files.items():
+        path = Path("given", name.replace("__", "/"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, array)
+
+
+def test_convert_keeps_files_of_one_name_in_two_folders_apart(capsys):
+    many(a__1=ARRAY, b__1=-ARRAY, b__2=ARRAY)
+    error = convert(capsys, "given", fails=True)
+    assert "given/a/1.npy and given/b/1.npy have the same name" in error
+    convert(capsys, "given", "--subfolders", "items")
+    X = acluster.open_feature_sets("new.zarr")
+    assert X.id.tolist() == ["a/1", "b/1", "b/2"]
+    assert np.array_equal(X[1], -ARRAY)
+
+
+@pytest.mark.parametrize(
+    ("ids", "modalities"), [(["1", "2"], ["a", "b"]), (["a/1", "b/1", "b/2"], None)]
+)
+def test_convert_takes_folders_for_what_the_table_of_labels_says(capsys, ids, modalities):
+    many(a__1=ARRAY, b__1=-ARRAY, b__2=ARRAY)
+    Path("t.csv").write_text("id,label\n" + "".join(f"{name},x\n" for name in ids))
+    convert(capsys, "given", "--labels", "t.csv")
+    X = acluster.open_feature_sets("new.zarr")
+    assert X.id.tolist() == ids
+    assert getattr(X, "names", None) == modalities
+
+
+@pytest.mark.parametrize("source", ["given", "a.parquet"])
+def test_convert_resumes_items_of_other_tools(capsys, monkeypatch, source):
+    torch, pa = pytest.importorskip("torch"), pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    sets = [ARRAY + i for i in range(20)]
+    Path("given").mkdir()
+    for i, x in enumerate(sets):
+        torch.save(torch.tensor(x), f"given/{i}.pt")
+    table = {"id": [f"{i}" for i in range(20)], "x": [x.tolist() for x in sets]}
+    parquet.write_table(pa.table(table), "a.parquet", row_group_size=6)
+    append = acluster.FeatureSetsWriter.append
+
+    def interrupted(self, *args, **columns):
+        if len(self) == 13:
+            raise KeyboardInterrupt
+        append(self, *args, **columns)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(acluster.FeatureSetsWriter, "append", interrupted)
+        assert main(["convert", source, "new.zarr"]) == 130
+    assert acluster.sets.info("new.zarr").n_items == 13
+    assert main(["convert", source, "new.zarr"]) == 0
+    X = acluster.open_feature_sets("new.zarr")
+    assert X.id.tolist() == [f"{i}" for i in range(20)]
+    assert all(np.array_equal(x, y) for x, y in zip(X, sets, strict=True))

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ from pyarrow import feather, parquet
 
 from acluster.formats import open_source
 
+ROOT = Path(__file__).resolve().parents[2]
 SETS = [np.arange(3 * n, dtype=np.float32).reshape(n, 3) + n for n in (2, 1, 4, 3, 1)] * 4
 ROWS = [x.tolist() for x in SETS]
 
@@ -197,3 +199,35 @@ def test_open_source_names_the_extra_without_pyarrow(tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+MUTATE = """
+import sys
+from pathlib import Path
+import numpy as np
+from acluster.formats import open_source
+from tests.formats.test_readers import mutated
+
+path, rng, read = Path(sys.argv[1]), np.random.default_rng(0), 0
+content = path.read_bytes()
+for _ in range(200):
+    path.write_bytes(mutated(content, rng))
+    try:
+        source = open_source(path)
+        items = [*source.read(range(len(source.names)))]
+    except ValueError as error:
+        assert str(path) in str(error), error
+    else:
+        read += 1
+        assert all(item.features.ndim == 2 for item in items)
+assert read
+"""
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
+def test_open_source_of_mutated_tables_reads_items_or_raises_value_error(tmp_path, suffix):
+    path = table_file(suffix, id=["a", "b"], x=ROWS[:2])(tmp_path)
+    # In a process of its own, because a fault of the library may end it.
+    command = [sys.executable, "-c", MUTATE, path]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
