@@ -297,7 +297,7 @@ def test_warning_is_one_line(fitted, capsys):
     assert ".py" not in error
 
 
-COMMANDS = ("info", "validate", "convert", "fit", "predict", "transform", "attention")
+COMMANDS = ("info", "validate", "convert", "merge", "fit", "predict", "transform", "attention")
 
 
 def shown_by(capsys, *arguments):
@@ -310,7 +310,7 @@ def test_help_lists_commands_and_parameters(capsys):
     shown = shown_by(capsys, "--help")
     assert "acluster fit videos.zarr --out videos.model" in shown
     assert all(re.search(rf"\n    {name}\s", shown) for name in COMMANDS)
-    assert "a folder of .npy files" in shown_by(capsys, "convert", "--help")
+    assert "a folder of files with one item each" in shown_by(capsys, "convert", "--help")
     shown = shown_by(capsys, "fit", "--help")
     defaults = acluster.MultimodalAttentionClusterClassifier(random_state=0)
     for name, value in defaults.get_params().items():

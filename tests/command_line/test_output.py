@@ -78,7 +78,7 @@ def test_info_escapes_names_of_modalities_and_attributes(folder, capsys, monkeyp
     for command in ("info", "validate"):
         monkeypatch.setattr(acluster.sets, command, lambda _: found)
         lines = shown(capsys, command, "hostile.zarr").splitlines()
-        assert len(lines) == 4 + (command == "validate")
+        assert len(lines) == 5 + (command == "validate")
         assert lines[1].startswith(r"  \x1b[2J\x07a\x9b31m\u202eb\u2028\n9 items")
 
 
