@@ -11,7 +11,7 @@ import numpy as np
 import acluster.sets
 from acluster._utils._files import replaced_file
 from acluster._utils._progress import progress
-from acluster.command_line import _convert, _splits
+from acluster.command_line import _convert, _extract, _splits
 from acluster.command_line._labels import Roles, read_table
 from acluster.command_line._output import check_path, is_terminal, show, write_table
 
@@ -87,6 +87,15 @@ def convert(options: argparse.Namespace) -> None:
     )
     left_out = f"; {n_left_out} others are left out" if n_left_out else ""
     show(f"{n_items} items are in {options.store}{left_out}")
+
+
+def extract(options: argparse.Namespace) -> None:
+    """Write or resume a store with the features of a folder of files."""
+    report = _extract.extract_folder(options)
+    for id_, reason in report.failed.items():
+        show(f"failed: {id_}: {reason}", error=True)
+    for line in str(report).splitlines():
+        show(line)
 
 
 def merge(options: argparse.Namespace) -> None:

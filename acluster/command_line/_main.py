@@ -125,6 +125,7 @@ def _make_parser() -> argparse.ArgumentParser:
         (_info, "show what a store contains", ["store"]),
         (_validate, "read a whole store and check it", ["store"]),
         (_convert, "write local features from files to a store", []),
+        (_extract, "extract the local features of a folder of files", []),
         (_merge, "write the items of several stores to one", []),
         (_fit, "train a classifier on a store", ["store"]),
         (_predict, "predict the labels of a store's items", ["model", "store"]),
@@ -228,6 +229,70 @@ def _convert(command: _Command) -> None:
         choices=("float16", "float32"),
         help="dtype of the stored features; by default float16 if they are, else float32",
     )
+
+
+def _extract(command: _Command) -> None:
+    """Extract the local features of videos and sounds, and write them to a store.
+
+    Every file of the folder and its subfolders is an item, whose id is its path in the folder. Name
+    a backbone for each modality that you want: "descriptor", which is fast and needs no download,
+    or package.module:function.
+
+    Files that cannot be read are left out, and listed in STORE.failed.csv; what is odd about others
+    is in STORE.warnings.csv. Run the same command again to continue after an interruption, or with
+    new files.
+
+    Example:
+
+      acluster extract videos/ videos.zarr --labels folders --rgb descriptor --audio descriptor
+    """
+    command.add_argument("folder", help="the folder of the files")
+    command.add_argument("store", help="the store to write, or to continue")
+    for name, what in (
+        ("rgb", "frames"),
+        ("flow", "stacks of optical flow"),
+        ("audio", "log-mel patches of the sound"),
+    ):
+        command.add_argument(f"--{name}", metavar="BACKBONE", help=f"what describes {what}")
+    command.add_argument(
+        "--labels", metavar="CSV", help="a table with one row per file, or the word folders"
+    )
+    command.add_argument("--id", metavar="COLUMN", help="the column of the ids; by default id")
+    command.add_argument(
+        "--label", nargs="+", metavar="COLUMN", help="the column of the label; put it last"
+    )
+    command.add_argument("--group", metavar="COLUMN", help="the column of the groups")
+    command.add_argument(
+        "--frames", type=int, default=25, metavar="N", help="frames and stacks per video"
+    )
+    command.add_argument("--fps", type=float, metavar="RATE", help="or their number per second")
+    command.add_argument(
+        "--size", type=int, default=224, metavar="PIXELS", help="the width and height of frames"
+    )
+    command.add_argument(
+        "--flow-method", choices=("tvl1", "dis", "skimage"), default="tvl1", help="optical flow"
+    )
+    command.add_argument("--workers", type=int, metavar="N", help="threads that read files")
+    command.add_argument("--batch-size", type=int, default=64, metavar="N", help="of a backbone")
+    command.add_argument("--device", default="auto", help="of a network, such as cuda:1")
+    command.add_argument(
+        "--on-error",
+        choices=("skip", "raise", "missing"),
+        default="skip",
+        help="leave the file out, stop, or only lack the modality that cannot be read",
+    )
+    command.add_argument("--retry-failed", action="store_true", help="try failed files again")
+    command.add_argument(
+        "--part", default="1/1", metavar="I/N", help="extract only one of N parts of the files"
+    )
+    command.add_argument(
+        "--flush-seconds",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="how much work a killed process may lose",
+    )
+    command.add_argument("--dtype", choices=("float16", "float32"), default="float16")
 
 
 def _merge(command: _Command) -> None:

@@ -119,9 +119,7 @@ def _describe(X: Any, store: str) -> dict[str, Any]:
         "numbers of features": {name: x.n_features for name, x in sets.items()},
         "dtypes": {name: str(x.dtype) for name, x in sets.items()},
         "feature names": {name: column_names(x) for name, x in sets.items()},
-        "names of places": {
-            name: x.places and x.places.column_names for name, x in sets.items()
-        },
+        "names of places": {name: x.places and x.places.column_names for name, x in sets.items()},
         "columns": sorted(found.columns),
         "kinds of labels": None if X.label is None else _kind(X.label),
         "label names": found.label_names and list(found.label_names),

@@ -1,0 +1,90 @@
+"""Extract local features of a folder of files, with the views that the options name."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from acluster.command_line._labels import Roles, read_table
+from acluster.extraction import ExtractionReport, FlowStacks, Frames, LogMel, extract
+
+_DESCRIPTORS = {
+    "rgb": "acluster.extraction:frame_descriptor",
+    "flow": "acluster.extraction:flow_descriptor",
+    "audio": "acluster.extraction:patch_descriptor",
+}
+
+
+def extract_folder(options: argparse.Namespace) -> ExtractionReport:
+    """Extract the features that the options name to a store, or resume doing so.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        The options of the command.
+
+    Returns
+    -------
+    ExtractionReport
+
+    Raises
+    ------
+    ValueError
+        If no modality is named, or an option is invalid.
+    """
+    views = {
+        name: (view, _DESCRIPTORS[name] if backbone == "descriptor" else backbone)
+        for name, (backbone, view) in _views(options).items()
+        if backbone is not None
+    }
+    if not views:
+        raise ValueError(
+            "name at least one modality and its backbone, such as --rgb descriptor or --audio "
+            "package.module:function."
+        )
+    return extract(
+        options.folder,
+        options.store,
+        views,
+        part=_part(options.part),
+        device=options.device,
+        batch_size=options.batch_size,
+        n_workers=options.workers,
+        on_error=options.on_error,
+        retry_failed=options.retry_failed,
+        flush_seconds=options.flush_seconds,
+        dtype=options.dtype,
+        **_columns(options),
+    )
+
+
+def _views(options: argparse.Namespace) -> dict[str, tuple[str | None, Any]]:
+    n, fps, size = options.frames, options.fps, options.size
+    return {
+        "rgb": (options.rgb, Frames(n=n, fps=fps, size=size)),
+        "flow": (options.flow, FlowStacks(n=n, fps=fps, size=size, method=options.flow_method)),
+        "audio": (options.audio, LogMel()),
+    }
+
+
+def _part(text: str) -> tuple[int, int]:
+    """Return (i - 1, n) for the text "i/n"."""
+    number, _, n_parts = text.partition("/")
+    if not (number.isdecimal() and n_parts.isdecimal() and 1 <= int(number) <= int(n_parts)):
+        raise ValueError(f"--part takes I/N with I from 1 to N, such as 2/4; got {text!r}.")
+    return int(number) - 1, int(n_parts)
+
+
+def _columns(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the labels and the groups by id."""
+    roles = Roles(options.id, options.label or (), options.group)
+    if options.labels in (None, "folders"):
+        if roles.are_given:
+            raise ValueError(
+                "--id, --label and --group are about a table of labels. Pass it too: --labels CSV."
+            )
+        return {"labels": options.labels}
+    rows = read_table(options.labels, roles).rows
+    names = next(iter(rows.values()), {})
+    found = {role: {id_: row[role] for id_, row in rows.items()} for role in names}
+    return {"labels": found.get("label"), "groups": found.get("group")}

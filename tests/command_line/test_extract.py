@@ -1,0 +1,89 @@
+"""The command `acluster extract`, on generated clips."""
+
+import pytest
+
+from acluster import open_feature_sets
+from acluster.command_line import main
+from tests.extraction.media import make_media
+
+pytest.importorskip("av", reason="needs the extra media")
+
+
+@pytest.fixture
+def clips(tmp_path):
+    for number in range(4):
+        folder = tmp_path / "clips" / ("clapping" if number % 2 else "waving")
+        folder.mkdir(parents=True, exist_ok=True)
+        make_media(folder / f"{number}.mp4", 20, seconds_of_sound=1.2)
+    (tmp_path / "clips" / "waving" / "9.mp4").write_bytes(b"no video")
+    return tmp_path / "clips"
+
+
+def run(capsys, *arguments):
+    status = main([*map(str, arguments)])
+    printed = capsys.readouterr()
+    return status, printed.out, printed.err
+
+
+def test_extract_writes_a_store_and_names_what_failed(clips, tmp_path, capsys):
+    store = tmp_path / "clips.zarr"
+    options = ("--labels", "folders", "--rgb", "descriptor", "--audio", "descriptor")
+    status, out, error = run(capsys, "extract", clips, store, *options, "--frames", 5)
+    assert status == 0
+    assert out.startswith("4 items, 4 of them new; 1 failed")
+    assert error.startswith("failed: waving/9.mp4: ")
+    X = open_feature_sets(store)
+    assert X.names == ["rgb", "audio"]
+    assert X["rgb"].lengths.tolist() == [5] * 4
+    assert X.label.tolist() == ["clapping", "clapping", "waving", "waving"]
+    status, out, _ = run(capsys, "extract", clips, store, *options, "--frames", 5)
+    assert out.startswith("4 items, 0 of them new")
+    status, _, error = run(capsys, "extract", clips, store, *options, "--frames", 6)
+    assert status == 1
+    assert "was begun with another extraction" in error
+
+
+def test_extract_takes_labels_and_groups_from_a_table(clips, tmp_path, capsys):
+    table = tmp_path / "t.csv"
+    lines = [f"{'waving' if i % 2 == 0 else 'clapping'}/{i}.mp4,c{i},p{i // 2}" for i in range(4)]
+    table.write_text("\n".join(["video,what,who", *lines, "waving/9.mp4,c9,p9"]))
+    store = tmp_path / "clips.zarr"
+    options = ("--audio", "descriptor", "--labels", table, "--id", "video", "--group", "who")
+    status, _, _ = run(capsys, "extract", clips, store, *options, "--label", "what")
+    assert status == 0
+    X = open_feature_sets(store)
+    assert X.label.tolist() == ["c1", "c3", "c0", "c2"]
+    assert X.group.tolist() == ["p0", "p1", "p0", "p1"]
+
+
+def test_extract_of_parts_can_be_merged(clips, tmp_path, capsys):
+    options = ("--labels", "folders", "--rgb", "descriptor", "--frames", 3)
+    for i in (1, 2):
+        part = tmp_path / f"{i}.zarr"
+        assert run(capsys, "extract", clips, part, *options, "--part", f"{i}/2")[0] == 0
+    merged, whole = tmp_path / "merged.zarr", tmp_path / "whole.zarr"
+    assert run(capsys, "merge", tmp_path / "1.zarr", tmp_path / "2.zarr", merged)[0] == 0
+    run(capsys, "extract", clips, whole, *options)
+    X, Y = open_feature_sets(merged), open_feature_sets(whole)
+    assert X.id.tolist() == Y.id.tolist()
+    assert X.label.tolist() == Y.label.tolist()
+    for one, other in zip(X, Y, strict=True):
+        assert one["rgb"].tolist() == other["rgb"].tolist()
+    assert [x.tolist() for x in X["rgb"].places] == [x.tolist() for x in Y["rgb"].places]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "name at least one modality"),
+        (("--rgb", "nonsense"), "'nonsense' is not the name of a feature extractor"),
+        (("--rgb", "descriptor", "--part", "3/2"), "--part takes I/N"),
+        (("--rgb", "descriptor", "--id", "x"), "about a table of labels"),
+        (("--rgb", "descriptor", "--frames", "0"), "n must be positive"),
+    ],
+)
+def test_extract_rejects_invalid_options(clips, tmp_path, capsys, options, message):
+    status, _, error = run(capsys, "extract", clips, tmp_path / "s.zarr", *options)
+    assert status == 1
+    assert message in error
+    assert not (tmp_path / "s.zarr").exists()
