@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import chain
@@ -55,6 +55,46 @@ class Run:
 
     sampling: int
     frames: list[av.VideoFrame] = field(default_factory=list)
+
+
+class _Wanted:
+    """What samplings still want, and the runs that have begun.
+
+    Parameters
+    ----------
+    stamps : list of list of int
+        The time stamps at which the runs of each sampling begin.
+    """
+
+    def __init__(self, stamps: list[list[int]]) -> None:
+        self._waiting = [deque(sorted(own)) for own in stamps]
+        self.begun: list[Run] = []
+
+    @property
+    def next_stamp(self) -> int | None:
+        """The time stamp at which the next run begins."""
+        return min((stamps[0] for stamps in self._waiting if stamps), default=None)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether no frame is wanted any more."""
+        return not self.begun and not any(self._waiting)
+
+    def show(self, frame: av.VideoFrame, end: int) -> None:
+        """Begin the runs whose time stamps are before `end`, and add a frame to all runs."""
+        for number, stamps in enumerate(self._waiting):
+            if stamps and stamps[0] < end:
+                self.begun.append(Run(number))
+            while stamps and stamps[0] < end:
+                stamps.popleft()
+        for run in self.begun:
+            run.frames.append(frame)
+
+    def take(self, is_complete: Callable[[Run], bool]) -> list[Run]:
+        """Remove the runs that are complete, and return them."""
+        taken = [run for run in self.begun if is_complete(run)]
+        self.begun = [run for run in self.begun if not is_complete(run)]
+        return taken
 
 
 class Video:
@@ -211,33 +251,25 @@ class Video:
         MediaError
             If no frame can be decoded.
         """
-        waiting = [deque(self._stamp(time) for time in sorted(one.times)) for one in samplings]
-        begun: list[Run] = []
+        wanted = _Wanted([[self._stamp(time) for time in one.times] for one in samplings])
         frames = self._frames()
         current = next(frames, None)
         if current is None:
             raise MediaError(f"{self.path} has a video of which no frame can be decoded.")
-        current, frames = self._advanced(current, frames, waiting)
-        while current is not None and (begun or any(waiting)):
+        current, frames = self._advanced(current, frames, wanted.next_stamp)
+        while current is not None and not wanted.is_done:
             self._n_shown += 1
             following = next(frames, None)
             end = self._end_of(current, following)
-            for number, stamps in enumerate(waiting):
-                if stamps and stamps[0] < end:
-                    begun.append(Run(number))
-                    while stamps and stamps[0] < end:
-                        stamps.popleft()
-            for run in begun:
-                run.frames.append(current)
-            complete = [run for run in begun if len(run.frames) == samplings[run.sampling].n_frames]
-            begun = [run for run in begun if run not in complete]
+            wanted.show(current, end)
+            complete = wanted.take(lambda run: len(run.frames) == samplings[run.sampling].n_frames)
             yield from complete
             if following is None:
                 self.end = self.seconds(end)
-            elif complete and not begun:
-                following, frames = self._advanced(following, frames, waiting)
+            elif complete and not wanted.begun:
+                following, frames = self._advanced(following, frames, wanted.next_stamp)
             current = following
-        yield from begun
+        yield from wanted.begun
 
     def _stamp(self, time: Fraction) -> int:
         """Return the last time stamp that is not after a time in seconds."""
@@ -296,10 +328,11 @@ class Video:
             return []
 
     def _advanced(
-        self, current: av.VideoFrame, frames: Iterator[av.VideoFrame], waiting: Sequence[deque[int]]
+        self, current: av.VideoFrame, frames: Iterator[av.VideoFrame], target: int | None
     ) -> tuple[av.VideoFrame, Iterator[av.VideoFrame]]:
-        """Seek to the last key frame before what is wanted next, if that saves decoding."""
-        target = min((stamps[0] for stamps in waiting if stamps), default=current.pts)
+        """Seek to the last key frame before a time stamp, if that saves decoding."""
+        if target is None:
+            return current, frames
         cost = round(_FRAMES_PER_SEEK * self.frame_seconds / self._time_base)
         first = bisect.bisect_right(self._keys, current.pts + cost)
         keys = self._keys[first : bisect.bisect_right(self._keys, target)]
