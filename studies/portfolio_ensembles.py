@@ -56,6 +56,12 @@ CANDIDATES = {
 }
 
 
+def small_sets():
+    """Return the names of the data sets that are used."""
+    left_out = ("flash-mnist", "three sensors", "skeleton", "depth", "spoken digits")
+    return [name for name in SETS if name not in left_out]
+
+
 def predict(dataset, repetition):
     """Keep the out-of-fold probabilities of every candidate, the labels and the folds."""
     path = OUTPUT / f"{dataset} {repetition}.npz"
@@ -107,9 +113,7 @@ def over_sets(files, names):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
-    left_out = ("flash-mnist", "three sensors", "skeleton", "depth", "spoken digits")
-    small = [name for name in SETS if name not in left_out]
-    parser.add_argument("--sets", nargs="+", choices=small, default=small)
+    parser.add_argument("--sets", nargs="+", choices=small_sets(), default=small_sets())
     parser.add_argument("--repetitions", type=int, default=2)
     parser.add_argument("--largest", type=int, default=5, help="number of configurations")
     parser.add_argument("--n-jobs", type=int, default=os.cpu_count())
