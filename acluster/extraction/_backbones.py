@@ -2,40 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
 from functools import partial
 from importlib import import_module
 from typing import Any
 
-import numpy as np
+from acluster.extraction._modules import ModuleBackbone, weights_checksum
+from acluster.extraction._named_backbones import LOADERS
+from acluster.extraction._onnx_backbone import OnnxBackbone
 
-
-class ModuleBackbone:
-    """A torch module on a device, in inference mode.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-        Takes a tensor (B, ...) with the data type of the view.
-
-    device : str
-        The device. "auto" is a GPU if there is one.
-    """
-
-    def __init__(self, module: Any, device: str) -> None:
-        from acluster.training import resolve_device
-
-        self.device = resolve_device(device)
-        self.module = module.eval().to(self.device)
-
-    def __call__(self, batch: Any) -> Any:
-        """Return the features of a batch, as a tensor."""
-        import torch
-
-        with torch.inference_mode():
-            return self.module(torch.from_numpy(np.ascontiguousarray(batch)).to(self.device))
+_FORMS = (
+    f"Pass {', '.join(f'{prefix}:NAME' for prefix in LOADERS)}, FILE.onnx, "
+    "package.module:function, or a function or a torch module itself."
+)
 
 
 def extractor_of(backbone: Any, device: str) -> Callable[[Any], Any]:
@@ -76,11 +56,21 @@ def load_backbone(name: str, *, device: str = "auto") -> Callable[[Any], Any]:
     Parameters
     ----------
     name : str
-        ``package.module:function`` imports a function, or a class that is called without
-        arguments. It is given batches (B, ...) of the view.
+        One of these forms:
+
+        - ``transformers:NAME``: a model of the Hugging Face hub, or in a folder, with its own image
+          processor or audio feature extractor. ``NAME@REVISION`` is a revision of it. The features
+          are its pooled output if it has one, and its tokens otherwise.
+          ``NAME#last_hidden_state`` chooses an output.
+        - ``timm:NAME``: a model of timm without its classifier.
+        - ``torchvision:NAME``: a model of torchvision with its default weights, without its last
+          layer.
+        - ``FILE.onnx``: an ONNX file. ``FILE.onnx#NAME`` chooses an output.
+        - ``package.module:function``: a function, or a class that is called without arguments. It
+          is given batches (B, ...) of the view.
 
     device : str, default="auto"
-        The device of a torch module. "auto" is a GPU if there is one.
+        The device of a network. "auto" is a GPU if there is one.
 
     Returns
     -------
@@ -90,10 +80,13 @@ def load_backbone(name: str, *, device: str = "auto") -> Callable[[Any], Any]:
     Raises
     ------
     ValueError
-        If the name has another form.
+        If the name has another form, or the network has no such output, or only logits.
 
     ImportError, AttributeError
-        If there is no such module or function.
+        If there is no such module or function, or a package is not installed.
+
+    OSError
+        If there is no such file or no such model on the hub.
 
     Examples
     --------
@@ -103,19 +96,68 @@ def load_backbone(name: str, *, device: str = "auto") -> Callable[[Any], Any]:
     >>> describe(np.zeros((2, 64, 64, 3), np.uint8)).shape
     (2, 224)
     """
-    module, separator, attribute = name.partition(":")
-    if not separator or not module or not attribute:
+    path, output = _split_output(name)
+    if path.endswith(".onnx"):
+        return OnnxBackbone(path, output, device)
+    prefix, separator, rest = path.partition(":")
+    if not separator or not prefix or not rest:
         raise ValueError(f"backbone={name!r} is not the name of a feature extractor. {_FORMS}")
-    found: Any = import_module(module)
+    if prefix in LOADERS:
+        return LOADERS[prefix](rest, output, device)
+    return _imported(name, device)
+
+
+def _split_output(name: str) -> tuple[str, str | None]:
+    """Split off the output that ``#NAME`` chooses."""
+    path, separator, output = name.rpartition("#")
+    # Files and folders may have a # in their names.
+    is_output = separator and output and "/" not in output and not output.endswith(".onnx")
+    return (path, output) if is_output else (name, None)
+
+
+def _imported(name: str, device: str) -> Callable[[Any], Any]:
+    module, _, attribute = name.partition(":")
+    try:
+        found: Any = import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # The module exists, and lacks another one.
+        raise ModuleNotFoundError(
+            f"backbone={name!r}: there is no module {error.name}. {_FORMS}", name=error.name
+        ) from error
     for part in attribute.split("."):
         found = getattr(found, part)
     return extractor_of(found() if isinstance(found, type) else found, device)
 
 
-_FORMS = "Pass package.module:function, or a function or a torch module itself."
+def check_sample_rate(name: str, view: Any, extractor: Any) -> None:
+    """Check that a view gives sound at the sample rate that a network was trained with.
+
+    Parameters
+    ----------
+    name : str
+        The name of the view, for the message.
+
+    view : view
+        What gives the sound.
+
+    extractor : callable
+        What `extractor_of` returns.
+
+    Raises
+    ------
+    ValueError
+        If both have a sample rate, and they differ.
+    """
+    given, taken = (getattr(one, "sample_rate", None) for one in (view, extractor))
+    if given is not None and taken is not None and given != taken:
+        raise ValueError(
+            f"The view {name!r} gives {given:,} samples per second, and its backbone takes "
+            f"{taken:,}. Pass Waveforms(rate={taken})."
+        )
 
 
-def describe(view: Any, backbone: Any) -> dict[str, Any]:
+def describe(view: Any, backbone: Any, extractor: Any = None) -> dict[str, Any]:
     """Describe a view and its backbone, as JSON can represent them.
 
     A store keeps the description, so that it is not continued with another extraction.
@@ -128,19 +170,27 @@ def describe(view: Any, backbone: Any) -> dict[str, Any]:
     backbone : callable, torch module or str
         As passed by the user.
 
+    extractor : callable, optional
+        What `extractor_of` returned for it. If it has a `description`, a dict, such as a checksum
+        of the weights, this is part of the result.
+
     Returns
     -------
     dict
     """
     is_dataclass_ = is_dataclass(view) and not isinstance(view, type)
     settings = asdict(view) if is_dataclass_ else {"repr": repr(view)}
-    return {"view": {"kind": type(view).__name__, **settings}, "backbone": _description(backbone)}
+    return {
+        "view": {"kind": type(view).__name__, **settings},
+        "backbone": _description(backbone, extractor),
+    }
 
 
-def _description(backbone: Any) -> Any:
+def _description(backbone: Any, extractor: Any = None) -> Any:
     """Describe a backbone: its name, and for a network also its weights."""
     if isinstance(backbone, str):
-        return backbone
+        own = getattr(extractor, "description", None)
+        return {"name": backbone, **own} if isinstance(own, dict) else backbone
     if isinstance(backbone, partial):
         given = {"arguments": repr(backbone.args), "keywords": repr(backbone.keywords)}
         return {"function": _description(backbone.func), **given}
@@ -148,8 +198,4 @@ def _description(backbone: Any) -> Any:
     name = f"{kind.__module__}:{kind.__qualname__}"
     if not hasattr(backbone, "state_dict"):
         return name
-    digest = hashlib.sha256()
-    for key, value in backbone.state_dict().items():
-        digest.update(key.encode())
-        digest.update(np.ascontiguousarray(value.detach().cpu().float().numpy()).tobytes())
-    return {"module": name, "weights": digest.hexdigest()[:16]}
+    return {"module": name, "weights": weights_checksum(backbone)}

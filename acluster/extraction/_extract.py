@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from acluster._utils._progress import progress
-from acluster.extraction._backbones import describe, extractor_of
+from acluster.extraction._backbones import check_sample_rate, describe, extractor_of
 from acluster.extraction._batches import Batches, Item
 from acluster.extraction._files import media_files
 from acluster.extraction._reading import ReadAhead, Reading
@@ -157,7 +157,9 @@ def extract(
     files = media_files(Path(root))
     columns = {"label": _labels_of(files, labels), "group": _checked("groups", groups, files)}
     extractors = {name: extractor_of(backbone, device) for name, (_, backbone) in views.items()}
-    description = {name: describe(*pair) for name, pair in views.items()}
+    for name, (view, _) in views.items():
+        check_sample_rate(name, view, extractors[name])
+    description = {name: describe(*pair, extractors[name]) for name, pair in views.items()}
     attributes = {"extraction": description}
     with (
         _ended_by_sigterm(),
