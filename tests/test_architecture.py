@@ -40,6 +40,10 @@ ROOMS_OF = {
     "torch": {"nn", "training", "estimators", "datasets", "extraction", "formats", "_utils"},
     "cv2": {"extraction"},
     "skimage": {"extraction"},
+    "onnxruntime": {"extraction"},
+    "timm": {"extraction"},
+    "torchvision": {"extraction"},
+    "transformers": {"extraction"},
     "zarr": {"sets"},
     "safetensors": {"_utils"},
     "numba": {"nn"},
@@ -48,6 +52,8 @@ ROOMS_OF = {
     "h5py": {"formats"},
     "pyarrow": {"formats"},
 }
+
+IMPORTERS = ("import_module", "import_extra")  # functions that import a module by its name
 
 MAX_FUNCTION_LINES, MAX_METHODS, MAX_CLASS_LINES = 50, 20, 300
 # When the package was rearranged, it had 7,589 lines and its core 3,595. Features have been added
@@ -110,7 +116,7 @@ def imports(path):
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
                 yield inner if inner in MODULES else node.module
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(IMPORTERS):
             yield from (arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant))
 
 

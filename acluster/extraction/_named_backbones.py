@@ -95,7 +95,9 @@ def load_transformers(name: str, output: str | None, device: str) -> ModuleBackb
     weights = model.state_dict()
     for key in report["missing_keys"]:
         weights[key].zero_()  # They are random, and would change the checksum every time.
-    details = {} if revision is None else {"revision": revision}
+    # Without the revision in the name, whoever asks for this commit can continue the store.
+    plain = f"transformers:{name}#{output}" if output else f"transformers:{name}"
+    details = {} if revision is None else {"name": plain, "revision": revision}
     if _takes(model, {"pixel_values"}, "get_image_features"):
         processor = transformers.AutoImageProcessor.from_pretrained(name, revision=revision)
         module, run = model, getattr(model, "get_image_features", model)

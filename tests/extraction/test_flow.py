@@ -298,7 +298,8 @@ def test_extraction_imports_no_heavy_library(tmp_path):
         "from acluster.extraction import frame_descriptor, optical_flow\n"
         "frame_descriptor(np.zeros((1, 8, 8, 3), np.uint8))\n"
     )
-    run_without(["torch", "cv2", "skimage", "scipy", "sklearn", "zarr"], code, tmp_path)
+    heavy = ["torch", "cv2", "skimage", "scipy", "sklearn", "zarr", "transformers", "onnxruntime"]
+    run_without(heavy, code, tmp_path)
 
 
 def test_extraction_has_no_unknown_name():

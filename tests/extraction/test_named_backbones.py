@@ -205,15 +205,20 @@ def test_describe_of_a_model_of_the_hub_tells_its_commit(models, tmp_path):
     os.symlink(models["vit"], cached / "snapshots" / COMMIT)
     code = (
         "from acluster.extraction import load_backbone\n"
+        "from acluster.extraction._backbones import describe\n"
         f"for suffix in ('', '@main', '@{COMMIT}', '#last_hidden_state'):\n"
         "    name = f'transformers:someone/tiny{suffix}'\n"
-        "    print(load_backbone(name, device='cpu').description['revision'])"
+        "    own = describe(None, name, load_backbone(name, device='cpu'))['backbone']\n"
+        "    print(own['name'], own['revision'])"
     )
     environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
-    assert done.stdout.split() == [COMMIT] * 4
+    # A store that was begun with the newest revision is continued with the name of its commit.
+    name = "transformers:someone/tiny"
+    named = [name, name, name, f"{name}#last_hidden_state"]
+    assert done.stdout.splitlines() == [f"{one} {COMMIT}" for one in named]
 
 
 def test_extract_compares_the_sample_rate_with_that_of_the_model(models, tmp_path):
