@@ -96,6 +96,7 @@ def test_local_features_of_maps_are_their_places_row_by_row():
     assert local_features(maps[..., 0]).shape == (2, 3, 4)
 
 
+@pytest.mark.numerical
 @needs_lite0
 def test_features_of_a_real_network_do_not_depend_on_the_batch():
     extractor = load_backbone("tests.extraction.networks:Lite0", device="cpu")

@@ -125,12 +125,14 @@ def test_transformers_runs_the_encoder_of_an_encoder_and_decoder(models):
     assert not torch.equal(features[0], features[1])
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("name", ["vit", "resnet", "clip"])
 def test_transformers_of_pictures_do_not_depend_on_the_batch(models, name):
     extractor = load_backbone(f"transformers:{models[name]}", device="cpu")
     assert_rows_are_independent(extractor, pictures(16), pictures(16, seed=1))
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("name", ["wav2vec", "whisper"])
 def test_transformers_of_sound_do_not_depend_on_the_batch(models, name):
     extractor = load_backbone(f"transformers:{models[name]}", device="cpu")
@@ -400,6 +402,30 @@ def test_timm_gives_a_local_feature_for_each_place_of_a_map(timm):
         extractor(waves(2))
     with pytest.raises(ValueError, match=r"timm:map#x chooses an output"):
         load_backbone("timm:map#x")
+
+
+@pytest.mark.parametrize(
+    ("name", "width"),
+    [("resnet18", 512), ("mobilenet_v3_small", 1024), ("alexnet", 4096), ("vit_b_32", 768)],
+)
+def test_torchvision_itself(monkeypatch, name, width):
+    models = pytest.importorskip("torchvision.models")
+    # Random weights need no download.
+    monkeypatch.setattr(models.WeightsEnum, "get_state_dict", lambda *_, **__: {})
+    monkeypatch.setattr(nn.Module, "load_state_dict", lambda *_, **__: None)
+    extractor = load_backbone(f"torchvision:{name}", device="cpu")
+    assert extractor(pictures(2)).shape == (2, width)
+    assert extractor.description["revision"].endswith("_Weights.IMAGENET1K_V1")
+    with pytest.raises(ValueError, match=r"squeezenet1_1 cannot be used without its classifier"):
+        load_backbone("torchvision:squeezenet1_1")
+
+
+@pytest.mark.parametrize(("name", "width"), [("resnet18.a1_in1k", 512), ("vgg11", 4096)])
+def test_timm_itself(monkeypatch, name, width):
+    pytest.importorskip("timm")
+    monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *_, **__: None)
+    extractor = load_backbone(f"timm:{name}", device="cpu")
+    assert extractor(pictures(2)).shape == (2, width)
 
 
 @pytest.mark.parametrize(
