@@ -16,12 +16,20 @@ from acluster.sets._checks import (
     normalized,
     warn_of_scale,
 )
-from acluster.sets._feature_sets import FeatureSets, SetsInMemory, pieces, rows_of_runs
+from acluster.sets._extraction import is_description
+from acluster.sets._feature_sets import (
+    FeatureSets,
+    SetsInMemory,
+    pieces,
+    rows_of_runs,
+    with_extraction,
+)
 from acluster.sets._multimodal import MultimodalFeatureSets
 from acluster.sets._names import COLUMNS, check_modality_names
 from acluster.sets._nested import as_feature_sets, group_rows, list_arrays
 from acluster.sets._store._errors import StoreError
 from acluster.sets._store._merge import check_resumable, merge_stores
+from acluster.sets._store._narrowing import narrowed
 from acluster.sets._store._reader import info, open_feature_sets, open_if_store, validate
 from acluster.sets._store._save import natural_key, places_reader, save_feature_sets, save_rows
 from acluster.sets._store._writer import FeatureSetsWriter

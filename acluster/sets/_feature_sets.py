@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -68,6 +69,10 @@ class Source(Protocol):
     def places(self) -> FeatureSets | None:
         """The places of the local features of all items, or None."""
 
+    @property
+    def extraction(self) -> Mapping[str, Any] | None:
+        """The description of the view and the backbone, or None."""
+
     def column(self, name: str) -> Array | None:
         """Return a column stored with the features, one row per item, or None."""
 
@@ -114,11 +119,19 @@ class SetsInMemory:
     in_memory = True
     description = "X"
     places: FeatureSets | None = None  # older pickles have none
+    extraction: Mapping[str, Any] | None = None  # nor this
 
-    def __init__(self, rows: Rows, offsets: Int64Array, places: FeatureSets | None = None) -> None:
+    def __init__(
+        self,
+        rows: Rows,
+        offsets: Int64Array,
+        places: FeatureSets | None = None,
+        extraction: Mapping[str, Any] | None = None,
+    ) -> None:
         self.rows = rows
         self.offsets = offsets
         self.places = places
+        self.extraction = extraction
 
     def column(self, name: str) -> None:
         """Return None: in memory, users keep labels in arrays of their own."""
@@ -165,6 +178,11 @@ class FeatureSets(ItemSequence):
     places : FeatureSets or None
         The places of the local features of the selected items, with one column per name. None
         without places.
+
+    extraction : dict or None
+        How the local features were extracted: "view" describes what was read of each file, and
+        "backbone" the feature extractor. None if this is not known. `acluster.extraction` writes
+        it, and classifiers compare it with that of `fit`.
 
     in_memory : bool
         Whether the features are in memory. If not, they are read from a store on access.
@@ -221,6 +239,10 @@ class FeatureSets(ItemSequence):
     column_names = property(
         attrgetter("_feature_names"),
         doc="The names of the columns, if the sets are from data frames or are places; else None.",
+    )
+    extraction = property(
+        attrgetter("_source.extraction"),
+        doc="How the local features were extracted, as a dict; None if this is not known.",
     )
 
     def __init__(
@@ -475,7 +497,7 @@ class FeatureSets(ItemSequence):
         places = None if self.places is None else self.places.load()
         loaded = FeatureSets(*self.packed(), places=places)
         loaded._feature_names = self._feature_names
-        return loaded
+        return with_extraction(loaded, self.extraction)
 
     def _item(self, number: int) -> Array:
         bounds = self._source.offsets[number : number + 2]
@@ -488,7 +510,8 @@ class FeatureSets(ItemSequence):
         # A worker process gets the rows of the selected items only, or the path of the store.
         if self.in_memory:
             values, offsets = self.packed()
-            source = SetsInMemory(RowsInMemory(values), offsets, self.places)
+            rows = RowsInMemory(values)
+            source = SetsInMemory(rows, offsets, self.places, self.extraction)
             return {**self.__dict__, "_source": source, "_items": range(len(self))}
         return super().__getstate__()
 
@@ -498,6 +521,26 @@ class FeatureSets(ItemSequence):
             f"FeatureSets(n_items={len(self)}, n_features={self.n_features}, "
             f"lengths={length_range(self.lengths)}, dtype={self.dtype}{places})"
         )
+
+
+def with_extraction(X: FeatureSets, extraction: Mapping[str, Any] | None) -> FeatureSets:
+    """Return sets in memory with a description of how they were extracted.
+
+    Parameters
+    ----------
+    X : FeatureSets
+        The sets, which are not copied.
+
+    extraction : dict or None
+        The description.
+
+    Returns
+    -------
+    FeatureSets
+    """
+    described, source = copy.copy(X), X._source
+    described._source = SetsInMemory(source.rows, source.offsets, source.places, extraction)
+    return described
 
 
 def length_range(lengths: Int64Array) -> str:

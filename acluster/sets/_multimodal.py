@@ -43,6 +43,10 @@ class MultimodalFeatureSets(ItemSequence):
     n_features : dict of str to int
         The width of a local feature, per modality.
 
+    extraction : dict of str to (dict or None), or None
+        How the local features of each modality were extracted; see `FeatureSets`. None if this is
+        not known for any of them.
+
     shape : tuple
         ``(n_items,)``.
 
@@ -146,6 +150,12 @@ class MultimodalFeatureSets(ItemSequence):
     def n_features(self) -> dict[str, int]:
         """The width of a local feature, per modality."""
         return {name: sets.n_features for name, sets in self._modalities.items()}
+
+    @property
+    def extraction(self) -> dict[str, Any] | None:
+        """How the local features of each modality were extracted; None if this is not known."""
+        described = {name: sets.extraction for name, sets in self._modalities.items()}
+        return None if all(own is None for own in described.values()) else described
 
     @property
     def in_memory(self) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from acluster.sets._extraction import is_description
 from acluster.sets._feature_sets import FeatureSets
 from acluster.sets._multimodal import MultimodalFeatureSets
 from acluster.sets._names import places_name
@@ -58,7 +59,8 @@ def open_feature_sets(store: str | os.PathLike[str] | zarr.Group, *, verify: boo
     -------
     FeatureSets or MultimodalFeatureSets
         The sets as they were saved, with the attributes `label`, `id`, `group` and `weight`, and
-        with `places` if they have some.
+        with `places` if they have some, and with `extraction` if
+        :func:`acluster.extraction.extract` wrote the store.
         Pickling keeps the path and the numbers of the selected items; the unpickled copy
         opens the store again.
 
@@ -328,6 +330,14 @@ class StoredSets:
         places._feature_names = places_array(self.store.group, self.modality, self.store.name)[1]
         return places
 
+    @property
+    def extraction(self) -> dict[str, Any] | None:
+        """The description that `acluster.extraction` wrote; None if there is none."""
+        # Users write attributes of any form.
+        described = self.store.attributes["attributes"].get("extraction")
+        own = described.get(self.modality) if isinstance(described, dict) else None
+        return own if is_description(own) else None
+
     def column(self, name: str) -> NDArray[Any] | None:
         """Read a column of the store, with one row per item, or return None."""
         return self.store.column(name)
@@ -340,6 +350,7 @@ class StoredPlaces(StoredSets):
     """The places of one modality of a store, as the source of `FeatureSets`."""
 
     places = None
+    extraction = None
 
     def __init__(self, sets: StoredSets) -> None:
         super().__init__(sets.store, sets.modality)

@@ -26,6 +26,7 @@ from acluster.sets._sequence import ItemSequence
 from acluster.sets._store._arrays import read_foreign
 from acluster.sets._store._columns import column_array
 from acluster.sets._store._files import local_path
+from acluster.sets._store._format import UNNAMED
 from acluster.sets._store._lock import WriteLock
 from acluster.sets._store._reader import is_zarr_group, open_if_store
 from acluster.sets._store._sync import sync_directory
@@ -92,7 +93,8 @@ def save_feature_sets(
         them decides for float64. Pass a dtype to accept its rounding.
 
     attributes : dict, default=None
-        Metadata about the features that JSON can represent, such as their extractor.
+        Metadata about the features that JSON can represent, such as their extractor. The
+        `extraction` of a container is kept.
 
     verbose : bool, default=False
         Whether to show the progress on a terminal.
@@ -132,6 +134,7 @@ def save_feature_sets(
     items = _items(X, names, lengths)
     if verbose:
         items = progress(items, f"{path}: items")
+    attributes = _described(X) | dict(attributes or {})
     writer = FeatureSetsWriter(path, dtype=dtype, attributes=attributes)
     writer._name_columns(X, label)
     try:
@@ -150,6 +153,15 @@ def _open_stores(X: Any) -> Any:
     if is_zarr_group(X) and "acluster_format" not in X.attrs:
         return X  # a group of one array per item
     return open_if_store(X)
+
+
+def _described(X: Any) -> dict[str, Any]:
+    """Return the attributes that say how the features of a container were extracted."""
+    modalities = {UNNAMED: X} if isinstance(X, FeatureSets) else {}
+    if isinstance(X, MultimodalFeatureSets):
+        modalities = {name: X[name] for name in X.names}
+    known = {name: own for name, x in modalities.items() if (own := x.extraction) is not None}
+    return {"extraction": known} if known else {}
 
 
 def places_reader(X: Any) -> Callable[[int], dict[str, Any]] | None:
