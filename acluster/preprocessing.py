@@ -61,6 +61,10 @@ class LocalFeatureTransformer(_SetsOut):
     n_features_in_ : int
         Number M of columns of a local feature, summed over the modalities.
 
+    extraction_ : dict of str to (dict or None), or None
+        How the local features of each modality were extracted, if X came from a store of
+        `acluster.extraction.extract`. An X that was extracted in another way is an error later.
+
     Notes
     -----
     Every local feature is one sample of the fit, so large sets have more influence than small

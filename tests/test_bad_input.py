@@ -29,6 +29,7 @@ from acluster import (
 from acluster.nn import AttentionCluster, attend
 from acluster.preprocessing import LocalFeatureTransformer
 from acluster.rivals import PooledClassifier
+from acluster.sets import with_extraction
 from tests.conftest import make_sets
 
 QUICK = {"cluster_size": 2, "max_iter": 1, "tol": None, "random_state": 0}
@@ -96,6 +97,11 @@ class Data:
         arrays = [x.copy() for x in self.audio]
         arrays[3][0, 1] = np.nan
         return arrays
+
+    def extracted(self, n):
+        """Return the sets with a description of their extraction."""
+        description = {"view": {"kind": "Frames", "n": n}, "backbone": "package:function"}
+        return with_extraction(self.X, description)
 
     def both_without_items(self):
         """Return modalities in which items 17 and 20 have no local features at all."""
@@ -1008,6 +1014,12 @@ OWN_CASES = [
         lambda data: AttentionCluster(3, 2, "fc3"),
         ValueError,
         "weighting='fc3' is not one of ['average', 'fc1', 'fc2'], nor a subclass of acluster.nn.Weighting.",
+    ),
+    Case(
+        "predict X that was extracted in another way",
+        lambda data: data.fit(X=data.extracted(n=25)).predict(data.extracted(n=8)),
+        ValueError,
+        "X was extracted in another way than the items of fit: view.n is 8, but in fit it was 25. Extract X with the view and the backbone of fit: acluster.extraction.extract_features(paths, extraction_) does so, with the attribute extraction_ of AttentionClusterClassifier. Or fit again.",
     ),
 ]
 

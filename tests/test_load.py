@@ -289,6 +289,14 @@ def write(path, description, tensors):
     save_file(tensors, path, metadata={"acluster": text})
 
 
+def deep_extraction(n_levels):
+    """Describe an extraction by nested lists."""
+    value = []
+    for _ in range(n_levels):
+        value = [value]
+    return {"view": {"kind": "Frames", "n": value}, "backbone": "a:b"}
+
+
 def changed(**changes):
     """Replace parts of the description; `__` in a name leads into a part."""
 
@@ -453,6 +461,13 @@ HOSTILE = {
     "a wrong parameter": changed(parameters__max_iter=-1),
     "a parameter of another type": changed(parameters__device=["cuda"]),
     "a parameter that is a dict": changed(parameters__dropout={"pairs": [[[], 1]]}),
+    "extraction is text": changed(extraction="os:system"),
+    "extraction of another modality": changed(extraction={"rgb": None}),
+    "extraction without a view": changed(extraction={"features": {"backbone": "os:system"}}),
+    "extraction that is deep": changed(extraction={"features": deep_extraction(900)}),
+    "extraction with NaN": changed(
+        extraction={"features": {"view": {"kind": "Frames", "n": np.nan}, "backbone": "a:b"}}
+    ),
     "no labels": without("labels"),
     "labels of objects": changed(labels__dtype="O"),
     "labels of a type that fills memory": changed(labels__dtype="<U1000000000"),

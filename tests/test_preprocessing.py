@@ -8,8 +8,9 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.impute import SimpleImputer
 from sklearn.preprocessing import StandardScaler
 
-from acluster import FeatureSets
+from acluster import FeatureSets, MultimodalFeatureSets
 from acluster.preprocessing import LocalFeatureTransformer
+from acluster.sets import with_extraction
 from tests.conftest import make_sets
 
 
@@ -95,3 +96,22 @@ def test_fit_transform_of_a_dataset_of_modalities():
     scaled = LocalFeatureTransformer(StandardScaler()).fit_transform(Clips())
     assert scaled.names == ["frames", "sounds"]
     np.testing.assert_allclose(scaled["sounds"].packed()[0].ravel(), [-(1.5**0.5), 0, 1.5**0.5])
+
+
+def test_transform_rejects_features_extracted_otherwise():
+    rgb, audio = (
+        {"view": {"kind": kind}, "backbone": {"module": "a:Net", "weights": "0f"}}
+        for kind in ("Frames", "LogMel")
+    )
+    X, _ = make_sets()
+    sets = {"rgb": with_extraction(X, rgb), "audio": with_extraction(X, audio)}
+    transformer = LocalFeatureTransformer({"rgb": StandardScaler(), "audio": "passthrough"})
+    transformer.fit(MultimodalFeatureSets(sets))
+    assert transformer.extraction_ == {"rgb": rgb, "audio": audio}
+    assert transformer.transform(MultimodalFeatureSets(sets)).extraction == {
+        "rgb": None,
+        "audio": audio,
+    }
+    other = {"view": {"kind": "Frames"}, "backbone": {"module": "a:Net", "weights": "ff"}}
+    with pytest.raises(ValueError, match=r"'rgb': .*backbone.weights is 'ff', but in fit .*'0f'"):
+        transformer.transform(MultimodalFeatureSets(sets | {"rgb": with_extraction(X, other)}))

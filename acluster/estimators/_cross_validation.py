@@ -138,6 +138,10 @@ class CrossValidatedClassifier(
 
     n_features_in_ : int
         The width M of a local feature, summed over the modalities.
+
+    extraction_ : dict of str to (dict or None), or None
+        How the local features of each modality were extracted, if X came from a store of
+        `acluster.extraction.extract`. An X that was extracted in another way is an error later.
     """
 
     _classifier: ClassVar[type[AttentionClusters]]

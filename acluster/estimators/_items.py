@@ -81,7 +81,8 @@ def check_items(
 
 def copy_checked(estimator: Any, other: Any) -> None:
     """Give another estimator what `check_items` has learnt about the items of this one."""
-    for name in ("n_features_in_", "feature_names_in_", "label_names_", "_one_row"):
+    learnt = ("n_features_in_", "feature_names_in_", "label_names_", "extraction_", "_one_row")
+    for name in learnt:
         if hasattr(estimator, name):
             setattr(other, name, getattr(estimator, name))
 

@@ -26,6 +26,7 @@ from acluster.estimators._json_values import (
     to_json,
 )
 from acluster.estimators._labels import LabelCoding
+from acluster.sets import is_description
 
 _LIBRARIES = ("acluster", "numpy", "sklearn", "torch")
 # Building a network takes a few milliseconds, and a hostile file may list very many.
@@ -56,6 +57,7 @@ def describe(model: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         "feature_names": None if names is None else list(names),
         "label_names": getattr(model, "label_names_", []),  # not in older pickles
         "one_row": model._one_row,
+        "extraction": getattr(model, "extraction_", None),  # not in older pickles
     }
     is_portfolio = hasattr(model, "_classifier")
     own, tensors = _describe_portfolio(model) if is_portfolio else describe_network(model)
@@ -84,6 +86,22 @@ def _restore_names(model: Any, description: dict[str, Any], widths: dict[str, in
     # Older files lack this list: then no two-dimensional X raises a warning.
     one_row = description.get("one_row", list(widths))
     model._one_row = list(texts(one_row, len(one_row), "one_row"))
+    model.extraction_ = _extraction_of(description.get("extraction"), widths)
+
+
+def _extraction_of(given: Any, widths: dict[str, int]) -> dict[str, Any] | None:
+    """Check and return how the features of `fit` were extracted, which older files lack.
+
+    Nothing that it names is imported here, or anywhere without the user's request.
+    """
+    if given is None:
+        return None
+    if not isinstance(given, dict) or set(given) != set(widths):
+        raise ModelFileError(f"its extraction is {given!r:.200}, not a dict of its modalities")
+    for name, own in given.items():
+        if own is not None and not is_description(own):
+            raise ModelFileError(f"its extraction of {name!r:.80} is {own!r:.200}")
+    return given
 
 
 def _describe_portfolio(model: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

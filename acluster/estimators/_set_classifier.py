@@ -129,6 +129,10 @@ class SetClassifier(
         The column names. Defined only if X or its items were data frames with text as column
         names; columns of later data frames are matched by name.
 
+    extraction_ : dict of str to (dict or None), or None
+        How the local features of each modality were extracted, if X came from a store of
+        `acluster.extraction.extract`. An X that was extracted in another way is an error later.
+
     n_iter_ : int
         The number of epochs trained.
 

@@ -48,6 +48,10 @@ class _Pooled(LabelledClassifierMixin, BaseEstimator, ABC):
     n_features_in_ : int
         The width of a local feature, summed over the modalities.
 
+    extraction_ : dict of str to (dict or None), or None
+        How the local features of each modality were extracted, if X came from a store of
+        `acluster.extraction.extract`. An X that was extracted in another way is an error later.
+
     n_iter_ : int
         Solver iterations.
 

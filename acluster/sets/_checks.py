@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -19,7 +20,8 @@ from acluster.sets._arrays import (
     text_columns,
     to_numpy,
 )
-from acluster.sets._feature_sets import FeatureSets, pieces, spaced_rows
+from acluster.sets._extraction import first_difference
+from acluster.sets._feature_sets import FeatureSets, pieces, spaced_rows, with_extraction
 from acluster.sets._multimodal import MultimodalFeatureSets, in_modality, sets_with_missing
 from acluster.sets._store._format import UNNAMED
 from acluster.sets._store._reader import open_if_store
@@ -327,16 +329,22 @@ def _with_columns(X: FeatureSets, names: list[str], of_fit: list[str]) -> Featur
             "columns in the order of fit."
         )
     values, offsets = X.packed()
-    return FeatureSets(in_order(values, names, of_fit, "X"), offsets, places=X.places)
+    ordered = FeatureSets(in_order(values, names, of_fit, "X"), offsets, places=X.places)
+    return with_extraction(ordered, X.extraction)
 
 
 def _compare_with_fit(
     X: MultimodalFeatureSets, estimator: Any, *, tables: list[str], reset: bool
 ) -> None:
-    """Record which modalities of `fit` have one row per item; warn of tables for the others."""
+    """Record which modalities of `fit` have one row per item; warn of tables for the others.
+
+    Also record how its local features were extracted, and reject others.
+    """
     if reset:
         estimator._one_row = [name for name, sizes in X.lengths.items() if (sizes <= 1).all()]
+        estimator.extraction_ = copy.deepcopy(X.extraction)
         return
+    _check_same_extraction(X, estimator)
     for name in tables:
         if name not in getattr(estimator, "_one_row", tables):
             warnings.warn(
@@ -345,6 +353,23 @@ def _compare_with_fit(
                 "fitted on larger sets. Pass one set as [X]. If one local feature each is meant, "
                 "X[:, None] raises no warning.",
                 stacklevel=6,  # the caller of `predict`
+            )
+
+
+def _check_same_extraction(X: MultimodalFeatureSets, estimator: Any) -> None:
+    """Check that what is known of the extraction of X is the same as in `fit`."""
+    found, fitted = X.extraction or {}, getattr(estimator, "extraction_", None) or {}
+    for name in X.names:
+        own, of_fit = found.get(name), fitted.get(name)
+        if own is None or of_fit is None or own == of_fit:
+            continue
+        entry, value, expected = first_difference(own, of_fit)
+        with nullcontext() if name == UNNAMED else in_modality(name):
+            raise ValueError(
+                f"X was extracted in another way than the items of fit: {entry:.100} is "
+                f"{value!r:.200}, but in fit it was {expected!r:.200}. Extract X with the view and "
+                "the backbone of fit: acluster.extraction.extract_features(paths, extraction_) "
+                f"does so, with the attribute extraction_ of {type(estimator).__name__}. Or fit again."
             )
 
 
