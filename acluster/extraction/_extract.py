@@ -6,15 +6,13 @@ import os
 import signal
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from acluster._utils._progress import progress
+from acluster.extraction._assembly import AHEAD_BYTES, assembled, completed, opened
 from acluster.extraction._backbones import check_sample_rate, describe, extractor_of
 from acluster.extraction._batches import Batches, Item
 from acluster.extraction._files import media_files
@@ -23,9 +21,6 @@ from acluster.extraction._report import ExtractionReport, notes_on_missing
 from acluster.extraction._tables import ItemTable
 from acluster.extraction._views import View
 from acluster.sets import FeatureSetsWriter, MultimodalFeatureSets, info, open_feature_sets
-
-_AHEAD_BYTES = 1 << 28
-_MOST_WORKERS = 8
 
 
 def extract(
@@ -39,7 +34,7 @@ def extract(
     device: str = "auto",
     batch_size: int = 64,
     n_workers: int | None = None,
-    ahead_bytes: int = _AHEAD_BYTES,
+    ahead_bytes: int = AHEAD_BYTES,
     on_error: str = "skip",
     retry_failed: bool = False,
     flush_seconds: float = 60.0,
@@ -171,12 +166,15 @@ def extract(
         extraction = _Extraction(writer, columns, on_error, flush_seconds)
         todo = extraction.todo(files, part, retry_failed)
         readers = {name: view for name, (view, _) in views.items()}
-        n_workers = n_workers or min(os.cpu_count() or 1, _MOST_WORKERS)
-        with ReadAhead(todo, readers, n_workers, ahead_bytes, on_error == "missing") as reader:
-            batches = [
-                Batches(name, extractor, batch_size, reader.release)
-                for name, extractor in extractors.items()
-            ]
+        with opened(
+            todo,
+            readers,
+            extractors,
+            batch_size=batch_size,
+            n_workers=n_workers,
+            ahead_bytes=ahead_bytes,
+            is_tolerant=on_error == "missing",
+        ) as (reader, batches):
             extraction.run(reader, batches)
         extraction.check_not_empty()
     seconds = extraction.seconds(reader, batches, time.perf_counter() - started)
@@ -197,7 +195,6 @@ class _Extraction:
         self._failed = ItemTable(Path(f"{writer.path}.failed.csv"), "error")
         self._warned = ItemTable(Path(f"{writer.path}.warnings.csv"), "warning")
         self._on_error, self._flush_seconds = on_error, flush_seconds
-        self._unwritten: deque[tuple[Item, Reading]] = deque()
         self._n_before = len(writer)
         self._seconds_writing = 0.0
 
@@ -214,20 +211,17 @@ class _Extraction:
 
     def run(self, reader: ReadAhead, batches: Sequence[Batches]) -> None:
         """Extract all files of a reader."""
-        flushed = time.monotonic()
-        by_name = {own.name: own for own in batches}
-        for reading in progress(reader, f"{self._writer.path}: items", len(reader)):
-            item = Item(reading.id)
-            self._unwritten.append((item, reading))
-            for chunk in reader.chunks(reading):
-                by_name[chunk.name].add(item, chunk)
-                self._write_complete()
-            item.is_read = True
-            if time.monotonic() - flushed >= self._flush_seconds:
-                self._finish(batches)
-                self._writer.flush()
-                flushed = time.monotonic()
-        self._finish(batches)
+        readings = progress(reader, f"{self._writer.path}: items", len(reader))
+        flush, flush_seconds = self._writer.flush, self._flush_seconds
+        for item, reading in completed(readings, reader, batches, flush, flush_seconds):
+            started = time.perf_counter()
+            try:
+                self._write(item, reading)
+            except ValueError as error:
+                if self._on_error == "raise":
+                    raise
+                self._failed.add(item.id, str(error))
+            self._seconds_writing += time.perf_counter() - started
 
     def check_not_empty(self) -> None:
         """Raise a ValueError if there is nothing to write."""
@@ -268,39 +262,12 @@ class _Extraction:
             notes=notes_on_missing(is_missing, X.label),
         )
 
-    def _finish(self, batches: Sequence[Batches]) -> None:
-        for own in batches:
-            own.finish()
-        self._write_complete()
-
-    def _write_complete(self) -> None:
-        """Write the first items, as far as their features have been computed."""
-        started = time.perf_counter()
-        while self._unwritten and self._unwritten[0][0].is_complete:
-            item, reading = self._unwritten.popleft()
-            try:
-                self._write(item, reading)
-            except ValueError as error:
-                if self._on_error == "raise":
-                    raise
-                self._failed.add(item.id, str(error))
-        self._seconds_writing += time.perf_counter() - started
-
     def _write(self, item: Item, reading: Reading) -> None:
         for warning in reading.warnings:
             self._warned.add(item.id, warning)
-        if reading.error is not None:
-            raise ValueError(str(reading.error)) from reading.error
-        if not item.features:
-            reasons = "; ".join(reading.warnings)
-            raise ValueError(reasons or "The file has none of the tracks, or they are silent.")
-        features = {name: np.concatenate(own) for name, own in item.features.items()}
+        features, places = assembled(item, reading)
         own = {
             name: values[item.id] for name, values in self._columns.items() if values is not None
-        }
-        places = {
-            name: {place: np.concatenate([part[place] for part in parts]) for place in parts[0]}
-            for name, parts in item.places.items()
         }
         self._writer.append(features, id=item.id, places=places or None, **own)
 

@@ -1,0 +1,157 @@
+"""Run the feature extractors on what is read ahead, and put the features of each file together."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from acluster.extraction._batches import Batches, Extractor, Item
+from acluster.extraction._reading import ReadAhead, Reading
+from acluster.extraction._views import View
+
+Array = NDArray[Any]
+
+AHEAD_BYTES = 1 << 28
+_MOST_WORKERS = 8
+
+
+@contextmanager
+def opened(
+    files: Mapping[str, Path],
+    views: Mapping[str, View],
+    extractors: Mapping[str, Extractor],
+    *,
+    batch_size: int,
+    n_workers: int | None,
+    ahead_bytes: int,
+    is_tolerant: bool = False,
+) -> Iterator[tuple[ReadAhead, list[Batches]]]:
+    """Begin to read files, as a context manager that gives the reader and the batches.
+
+    Parameters
+    ----------
+    files : dict of str to path
+        The file of each item.
+
+    views, extractors : dict of str to view, and of str to callable
+        What is read of each file, and the feature extractors.
+
+    batch_size, n_workers, ahead_bytes : int
+        As in `acluster.extraction.extract`.
+
+    is_tolerant : bool, default=False
+        Whether a view that cannot be read is a missing modality with a warning.
+    """
+    n_workers = n_workers or min(os.cpu_count() or 1, _MOST_WORKERS)
+    with ReadAhead(files, views, n_workers, ahead_bytes, is_tolerant) as reader:
+        yield (
+            reader,
+            [
+                Batches(name, extractor, batch_size, reader.release)
+                for name, extractor in extractors.items()
+            ],
+        )
+
+
+def completed(
+    readings: Iterator[Reading],
+    reader: ReadAhead,
+    batches: Sequence[Batches],
+    flush: Callable[[], None] | None = None,
+    flush_seconds: float = np.inf,
+) -> Iterator[tuple[Item, Reading]]:
+    """Extract the features of files, and yield each item once its features are complete.
+
+    Parameters
+    ----------
+    readings : iterator of Reading
+        Those of `reader`.
+
+    reader : ReadAhead
+        What reads the files.
+
+    batches : sequence of Batches
+        Those of every view.
+
+    flush : callable, optional
+        Called every `flush_seconds`, once all that has been read has been yielded.
+
+    flush_seconds : float, default=inf
+        How long an item may wait for others to fill its batches.
+
+    Yields
+    ------
+    Item, Reading
+        In the order of the files.
+    """
+    flushed = time.monotonic()
+    by_name = {own.name: own for own in batches}
+    pending: deque[tuple[Item, Reading]] = deque()
+    for reading in readings:
+        item = Item(reading.id)
+        pending.append((item, reading))
+        for chunk in reader.chunks(reading):
+            by_name[chunk.name].add(item, chunk)
+            yield from _complete(pending)
+        item.is_read = True
+        if flush is not None and time.monotonic() - flushed >= flush_seconds:
+            yield from _finished(pending, batches)
+            flush()
+            flushed = time.monotonic()
+    yield from _finished(pending, batches)
+
+
+def _complete(pending: deque[tuple[Item, Reading]]) -> Iterator[tuple[Item, Reading]]:
+    """Yield the first items, as far as their features have been computed."""
+    while pending and pending[0][0].is_complete:
+        yield pending.popleft()
+
+
+def _finished(
+    pending: deque[tuple[Item, Reading]], batches: Sequence[Batches]
+) -> Iterator[tuple[Item, Reading]]:
+    for own in batches:
+        own.finish()
+    return _complete(pending)
+
+
+def assembled(item: Item, reading: Reading) -> tuple[dict[str, Array], dict[str, dict[str, Array]]]:
+    """Return the features of a complete item, and their places.
+
+    Parameters
+    ----------
+    item, reading : Item, Reading
+        As `completed` yields them.
+
+    Returns
+    -------
+    features : dict of str to ndarray of shape (L, D)
+        Those of each modality that the file has.
+
+    places : dict of str to dict of str to ndarray of shape (L,)
+        Where they come from.
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be read, or has none of the modalities.
+    """
+    if reading.error is not None:
+        raise ValueError(str(reading.error)) from reading.error
+    if not item.features:
+        reasons = "; ".join(reading.warnings)
+        raise ValueError(reasons or "The file has none of the tracks, or they are silent.")
+    features = {name: np.concatenate(own) for name, own in item.features.items()}
+    places = {
+        name: {place: np.concatenate([part[place] for part in parts]) for place in parts[0]}
+        for name, parts in item.places.items()
+    }
+    return features, places
