@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, is_dataclass
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -11,6 +10,8 @@ from typing import Any
 from acluster.extraction._modules import ModuleBackbone, weights_checksum
 from acluster.extraction._named_backbones import LOADERS
 from acluster.extraction._onnx_backbone import OnnxBackbone
+
+from acluster.extraction._views import describe_view, public_name
 
 _FORMS = (
     f"Pass {', '.join(f'{prefix}:NAME' for prefix in LOADERS)}, FILE.onnx, "
@@ -178,12 +179,7 @@ def describe(view: Any, backbone: Any, extractor: Any = None) -> dict[str, Any]:
     -------
     dict
     """
-    is_dataclass_ = is_dataclass(view) and not isinstance(view, type)
-    settings = asdict(view) if is_dataclass_ else {"repr": repr(view)}
-    return {
-        "view": {"kind": type(view).__name__, **settings},
-        "backbone": _description(backbone, extractor),
-    }
+    return {"view": describe_view(view), "backbone": _description(backbone, extractor)}
 
 
 def _description(backbone: Any, extractor: Any = None) -> Any:
@@ -195,7 +191,7 @@ def _description(backbone: Any, extractor: Any = None) -> Any:
         given = {"arguments": repr(backbone.args), "keywords": repr(backbone.keywords)}
         return {"function": _description(backbone.func), **given}
     kind = backbone if hasattr(backbone, "__qualname__") else type(backbone)
-    name = f"{kind.__module__}:{kind.__qualname__}"
+    name = public_name(kind)
     if not hasattr(backbone, "state_dict"):
         return name
     return {"module": name, "weights": weights_checksum(backbone)}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from fractions import Fraction
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
@@ -441,6 +442,57 @@ class Waveforms(SoundView):
     @property
     def seconds_per_row(self) -> Fraction:
         return Fraction(self._n_samples[1], self.rate)
+
+
+# The views that a description names by their kind alone.
+VIEWS = {kind.__name__: kind for kind in (Frames, Clips, FlowStacks, LogMel, Waveforms)}
+
+
+def describe_view(view: Any) -> dict[str, Any]:
+    """Describe a view, as JSON can represent it.
+
+    Parameters
+    ----------
+    view : view
+        A dataclass, or any object with a ``repr`` that tells its settings.
+
+    Returns
+    -------
+    dict
+        The settings, and "kind": the class, with its module unless it is one of acluster's.
+
+    Examples
+    --------
+    >>> from acluster.extraction import LogMel
+    >>> from acluster.extraction._views import describe_view
+    >>> describe_view(LogMel(silence=0))
+    {'kind': 'LogMel', 'hop': 96, 'silence': 0}
+    """
+    cls = type(view)
+    kind = cls.__name__ if VIEWS.get(cls.__name__) is cls else public_name(cls)
+    is_dataclass_ = is_dataclass(view) and not isinstance(view, type)
+    settings = asdict(view) if is_dataclass_ else {"repr": repr(view)}
+    # As it comes back from a store, in which tuples are lists.
+    described: dict[str, Any] = json.loads(json.dumps({"kind": kind, **settings}, default=repr))
+    return described
+
+
+def public_name(thing: Any) -> str:
+    """Return the name by which a function or a class can be imported, ``module:name``.
+
+    Parameters
+    ----------
+    thing : function or class
+        Those of this package are named by the module that users import them from: files keep the
+        names, and the private modules may change.
+
+    Returns
+    -------
+    str
+    """
+    package = __name__.rpartition(".")[0]
+    is_own = thing.__module__.startswith(f"{package}.")
+    return f"{package if is_own else thing.__module__}:{thing.__qualname__}"
 
 
 def read_views(
