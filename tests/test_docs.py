@@ -105,6 +105,8 @@ def test_python_code_of_page_runs(tmp_path, monkeypatch, page):
         for label in ("clapping", "waving"):
             (tmp_path / "videos" / label).mkdir(parents=True)
             make_media(tmp_path / "videos" / label / "1.mp4", seconds_of_sound=2)
+        for name in ("new.mp4", "newer.mp4"):
+            make_media(tmp_path / name, seconds_of_sound=2)
     found = list(blocks(DOCS / f"{page}.rst", "python"))
     assert len(found) == (DOCS / f"{page}.rst").read_text().count("code-block:: python")
     for line, code in found:

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Any
 from acluster.extraction._backbones import load_backbone
 from acluster.extraction._descriptors import flow_descriptor, frame_descriptor, patch_descriptor
 from acluster.extraction._extract import extract
+from acluster.extraction._files import find_media
 from acluster.extraction._flow import optical_flow
+from acluster.extraction._in_memory import extract_features, extracted_parts
 from acluster.extraction._media import MediaError
 from acluster.extraction._report import ExtractionReport
 from acluster.extraction._views import Clips, FlowStacks, Frames, LogMel, Waveforms
@@ -13,7 +15,7 @@ from acluster.extraction._views import Clips, FlowStacks, Frames, LogMel, Wavefo
 if TYPE_CHECKING:
     from acluster.extraction._tv_l1 import tv_l1
 
-__all__ = [
+__all__ = [  # what users import from here; the rest is for the other folders of the package
     "Clips",
     "ExtractionReport",
     "FlowStacks",
@@ -22,6 +24,7 @@ __all__ = [
     "MediaError",
     "Waveforms",
     "extract",
+    "extract_features",
     "flow_descriptor",
     "frame_descriptor",
     "load_backbone",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from acluster.sets import natural_key
@@ -14,6 +15,49 @@ SOUND = [".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".oga", ".ogg", ".opu
 IMAGE = [".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"]
 SLIDE = [".bif", ".dcm", ".mrxs", ".ndpi", ".scn", ".svs", ".vms", ".vmu", ".vsi"]
 SUFFIXES = frozenset(VIDEO + SOUND + IMAGE + SLIDE)
+
+
+def find_media(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
+    """Return the media files among some paths and in their folders.
+
+    Parameters
+    ----------
+    paths : sequence of str or path
+        Files and folders.
+
+    Returns
+    -------
+    dict of str to path
+        From the id of each file to the file. The id is the path as it was given; below a folder,
+        it ends with the path relative to the folder. In a single folder, it is this relative path,
+        as for `acluster.extraction.extract`.
+
+        It is empty if the only path has another suffix, or is a folder without media files.
+
+    Raises
+    ------
+    FileNotFoundError
+        If one of several paths does not exist.
+
+    ValueError
+        If one of several folders has no such files.
+    """
+    if len(paths) == 1:
+        only = Path(paths[0])
+        if not only.is_dir():
+            is_media = only.suffix.lower() in SUFFIXES
+            return {_id_of(only): only} if is_media else {}
+        found = {} if (only / "zarr.json").exists() else _files_below(only)[0]
+        return {id_: found[id_] for id_ in sorted(found, key=natural_key)}
+    files: dict[str, Path] = {}
+    for path in map(Path, paths):
+        if path.is_dir():
+            files |= {f"{_id_of(path)}/{id_}": own for id_, own in media_files(path).items()}
+        elif path.exists():
+            files[_id_of(path)] = path
+        else:
+            raise FileNotFoundError(f"There is no file at {str(path)!r}.")
+    return files
 
 
 def media_files(root: Path) -> dict[str, Path]:
@@ -44,6 +88,19 @@ def media_files(root: Path) -> dict[str, Path]:
         )
     if not root.is_dir():
         raise NotADirectoryError(f"{root} is a file. Pass the folder that it is in.")
+    found, others = _files_below(root)
+    if not found:
+        listed = ", ".join(f"{n} of {suffix or 'no suffix'}" for suffix, n in others.most_common(5))
+        raise ValueError(
+            f"{root} has no videos, sounds, images or slides"
+            + (f"; its files are {listed}" if listed else "; it is empty")
+            + ". Pass another folder, or rename the files."
+        )
+    return {id_: found[id_] for id_ in sorted(found, key=natural_key)}
+
+
+def _files_below(root: Path) -> tuple[dict[str, Path], Counter[str]]:
+    """Return the media files of a folder by their ids, and the suffixes of its other files."""
     found, others = {}, Counter[str]()
     for folder, subfolders, names in os.walk(root):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
@@ -55,16 +112,9 @@ def media_files(root: Path) -> dict[str, Path]:
                 found[_id_of(path.relative_to(root))] = path
             else:
                 others[path.suffix] += 1
-    if not found:
-        listed = ", ".join(f"{n} of {suffix or 'no suffix'}" for suffix, n in others.most_common(5))
-        raise ValueError(
-            f"{root} has no videos, sounds, images or slides"
-            + (f"; its files are {listed}" if listed else "; it is empty")
-            + ". Pass another folder, or rename the files."
-        )
-    return {id_: found[id_] for id_ in sorted(found, key=natural_key)}
+    return found, others
 
 
-def _id_of(relative: Path) -> str:
+def _id_of(path: Path) -> str:
     # A name that is not UTF-8 cannot be stored as it is.
-    return os.fsencode(relative.as_posix()).decode("utf-8", "backslashreplace")
+    return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
