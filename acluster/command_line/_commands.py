@@ -3,11 +3,15 @@
 import argparse
 import json
 import textwrap
+import warnings
+from collections.abc import Iterator
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import acluster.extraction
 import acluster.sets
 from acluster._utils._files import replaced_file
 from acluster._utils._progress import progress
@@ -192,20 +196,24 @@ def _parse_parameter(text: str) -> tuple[str, Any]:
 def predict(options: argparse.Namespace) -> None:
     """Print or write the predicted labels, and print their accuracy if the store has labels."""
     check_path(options.out)
-    classifier, X = acluster.load(options.model), acluster.open_feature_sets(options.store)
+    classifier = acluster.load(options.model)
     # The progress line counts the batches of this loop, so predict needs none of its own.
     classifier.set_params(verbose=False)
-    batches = [X[i : i + _ITEMS_PER_BATCH] for i in range(0, len(X), _ITEMS_PER_BATCH)]
+    files = acluster.extraction.find_media(options.paths)
+    failed: dict[str, str] = {}
+    if files:
+        batches = _extracted_batches(classifier, files, failed, options)
+    else:
+        batches = _stored_batches(options.paths[0])
     header = ["id", "prediction"]
     names = classifier.label_names_
     if options.proba:
         header += [f"probability of {name}" for name in names or classifier.classes_]
     rows: list[list[Any]] = []
     correct = []
-    for batch in progress(batches, f"batches of {_ITEMS_PER_BATCH} items", len(batches)):
+    for ids, batch in batches:
         labels = classifier.predict(batch)
         proba = classifier.predict_proba(batch) if options.proba else [()] * len(batch)
-        ids = range(len(rows), len(rows) + len(batch)) if batch.id is None else batch.id
         rows += [
             [item, _format_label(label, names), *map("{:.6g}".format, probabilities)]
             for item, label, probabilities in zip(ids, labels, proba, strict=True)
@@ -215,6 +223,38 @@ def predict(options: argparse.Namespace) -> None:
     write_table(options.out, header, rows)
     if correct:
         show(f"accuracy: {np.concatenate(correct).mean():.4f}", error=True)
+    for item, reason in failed.items():
+        show(f"{item}: {reason}", error=True)
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(files)} files have no prediction.")
+
+
+def _stored_batches(store: str) -> Iterator[tuple[Any, Any]]:
+    """Yield the items of a store in batches, with their ids or else their positions."""
+    X = acluster.open_feature_sets(store)
+    starts = range(0, len(X), _ITEMS_PER_BATCH)
+    for i in progress(starts, f"batches of {_ITEMS_PER_BATCH} items", len(starts)):
+        batch = X[i : i + _ITEMS_PER_BATCH]
+        yield (range(i, i + len(batch)) if batch.id is None else batch.id), batch
+
+
+def _extracted_batches(
+    classifier: Any, files: dict[str, Path], failed: dict[str, str], options: argparse.Namespace
+) -> Iterator[tuple[Any, Any]]:
+    """Yield the features of files in batches, extracted as those that a model was fitted to."""
+    extraction = getattr(classifier, "extraction_", None)
+    if extraction is None:
+        raise ValueError(
+            f"{options.model} does not say how its features were extracted, because it was not "
+            "fitted to a store of acluster.extraction.extract. Extract the files to a store as "
+            "before, and pass the store."
+        )
+    parts = acluster.extraction.extracted_parts(
+        files, extraction, _ITEMS_PER_BATCH, failed=failed, trust=options.trust
+    )
+    # A classifier of one modality takes it without its name.
+    is_unnamed = [*extraction] == ["features"]
+    yield from ((ids, X["features"] if is_unnamed else X) for ids, X in parts)
 
 
 def _are_comparable(labels: Any, predicted: Any) -> bool:

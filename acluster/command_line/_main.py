@@ -128,7 +128,7 @@ def _make_parser() -> argparse.ArgumentParser:
         (_extract, "extract the local features of a folder of files", []),
         (_merge, "write the items of several stores to one", []),
         (_fit, "train a classifier on a store", ["store"]),
-        (_predict, "predict the labels of a store's items", ["model", "store"]),
+        (_predict, "predict the labels of items in a store or in media files", ["model"]),
         (_transform, "write the global features of a store's items", ["model", "store"]),
         (_attention, "show the attention weights of one item", ["model", "store"]),
     ):
@@ -362,6 +362,11 @@ def _fit(command: _Command) -> None:
 def _predict(command: _Command) -> None:
     r"""Predict the label of each item, as a CSV table with the columns id and prediction.
 
+    The items are those of a store; or videos and sounds, and those in folders, if the model was
+    fitted to a store of acluster.extraction.extract. The model knows the view and the backbone, and
+    the features are extracted in the same way. Files that cannot be read are named on stderr, and
+    the exit status is then 1.
+
     The file that --out names is in UTF-8 and has ids and labels as they are in the store. On
     stdout, control characters in them are escaped, as in \x1b. Spreadsheets may run values that
     begin with =, +, - or @ as formulas; import such a file as text.
@@ -372,9 +377,17 @@ def _predict(command: _Command) -> None:
     Example:
 
       acluster predict videos.model new.zarr --proba --out predictions.csv
+      acluster predict videos.model clip.mp4
     """
+    command.add_argument("paths", nargs="+", metavar="PATH", help="a store, or media files")
     command.add_argument("--proba", action="store_true", help="add the probability of each class")
     command.add_argument("--out", metavar="CSV", help="the table to write; by default stdout")
+    command.add_argument(
+        "--trust",
+        action="store_true",
+        help="import and run the views and backbones that the model names, if they are not "
+        "acluster's; only for models from people you trust",
+    )
 
 
 def _transform(command: _Command) -> None:
