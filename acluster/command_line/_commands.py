@@ -3,9 +3,7 @@
 import argparse
 import json
 import textwrap
-import warnings
 from collections.abc import Iterator
-from math import ceil
 from pathlib import Path
 from typing import Any
 

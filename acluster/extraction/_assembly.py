@@ -141,15 +141,22 @@ def assembled(item: Item, reading: Reading) -> tuple[dict[str, Array], dict[str,
 
     Raises
     ------
-    ValueError
-        If the file cannot be read, or has none of the modalities.
+    ValueError, OSError
+        If the file cannot be read, or has none of the modalities, or its features are not finite.
     """
     if reading.error is not None:
-        raise ValueError(str(reading.error)) from reading.error
+        raise reading.error
     if not item.features:
         reasons = "; ".join(reading.warnings)
         raise ValueError(reasons or "The file has none of the tracks, or they are silent.")
     features = {name: np.concatenate(own) for name, own in item.features.items()}
+    for name, values in features.items():
+        if not np.isfinite(values).all():
+            row = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
+            raise ValueError(
+                f"The backbone of {name!r} returned values that are not finite for local feature "
+                f"{row} of the file."
+            )
     places = {
         name: {place: np.concatenate([part[place] for part in parts]) for place in parts[0]}
         for name, parts in item.places.items()

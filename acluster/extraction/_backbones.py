@@ -10,7 +10,6 @@ from typing import Any
 from acluster.extraction._modules import ModuleBackbone, weights_checksum
 from acluster.extraction._named_backbones import LOADERS
 from acluster.extraction._onnx_backbone import OnnxBackbone
-
 from acluster.extraction._views import describe_view, public_name
 
 _FORMS = (

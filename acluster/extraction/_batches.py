@@ -138,17 +138,20 @@ class Batches:
         started = time.perf_counter()
         features = _to_numpy(self._extractor(full))
         self.seconds += time.perf_counter() - started
-        if features.ndim not in (2, 3) or len(features) != len(full):
+        is_shaped = features.ndim in (2, 3) and len(features) == len(full) and features.size
+        if not is_shaped or features.dtype.kind not in "biuf":
             raise ValueError(
-                f"The feature extractor of {self.name!r} returned shape {features.shape} for "
-                f"{len(full)} inputs of shape {full.shape[1:]}. It must return ({len(full)}, D), "
-                f"or ({len(full)}, T, D) for T local features per input."
+                f"The feature extractor of {self.name!r} returned shape {features.shape} and "
+                f"dtype {features.dtype} for {len(full)} inputs of shape {full.shape[1:]}. It must "
+                f"return real numbers of shape ({len(full)}, D), or ({len(full)}, T, D) for T "
+                "local features per input."
             )
         return features.reshape(len(features), -1, features.shape[-1])[: len(batch)]
 
     def _hand_back(self, item: Item, features: Array, places: Mapping[str, Array] | None) -> None:
         n_tokens, width = features.shape[1:]
-        item.features.setdefault(self.name, []).append(features.reshape(-1, width))
+        # A copy, because a feature extractor may write the next batch to the same memory.
+        item.features.setdefault(self.name, []).append(features.reshape(-1, width).copy())
         if places is not None:
             repeated = {name: np.repeat(x, n_tokens) for name, x in places.items()}
             item.places.setdefault(self.name, []).append(repeated)

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from acluster._utils._progress import progress
 from acluster.extraction._assembly import AHEAD_BYTES, assembled, completed, opened
 from acluster.extraction._backbones import check_sample_rate, describe, extractor_of
-from acluster.extraction._batches import Batches, Item
+from acluster.extraction._batches import Batches
 from acluster.extraction._files import media_files
-from acluster.extraction._reading import ReadAhead, Reading
+from acluster.extraction._reading import ReadAhead
 from acluster.extraction._report import ExtractionReport, notes_on_missing
 from acluster.extraction._tables import ItemTable
 from acluster.extraction._views import View
-from acluster.sets import FeatureSetsWriter, MultimodalFeatureSets, info, open_feature_sets
+from acluster.sets import (
+    FeatureSetsWriter,
+    MultimodalFeatureSets,
+    check_new_names,
+    info,
+    open_feature_sets,
+)
 
 
 def extract(
@@ -69,7 +79,8 @@ def extract(
 
     part : tuple of (int, int), default=(0, 1)
         Extract only part i of n equal parts, ``(i, n)``, so that several processes can share the
-        work. Write each to its own store, and merge the stores.
+        work. Write each to its own store, and merge the stores. The folder must not change
+        meanwhile.
 
     device : str, default="auto"
         The device of backbones that are torch modules. "auto" is a GPU if there is one.
@@ -120,7 +131,8 @@ def extract(
     of them fails. Whatever else is odd about a file, such as damaged packets, is written to
     ``STORE.warnings.csv`` and is in the report.
 
-    Ctrl-C and SIGTERM write what is complete, and leave a store that can be continued.
+    Ctrl-C and SIGTERM write what is complete, and leave a store that can be continued. SIGTERM
+    does so in the main thread, unless the program has a handler of its own.
 
     Examples
     --------
@@ -149,7 +161,10 @@ def extract(
     2
     >>> folder.cleanup()
     """
-    _check_parameters(views, on_error, batch_size, part)
+    _check_parameters(views, on_error, part)
+    for name, value in (("batch_size", batch_size), ("n_workers", n_workers)):
+        if value is not None and not (_is_integer(value) and value >= 1):
+            raise ValueError(f"{name}={value!r} must be an integer of at least 1.")
     started = time.perf_counter()
     files = media_files(Path(root))
     columns = {"label": _labels_of(files, labels), "group": _checked("groups", groups, files)}
@@ -160,10 +175,12 @@ def extract(
     attributes = {"extraction": description}
     with (
         _ended_by_sigterm(),
+        _without_empty_store(Path(store)),
         FeatureSetsWriter(store, resume=True, dtype=dtype, attributes=attributes) as writer,
     ):
         _check_same_extraction(writer, description)
-        extraction = _Extraction(writer, columns, on_error, flush_seconds)
+        _check_same_columns(writer, columns)
+        extraction = _Extraction(writer, [*views], columns, on_error, flush_seconds)
         todo = extraction.todo(files, part, retry_failed)
         readers = {name: view for name, (view, _) in views.items()}
         with opened(
@@ -187,14 +204,18 @@ class _Extraction:
     def __init__(
         self,
         writer: FeatureSetsWriter,
+        names: Sequence[str],
         columns: Mapping[str, Mapping[str, Any] | None],
         on_error: str,
         flush_seconds: float,
     ) -> None:
-        self._writer, self._columns = writer, columns
+        self._writer, self._names, self._columns = writer, names, columns
         self._failed = ItemTable(Path(f"{writer.path}.failed.csv"), "error")
         self._warned = ItemTable(Path(f"{writer.path}.warnings.csv"), "warning")
         self._on_error, self._flush_seconds = on_error, flush_seconds
+        if not len(writer):  # what an earlier store at this path left behind
+            for table in (self._failed, self._warned):
+                table.remove({id_ for id_, _ in table.rows})
         self._n_before = len(writer)
         self._seconds_writing = 0.0
 
@@ -204,8 +225,14 @@ class _Extraction:
         """Return the files of a part that are neither in the store nor known to fail."""
         i, n_parts = part
         ids = [*files][len(files) * i // n_parts : len(files) * (i + 1) // n_parts]
+        if not ids:
+            raise ValueError(
+                f"part={part} has no files: there are {len(files)} of them. Use fewer parts."
+            )
         if retry_failed:
-            self._failed.remove(set(ids))
+            again = {id_ for id_, _ in self._failed.rows} & set(ids)
+            self._failed.remove(again)
+            self._warned.remove(again)
         left_out = {*self._writer.id, *dict(self._failed.rows)}
         return {id_: files[id_] for id_ in ids if id_ not in left_out}
 
@@ -215,12 +242,16 @@ class _Extraction:
         flush, flush_seconds = self._writer.flush, self._flush_seconds
         for item, reading in completed(readings, reader, batches, flush, flush_seconds):
             started = time.perf_counter()
+            for warning in reading.warnings:
+                self._warned.add(item.id, warning)
             try:
-                self._write(item, reading)
-            except ValueError as error:
+                features, places = assembled(item, reading)
+            except (ValueError, OSError) as error:  # others are not the fault of the file
                 if self._on_error == "raise":
                     raise
                 self._failed.add(item.id, str(error))
+            else:
+                self._write(item.id, features, places)
             self._seconds_writing += time.perf_counter() - started
 
     def check_not_empty(self) -> None:
@@ -248,7 +279,10 @@ class _Extraction:
         """Return the report, once the store is complete."""
         X = open_feature_sets(self._writer.path)
         assert isinstance(X, MultimodalFeatureSets)  # every view has a name
-        is_missing = {name: X[name].lengths == 0 for name in X.names}
+        none = np.zeros(len(X))  # a modality that no file has is not in the store
+        is_missing = {
+            name: (X[name].lengths if name in X.names else none) == 0 for name in self._names
+        }
         warnings: dict[str, list[str]] = {}
         for id_, text in self._warned.rows:
             warnings.setdefault(id_, []).append(text)
@@ -262,19 +296,17 @@ class _Extraction:
             notes=notes_on_missing(is_missing, X.label),
         )
 
-    def _write(self, item: Item, reading: Reading) -> None:
-        for warning in reading.warnings:
-            self._warned.add(item.id, warning)
-        features, places = assembled(item, reading)
-        own = {
-            name: values[item.id] for name, values in self._columns.items() if values is not None
-        }
-        self._writer.append(features, id=item.id, places=places or None, **own)
+    def _write(self, id_: str, features: Mapping[str, Any], places: Mapping[str, Any]) -> None:
+        own = {name: values[id_] for name, values in self._columns.items() if values is not None}
+        self._writer.append(features, id=id_, places=places or None, **own)
 
 
-def _check_parameters(
-    views: Mapping[str, Any], on_error: str, batch_size: int, part: tuple[int, int]
-) -> None:
+def _is_integer(value: Any) -> bool:
+    """Whether a value is an integer, of Python or of numpy."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _check_parameters(views: Mapping[str, Any], on_error: str, part: tuple[int, int]) -> None:
     if not isinstance(views, Mapping) or not views:
         raise ValueError(
             f"views={views!r} is not a dict of at least one name to a view and a backbone, such as "
@@ -288,10 +320,9 @@ def _check_parameters(
             )
     if on_error not in (choices := ("skip", "raise", "missing")):
         raise ValueError(f"on_error={on_error!r} is not one of {choices}.")
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} must be at least 1.")
-    i, n_parts = part
-    if not 0 <= i < n_parts:
+    check_new_names(views, "views", [])
+    is_pair = isinstance(part, tuple) and len(part) == 2 and all(map(_is_integer, part))
+    if not is_pair or not 0 <= part[0] < part[1]:
         raise ValueError(f"part={part} must be (i, n) with 0 <= i < n.")
 
 
@@ -329,23 +360,47 @@ def _checked(
 
 def _check_same_extraction(writer: FeatureSetsWriter, description: Mapping[str, Any]) -> None:
     """Check that a store that is continued was begun with the same views and backbones."""
-    begun = info(writer.path).attributes.get("extraction") if len(writer) else description
-    if begun == description:
+    begun = info(writer.path).attributes.get("extraction") or {}
+    differing = [n for n in {**begun, **description} if begun.get(n) != description.get(n)]
+    if differing:
+        raise ValueError(
+            f"{writer.path} was begun with another extraction. For {differing[0]!r} it was "
+            f"{begun.get(differing[0])}, and is now {description.get(differing[0])}. Choose "
+            "another store, or pass the same views and backbones."
+        )
+
+
+def _check_same_columns(writer: FeatureSetsWriter, columns: Mapping[str, Any]) -> None:
+    """Check that a store that is continued has the same columns."""
+    if not len(writer):
         return
-    names = [name for name in {**(begun or {}), **description}]
-    differing = [n for n in names if (begun or {}).get(n) != description.get(n)]
-    raise ValueError(
-        f"{writer.path} was begun with another extraction. For {differing[0]!r} it was "
-        f"{(begun or {}).get(differing[0])}, and is now {description.get(differing[0])}. Choose "
-        "another store, or pass the same views and backbones."
-    )
+    given = {name for name, values in columns.items() if values is not None}
+    written = set(info(writer.path).columns) - {"id"}
+    if given != written:
+        raise ValueError(
+            f"{writer.path} was begun with the columns {sorted(written)}, but this call gives "
+            f"{sorted(given)}. Pass labels and groups as in the first call, or choose another store."
+        )
+
+
+@contextmanager
+def _without_empty_store(store: Path) -> Iterator[None]:
+    """Remove a new store if an error ends the block before an item has been written."""
+    is_new = not store.exists()
+    try:
+        yield
+    except BaseException:
+        if is_new and not (store / "id").exists():
+            shutil.rmtree(store, ignore_errors=True)
+        raise
 
 
 @contextmanager
 def _ended_by_sigterm() -> Iterator[None]:
     """Let SIGTERM end the block as an exception does, so that what is complete is written."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield  # the program has its own way to end
         return
 
     def end(number: int, _: Any) -> None:

@@ -101,7 +101,8 @@ def media_files(root: Path) -> dict[str, Path]:
 
 def _files_below(root: Path) -> tuple[dict[str, Path], Counter[str]]:
     """Return the media files of a folder by their ids, and the suffixes of its other files."""
-    found, others = {}, Counter[str]()
+    found: dict[str, Path] = {}
+    others = Counter[str]()
     for folder, subfolders, names in os.walk(root):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         for name in names:
@@ -109,7 +110,10 @@ def _files_below(root: Path) -> tuple[dict[str, Path], Counter[str]]:
             if name.startswith(".") or not path.is_file():  # opening a pipe would wait
                 continue
             if path.suffix.lower() in SUFFIXES:
-                found[_id_of(path.relative_to(root))] = path
+                id_ = _id_of(path.relative_to(root))
+                if id_ in found:
+                    raise ValueError(f"{found[id_]} and {path} have the same id. Rename one.")
+                found[id_] = path
             else:
                 others[path.suffix] += 1
     return found, others

@@ -101,6 +101,7 @@ def _skimage() -> OpticalFlow:
 
 
 _METHODS = {"tvl1": _tv_l1, "dis": _dis, "skimage": _skimage}
+FLOW_METHODS = tuple(_METHODS)
 
 
 def _package(module: str, method: str, name: str) -> Any:

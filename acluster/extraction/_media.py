@@ -59,7 +59,10 @@ def open_media(path: str | os.PathLike[str]) -> av.container.InputContainer:
     try:
         # Text in metadata is not always UTF-8, and none of it is needed.
         return av.open(
-            os.fspath(path), metadata_errors="replace", timeout=(_SECONDS_WITHOUT_DATA,) * 2
+            # Not a relative path, whose beginning may look like a protocol, as in "12:30.wav".
+            os.path.abspath(path),
+            metadata_errors="replace",
+            timeout=(_SECONDS_WITHOUT_DATA,) * 2,
         )
     except (OSError, MemoryError):
         raise

@@ -21,23 +21,28 @@ class _Stopped(Exception):  # noqa: N818, it is no error
 
 
 class _Budget:
-    """The bytes that have been read and not yet used. One item always has room: the first."""
+    """The bytes that have been read and not yet used.
+
+    While the caller waits for a chunk of the first item, one has room in any case.
+    """
 
     def __init__(self, n_bytes: int) -> None:
         self._limit, self._used = n_bytes, 0
-        self._first = 0
+        self._needed: int | None = None  # the item that the caller waits for
         self._is_stopped = False
         self._changed = threading.Condition()
 
     def acquire(self, item: int, n_bytes: int) -> None:
         """Wait until there is room for some bytes of an item."""
         with self._changed:
-            while self._used + n_bytes > self._limit and item != self._first:
+            while self._used + n_bytes > self._limit and item != self._needed:
                 if self._is_stopped:
                     raise _Stopped
                 self._changed.wait()
             if self._is_stopped:
                 raise _Stopped
+            if item == self._needed:
+                self._needed = None
             self._used += n_bytes
 
     def release(self, n_bytes: int) -> None:
@@ -46,10 +51,10 @@ class _Budget:
             self._used -= n_bytes
             self._changed.notify_all()
 
-    def serve_first(self, item: int) -> None:
-        """Give an item room in any case: all earlier ones have been read."""
+    def need(self, item: int) -> None:
+        """Give the next chunk of an item room in any case, because the caller waits for it."""
         with self._changed:
-            self._first = item
+            self._needed = item
             self._changed.notify_all()
 
     def stop(self) -> None:
@@ -77,7 +82,7 @@ class Reading:
     warnings : list of str
         What is odd about it, once it has been read.
 
-    error : Exception or None
+    error : BaseException or None
         Why it cannot be read.
     """
 
@@ -85,7 +90,7 @@ class Reading:
     id: str
     path: Path
     warnings: list[str] = field(default_factory=list)
-    error: Exception | None = None
+    error: BaseException | None = None
     _chunks: queue.SimpleQueue[Chunk | None] = field(default_factory=queue.SimpleQueue)
 
 
@@ -104,8 +109,8 @@ class ReadAhead:
         The number of threads. Each decodes one file at a time.
 
     ahead_bytes : int
-        The size of what may be read and not yet used. A chunk of the file that is needed next is
-        read in any case.
+        The size of what may be read and not yet used. The chunk that the caller waits for is read
+        in any case.
 
     is_tolerant : bool
         Whether a view that cannot be read is a missing modality with a warning.
@@ -134,12 +139,15 @@ class ReadAhead:
         self.seconds_waited = self.seconds_read = 0.0
 
     def __enter__(self) -> Self:
+        if any(getattr(view, "uses_torch", False) for view in self._views.values()):
+            import torch  # noqa: F401, so that the threads that read find it
         self._pool = ThreadPoolExecutor(self._n_workers, "acluster-read", _use_one_thread)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._budget.stop()
-        self._pool.shutdown(cancel_futures=True)
+        # After an interruption, what is complete has to be written soon, and a file may take long.
+        self._pool.shutdown(wait=kind is None, cancel_futures=True)
         _restore_threads()
 
     def __len__(self) -> int:
@@ -156,9 +164,7 @@ class ReadAhead:
                 self._pool.submit(self._read, reading)
             if not waiting:
                 return
-            first = waiting.popleft()
-            self._budget.serve_first(first.number)
-            yield first
+            yield waiting.popleft()
 
     def chunks(self, reading: Reading) -> Iterator[Chunk]:
         """Yield the chunks of a reading. The caller releases the bytes of each.
@@ -174,7 +180,11 @@ class ReadAhead:
         """
         while True:
             started = time.perf_counter()
-            chunk = reading._chunks.get()
+            try:
+                chunk = reading._chunks.get_nowait()
+            except queue.Empty:
+                self._budget.need(reading.number)
+                chunk = reading._chunks.get()
             self.seconds_waited += time.perf_counter() - started
             if chunk is None:
                 return
@@ -201,7 +211,7 @@ class ReadAhead:
                 reading._chunks.put(chunk)
         except _Stopped:
             pass
-        except Exception as error:  # the caller decides what becomes of it
+        except BaseException as error:  # the caller decides what becomes of it
             reading.error = error
         finally:
             with self._mutex:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from acluster.extraction._media import NoTrackError, count, import_av, open_media
+from acluster.extraction._media import MediaError, NoTrackError, count, import_av, open_media
 
 if TYPE_CHECKING:
     import av.container
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 FloatArray = NDArray[np.floating[Any]]
 
 _MICROSECONDS = 1_000_000
-_SHORTEST_GAP = Fraction(1, 20)  # seconds; time stamps of whole sound are less exact than that
+# In seconds. The time stamps of whole sound are less exact than the shortest gap.
+_SHORTEST_GAP, _LONGEST_GAP, _LONGEST_OVERLAP = Fraction(1, 20), 60, Fraction(1, 2)
 
 # The parameters of VGGish (Hershey et al., ICASSP 2017).
 RATE = 16_000
@@ -57,12 +58,15 @@ class Sound:
 
     def __init__(self, path: str | os.PathLike[str], rate: int) -> None:
         self.path, self.rate = os.fspath(path), rate
-        self._n_undecodable = self._n_samples = 0
+        self._n_undecodable = self._n_samples = self._n_jumps = 0
         self._container = open_media(path)
         stream: Any = self._container.streams.best("audio")
         if stream is None:
             self._container.close()
             raise NoTrackError(f"{self.path} has no sound.")
+        if stream.codec_context is None:
+            self._container.close()
+            raise MediaError(f"{self.path} has sound of a kind that FFmpeg cannot decode.")
         stream.thread_type = "NONE"
         self._stream = stream
         origin = Fraction(self._container.start_time or 0, _MICROSECONDS)
@@ -81,7 +85,13 @@ class Sound:
         Yields
         ------
         ndarray of float32, shape (n,)
-            Samples between -1 and 1. Gaps between time stamps are filled with zeros.
+            Samples between -1 and 1. Gaps of up to a minute between time stamps are filled with
+            zeros.
+
+        Raises
+        ------
+        MediaError
+            If there is sound, and nothing of it can be decoded.
         """
         waiting: list[NDArray[np.float32]] = []
         for samples in self._resampled():
@@ -92,6 +102,8 @@ class Sound:
                 waiting = []
         if waiting:
             yield np.concatenate(waiting)
+        if self._n_undecodable and not self._n_samples:
+            raise MediaError(f"{self.path} has sound of which nothing can be decoded.")
 
     def _resampled(self) -> Iterator[NDArray[np.float32]]:
         av = import_av()
@@ -129,15 +141,18 @@ class Sound:
 
     def _filled(self, frames: Iterator[av.AudioFrame]) -> Iterator[av.AudioFrame]:
         """Insert silence where the time stamps leave a gap, so that later sound keeps its time."""
-        expected: Fraction | None = None
+        begin = (self._stream.start_time or 0) * self._stream.time_base
+        decoded = Fraction(0)  # the seconds so far
         for frame in frames:
             if frame.pts is not None and frame.time_base is not None:
-                time = frame.pts * frame.time_base
-                if expected is not None and time - expected > _SHORTEST_GAP:
-                    yield from _silence(frame, round((time - expected) * frame.sample_rate))
-                expected = time
-            if expected is not None:
-                expected += Fraction(frame.samples, frame.sample_rate)
+                gap = frame.pts * frame.time_base - begin - decoded
+                if gap > _LONGEST_GAP or gap < -_LONGEST_OVERLAP:
+                    self._n_jumps += 1
+                    begin += gap  # the time goes on from here
+                elif gap > _SHORTEST_GAP:
+                    yield from _silence(frame, round(gap * frame.sample_rate))
+                    decoded += gap
+            decoded += Fraction(frame.samples, frame.sample_rate)
             yield frame
 
     def warnings(self) -> list[str]:
@@ -151,6 +166,8 @@ class Sound:
         found = []
         if self._n_undecodable:
             found.append(f"{count(self._n_undecodable, 'packet')} of the sound cannot be decoded")
+        if self._n_jumps:
+            found.append(f"the time stamps of the sound jump {count(self._n_jumps, 'time')}")
         end = float(self.begin) + self._n_samples / self.rate
         whole = (self._container.duration or 0) / _MICROSECONDS
         if end < min(0.9 * whole, whole - 0.5):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from pathlib import Path
 
@@ -46,7 +47,7 @@ class ItemTable:
             return []
         text = self._path.read_bytes().decode("utf-8", "replace")
         whole = text[: text.rfind("\r\n") + 2] if "\r\n" in text else ""
-        rows = [row for row in csv.reader(whole.splitlines(keepends=True), strict=True)]
+        rows = [row for row in csv.reader(io.StringIO(whole, newline=""), strict=True)]
         is_header = not rows or rows[0] == ["id", self._column]
         if not is_header or any(len(row) != 2 for row in rows):
             raise ValueError(

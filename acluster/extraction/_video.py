@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import bisect
 import os
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import chain
@@ -28,15 +27,15 @@ class Sampling:
 
     Parameters
     ----------
-    times : sequence of Fraction
-        Seconds since the start of the file. A run begins with the frame that is shown at one of
-        them. Times at which the same frame is shown give one run.
+    times : iterable of Fraction
+        Seconds since the start of the file, ascending. A run begins with the frame that is shown
+        at one of them. Times at which the same frame is shown give one run.
 
     n_frames : int, default=1
         The number of frames in a run.
     """
 
-    times: Sequence[Fraction]
+    times: Iterable[Fraction]
     n_frames: int = 1
 
 
@@ -62,31 +61,33 @@ class _Wanted:
 
     Parameters
     ----------
-    stamps : list of list of int
-        The time stamps at which the runs of each sampling begin.
+    stamps : sequence of iterable of int
+        The time stamps at which the runs of each sampling begin, ascending. They are taken one by
+        one: a header may claim a video of years.
     """
 
-    def __init__(self, stamps: list[list[int]]) -> None:
-        self._waiting = [deque(sorted(own)) for own in stamps]
+    def __init__(self, stamps: Sequence[Iterable[int]]) -> None:
+        self._rest = [iter(own) for own in stamps]
+        self._next = [next(own, None) for own in self._rest]
         self.begun: list[Run] = []
 
     @property
     def next_stamp(self) -> int | None:
         """The time stamp at which the next run begins."""
-        return min((stamps[0] for stamps in self._waiting if stamps), default=None)
+        return min((stamp for stamp in self._next if stamp is not None), default=None)
 
     @property
     def is_done(self) -> bool:
         """Whether no frame is wanted any more."""
-        return not self.begun and not any(self._waiting)
+        return not self.begun and self.next_stamp is None
 
     def show(self, frame: av.VideoFrame, end: int) -> None:
         """Begin the runs whose time stamps are before `end`, and add a frame to all runs."""
-        for number, stamps in enumerate(self._waiting):
-            if stamps and stamps[0] < end:
+        for number, rest in enumerate(self._rest):
+            stamp = self._next[number]
+            if stamp is not None and stamp < end:
                 self.begun.append(Run(number))
-            while stamps and stamps[0] < end:
-                stamps.popleft()
+                self._next[number] = next((own for own in rest if own >= end), None)
         for run in self.begun:
             run.frames.append(frame)
 
@@ -146,7 +147,9 @@ class Video:
         self._open()
         try:
             stream = self._stream
-            self.pixel_aspect = stream.codec_context.sample_aspect_ratio or Fraction(1)
+            # A file may give it, its video or both; the file counts.
+            own = stream.codec_context.sample_aspect_ratio
+            self.pixel_aspect = stream.sample_aspect_ratio or own or Fraction(1)
             self._start = stream.start_time or 0
             begin = Fraction(self._container.start_time or 0, _MICROSECONDS)
             self._origin = min(begin, self._start * self._time_base)
@@ -165,6 +168,9 @@ class Video:
         if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
             self._container.close()
             raise NoTrackError(f"{self.path} has no video.")
+        if stream.codec_context is None:
+            self._container.close()
+            raise MediaError(f"{self.path} has a video of a kind that FFmpeg cannot decode.")
         # PyAV can deadlock with FFmpeg's threads, and several files are read at the same time.
         stream.thread_type = "NONE"
         stream.codec_context.thread_count = 1
@@ -251,7 +257,7 @@ class Video:
         MediaError
             If no frame can be decoded.
         """
-        wanted = _Wanted([[self._stamp(time) for time in one.times] for one in samplings])
+        wanted = _Wanted([map(self._stamp, one.times) for one in samplings])
         frames = self._frames()
         current = next(frames, None)
         if current is None:

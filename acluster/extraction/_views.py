@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from fractions import Fraction
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from math import inf
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
-from acluster.extraction._flow import optical_flow
+from acluster.extraction._flow import FLOW_METHODS, optical_flow
 from acluster.extraction._media import NoTrackError
 from acluster.extraction._sound import (
     HOP,
@@ -74,11 +77,21 @@ class MediaView:
     """
 
     def __post_init__(self) -> None:
-        for one in fields(self):
-            value = getattr(self, one.name)
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if is_number and (value < 0 or (value == 0 and one.name not in self._may_be_zero)):
-                raise ValueError(f"{self!r}: {one.name} must be positive.")
+        for name, hint in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if hint is int:
+                self._set(name, value, Integral, int, "an integer")
+            elif hint in (float, float | None) and value is not None:
+                self._set(name, value, Real, float, "a number")
+
+    def _set(self, name: str, value: Any, kind: type, convert: Any, expected: str) -> None:
+        """Check a setting, and make it a number of Python, which JSON can represent."""
+        is_number = isinstance(value, kind) and not isinstance(value, bool)
+        least = 0 if name in self._may_be_zero else sys.float_info.min
+        if not is_number or not least <= value < inf:
+            what = f"{expected} of at least 0" if least == 0 else f"{expected} above 0"
+            raise ValueError(f"{type(self).__name__}: {name}={value!r} is not {what}.")
+        object.__setattr__(self, name, value if type(value) is int else convert(value))
 
     _may_be_zero: ClassVar[tuple[str, ...]] = ()
 
@@ -118,6 +131,8 @@ class MediaView:
 class VideoView(MediaView, ABC):
     """A view of the pictures of a video."""
 
+    growth: ClassVar[int] = 1  # the size of a row relative to that of its prepared frames
+
     @abstractmethod
     def sampling(self, video: Video) -> Sampling:
         """Return the frames that are wanted."""
@@ -151,8 +166,8 @@ class SoundView(MediaView, ABC):
         """The time from the beginning of a row to that of the next."""
 
 
-def moments(video: Video, n: int, fps: float | None, n_frames: int = 1) -> tuple[Fraction, ...]:
-    """Return the times of runs of `n_frames` frames, in the middle of equal intervals.
+def moments(video: Video, n: int, fps: float | None, n_frames: int = 1) -> Iterator[Fraction]:
+    """Yield the times of runs of `n_frames` frames, in the middle of equal intervals.
 
     Parameters
     ----------
@@ -169,9 +184,9 @@ def moments(video: Video, n: int, fps: float | None, n_frames: int = 1) -> tuple
         The number of frames of a run. Runs are in the middle of their intervals, unless they
         would begin before the video or end after it.
 
-    Returns
-    -------
-    tuple of Fraction
+    Yields
+    ------
+    Fraction
         Seconds since the start of the file, ascending.
     """
     if fps is not None:
@@ -179,12 +194,12 @@ def moments(video: Video, n: int, fps: float | None, n_frames: int = 1) -> tuple
         n = max(1, int(video.duration / step))
     else:
         step = video.duration / n
-    middles = [(i + Fraction(1, 2)) * step for i in range(n)]
+    middles = ((i + Fraction(1, 2)) * step for i in range(n))
     if n_frames > 1:
         back = Fraction(n_frames - 1, 2) * video.frame_seconds
         latest = video.duration - (n_frames - Fraction(1, 2)) * video.frame_seconds
-        middles = [max(Fraction(0), min(time - back, latest)) for time in middles]
-    return tuple(video.begin + time for time in middles)
+        middles = (max(Fraction(0), min(time - back, latest)) for time in middles)
+    return (video.begin + time for time in middles)
 
 
 def pixels(frame: av.VideoFrame, size: int, kind: str, pixel_aspect: Fraction) -> Array:
@@ -333,6 +348,17 @@ class FlowStacks(VideoView):
     length: int = 5
     method: str = "tvl1"
     size: int = 224
+    growth: ClassVar[int] = 8  # two numbers of four bytes for a pixel of one
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.method not in FLOW_METHODS:
+            raise ValueError(f"FlowStacks: method={self.method!r} is not one of {FLOW_METHODS}.")
+
+    @property
+    def uses_torch(self) -> bool:
+        """Whether reading it needs torch."""
+        return self.method == "tvl1"
 
     def sampling(self, video: Video) -> Sampling:
         n_frames = self.length + 1
@@ -376,9 +402,14 @@ class LogMel(SoundView):
     LogMel(hop=96, silence=0)
     """
 
-    hop: int = 96
+    hop: int = _PATCH
     silence: float = 1e-3
     _may_be_zero: ClassVar[tuple[str, ...]] = ("silence",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.hop > _PATCH:
+            raise ValueError(f"LogMel: hop={self.hop} is more than {_PATCH}, and would skip sound.")
 
     @property
     def sample_rate(self) -> int:
@@ -425,6 +456,15 @@ class Waveforms(SoundView):
     rate: int = RATE
     silence: float = 1e-3
     _may_be_zero: ClassVar[tuple[str, ...]] = ("silence",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        length, hop = self._n_samples
+        if not 1 <= hop <= length:
+            raise ValueError(
+                f"Waveforms: hop={self.hop} must be at most seconds={self.seconds}, and both at "
+                f"least a sample, 1/{self.rate} s."
+            )
 
     @property
     def sample_rate(self) -> int:
@@ -547,8 +587,16 @@ def read_views(
 
 def _read_other(path: str | os.PathLike[str], name: str, view: View) -> Iterator[Chunk]:
     found = view.read(path)
-    if found is not None and len(found[0]):
-        yield Chunk(name, *found)
+    if found is None:
+        return
+    if not isinstance(found, tuple) or len(found) != 2:
+        raise TypeError(
+            f"The view {name!r} returned {type(found).__name__}, not a pair (batch, places), or "
+            "None."
+        )
+    batch, places = np.asarray(found[0]), found[1]
+    if len(batch):
+        yield Chunk(name, batch, places)
 
 
 def _read_video(
@@ -588,9 +636,9 @@ class _ChunkReader:
         for frame in run.frames:
             if frame.pts not in self._prepared:
                 aspect = self._video.pixel_aspect
-                self._prepared[frame.pts] = own = self._view.prepare(frame, aspect)
-                self._n_bytes += own.nbytes
+                self._prepared[frame.pts] = self._view.prepare(frame, aspect)
         self._runs.append([self._prepared[frame.pts] for frame in run.frames])
+        self._n_bytes += self._view.growth * sum(x.nbytes for x in self._runs[-1])
         self._seconds.append(float(self._video.seconds(first)))
         if len(self._runs) >= _ROWS_TOGETHER or self._n_bytes >= _BYTES_TOGETHER:
             yield self._chunk()

@@ -25,7 +25,7 @@ from acluster.sets._feature_sets import (
     with_extraction,
 )
 from acluster.sets._multimodal import MultimodalFeatureSets
-from acluster.sets._names import COLUMNS, check_modality_names
+from acluster.sets._names import COLUMNS, check_modality_names, check_new_names
 from acluster.sets._nested import as_feature_sets, group_rows, list_arrays
 from acluster.sets._store._errors import StoreError
 from acluster.sets._store._merge import check_resumable, merge_stores

@@ -369,7 +369,8 @@ def _check_same_extraction(X: MultimodalFeatureSets, estimator: Any) -> None:
                 f"X was extracted in another way than the items of fit: {entry:.100} is "
                 f"{value!r:.200}, but in fit it was {expected!r:.200}. Extract X with the view and "
                 "the backbone of fit: acluster.extraction.extract_features(paths, extraction_) "
-                f"does so, with the attribute extraction_ of {type(estimator).__name__}. Or fit again."
+                f"does so, with the attribute extraction_ of {type(estimator).__name__}. Or fit "
+                "again."
             )
 
 

@@ -173,20 +173,16 @@ def test_extract_turns_errors_of_a_view_into_missing_modalities_on_request(sound
 def test_extract_takes_views_and_tokens_of_your_own(sounds, tmp_path):
     class Sizes:
         def read(self, path):
-            return (None if path.name == "3.wav" else np.full((2, 1), path.stat().st_size)), None
+            size = path.stat().st_size
+            return None if path.name == "3.wav" else (np.full((2, 1), size), None)
 
         def __repr__(self):
             return "Sizes()"
 
-    class Lacking(Sizes):
-        def read(self, path):
-            batch, places = super().read(path)
-            return None if batch is None else (batch, places)
-
     def tokens(batch):
         return np.stack([batch, batch + 1, batch + 2], axis=1).astype(float)
 
-    report = extract(sounds, tmp_path / "s.zarr", {"size": (Lacking(), tokens)}, dtype="float32")
+    report = extract(sounds, tmp_path / "s.zarr", {"size": (Sizes(), tokens)}, dtype="float32")
     assert list(report.failed) == ["low/3.wav"]
     X = open_feature_sets(tmp_path / "s.zarr")["size"]
     size = (sounds / "high" / "0.wav").stat().st_size
@@ -311,17 +307,32 @@ def test_extract_of_good_and_damaged_clips(tmp_path):
 
 SCRIPT = """
 import sys
+from acluster import FeatureSetsWriter
 from acluster.extraction import extract
 import tests.extraction.test_extract as t
-print("ready", flush=True)
-options = {"labels": "folders", "flush_seconds": float(sys.argv[3]), "batch_size": 16}
+
+flush = FeatureSetsWriter.flush
+def flush_and_tell(writer):
+    flush(writer)
+    print(len(writer), flush=True)
+FeatureSetsWriter.flush = flush_and_tell
+
+options = {"labels": "folders", "flush_seconds": 0, "batch_size": 16, "n_workers": 1}
 extract(sys.argv[1], sys.argv[2], t.VIEWS, **options)
 """
 
 
-def run_script(*arguments):
-    command = [sys.executable, "-c", SCRIPT, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def run_until(n_flushes, kind, root, store):
+    """Extract in a process that gets a signal after some flushes; return its exit status."""
+    command = [sys.executable, "-c", SCRIPT, str(root), str(store)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    for _ in range(n_flushes):
+        if not process.stdout.readline():
+            break
+    else:
+        process.send_signal(kind)
+    process.communicate()
+    return process.returncode
 
 
 @pytest.fixture(scope="module")
@@ -342,17 +353,14 @@ def test_extract_that_is_killed_again_and_again_ends_with_the_same_store(videos,
     one, killed = tmp_path / "one.zarr", tmp_path / "killed.zarr"
     extract(videos, one, VIEWS, labels="folders", batch_size=16)
     draw = random.Random(0)
-    for number in range(40):
-        process = run_script(videos, killed, 0)
-        process.stdout.readline()
-        try:
-            process.wait(0.05 + draw.random() * 0.4 if number < 10 else 120)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGTERM if number == 4 else signal.SIGKILL)
-        error = process.communicate()[1]
-        if process.returncode == 0:
-            break
-        assert process.returncode in (-signal.SIGKILL, 128 + signal.SIGTERM), error
+    codes, kinds = [], [signal.SIGKILL] * 3 + [signal.SIGTERM] + [signal.SIGKILL] * 2
+    for kind in kinds:
+        codes.append(run_until(draw.randint(1, 4), kind, videos, killed))
+    assert codes.count(-signal.SIGKILL) >= 4
+    assert 128 + signal.SIGTERM in codes
+    with FeatureSetsWriter(killed, resume=True) as writer:
+        assert 0 < len(writer) < 29
+    assert run_until(10**6, signal.SIGKILL, videos, killed) == 0
     assert contents(killed) == contents(one)
 
 
