@@ -85,13 +85,17 @@ def load_benchmark(name: str, *, data_home: str | os.PathLike[str] | None = None
         With the fields
 
         data : FeatureSets
-            The n_items sets.
+            The n_items sets. If the file has ``places``, the row and the column of each local
+            feature in its image, they are its places "x" (the column) and "y" (the row).
         target : ndarray, shape (n_items,)
             The class of each item.
         DESCR : str
             Description and source of the data.
         groups : ndarray of int, shape (n_items,)
             The subject of each item, if the file has ``subject``.
+        n_nuclei : ndarray of int, shape (R,)
+            The number of nuclei in each local feature, in the order of ``data.packed()``, if the
+            file has it: the truth for maps of the attention.
         folds : list of list of tuple (train indices, test indices)
             ``folds[repetition][fold]``, if the benchmark uses repeated cross-validation.
         train_indices, test_indices : ndarray of int
@@ -119,11 +123,20 @@ def load_benchmark(name: str, *, data_home: str | os.PathLike[str] | None = None
         raise ValueError(f"name={name!r} is unknown; choose one of {', '.join(_BENCHMARKS)}.")
     path = get_data_home(data_home) / _PATHS[name]
     arrays = read_arrays(path, ["X", "lengths", "y"])
+    places = None
+    if "places" in arrays:
+        if arrays["places"].shape != (len(arrays["X"]), 2):
+            raise invalid_file(
+                path, f"has places of shape {arrays['places'].shape}, not one row and column each"
+            )
+        places = {"x": arrays["places"][:, 1], "y": arrays["places"][:, 0]}
+    offsets = np.cumsum([0, *arrays["lengths"]])
+    optional = {"groups": "subject", "n_nuclei": "n_nuclei"}
     return Bunch(
-        data=FeatureSets(arrays["X"], np.cumsum([0, *arrays["lengths"]])),
+        data=FeatureSets(arrays["X"], offsets, places=places),
         target=arrays["y"],
         DESCR=_BENCHMARKS[name],
-        **({"groups": arrays["subject"]} if "subject" in arrays else {}),
+        **{field: arrays[array] for field, array in optional.items() if array in arrays},
         **_splits(arrays),
     )
 

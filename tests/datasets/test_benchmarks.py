@@ -89,6 +89,21 @@ def test_load_benchmark_returns_fixed_split(tmp_path):
     np.testing.assert_array_equal(vowels.test_indices, [1, 3, 5, 7, 9])
 
 
+def test_load_benchmark_returns_places_and_nuclei(tmp_path):
+    arrays = make_arrays()
+    n_rows = len(arrays["X"])
+    more = {"places": np.arange(2 * n_rows).reshape(-1, 2), "n_nuclei": np.arange(n_rows) % 3}
+    path = write(tmp_path, "colon", {**arrays, **more})
+    colon = load_benchmark("colon", data_home=tmp_path)
+    assert colon.data.places.column_names == ("x", "y")
+    np.testing.assert_array_equal(colon.data.places.packed()[0], more["places"][:, ::-1])
+    np.testing.assert_array_equal(colon.data.places.lengths, arrays["lengths"])
+    np.testing.assert_array_equal(colon.n_nuclei, more["n_nuclei"])
+    np.savez(path, **arrays, places=np.arange(n_rows))
+    with pytest.raises(ValueError, match=r"has places of shape \(\d+,\), not one row and column"):
+        load_benchmark("colon", data_home=tmp_path)
+
+
 def test_load_benchmark_rejects_unknown_name(tmp_path):
     with pytest.raises(ValueError) as caught:
         load_benchmark("musk2", data_home=tmp_path)
