@@ -6,7 +6,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from acluster.inspection._axes import as_axes, check_attends
+from acluster.inspection._axes import as_axes
+from acluster.inspection._item import attend, by_modality, check_image, check_units, index
 
 _BAR_HEIGHT = 0.9  # of the largest weight, as a fraction of the height of a row
 _MAX_COLUMNS = 300  # that can be seen, of a few pixels each
@@ -34,6 +35,10 @@ class AttentionDisplay:
         The position of each local feature on the horizontal axis, in any unit. By default these
         are 0 to L - 1. Heat maps ignore them.
 
+    time_unit : str, optional
+        The unit of `times` on the label of the axis, such as "s". With a unit, all modalities that
+        have times share one range, so that you can compare them.
+
     Attributes
     ----------
     axes_ : ndarray of matplotlib Axes, shape (n_modalities,)
@@ -44,6 +49,7 @@ class AttentionDisplay:
 
     See Also
     --------
+    AttentionMapDisplay : The weights over the positions of the local features in an image.
     UnitDiversityDisplay : Similarity of the units over many items.
 
     Examples
@@ -54,36 +60,47 @@ class AttentionDisplay:
     >>> display = AttentionDisplay.from_attention(attention)
     >>> display.axes_[0].get_xlabel()
     'local feature'
+
+    A container of one item can have places. If these are times, the bars stand at them:
+
+    >>> from acluster import AttentionClusterClassifier, FeatureSets
+    >>> times = [{"seconds": [0.0, 0.5, 1.0]}, {"seconds": [0.0, 0.5]}]
+    >>> X = FeatureSets.from_arrays([np.eye(3), np.ones((2, 3))], places=times)
+    >>> clf = AttentionClusterClassifier(cluster_size=2, max_iter=5).fit(X, [0, 1])
+    >>> AttentionDisplay.from_estimator(clf, X[[0]]).axes_[0].get_xlabel()
+    'time (s)'
     """
 
-    def __init__(self, attention: Any, *, thumbnails: Any = None, times: Any = None) -> None:
-        self.attention = _by_modality(attention)
+    def __init__(
+        self,
+        attention: Any,
+        *,
+        thumbnails: Any = None,
+        times: Any = None,
+        time_unit: str | None = None,
+    ) -> None:
+        self.attention = by_modality(attention)
         names = [*self.attention]
-        for name, a in self.attention.items():
-            if a.ndim != 2:
-                raise ValueError(
-                    f"attention{_index(name)} has shape {a.shape}; expected (L, N), the weights of "
-                    "one item. Pass one item of the result: attention_weights(X)[0]."
-                )
         self.thumbnails = _match_modalities(names, thumbnails, "thumbnails")
         self.times = _match_modalities(names, times, "times")
+        self.time_unit = time_unit
         for kind, given in (("thumbnails", self.thumbnails), ("times", self.times)):
             for name, values in given.items():
                 n_expected = len(self.attention[name])
                 if values is not None and len(values) != n_expected:
                     raise ValueError(
-                        f"{kind}{_index(name)} has {len(values)} entries, but the item has "
+                        f"{kind}{index(name)} has {len(values)} entries, but the item has "
                         f"{n_expected} local features. Pass one per local feature, in their order."
                     )
         for name, images in self.thumbnails.items():
             if images is not None and len(images) > _MAX_COLUMNS:
                 raise ValueError(
-                    f"thumbnails{_index(name)} has {len(images)} images, too many to see; draw at "
+                    f"thumbnails{index(name)} has {len(images)} images, too many to see; draw at "
                     f"most {_MAX_COLUMNS} local features. Choose some: from_attention(attention"
                     "[rows], thumbnails=[thumbnails[i] for i in rows])."
                 )
             for image in [] if images is None else images:
-                _check_image(np.asarray(image))
+                check_image(np.asarray(image))
 
     @classmethod
     def from_estimator(
@@ -93,6 +110,7 @@ class AttentionDisplay:
         *,
         thumbnails: Any = None,
         times: Any = None,
+        time_unit: str | None = None,
         units: Sequence[int] | None = None,
         ax: Any = None,
         cmap: str = "gray",
@@ -104,14 +122,19 @@ class AttentionDisplay:
         estimator : fitted classifier with ``attention_weights``
             The classifier to inspect.
 
-        item : array-like of shape (L, M), or dict of str to array-like
-            The local features of one item, such as ``X[i]``.
+        item : FeatureSets or MultimodalFeatureSets of one item, array-like of shape (L, M), or \
+                dict of str to array-like
+            The local features of one item: ``X[[i]]``, which keeps their places, or ``X[i]``.
 
         thumbnails : sequence of L images, or dict of str to sequence, optional
             An image of each local feature; see the class.
 
         times : array-like of shape (L,), or dict of str to array-like, optional
-            The position of the bars of each local feature.
+            The position of the bars of each local feature. By default this is the place "seconds",
+            if `item` is a container with such places.
+
+        time_unit : str, optional
+            The unit of `times`; see the class. It is "s" for times that are taken from the places.
 
         units : sequence of int, optional
             The units to draw, in this order. By default all units are drawn.
@@ -131,12 +154,19 @@ class AttentionDisplay:
         TypeError
             If the estimator has no attention units.
 
+        ValueError
+            If `item` is a container of several items, or another argument does not fit it.
+
         sklearn.exceptions.NotFittedError
             If the estimator is not fitted.
         """
-        check_attends(estimator)
-        attention = estimator.attention_weights([item])[0]
-        return cls(attention, thumbnails=thumbnails, times=times).plot(ax, units=units, cmap=cmap)
+        attention, places = attend(estimator, item)
+        seconds = {name: own["seconds"] for name, own in places.items() if "seconds" in own}
+        if times is None and seconds:
+            times, time_unit = seconds.get(None, seconds), "s"
+        weights = attention.get(None, attention)
+        display = cls(weights, thumbnails=thumbnails, times=times, time_unit=time_unit)
+        return display.plot(ax, units=units, cmap=cmap)
 
     @classmethod
     def from_attention(
@@ -145,6 +175,7 @@ class AttentionDisplay:
         *,
         thumbnails: Any = None,
         times: Any = None,
+        time_unit: str | None = None,
         units: Sequence[int] | None = None,
         ax: Any = None,
         cmap: str = "gray",
@@ -156,14 +187,18 @@ class AttentionDisplay:
         attention : ndarray of shape (L, N), or dict of str to ndarray
             One item of the result of ``attention_weights``.
 
-        thumbnails, times, units, ax, cmap : optional
+        thumbnails, times, time_unit : optional
+            See the class.
+
+        units, ax, cmap : optional
             As in `from_estimator`.
 
         Returns
         -------
         AttentionDisplay
         """
-        return cls(attention, thumbnails=thumbnails, times=times).plot(ax, units=units, cmap=cmap)
+        display = cls(attention, thumbnails=thumbnails, times=times, time_unit=time_unit)
+        return display.plot(ax, units=units, cmap=cmap)
 
     def plot(
         self, ax: Any = None, *, units: Sequence[int] | None = None, cmap: str = "gray"
@@ -186,56 +221,54 @@ class AttentionDisplay:
         AttentionDisplay
             The display, with `axes_` and `figure_` set.
         """
-        chosen = {name: _check_units(units, a.shape[1], name) for name, a in self.attention.items()}
+        chosen = {name: check_units(units, a.shape[1], name) for name, a in self.attention.items()}
         longest = max(len(a) for a in self.attention.values())
         n_rows = max(len(rows) for rows in chosen.values())
         size = min(2 + 0.35 * longest, 16), min(1.2 + 0.35 * n_rows, 12) * len(chosen)
         self.axes_ = as_axes(ax, len(chosen), size)
         self.figure_ = self.axes_[0].figure
+        on_clock = self._on_clock()
+        gap = _smallest_gap([self.times[name] for name in on_clock])
         for axes, (name, a) in zip(self.axes_, self.attention.items(), strict=True):
             drawn = a[:, chosen[name]]
             rows = np.arange(drawn.shape[1], dtype=float)
             if self.thumbnails[name] is not None:
                 _draw_map(axes, drawn, self.thumbnails[name], cmap)
             else:
-                _draw_bars(axes, drawn, self.times[name])
+                unit = self.time_unit if name in on_clock else None
+                _draw_bars(axes, drawn, self.times[name], unit, gap if name in on_clock else 1.0)
                 rows = rows[::-1] + _BAR_HEIGHT / 2
             axes.set_yticks(rows, [f"unit {unit}" for unit in chosen[name]], fontsize="small")
             if name is not None:
                 axes.set_title(name if len(a) else f"{name}: missing", loc="left")
+        _share_range(
+            [axes for axes, name in zip(self.axes_, chosen, strict=True) if name in on_clock]
+        )
         return self
 
-
-def _check_units(units: Sequence[int] | None, n_units: int, modality: str | None) -> NDArray[Any]:
-    if units is None:
-        return np.arange(n_units)
-    chosen = np.asarray(units)
-    is_list = chosen.ndim == 1 and chosen.dtype.kind in "iu" and len(chosen)
-    if not is_list or chosen.min() < 0 or chosen.max() >= n_units:
-        raise ValueError(
-            f"units={units!r} must be a list of ints from 0 to {n_units - 1}, the units of "
-            f"attention{_index(modality)}."
-        )
-    return chosen
+    def _on_clock(self) -> list[str | None]:
+        """Return the modalities whose bars stand at times of a known unit, and can be compared."""
+        if self.time_unit is None:
+            return []
+        return [
+            name
+            for name, times in self.times.items()
+            if times is not None and self.thumbnails[name] is None
+        ]
 
 
-def _check_image(image: NDArray[Any]) -> None:
-    is_image = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
-    if not is_image or not image.size or image.dtype.kind not in "biuf":
-        remedy = ""
-        if image.ndim == 3 and image.shape[0] in (3, 4):
-            remedy = " Move the channels last: np.moveaxis(image, 0, -1)."
-        raise ValueError(
-            "A thumbnail must be an array of numbers of shape (height, width) or (height, width, 3 "
-            f"or 4); got {image.dtype} of shape {image.shape}.{remedy}"
-        )
-    if image.ndim == 3:
-        highest = 1 if image.dtype.kind == "f" else 255
-        if np.nanmin(image) < 0 or np.nanmax(image) > highest * (1 + 1e-3):
-            raise ValueError(
-                f"A color thumbnail has values from {np.nanmin(image):g} to {np.nanmax(image):g}; "
-                f"they must be from 0 to {highest} for {image.dtype}. Rescale or convert it."
-            )
+def _share_range(axes: list[Any]) -> None:
+    """Give all Axes the union of the horizontal ranges of those that have bars."""
+    if limits := [one.get_xlim() for one in axes if one.patches]:
+        low, high = np.transpose(limits)
+        for one in axes:
+            one.set_xlim(low.min(), high.max())
+
+
+def _smallest_gap(times: list[ArrayLike]) -> float:
+    """Return the smallest distance in time within any modality, or 1."""
+    gaps = [np.diff(np.unique(np.asarray(own, dtype=float))) for own in times]
+    return min((float(own.min()) for own in gaps if len(own)), default=1.0)
 
 
 def _draw_map(axes: Any, a: NDArray[Any], thumbnails: Sequence[ArrayLike], cmap: str) -> None:
@@ -258,11 +291,13 @@ def _draw_map(axes: Any, a: NDArray[Any], thumbnails: Sequence[ArrayLike], cmap:
     axes.set(xlim=xlim, ylim=ylim, xticks=[])
 
 
-def _draw_bars(axes: Any, a: NDArray[Any], times: ArrayLike | None) -> None:
+def _draw_bars(
+    axes: Any, a: NDArray[Any], times: ArrayLike | None, unit: str | None, default_gap: float
+) -> None:
     """Draw the weights as bars, one row per unit, scaled by the largest weight of all."""
     n_features, n_units = a.shape
     x = np.arange(n_features) if times is None else np.asarray(times, dtype=float)
-    label = "local feature" if times is None else "time"
+    label = "local feature" if times is None else "time" if unit is None else f"time ({unit})"
     heights = a * (_BAR_HEIGHT / max(a.max(initial=0), np.finfo(float).tiny))
     rows = n_units - 1 - np.arange(n_units)
     for row in rows:
@@ -271,10 +306,12 @@ def _draw_bars(axes: Any, a: NDArray[Any], times: ArrayLike | None) -> None:
         edges, heights = _largest_by_bin(x, heights)
         for row, steps in zip(rows, heights.T, strict=True):
             axes.stairs(row + steps, edges, baseline=row, fill=True)
-        label += f" (the largest weight in each of {len(edges) - 1} bins)"
+        label += f", the largest weight in each of {len(edges) - 1} bins"
     elif n_features:
         gaps = np.diff(np.unique(x))
-        width = _BAR_HEIGHT * (gaps.min() if len(gaps) else 1)  # narrow enough not to overlap
+        # Bars do not overlap, unless their times are too close together to be told apart.
+        width = _BAR_HEIGHT * (gaps.min() if len(gaps) else default_gap)
+        width = max(width, np.ptp(x) / _MAX_COLUMNS)
         for row, bars in zip(rows, heights.T, strict=True):
             axes.bar(x, bars, width=width, bottom=row)
     axes.set(ylim=(0, n_units), xlabel=label)
@@ -292,14 +329,6 @@ def _largest_by_bin(x: NDArray[Any], heights: NDArray[Any]) -> tuple[NDArray[Any
     return edges, largest
 
 
-def _by_modality(attention: Any) -> dict[str | None, NDArray[Any]]:
-    if not isinstance(attention, Mapping):
-        return {None: np.asarray(attention)}
-    if not attention:
-        raise ValueError("attention is an empty dict; pass the weights of at least one modality.")
-    return {name: np.asarray(a) for name, a in attention.items()}
-
-
 def _match_modalities(names: list[str | None], given: Any, parameter: str) -> dict[str | None, Any]:
     """Return the value given for each modality, or None."""
     if names == [None] or given is None:
@@ -313,7 +342,3 @@ def _match_modalities(names: list[str | None], given: Any, parameter: str) -> di
             "dict by modality."
         )
     return {name: given.get(name) for name in names}
-
-
-def _index(name: str | None) -> str:
-    return "" if name is None else f"[{name!r}]"

@@ -41,14 +41,3 @@ def as_axes(given: Any, n: int, size: tuple[float, float]) -> NDArray[Any]:
     if len(axes) != n:
         raise ValueError(f"ax has {len(axes)} Axes, but {n} are needed, one per modality.")
     return axes
-
-
-def check_attends(estimator: Any) -> None:
-    """Raise a TypeError if the estimator has no attention units."""
-    if not hasattr(estimator, "attention_weights"):
-        raise TypeError(
-            f"{type(estimator).__name__} has no attention_weights. Pass a classifier with "
-            "attention units. For a search, pass best_estimator_. For a pipeline, pass the last "
-            "step and items transformed by the other steps: from_estimator(pipe[-1], "
-            "pipe[:-1].transform([x])[0])."
-        )

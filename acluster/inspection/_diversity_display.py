@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from acluster import MultimodalFeatureSets
-from acluster.inspection._axes import as_axes, check_attends
+from acluster.inspection._axes import as_axes
 from acluster.inspection._diversity import unit_entropy, unit_similarity
+from acluster.inspection._item import check_attends
 
 _DEAD_ENTROPY = 0.99  # of the largest possible
 

@@ -15,6 +15,8 @@ from acluster import (
     FeatureSets,
     MultimodalAttentionClusterClassifier,
     MultimodalFeatureSets,
+    open_feature_sets,
+    save_feature_sets,
 )
 from acluster.inspection import (
     AttentionDisplay,
@@ -87,6 +89,97 @@ def test_attention_display_places_bars_at_times():
     np.testing.assert_allclose(centres, [0, 0.5, 4])
     assert (np.diff(drawn[:, 0]) >= display.axes_[0].patches[0].get_width()).all()
     assert display.axes_[0].get_xlabel() == "time"
+
+
+def centers(axes):
+    return [bar.get_x() + bar.get_width() / 2 for bar in axes.patches]
+
+
+def make_timed_sets(n_features, times, n=12):
+    arrays = np.random.default_rng(0).normal(size=(n, len(times), n_features))
+    return FeatureSets.from_arrays(arrays, places=[{"seconds": np.add(times, i)} for i in range(n)])
+
+
+def test_attention_display_takes_times_from_places(tmp_path):
+    X, y = make_timed_sets(4, [0.0, 0.5, 4.0]), np.arange(12) % 2
+    clf = AttentionClusterClassifier(cluster_size=2, max_iter=2, tol=None).fit(X, y)
+    save_feature_sets(tmp_path / "sets.zarr", X)
+    for sets in (X, open_feature_sets(tmp_path / "sets.zarr")):
+        axes = AttentionDisplay.from_estimator(clf, sets[[5]]).axes_[0]
+        np.testing.assert_allclose(centers(axes), [5, 5.5, 9] * 2)
+        assert axes.get_xlabel() == "time (s)"
+        a = clf.attention_weights(X)[5]
+        heights = bars(axes)[:, 1]
+        np.testing.assert_allclose(heights / heights.max(), a.T.ravel() / a.max(), rtol=1e-5)
+    axes = AttentionDisplay.from_estimator(clf, X[[5]], times=[1, 2, 3]).axes_[0]
+    np.testing.assert_allclose(centers(axes), [1, 2, 3] * 2)
+    assert axes.get_xlabel() == "time"
+    axes = AttentionDisplay.from_estimator(clf, X[5]).axes_[0]
+    np.testing.assert_allclose(centers(axes), [0, 1, 2] * 2)
+    thumbnails = np.zeros((3, 4, 4))
+    axes = AttentionDisplay.from_estimator(clf, X[[5]], thumbnails=thumbnails).axes_[0]
+    assert not axes.patches
+    assert axes.get_xlabel() == ""
+
+
+def test_attention_display_takes_a_container_without_times(fitted):
+    clf, X = fitted
+    one, other = (AttentionDisplay.from_estimator(clf, item).axes_[0] for item in (X[3], X[[3]]))
+    np.testing.assert_allclose(bars(one), bars(other))
+    assert other.get_xlabel() == "local feature"
+    elsewhere = FeatureSets.from_arrays([X[3]], places=[{"x": np.zeros(len(X[3]))}])
+    display = AttentionDisplay.from_estimator(clf, elsewhere)
+    assert display.axes_[0].get_xlabel() == "local feature"
+
+
+def test_attention_display_modalities_share_the_range_of_time():
+    rgb, audio = make_timed_sets(4, np.arange(10) / 5), make_timed_sets(3, [0.48])
+    late = make_timed_sets(2, [7.0, 9.0])
+    text = FeatureSets.from_arrays(np.ones((12, 30, 2)))
+    none = FeatureSets(np.ones((1, 2)), [0, 1] + [1] * 11, places={"seconds": [0]})
+    X = MultimodalFeatureSets(
+        {"rgb": rgb, "audio": audio, "late": late, "text": text, "none": none}
+    )
+    clf = MultimodalAttentionClusterClassifier(cluster_size=2, max_iter=2, tol=None)
+    display = AttentionDisplay.from_estimator(clf.fit(X, np.arange(12) % 2), X[[3]])
+    axes = dict(zip(X.names, display.axes_, strict=True))
+    for name in ("rgb", "audio", "late"):
+        np.testing.assert_allclose(centers(axes[name]), np.tile(X[name].places[3].ravel(), 2))
+    timed = [axes[name] for name in ("rgb", "audio", "late", "none")]
+    assert {one.get_xlabel() for one in timed} == {"time (s)"}
+    assert len({one.get_xlim() for one in timed}) == 1
+    low, high = timed[0].get_xlim()
+    assert 2 < low < 3
+    assert 12 < high < 14
+    assert axes["audio"].patches[0].get_width() == pytest.approx(0.9 * 0.2)  # as in rgb
+    assert axes["text"].get_xlabel() == "local feature"
+    assert axes["text"].get_xlim()[1] > 29
+    assert axes["none"].get_title(loc="left") == "none: missing"
+    display.figure_.canvas.draw()
+
+
+def test_attention_display_time_unit_labels_given_times():
+    attention = {"a": np.full((2, 1), 0.5), "b": np.full((2, 1), 0.5)}
+    times = {"a": [0, 1], "b": [5, 6]}
+    display = AttentionDisplay.from_attention(attention, times=times, time_unit="min")
+    assert [axes.get_xlabel() for axes in display.axes_] == ["time (min)"] * 2
+    assert display.axes_[0].get_xlim() == display.axes_[1].get_xlim()
+    display = AttentionDisplay.from_attention(attention, times=times)
+    assert display.axes_[0].get_xlim() != display.axes_[1].get_xlim()
+
+
+def test_attention_display_bars_of_irregular_times_can_be_seen():
+    times = [0.0, 1e-6, 30.0, 60.0]
+    axes = AttentionDisplay.from_attention(np.full((4, 1), 0.25), times=times).axes_[0]
+    assert axes.patches[0].get_width() == pytest.approx(60 / 300)
+
+
+@pytest.mark.parametrize("items", [slice(0), slice(2), slice(None)])
+def test_attention_display_rejects_container_of_several_items(fitted, fitted_multimodal, items):
+    for clf, X, *_ in (fitted, fitted_multimodal):
+        n_items, kind = len(X[items]), type(X).__name__
+        with pytest.raises(ValueError, match=rf"item is a {kind} of {n_items} .*X\[\[i\]\]"):
+            AttentionDisplay.from_estimator(clf, X[items])
 
 
 @pytest.mark.parametrize("times", [None, np.linspace(5, 9, 40_000)[::-1]])
@@ -177,7 +270,7 @@ def test_attention_display_rejects_pipeline_with_remedy():
     pipe = make_pipeline(LocalFeatureTransformer(StandardScaler()), clf).fit(X, y)
     with pytest.raises(TypeError, match=r"pipe\[-1\], pipe\[:-1\]"):
         AttentionDisplay.from_estimator(pipe, X[0])
-    AttentionDisplay.from_estimator(pipe[-1], pipe[:-1].transform(X[:1])[0])
+    AttentionDisplay.from_estimator(pipe[-1], pipe[:-1].transform(X[[0]]))
 
 
 def test_displays_reject_search_with_remedy():

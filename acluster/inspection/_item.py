@@ -1,0 +1,145 @@
+"""One item of a display: its attention weights, and the places of its local features."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from acluster import FeatureSets, MultimodalFeatureSets
+
+Columns = dict[str, NDArray[np.float64]]
+
+
+def attend(
+    estimator: Any, item: Any
+) -> tuple[dict[str | None, NDArray[Any]], dict[str | None, Columns]]:
+    """Return the attention weights of one item, and the places of its local features.
+
+    Parameters
+    ----------
+    estimator : fitted classifier with ``attention_weights``
+        The classifier to inspect.
+
+    item : FeatureSets or MultimodalFeatureSets of one item, array-like, or dict of array-likes
+        The local features. Only containers have places.
+
+    Returns
+    -------
+    attention : dict of str or None to ndarray of shape (L, N)
+        By modality, which is None if `item` has no named modalities.
+
+    places : dict of str or None to dict of str to ndarray of shape (L,)
+        The columns of the places, for each modality of a container; empty without places.
+
+    Raises
+    ------
+    TypeError
+        If the estimator has no attention units.
+
+    ValueError
+        If `item` is a container of several items, or of none.
+    """
+    check_attends(estimator)
+    if not isinstance(item, FeatureSets | MultimodalFeatureSets):
+        return by_modality(estimator.attention_weights([item])[0]), {}
+    check_one_item(item, "item")
+    attention = by_modality(estimator.attention_weights(item)[0])
+    if isinstance(item, FeatureSets):
+        return attention, {None: columns_of(item.places)}
+    return attention, {name: columns_of(item[name].places) for name in item.names}
+
+
+def columns_of(places: FeatureSets | None) -> Columns:
+    """Return the places of one item by column; no columns without places."""
+    if places is None or places.column_names is None:
+        return {}
+    return dict(zip(places.column_names, places[0].T, strict=True))
+
+
+def check_one_item(container: Any, parameter: str) -> None:
+    """Raise a ValueError that says how to choose one item, unless there is one."""
+    if len(container) != 1:
+        raise ValueError(
+            f"{parameter} is a {type(container).__name__} of {len(container)} items, but a display "
+            "shows one. Choose it by its number, X[[i]], or by its id, X[X.id == name]."
+        )
+
+
+def check_attends(estimator: Any) -> None:
+    """Raise a TypeError if the estimator has no attention units."""
+    if not hasattr(estimator, "attention_weights"):
+        raise TypeError(
+            f"{type(estimator).__name__} has no attention_weights. Pass a classifier with "
+            "attention units. For a search, pass best_estimator_. For a pipeline, pass the last "
+            "step and items transformed by the other steps: from_estimator(pipe[-1], "
+            "pipe[:-1].transform(X[[i]]))."
+        )
+
+
+def check_units(units: Sequence[int] | None, n_units: int, modality: str | None) -> NDArray[Any]:
+    """Return the numbers of the units to draw: those given, or all.
+
+    Raises
+    ------
+    ValueError
+        If `units` is not a list of numbers of units.
+    """
+    if units is None:
+        return np.arange(n_units)
+    chosen = np.asarray(units)
+    is_list = chosen.ndim == 1 and chosen.dtype.kind in "iu" and len(chosen)
+    if not is_list or chosen.min() < 0 or chosen.max() >= n_units:
+        raise ValueError(
+            f"units={units!r} must be a list of ints from 0 to {n_units - 1}, the units of "
+            f"attention{index(modality)}."
+        )
+    return chosen
+
+
+def check_image(image: NDArray[Any]) -> None:
+    """Raise a ValueError unless matplotlib can draw the array as an image."""
+    is_image = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
+    if not is_image or not image.size or image.dtype.kind not in "biuf":
+        remedy = ""
+        if image.ndim == 3 and image.shape[0] in (3, 4):
+            remedy = " Move the channels last: np.moveaxis(image, 0, -1)."
+        raise ValueError(
+            "A thumbnail must be an array of numbers of shape (height, width) or (height, width, 3 "
+            f"or 4); got {image.dtype} of shape {image.shape}.{remedy}"
+        )
+    if image.ndim == 3:
+        highest = 1 if image.dtype.kind == "f" else 255
+        if np.nanmin(image) < 0 or np.nanmax(image) > highest * (1 + 1e-3):
+            raise ValueError(
+                f"A color thumbnail has values from {np.nanmin(image):g} to {np.nanmax(image):g}; "
+                f"they must be from 0 to {highest} for {image.dtype}. Rescale or convert it."
+            )
+
+
+def by_modality(attention: Any) -> dict[str | None, NDArray[Any]]:
+    """Return the weights of one item by modality, which is None for a single array.
+
+    Raises
+    ------
+    ValueError
+        If there is no modality, or the weights do not have two dimensions.
+    """
+    if isinstance(attention, Mapping):
+        found: dict[str | None, NDArray[Any]] = {k: np.asarray(a) for k, a in attention.items()}
+    else:
+        found = {None: np.asarray(attention)}
+    if not found:
+        raise ValueError("attention is an empty dict; pass the weights of at least one modality.")
+    for name, a in found.items():
+        if a.ndim != 2:
+            raise ValueError(
+                f"attention{index(name)} has shape {a.shape}; expected (L, N), the weights of "
+                "one item. Pass one item of the result: attention_weights(X)[0]."
+            )
+    return found
+
+
+def index(name: str | None) -> str:
+    """Return the index of a modality in a message: nothing, if it has no name."""
+    return "" if name is None else f"[{name!r}]"
