@@ -1,6 +1,7 @@
 """Inspect a fitted classifier: attention, unit diversity, modalities and learning curve."""
 
 from acluster.inspection._attention_display import AttentionDisplay
+from acluster.inspection._attention_map_display import AttentionMapDisplay
 from acluster.inspection._diversity import unit_entropy, unit_similarity
 from acluster.inspection._diversity_display import UnitDiversityDisplay
 from acluster.inspection._importance import modality_importance
@@ -8,6 +9,7 @@ from acluster.inspection._learning_curve_display import LearningCurveDisplay
 
 __all__ = [
     "AttentionDisplay",
+    "AttentionMapDisplay",
     "LearningCurveDisplay",
     "UnitDiversityDisplay",
     "modality_importance",

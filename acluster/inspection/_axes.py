@@ -6,8 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def as_axes(given: Any, n: int, size: tuple[float, float]) -> NDArray[Any]:
-    """Return `n` Axes: the given ones, or those of a new figure, one below the other.
+def as_axes(
+    given: Any, n: int, size: tuple[float, float], n_columns: int = 1, part: str = "modality"
+) -> NDArray[Any]:
+    """Return `n` Axes: the given ones, or those of a new figure, row by row.
 
     Parameters
     ----------
@@ -19,6 +21,12 @@ def as_axes(given: Any, n: int, size: tuple[float, float]) -> NDArray[Any]:
 
     size : tuple of float
         Width and height of a new figure in inches.
+
+    n_columns : int, default=1
+        Number of Axes side by side in a new figure.
+
+    part : str, default="modality"
+        What there is one Axes for, in the error message.
 
     Raises
     ------
@@ -35,9 +43,14 @@ def as_axes(given: Any, n: int, size: tuple[float, float]) -> NDArray[Any]:
             "Displays need matplotlib; install acluster with its extra 'plot'."
         ) from None
     if given is None:
-        _, axes = plt.subplots(n, figsize=size, layout="constrained", squeeze=False)
-        return axes[:, 0]
+        n_rows = -(-n // n_columns)
+        figure, grid = plt.subplots(
+            n_rows, n_columns, figsize=size, layout="constrained", squeeze=False
+        )
+        for unused in grid.ravel()[n:]:
+            figure.delaxes(unused)
+        return grid.ravel()[:n]
     axes = np.atleast_1d(np.asarray(given, dtype=object)).ravel()
     if len(axes) != n:
-        raise ValueError(f"ax has {len(axes)} Axes, but {n} are needed, one per modality.")
+        raise ValueError(f"ax has {len(axes)} Axes, but {n} are needed, one per {part}.")
     return axes
