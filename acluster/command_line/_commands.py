@@ -297,9 +297,12 @@ def attention(options: argparse.Namespace) -> None:
             "attention weights."
         )
     if options.png:
-        from acluster.inspection import AttentionDisplay
+        from acluster.inspection import AttentionDisplay, AttentionMapDisplay
 
-        display = AttentionDisplay.from_estimator(classifier, X[index])
+        places = X.places if isinstance(X, acluster.FeatureSets) else None
+        has_positions = places is not None and {"x", "y"} <= set(places.column_names)
+        display_class = AttentionMapDisplay if has_positions else AttentionDisplay
+        display = display_class.from_estimator(classifier, X[index : index + 1])
         with replaced_file(options.png) as unfinished:
             display.figure_.savefig(unfinished, dpi=150, format="png")
         show(options.png)

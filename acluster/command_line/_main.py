@@ -403,6 +403,9 @@ def _transform(command: _Command) -> None:
 def _attention(command: _Command) -> None:
     """Show the weight that each attention unit gives to each local feature of an item.
 
+    With --png, the weights are bars, at their times if the store has the places "seconds". If a
+    store of one modality has the places "x" and "y", their mean over the units is a map.
+
     Example:
 
       acluster attention videos.model videos.zarr item7 --png item7.png

@@ -107,6 +107,22 @@ def test_convert_fit_predict_transform_attention_match_python(fitted, capsys):
         assert Path(picture).read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.parametrize("columns", [("seconds",), ("x",), ("x", "y"), ()])
+def test_attention_draws_over_places(fitted, monkeypatch, columns):
+    X, _ = fitted
+    places = [{name: np.arange(len(rows)) for name in columns} for rows in X]
+    timed = acluster.FeatureSets.from_arrays(X, places=places if columns else None)
+    acluster.save_feature_sets("places.zarr", timed)
+    labels = []
+    monkeypatch.setattr(
+        "matplotlib.figure.Figure.savefig",
+        lambda figure, *_, **__: labels.append(figure.axes[0].get_xlabel()),
+    )
+    run("attention", "model", "places.zarr", "7", "--png", "picture.png")
+    expected = {("seconds",): "time (s)", ("x", "y"): "x"}
+    assert labels == [expected.get(columns, "local feature")]
+
+
 def test_predict_writes_several_batches_to_a_file(fitted, monkeypatch):
     X, _ = fitted
     monkeypatch.setattr("acluster.command_line._commands._ITEMS_PER_BATCH", 7)
