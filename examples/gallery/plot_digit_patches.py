@@ -13,52 +13,55 @@ from numpy.lib.stride_tricks import sliding_window_view
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from acluster import AttentionClusterClassifier
-from acluster.inspection import AttentionDisplay
+from acluster import AttentionClusterClassifier, FeatureSets
+from acluster.inspection import AttentionDisplay, AttentionMapDisplay
 
 # %%
-# Extract the 4 x 4 windows that contain ink, and their positions.
+# Extract the 4 x 4 windows that contain ink. The places of the sets say where each window is: they
+# follow the sets through the split, and no classifier reads them.
 
 
 def patches(image, size=4):
-    """Return the pixels and position of every window with ink, and the positions alone."""
+    """Return the pixels and position of every window with ink, and the positions as places."""
     windows = sliding_window_view(image, (size, size))
-    places = np.argwhere(windows.mean(axis=(2, 3)) > 4)
-    pixels = windows[tuple(places.T)].reshape(len(places), -1)
-    return np.hstack([pixels, places]).astype(np.float32), places
+    y, x = np.nonzero(windows.mean(axis=(2, 3)) > 4)
+    pixels = windows[y, x].reshape(len(y), -1)
+    return np.column_stack([pixels, y, x]).astype(np.float32), {"x": x, "y": y}
 
 
 digits = load_digits()
-X = [patches(image)[0] for image in digits.images]
+arrays, places = zip(*map(patches, digits.images), strict=True)
+X = FeatureSets.from_arrays(arrays, places=places)
 X_train, X_test, y_train, y_test, _, images = train_test_split(
     X, digits.target, digits.images, random_state=0
 )
-print(f"{min(map(len, X))} to {max(map(len, X))} patches of {X[0].shape[1]} features per image")
+print(X)
 
 # %%
-# Train. `fit` scales pixels and positions to unit variance.
+# Train. `fit` scales pixels and positions to unit variance. With ``n_attended=None`` a unit can
+# give a weight to every patch; by default it attends to five at most, and a map is nearly empty.
 
-clf = AttentionClusterClassifier(cluster_size=16, weighting="fc2", random_state=0)
+clf = AttentionClusterClassifier(cluster_size=16, weighting="fc2", n_attended=None, random_state=0)
 clf.fit(X_train, y_train)
 print(f"accuracy on the test images: {clf.score(X_test, y_test):.3f}")
 
 # %%
-# Draw the attention of four units over the image. Darker patches have larger weights.
+# Draw the attention of four units over four images. The patches overlap: a cell of the map is at
+# the center of its patch.
 
 figure, axes = plt.subplots(4, 5, figsize=(7, 6), layout="constrained")
-attention = clf.attention_weights(X_test[:4])
-for row, image, a in zip(axes, images, attention, strict=False):
-    row[0].imshow(image, cmap="gray_r")
-    for unit, ax in enumerate(row[1:]):
-        brightness = np.zeros_like(image)
-        for (top, left), weight in zip(patches(image)[1], a[:, unit], strict=True):
-            brightness[top : top + 4, left : left + 4] += weight
-        ax.imshow(image, cmap="gray_r", alpha=0.3)
-        ax.imshow(brightness, cmap="Reds", alpha=0.7)
-for unit, ax in enumerate(axes[0, 1:]):
-    ax.set_title(f"unit {unit}")
-for ax in axes.flat:
-    ax.set_axis_off()
+for i, row in enumerate(axes):
+    row[0].imshow(images[i], cmap="gray_r")
+    row[0].set_axis_off()
+    AttentionMapDisplay.from_estimator(
+        clf, X_test[[i]], units=range(4), thumbnail=-images[i], tile_size=4,
+        ax=row[1:], cmap="Reds", colorbar=False,
+    )  # fmt: skip
+
+# %%
+# The mean over all units shows which strokes matter.
+
+AttentionMapDisplay.from_estimator(clf, X_test[[0]], thumbnail=-images[0], tile_size=4)
 
 # %%
 # Draw the same weights as in Figure 5 of the paper: patches on top, one row per unit below.
