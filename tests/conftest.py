@@ -2,6 +2,7 @@ import os
 
 os.environ["SCIPY_ARRAY_API"] = "1"  # array_api_dispatch needs it before scipy is imported
 import re
+import sys
 import time
 from pathlib import Path
 
@@ -60,6 +61,14 @@ def _without_fsync():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda file: None)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    """Close what displays have drawn: pyplot keeps every figure, and warns of the 21st."""
+    yield
+    if (pyplot := sys.modules.get("matplotlib.pyplot")) is not None:
+        pyplot.close("all")
 
 
 @pytest.fixture

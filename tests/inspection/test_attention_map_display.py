@@ -25,12 +25,6 @@ from acluster.inspection import AttentionMapDisplay
 from acluster.rivals import AverageClassifier
 
 
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
-
-
 def weights(n_features, n_units=3, seed=0):
     return np.random.default_rng(seed).dirichlet(np.ones(n_features), size=n_units).T
 

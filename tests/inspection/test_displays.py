@@ -29,12 +29,6 @@ from acluster.rivals import AttentionMILClassifier, AverageClassifier
 from tests.conftest import make_sets
 
 
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
-
-
 @pytest.fixture(scope="module")
 def fitted():
     X, y = make_sets(n=30)

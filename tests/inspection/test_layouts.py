@@ -9,12 +9,6 @@ from hypothesis import strategies as st
 from acluster.inspection._layouts import Grid, Points, Squares, find_layout
 
 
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
-
-
 def cells(grid):
     """The left, right, top and bottom edges of the cell of each local feature."""
     left, right, bottom, top = grid.bounds
