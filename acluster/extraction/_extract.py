@@ -161,10 +161,7 @@ def extract(
     2
     >>> folder.cleanup()
     """
-    _check_parameters(views, on_error, part)
-    for name, value in (("batch_size", batch_size), ("n_workers", n_workers)):
-        if value is not None and not (_is_integer(value) and value >= 1):
-            raise ValueError(f"{name}={value!r} must be an integer of at least 1.")
+    _check_parameters(views, on_error, part, batch_size=batch_size, n_workers=n_workers)
     started = time.perf_counter()
     files = media_files(Path(root))
     columns = {"label": _labels_of(files, labels), "group": _checked("groups", groups, files)}
@@ -306,7 +303,9 @@ def _is_integer(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def _check_parameters(views: Mapping[str, Any], on_error: str, part: tuple[int, int]) -> None:
+def _check_parameters(
+    views: Mapping[str, Any], on_error: str, part: tuple[int, int], **numbers: int | None
+) -> None:
     if not isinstance(views, Mapping) or not views:
         raise ValueError(
             f"views={views!r} is not a dict of at least one name to a view and a backbone, such as "
@@ -318,6 +317,9 @@ def _check_parameters(views: Mapping[str, Any], on_error: str, part: tuple[int, 
                 f"views[{name!r}] is {pair!r:.100}, not a pair of a view and a backbone, such as "
                 "(Frames(), backbone)."
             )
+    for name, value in numbers.items():
+        if value is not None and not (_is_integer(value) and value >= 1):
+            raise ValueError(f"{name}={value!r} must be an integer of at least 1.")
     if on_error not in (choices := ("skip", "raise", "missing")):
         raise ValueError(f"on_error={on_error!r} is not one of {choices}.")
     check_new_names(views, "views", [])
@@ -379,7 +381,7 @@ def _check_same_columns(writer: FeatureSetsWriter, columns: Mapping[str, Any]) -
     if given != written:
         raise ValueError(
             f"{writer.path} was begun with the columns {sorted(written)}, but this call gives "
-            f"{sorted(given)}. Pass labels and groups as in the first call, or choose another store."
+            f"{sorted(given)}. Pass labels and groups as before, or choose another store."
         )
 
 

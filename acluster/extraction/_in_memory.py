@@ -164,7 +164,7 @@ def extracted_parts(
     """
     views = rebuilt(extraction, trust=trust)
     extractors = {name: _loaded(name, backbone, device) for name, (_, backbone) in views.items()}
-    description = {name: describe(*pair) for name, pair in views.items()}
+    description = {name: describe(*pair, extractors[name]) for name, pair in views.items()}
     _check_same(extraction, description)
     readers = {name: view for name, (view, _) in views.items()}
     part: dict[str, _Features] = {}
@@ -182,7 +182,7 @@ def extracted_parts(
                 warnings.warn(f"{reading.path}: {text}", stacklevel=3)
             try:
                 part[item.id] = _checked(assembled(item, reading), reading.path, dtype)
-            except ValueError as error:
+            except (ValueError, OSError) as error:
                 if failed is None:
                     raise
                 failed[item.id] = str(error)

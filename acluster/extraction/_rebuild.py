@@ -149,4 +149,4 @@ def fail(name: str, problem: str) -> NoReturn:
     problem : str
         The reason.
     """
-    raise ValueError(f"In modality {name!r:.80}: {problem}. {_REMEDY}")
+    raise ValueError(f"In modality {name!r:.80}: {problem.removesuffix('.')}. {_REMEDY}")

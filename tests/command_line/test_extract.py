@@ -79,7 +79,7 @@ def test_extract_of_parts_can_be_merged(clips, tmp_path, capsys):
         (("--rgb", "nonsense"), "'nonsense' is not the name of a feature extractor"),
         (("--rgb", "descriptor", "--part", "3/2"), "--part takes I/N"),
         (("--rgb", "descriptor", "--id", "x"), "about a table of labels"),
-        (("--rgb", "descriptor", "--frames", "0"), "n must be positive"),
+        (("--rgb", "descriptor", "--frames", "0"), "n=0 is not an integer above 0"),
     ],
 )
 def test_extract_rejects_invalid_options(clips, tmp_path, capsys, options, message):
