@@ -88,8 +88,10 @@ def load_transformers(name: str, output: str | None, device: str) -> ModuleBackb
 
     form = f"transformers:{name}"
     name, revision = _commit(name)
+    # By default, transformers asks on the terminal whether to run code that comes with a model.
+    source = {"revision": revision, "trust_remote_code": False}
     model, report = transformers.AutoModel.from_pretrained(
-        name, revision=revision, dtype=torch.float32, output_loading_info=True
+        name, dtype=torch.float32, output_loading_info=True, **source
     )
     untrained = _untrained_outputs(report["missing_keys"], form)
     weights = model.state_dict()
@@ -99,11 +101,11 @@ def load_transformers(name: str, output: str | None, device: str) -> ModuleBackb
     plain = f"transformers:{name}#{output}" if output else f"transformers:{name}"
     details = {} if revision is None else {"name": plain, "revision": revision}
     if _takes(model, {"pixel_values"}, "get_image_features"):
-        processor = transformers.AutoImageProcessor.from_pretrained(name, revision=revision)
+        processor = transformers.AutoImageProcessor.from_pretrained(name, **source)
         module, run = model, getattr(model, "get_image_features", model)
         prepare, sample_rate = partial(_processed_pixels, processor, form), None
     elif _takes(model, {"input_values", "input_features"}, "get_audio_features"):
-        processor = transformers.AutoFeatureExtractor.from_pretrained(name, revision=revision)
+        processor = transformers.AutoFeatureExtractor.from_pretrained(name, **source)
         module = model.get_encoder() if model.config.is_encoder_decoder else model
         run = getattr(model, "get_audio_features", module)
         prepare = partial(_processed_sound, processor, form)
