@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from acluster._utils._progress import progress
 from acluster.extraction._assembly import AHEAD_BYTES, assembled, completed, opened
-from acluster.extraction._backbones import describe, extractor_of
+from acluster.extraction._backbones import check_sample_rate, describe, extractor_of
 from acluster.extraction._batches import Extractor
 from acluster.extraction._rebuild import fail, rebuilt
 from acluster.sets import FeatureSets, MultimodalFeatureSets, narrowed, with_extraction
@@ -164,6 +164,8 @@ def extracted_parts(
     """
     views = rebuilt(extraction, trust=trust)
     extractors = {name: _loaded(name, backbone, device) for name, (_, backbone) in views.items()}
+    for name, (view, _) in views.items():
+        check_sample_rate(name, view, extractors[name])
     description = {name: describe(*pair, extractors[name]) for name, pair in views.items()}
     _check_same(extraction, description)
     readers = {name: view for name, (view, _) in views.items()}

@@ -13,6 +13,7 @@ from operator import attrgetter
 from typing import Any, NoReturn, get_type_hints
 
 from acluster.extraction._descriptors import flow_descriptor, frame_descriptor, patch_descriptor
+from acluster.extraction._named_backbones import LOADERS
 from acluster.extraction._views import VIEWS, View, public_name
 from acluster.sets import is_description
 
@@ -122,9 +123,19 @@ def _backbone_of(name: str, described: Mapping[str, Any], trust: bool) -> str:
             known = next((v for v in backbone.values() if isinstance(v, str)), "")
             fail(name, f"its backbone was {what}, {known!r:.80}, which has no name to load it by")
         backbone = backbone["name"]
-    if backbone not in _SAFE_BACKBONES:
+    if backbone not in _SAFE_BACKBONES and not _is_network(backbone):
         _check_importable(name, backbone, "backbone", trust)
     return str(backbone)
+
+
+def _is_network(name: str) -> bool:
+    """Whether a name is that of a pretrained network, whose loader runs no code of its author.
+
+    A model of timm that comes from a hub or a folder may be a pickle, which is code.
+    """
+    prefix, _, rest = name.partition(":")
+    is_known = prefix == "transformers" or not set(rest) & set(":/\\")
+    return prefix in LOADERS and is_known
 
 
 def _check_importable(name: str, full_name: str, what: str, trust: bool) -> None:
