@@ -1,6 +1,6 @@
 """From a folder of clips to a classifier of three modalities, and a picture over time.
 
-    python examples/clips.py [--folder clips/] [--output clips.png]
+    python examples/clips.py [--folder clips/] [--clips 240] [--output clips.png]
 
 Without a folder, clips of moving shapes and tones are generated (`make_clips.py`). They need all
 three modalities: the pictures tell the shape, the optical flow the direction of its motion, and
@@ -14,7 +14,7 @@ from pathlib import Path
 from make_clips import make_clips
 from sklearn.model_selection import StratifiedShuffleSplit
 
-from acluster import MultimodalAttentionClusterClassifier, open_feature_sets
+from acluster import MultimodalAttentionClusterClassifier, MultimodalFeatureSets, open_feature_sets
 from acluster.extraction import (
     FlowStacks,
     Frames,
@@ -36,21 +36,22 @@ VIEWS = {
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--folder", type=Path, help="clips, in a folder per class")
+    parser.add_argument("--clips", type=int, default=240, help="how many to generate")
     parser.add_argument("--output", type=Path, default=Path("clips.png"))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.folder
         if folder is None:
             folder = Path(scratch) / "clips"
-            make_clips(folder)
+            make_clips(folder, options.clips)
         store = Path(scratch) / "clips.zarr"
         print(extract(folder, store, VIEWS, labels="folders"))
         X = open_feature_sets(store)
         y = X.label
         train, test = next(StratifiedShuffleSplit(1, test_size=1 / 3, random_state=0).split(X, y))
         for names in (["rgb"], ["flow"], ["audio"], ["rgb", "flow", "audio"]):
-            chosen = X.select(names)
-            clf = MultimodalAttentionClusterClassifier(random_state=0)
+            chosen = MultimodalFeatureSets({name: X[name] for name in names})
+            clf = MultimodalAttentionClusterClassifier(n_attended=None, random_state=0)
             clf.fit(chosen[train], y[train])
             score = clf.score(chosen[test], y[test])
             print(f"{' + '.join(names):20s} {100 * score:5.1f} % of {len(test)} test clips")

@@ -34,9 +34,8 @@ def tone(pitch, draw):
     frequency = draw.uniform(300, 500) if pitch == "low" else draw.uniform(1200, 2000)
     sound = 0.02 * draw.standard_normal(SECONDS * SAMPLES)
     first = draw.integers((SECONDS - 1) * SAMPLES)
-    sound[first : first + SAMPLES] += 0.2 * np.sin(
-        2 * np.pi * frequency * np.arange(SAMPLES) / SAMPLES
-    )
+    phase = 2 * np.pi * frequency * np.arange(SAMPLES) / SAMPLES
+    sound[first : first + SAMPLES] += 0.2 * np.sin(phase)
     return sound.astype(np.float32)
 
 

@@ -9,6 +9,7 @@ import newcomer
 import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+TOGETHER = ("rgb", "flow", "audio", "rgb + flow + audio")
 FILES = sorted(EXAMPLES.rglob("*.py"))
 
 
@@ -43,6 +44,19 @@ def test_utd_mhad_combines_synthetic_sensors(tmp_path):
     together = accuracy["skeleton + inertial + depth"]
     assert together > max(alone) + 20
     assert accuracy["half of inertial missing"] < together
+
+
+def test_clips_need_all_modalities(tmp_path):
+    pytest.importorskip("av", reason="needs the extra media")
+    pytest.importorskip("cv2", reason="needs the extra flow")
+    image = tmp_path / "clips.png"
+    printed = run_example("clips.py", "--clips", 160, "--output", image, data_home=tmp_path)
+    assert "160 items, 160 of them new; 0 failed" in printed
+    lines = [line.rsplit(" %", 1)[0].rsplit(maxsplit=1) for line in printed.splitlines()]
+    accuracy = {line[0].strip(): float(line[1]) for line in lines if line[0].strip() in TOGETHER}
+    alone = [accuracy[name] for name in ("rgb", "flow", "audio")]
+    assert accuracy["rgb + flow + audio"] > max(alone) + 20
+    assert image.read_bytes().startswith(b"\x89PNG")
 
 
 def test_readme_snippet_scores_well():

@@ -60,7 +60,7 @@ def tv_l1(
 ) -> Tensor:
     """Compute the TV-L1 optical flow between pairs of grey frames.
 
-    The algorithm and the defaults are those of :func:`skimage.registration.optical_flow_tvl1`.
+    The algorithm and the defaults are those of ``skimage.registration.optical_flow_tvl1``.
     Pairs do not influence each other. Equal frames have a flow of zero.
 
     Motion by many pixels is found on smaller copies of the frames. Frames whose shorter side has
