@@ -1,4 +1,4 @@
-"""Make short clips of moving shapes and tones, of which every modality tells one half.
+"""Make short clips of moving shapes and tones, which need all modalities.
 
     python examples/make_clips.py clips/ [--clips 240] [--seed 0]
 

@@ -238,8 +238,8 @@ def _extract(command: _Command) -> None:
     a backbone for each modality that you want: "descriptor", which is fast and needs no download,
     or package.module:function.
 
-    Files that cannot be read are left out, and listed in STORE.failed.csv; what is odd about others
-    is in STORE.warnings.csv. Run the same command again to continue after an interruption, or with
+    Files that cannot be read are left out, and listed in STORE.failed.csv; faults of the others
+    are in STORE.warnings.csv. Run the same command again to continue after an interruption, or with
     new files.
 
     Example:

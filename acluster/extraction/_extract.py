@@ -59,7 +59,7 @@ def extract(
     Parameters
     ----------
     root : str or path
-        A folder of videos, sounds, images or slides, with any subfolders.
+        A folder of videos, sounds or images, with any subfolders. Slides need a view of your own.
 
     store : str or path
         The store to write or to continue.
@@ -128,8 +128,8 @@ def extract(
     Notes
     -----
     A file without a track, or with sound that is silent, lacks the modality. A file that lacks all
-    of them fails. Whatever else is odd about a file, such as damaged packets, is written to
-    ``STORE.warnings.csv`` and is in the report.
+    of them fails. Other faults of a file, such as damaged packets, are written to
+    ``STORE.warnings.csv`` and are in the report.
 
     Ctrl-C and SIGTERM write what is complete, and leave a store that can be continued. SIGTERM
     does so in the main thread, unless the program has a handler of its own.

@@ -79,7 +79,7 @@ def extract_features(
     Warns
     -----
     UserWarning
-        If something is odd about a file, such as damaged packets.
+        If a file has faults, such as damaged packets.
 
     See Also
     --------

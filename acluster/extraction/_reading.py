@@ -80,7 +80,7 @@ class Reading:
         The file.
 
     warnings : list of str
-        What is odd about it, once it has been read.
+        What is wrong with it, known once it has been read.
 
     error : BaseException or None
         Why it cannot be read.

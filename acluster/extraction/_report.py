@@ -27,7 +27,7 @@ class ExtractionReport:
         The reason why an item is not in the store, by its id.
 
     warnings : dict of str to list of str
-        What is odd about an item, by its id.
+        What is wrong with an item in the store, by its id.
 
     n_missing : dict of str to int
         The number of items that lack a modality.

@@ -552,7 +552,7 @@ def read_views(
         The views, by name.
 
     warnings : list of str
-        What is odd about the file is added to it.
+        What is wrong with the file is added to it.
 
     is_tolerant : bool, default=False
         Whether an error of one view leaves the others as they are. It becomes a warning.
