@@ -184,9 +184,10 @@ class MemoryWriter:
     def __len__(self):
         return 0
 
-    def append(self, item, **columns):
+    def append(self, item, places=None, **columns):
         assert item.ndim == 2, item.shape
         assert item.dtype.kind in "biuf", item.dtype
+        assert places is None
         assert all(isinstance(entry, str | float) for entry in columns.values()), columns
         if 0 in item.shape:
             raise ValueError("no values")
