@@ -200,9 +200,9 @@ def kills(folder, options):
     command = [sys.executable, __file__, "--extract", str(root), str(killed)]
     draw, n_kills, codes = random.Random(0), 0, []
     while not codes or codes[-1] != 0:
-        process = subprocess.Popen(command)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
-            process.wait(10 + draw.random() * undisturbed / 5 if n_kills < 11 else None)
+            process.wait(4 + draw.random() * undisturbed / 12 if n_kills < 11 else None)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGTERM if n_kills == 5 else signal.SIGKILL)
             process.wait()
