@@ -21,7 +21,7 @@ import argparse
 import json
 import os
 import random
-import resource
+import re
 import shutil
 import signal
 import subprocess
@@ -263,6 +263,12 @@ def memory(folder, options):
     return row
 
 
+def peak_megabytes():
+    """Return the peak memory footprint of this process; that of getrusage includes its parent's."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) // 1024
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parts = {part.__name__: part for part in (seeking, clip, kills, memory)}
@@ -275,7 +281,7 @@ def main():
     if options.extract:
         labels = "folders" if any(Path(options.extract[0]).glob("*/*")) else None
         extract(*options.extract, VIEWS, labels=labels, flush_seconds=5)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+        print(peak_megabytes())
         return
     folder = Path(tempfile.mkdtemp())
     names = ("av", "numpy", "opencv-python-headless", "torch")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from acluster.extraction._batches import Batches, Extractor, Item
 from acluster.extraction._reading import ReadAhead, Reading
-from acluster.extraction._views import View
+from acluster.extraction._view import View
 
 Array = NDArray[Any]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from acluster.extraction._views import Chunk
+from acluster.extraction._view import Chunk
 
 Array = NDArray[Any]
 Extractor = Callable[[Array], Any]

@@ -23,7 +23,7 @@ from acluster.extraction._files import media_files
 from acluster.extraction._reading import ReadAhead
 from acluster.extraction._report import ExtractionReport, notes_on_missing
 from acluster.extraction._tables import ItemTable
-from acluster.extraction._views import View
+from acluster.extraction._view import View
 from acluster.sets import (
     FeatureSetsWriter,
     MultimodalFeatureSets,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import av
     import av.container
 
 _SECONDS_WITHOUT_DATA = 60.0
@@ -69,6 +71,64 @@ def open_media(path: str | os.PathLike[str]) -> av.container.InputContainer:
     except av.FFmpegError as error:
         reason = str(error.strerror).lower()
         raise MediaError(f"{os.fspath(path)} cannot be read as a media file: {reason}.") from error
+
+
+class Decoder:
+    """Decodes the packets of a stream, and passes over those that are damaged.
+
+    Parameters
+    ----------
+    container : av.container.InputContainer
+        The file.
+
+    stream : av.stream.Stream
+        One of its streams.
+
+    Attributes
+    ----------
+    n_damaged : int
+        The number of packets passed over so far.
+    """
+
+    def __init__(self, container: av.container.InputContainer, stream: Any) -> None:
+        self._container, self._stream = container, stream
+        self._errors: type[Exception] = import_av().FFmpegError
+        self.n_damaged = 0
+
+    def packets(self) -> Iterator[av.Packet | None]:
+        """Yield packets, from where the file is; None stands for the end of one that breaks off."""
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except self._errors:
+                self.n_damaged += 1
+                yield None
+                return
+            yield packet
+
+    def decoded(self, packet: av.Packet | None) -> list[Any]:
+        """Return the frames that a packet completes; none if it is damaged.
+
+        Parameters
+        ----------
+        packet : av.Packet or None
+            A packet; None completes the last frames.
+
+        Returns
+        -------
+        list of av.VideoFrame or av.AudioFrame
+        """
+        try:
+            frames: list[Any] = self._stream.codec_context.decode(packet)
+        except MemoryError:
+            raise
+        except self._errors:
+            self.n_damaged += 1
+            return []
+        return frames
 
 
 def count(number: int, noun: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from acluster.extraction._views import Chunk, View, read_views
+from acluster.extraction._view import Chunk, View, read_views
 
 
 class _Stopped(Exception):  # noqa: N818, it is no error

@@ -14,7 +14,8 @@ from typing import Any, NoReturn, get_type_hints
 
 from acluster.extraction._descriptors import flow_descriptor, frame_descriptor, patch_descriptor
 from acluster.extraction._named_backbones import LOADERS
-from acluster.extraction._views import VIEWS, View, public_name
+from acluster.extraction._view import View
+from acluster.extraction._views import VIEWS, public_name
 from acluster.sets import is_description
 
 # The backbones that a description may name without the user's trust.

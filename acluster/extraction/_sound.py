@@ -6,12 +6,20 @@ import os
 from collections.abc import Iterator
 from fractions import Fraction
 from functools import cache
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from acluster.extraction._media import MediaError, NoTrackError, count, import_av, open_media
+from acluster.extraction._media import (
+    Decoder,
+    MediaError,
+    NoTrackError,
+    count,
+    import_av,
+    open_media,
+)
 
 if TYPE_CHECKING:
     import av.container
@@ -58,7 +66,7 @@ class Sound:
 
     def __init__(self, path: str | os.PathLike[str], rate: int) -> None:
         self.path, self.rate = os.fspath(path), rate
-        self._n_undecodable = self._n_samples = self._n_jumps = 0
+        self._n_samples = self._n_jumps = 0
         self._container = open_media(path)
         stream: Any = self._container.streams.best("audio")
         if stream is None:
@@ -68,7 +76,7 @@ class Sound:
             self._container.close()
             raise MediaError(f"{self.path} has sound of a kind that FFmpeg cannot decode.")
         stream.thread_type = "NONE"
-        self._stream = stream
+        self._stream, self._decoder = stream, Decoder(self._container, stream)
         origin = Fraction(self._container.start_time or 0, _MICROSECONDS)
         start = (stream.start_time or 0) * stream.time_base
         self.begin = max(start - origin, Fraction(0))
@@ -102,13 +110,13 @@ class Sound:
                 waiting = []
         if waiting:
             yield np.concatenate(waiting)
-        if self._n_undecodable and not self._n_samples:
+        if self._decoder.n_damaged and not self._n_samples:
             raise MediaError(f"{self.path} has sound of which nothing can be decoded.")
 
     def _resampled(self) -> Iterator[NDArray[np.float32]]:
         av = import_av()
         resampler, given = None, None
-        for frame in self._filled(self._frames()):
+        for frame in self._filled():
             setting = frame.format.name, frame.layout.name, frame.sample_rate
             if setting != given:
                 yield from _samples(resampler, None)
@@ -118,32 +126,12 @@ class Sound:
             yield from _samples(resampler, frame)
         yield from _samples(resampler, None)
 
-    def _frames(self) -> Iterator[av.AudioFrame]:
-        """Decode; pass over packets that cannot be decoded."""
-        errors = import_av().FFmpegError
-        packets = self._container.demux(self._stream)
-        while True:
-            try:
-                packet = next(packets)
-            except StopIteration:
-                return
-            except errors:
-                self._n_undecodable += 1
-                return
-            try:
-                frames = self._stream.codec_context.decode(packet)
-            except MemoryError:
-                raise
-            except errors:
-                self._n_undecodable += 1
-                continue
-            yield from frames
-
-    def _filled(self, frames: Iterator[av.AudioFrame]) -> Iterator[av.AudioFrame]:
-        """Insert silence where the time stamps leave a gap, so that later sound keeps its time."""
+    def _filled(self) -> Iterator[av.AudioFrame]:
+        """Decode, and fill gaps between time stamps, so that later sound keeps its time."""
         begin = (self._stream.start_time or 0) * self._stream.time_base
         decoded = Fraction(0)  # the seconds so far
-        for frame in frames:
+        packets = self._decoder.packets()
+        for frame in chain.from_iterable(map(self._decoder.decoded, packets)):
             if frame.pts is not None and frame.time_base is not None:
                 gap = frame.pts * frame.time_base - begin - decoded
                 if gap > _LONGEST_GAP or gap < -_LONGEST_OVERLAP:
@@ -164,8 +152,8 @@ class Sound:
             Without the name of the file.
         """
         found = []
-        if self._n_undecodable:
-            found.append(f"{count(self._n_undecodable, 'packet')} of the sound cannot be decoded")
+        if n_damaged := self._decoder.n_damaged:
+            found.append(f"{count(n_damaged, 'packet')} of the sound cannot be decoded")
         if self._n_jumps:
             found.append(f"the time stamps of the sound jump {count(self._n_jumps, 'time')}")
         end = float(self.begin) + self._n_samples / self.rate

@@ -10,7 +10,14 @@ from fractions import Fraction
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Self
 
-from acluster.extraction._media import MediaError, NoTrackError, count, import_av, open_media
+from acluster.extraction._media import (
+    Decoder,
+    MediaError,
+    NoTrackError,
+    count,
+    import_av,
+    open_media,
+)
 
 if TYPE_CHECKING:
     import av.container
@@ -143,7 +150,7 @@ class Video:
         self.path = os.fspath(path)
         self.end: Fraction | None = None
         self.n_decoded = self.n_seeks = 0
-        self._last_gap = self._n_shown = self._n_undecodable = self._n_backward = 0
+        self._last_gap = self._n_shown = self._n_backward = 0
         self._open()
         try:
             stream = self._stream
@@ -174,7 +181,7 @@ class Video:
         # PyAV can deadlock with FFmpeg's threads, and several files are read at the same time.
         stream.thread_type = "NONE"
         stream.codec_context.thread_count = 1
-        self._stream = stream
+        self._stream, self._decoder = stream, Decoder(self._container, stream)
         self._time_base: Fraction = stream.time_base
 
     def __enter__(self) -> Self:
@@ -225,7 +232,8 @@ class Video:
 
     def _scanned_duration(self) -> Fraction:
         """Return the duration of the packets, and take the start from them."""
-        stamps = [packet.pts for packet in self._packets() if packet and packet.size]
+        packets = self._decoder.packets()
+        stamps = [packet.pts for packet in packets if packet and packet.size]
         self._reopen()
         known = [stamp for stamp in stamps if stamp is not None]
         if len(known) < len(stamps) or not known:
@@ -295,8 +303,8 @@ class Video:
     ) -> Iterator[av.VideoFrame]:
         """Decode frames whose time stamps ascend, from where the file is, or `after` a stamp."""
         last = after
-        for packet in self._packets() if packets is None else packets:
-            for frame in self._decoded(packet):
+        for packet in self._decoder.packets() if packets is None else packets:
+            for frame in self._decoder.decoded(packet):
                 self.n_decoded += 1
                 if frame.pts is None:
                     step = round(self.frame_seconds / self._time_base)
@@ -307,31 +315,6 @@ class Video:
                 last = frame.pts
                 if not frame.is_corrupt:
                     yield frame
-
-    def _packets(self) -> Iterator[av.Packet | None]:
-        """Yield packets; None stands for the end of a file that breaks off."""
-        errors = import_av().FFmpegError
-        packets = self._container.demux(self._stream)
-        while True:
-            try:
-                packet = next(packets)
-            except StopIteration:
-                return
-            except errors:
-                self._n_undecodable += 1
-                yield None
-                return
-            yield packet
-
-    def _decoded(self, packet: av.Packet | None) -> list[av.VideoFrame]:
-        """Return the frames that a packet completes; none if it is damaged."""
-        try:
-            return self._stream.codec_context.decode(packet)
-        except MemoryError:
-            raise
-        except import_av().FFmpegError:
-            self._n_undecodable += 1
-            return []
 
     def _advanced(
         self, current: av.VideoFrame, frames: Iterator[av.VideoFrame], target: int | None
@@ -362,7 +345,7 @@ class Video:
             self._container.seek(key, stream=self._stream)
         except import_av().FFmpegError:
             return None
-        packets = self._packets()
+        packets = self._decoder.packets()
         packet = next(packets, None)
         if packet is None or not packet.is_keyframe or packet.pts is None:
             return None
@@ -380,8 +363,8 @@ class Video:
             Without the name of the file.
         """
         found = []
-        if self._n_undecodable:
-            found.append(f"{count(self._n_undecodable, 'packet')} of the video cannot be decoded")
+        if n_damaged := self._decoder.n_damaged:
+            found.append(f"{count(n_damaged, 'packet')} of the video cannot be decoded")
         if self._n_backward:
             found.append(f"{count(self._n_backward, 'frame')} with time stamps that do not ascend")
         if self.end is not None and self._n_shown == 1:

@@ -22,7 +22,7 @@ from acluster.extraction import (
 from acluster.extraction._batches import Batches, Item
 from acluster.extraction._report import notes_on_missing
 from acluster.extraction._tables import ItemTable
-from acluster.extraction._views import Chunk
+from acluster.extraction._view import Chunk
 from acluster.sets import info
 from tests.extraction.media import make_media
 from tests.extraction.test_sound import noise, write_wav

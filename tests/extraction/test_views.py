@@ -9,7 +9,8 @@ import pytest
 from acluster.extraction import Clips, FlowStacks, Frames, LogMel, Waveforms
 from acluster.extraction._reading import ReadAhead
 from acluster.extraction._video import Video
-from acluster.extraction._views import moments, pixels, read_views
+from acluster.extraction._view import read_views
+from acluster.extraction._views import moments, pixels
 from tests.extraction.media import make_media
 from tests.extraction.test_sound import noise, write_wav
 

@@ -1,0 +1,292 @@
+"""What a view is, and how files are read for views: in chunks, with one pass over the pictures."""
+
+from __future__ import annotations
+
+import os
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import inf
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, get_type_hints
+
+import numpy as np
+from numpy.typing import NDArray
+
+from acluster.extraction._media import NoTrackError
+from acluster.extraction._sound import Sound, is_silent
+from acluster.extraction._video import Run, Sampling, Video
+
+if TYPE_CHECKING:
+    import av
+
+Array = NDArray[Any]
+Places = Mapping[str, NDArray[np.float64]]
+
+_ROWS_TOGETHER, _BYTES_TOGETHER = 64, 1 << 25
+
+
+class Chunk(NamedTuple):
+    """Some consecutive rows of what a view sees of a file.
+
+    Parameters
+    ----------
+    name : str
+        The name of the view.
+
+    batch : ndarray of shape (B, ...)
+        What a feature extractor takes.
+
+    places : dict of str to ndarray of shape (B,), or None
+        Where each row comes from.
+    """
+
+    name: str
+    batch: Array
+    places: Places | None
+
+
+class View(Protocol):
+    """What `extract` needs of a view. A view of your own needs no more than `read`."""
+
+    def read(self, path: str | os.PathLike[str]) -> tuple[Array, Places | None] | None:
+        """Return a batch (B, ...) and where its rows come from; None if the file lacks it."""
+
+
+@dataclass(frozen=True)
+class MediaView:
+    """A view of a track of a media file.
+
+    It is read in chunks, so that a long file needs little memory.
+    """
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if hint is int:
+                self._set(name, value, Integral, int, "an integer")
+            elif hint in (float, float | None) and value is not None:
+                self._set(name, value, Real, float, "a number")
+
+    def _set(self, name: str, value: Any, kind: type, convert: Any, expected: str) -> None:
+        """Check a setting, and make it a number of Python, which JSON can represent."""
+        is_number = isinstance(value, kind) and not isinstance(value, bool)
+        least = 0 if name in self._may_be_zero else sys.float_info.min
+        if not is_number or not least <= value < inf:
+            what = f"{expected} of at least 0" if least == 0 else f"{expected} above 0"
+            raise ValueError(f"{type(self).__name__}: {name}={value!r} is not {what}.")
+        object.__setattr__(self, name, value if type(value) is int else convert(value))
+
+    _may_be_zero: ClassVar[tuple[str, ...]] = ()
+
+    def read(self, path: str | os.PathLike[str]) -> tuple[Array, Places] | None:
+        """Return what the view sees of a file.
+
+        Parameters
+        ----------
+        path : str or path
+            The file.
+
+        Returns
+        -------
+        batch : ndarray of shape (B, ...)
+            What a feature extractor takes.
+
+        places : dict of str to ndarray of shape (B,)
+            "seconds" is the time at which a row begins, since the start of the file.
+
+        None is returned instead if the file has no such track.
+
+        Raises
+        ------
+        MediaError
+            If the file cannot be read.
+
+        ImportError
+            Without the packages of the extra ``media``.
+        """
+        chunks = list(read_views(path, {"": self}, []))
+        if not chunks:
+            return None
+        seconds = np.concatenate([chunk.places["seconds"] for chunk in chunks if chunk.places])
+        return np.concatenate([chunk.batch for chunk in chunks]), {"seconds": seconds}
+
+
+class VideoView(MediaView, ABC):
+    """A view of the pictures of a video."""
+
+    growth: ClassVar[int] = 1  # the size of a row relative to that of its prepared frames
+
+    @abstractmethod
+    def sampling(self, video: Video) -> Sampling:
+        """Return the frames that are wanted."""
+
+    @abstractmethod
+    def prepare(self, frame: av.VideoFrame, pixel_aspect: Fraction) -> Array:
+        """Return the pixels of a frame. The shape is the same for all videos."""
+
+    @abstractmethod
+    def batch(self, runs: Sequence[Sequence[Array]]) -> Array:
+        """Return one row for each run of prepared frames."""
+
+
+class SoundView(MediaView, ABC):
+    """A view of the sound of a file."""
+
+    silence: float
+
+    @property
+    @abstractmethod
+    def sample_rate(self) -> int:
+        """The number of samples per second that it takes."""
+
+    @abstractmethod
+    def pieces(self, blocks: Iterator[Array]) -> Iterator[Array]:
+        """Turn blocks of samples into batches."""
+
+    @property
+    @abstractmethod
+    def seconds_per_row(self) -> Fraction:
+        """The time from the beginning of a row to that of the next."""
+
+
+def read_views(
+    path: str | os.PathLike[str],
+    views: Mapping[str, View],
+    warnings: list[str],
+    is_tolerant: bool = False,
+) -> Iterator[Chunk]:
+    """Read what views see of a file; those of its pictures share one pass over the video.
+
+    Parameters
+    ----------
+    path : str or path
+        The file.
+
+    views : dict of str to view
+        The views, by name.
+
+    warnings : list of str
+        What is wrong with the file is added to it.
+
+    is_tolerant : bool, default=False
+        Whether an error of one view leaves the others as they are. It becomes a warning.
+
+    Yields
+    ------
+    Chunk
+        The rows of each view in their order. A view has none if the file lacks its track.
+
+    Raises
+    ------
+    MediaError
+        If the file cannot be read.
+    """
+    video = {name: view for name, view in views.items() if isinstance(view, VideoView)}
+    parts = [_read_video(path, video, warnings)] if video else []
+    for name, view in views.items():
+        if isinstance(view, SoundView):
+            parts.append(_read_sound(path, name, view, warnings))
+        elif name not in video:
+            parts.append(_read_other(path, name, view))
+    for chunks in parts:
+        try:
+            yield from chunks
+        except NoTrackError:
+            pass
+        except (ValueError, OSError) as error:
+            if not is_tolerant:
+                raise
+            warnings.append(str(error))
+
+
+def _read_other(path: str | os.PathLike[str], name: str, view: View) -> Iterator[Chunk]:
+    found = view.read(path)
+    if found is None:
+        return
+    if not isinstance(found, tuple) or len(found) != 2:
+        raise TypeError(
+            f"The view {name!r} returned {type(found).__name__}, not a pair (batch, places), or "
+            "None."
+        )
+    batch, places = np.asarray(found[0]), found[1]
+    if len(batch):
+        yield Chunk(name, batch, places)
+
+
+def _read_video(
+    path: str | os.PathLike[str], views: Mapping[str, VideoView], warnings: list[str]
+) -> Iterator[Chunk]:
+    with Video(path) as video:
+        readers = [_ChunkReader(name, view, video) for name, view in views.items()]
+        for run in video.runs([reader.sampling for reader in readers]):
+            yield from readers[run.sampling].add(run)
+        for reader in readers:
+            yield from reader.finish()
+        warnings += video.warnings()
+
+
+class _ChunkReader:
+    """Collects the runs of frames of a view to chunks."""
+
+    def __init__(self, name: str, view: VideoView, video: Video) -> None:
+        self._name, self._view, self._video = name, view, video
+        self.sampling = view.sampling(video)
+        self._prepared: dict[int, Array] = {}
+        self._runs: list[list[Array]] = []
+        self._seconds: list[float] = []
+        self._n_bytes = 0
+        self._short: Run | None = None
+        self._is_empty = True
+
+    def add(self, run: Run) -> Iterator[Chunk]:
+        """Add a run, and yield the chunk that it completes."""
+        if len(run.frames) < self.sampling.n_frames:
+            self._short = self._short or run
+            return
+        self._is_empty = False
+        first = run.frames[0].pts
+        # Later runs begin later.
+        self._prepared = {pts: x for pts, x in self._prepared.items() if pts >= first}
+        for frame in run.frames:
+            if frame.pts not in self._prepared:
+                aspect = self._video.pixel_aspect
+                self._prepared[frame.pts] = self._view.prepare(frame, aspect)
+        self._runs.append([self._prepared[frame.pts] for frame in run.frames])
+        self._n_bytes += self._view.growth * sum(x.nbytes for x in self._runs[-1])
+        self._seconds.append(float(self._video.seconds(first)))
+        if len(self._runs) >= _ROWS_TOGETHER or self._n_bytes >= _BYTES_TOGETHER:
+            yield self._chunk()
+
+    def finish(self) -> Iterator[Chunk]:
+        """Yield the last chunk. A video shorter than one run ends with its last frame repeated."""
+        if self._is_empty and self._short is not None:
+            frames = self._short.frames
+            frames += frames[-1:] * (self.sampling.n_frames - len(frames))
+            yield from self.add(self._short)
+        if self._runs:
+            yield self._chunk()
+
+    def _chunk(self) -> Chunk:
+        places = {"seconds": np.array(self._seconds)}
+        chunk = Chunk(self._name, self._view.batch(self._runs), places)
+        self._runs, self._seconds, self._n_bytes = [], [], 0
+        return chunk
+
+
+def _read_sound(
+    path: str | os.PathLike[str], name: str, view: SoundView, warnings: list[str]
+) -> Iterator[Chunk]:
+    if view.silence and is_silent(path, view.silence):
+        return
+    with Sound(path, view.sample_rate) as sound:
+        n_rows = 0
+        for batch in view.pieces(sound.blocks()):
+            numbers = np.arange(n_rows, n_rows + len(batch))
+            step = float(view.seconds_per_row)
+            seconds = (float(sound.begin) + step * numbers).astype(np.float64)
+            yield Chunk(name, batch, {"seconds": seconds})
+            n_rows += len(batch)
+        warnings += sound.warnings()
