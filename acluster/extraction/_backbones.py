@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -155,6 +155,33 @@ def check_sample_rate(name: str, view: Any, extractor: Any) -> None:
             f"The view {name!r} gives {given:,} samples per second, and its backbone takes "
             f"{taken:,}. Pass Waveforms(rate={taken})."
         )
+
+
+def describe_all(
+    views: Mapping[str, tuple[Any, Any]], extractors: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Describe all views and backbones, and check that they fit each other.
+
+    Parameters
+    ----------
+    views : dict of str to (view, backbone)
+        As passed by the user.
+
+    extractors : dict of str to callable
+        What `extractor_of` returned for the backbones.
+
+    Returns
+    -------
+    dict of str to dict
+
+    Raises
+    ------
+    ValueError
+        If a backbone takes another sample rate than its view gives.
+    """
+    for name, (view, _) in views.items():
+        check_sample_rate(name, view, extractors[name])
+    return {name: describe(*pair, extractors[name]) for name, pair in views.items()}
 
 
 def describe(view: Any, backbone: Any, extractor: Any = None) -> dict[str, Any]:

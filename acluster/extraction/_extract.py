@@ -17,7 +17,7 @@ import numpy as np
 
 from acluster._utils._progress import progress
 from acluster.extraction._assembly import AHEAD_BYTES, assembled, completed, opened
-from acluster.extraction._backbones import check_sample_rate, describe, extractor_of
+from acluster.extraction._backbones import describe_all, extractor_of
 from acluster.extraction._batches import Batches
 from acluster.extraction._files import media_files
 from acluster.extraction._reading import ReadAhead
@@ -29,6 +29,7 @@ from acluster.sets import (
     MultimodalFeatureSets,
     check_new_names,
     info,
+    narrowed,
     open_feature_sets,
 )
 
@@ -166,15 +167,8 @@ def extract(
     files = media_files(Path(root))
     columns = {"label": _labels_of(files, labels), "group": _checked("groups", groups, files)}
     extractors = {name: extractor_of(backbone, device) for name, (_, backbone) in views.items()}
-    for name, (view, _) in views.items():
-        check_sample_rate(name, view, extractors[name])
-    description = {name: describe(*pair, extractors[name]) for name, pair in views.items()}
-    attributes = {"extraction": description}
-    with (
-        _ended_by_sigterm(),
-        _without_empty_store(Path(store)),
-        FeatureSetsWriter(store, resume=True, dtype=dtype, attributes=attributes) as writer,
-    ):
+    description = describe_all(views, extractors)
+    with _ended_by_sigterm(), _opened_store(store, dtype, description) as writer:
         _check_same_extraction(writer, description)
         _check_same_columns(writer, columns)
         extraction = _Extraction(writer, [*views], columns, on_error, flush_seconds)
@@ -243,6 +237,8 @@ class _Extraction:
                 self._warned.add(item.id, warning)
             try:
                 features, places = assembled(item, reading)
+                for name, values in features.items():  # one file must not end the run
+                    narrowed(values, np.dtype(self._writer.dtype), f"The modality {name!r}", True)
             except (ValueError, OSError) as error:  # others are not the fault of the file
                 if self._on_error == "raise":
                     raise
@@ -386,13 +382,19 @@ def _check_same_columns(writer: FeatureSetsWriter, columns: Mapping[str, Any]) -
 
 
 @contextmanager
-def _without_empty_store(store: Path) -> Iterator[None]:
-    """Remove a new store if an error ends the block before an item has been written."""
-    is_new = not store.exists()
+def _opened_store(
+    store: str | os.PathLike[str], dtype: str, description: Mapping[str, Any]
+) -> Iterator[FeatureSetsWriter]:
+    """Open a store; remove a new one if an error ends the block before an item is written."""
+    is_new = not os.path.exists(store)
+    attributes = {"extraction": description}
+    # If this fails, another process may have made the store meanwhile: it is not removed.
+    writer = FeatureSetsWriter(store, resume=True, dtype=dtype, attributes=attributes)
     try:
-        yield
+        with writer:
+            yield writer
     except BaseException:
-        if is_new and not (store / "id").exists():
+        if is_new and not len(writer):
             shutil.rmtree(store, ignore_errors=True)
         raise
 

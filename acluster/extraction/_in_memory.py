@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from acluster._utils._progress import progress
 from acluster.extraction._assembly import AHEAD_BYTES, assembled, completed, opened
-from acluster.extraction._backbones import check_sample_rate, describe, extractor_of
+from acluster.extraction._backbones import describe_all, extractor_of
 from acluster.extraction._batches import Extractor
 from acluster.extraction._rebuild import fail, rebuilt
 from acluster.sets import FeatureSets, MultimodalFeatureSets, narrowed, with_extraction
@@ -164,9 +164,7 @@ def extracted_parts(
     """
     views = rebuilt(extraction, trust=trust)
     extractors = {name: _loaded(name, backbone, device) for name, (_, backbone) in views.items()}
-    for name, (view, _) in views.items():
-        check_sample_rate(name, view, extractors[name])
-    description = {name: describe(*pair, extractors[name]) for name, pair in views.items()}
+    description = describe_all(views, extractors)
     _check_same(extraction, description)
     readers = {name: view for name, (view, _) in views.items()}
     part: dict[str, _Features] = {}
@@ -215,12 +213,10 @@ def _check_same(extraction: Mapping[str, Any], description: Mapping[str, Any]) -
 
 
 def _checked(found: _Features, path: Path, dtype: str) -> _Features:
-    """Convert the features of a file, as a store does, and check that they are finite."""
+    """Convert the features of a file, as a store does."""
     features, places = found
     converted = {}
     for name, values in features.items():
-        if not np.isfinite(values).all():
-            raise ValueError(f"The {name!r} features of {path} have NaN or infinite values.")
         title = f"The modality {name!r} of {path}"
         converted[name] = narrowed(values, np.dtype(dtype), title, may_round=True)
     return converted, places

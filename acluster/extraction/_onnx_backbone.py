@@ -63,10 +63,10 @@ class OnnxBackbone:
         If there is no such file.
 
     ValueError
-        If the file has several inputs, no output of that name, several outputs of which none was
-        chosen, or if the output holds the scores of classes and was not chosen. These are outputs
-        with a name that contains "logit", "prob", "softmax" or "score", and outputs (N, K) for
-        which K is the number of classes of ImageNet, Kinetics, YAMNet or AudioSet.
+        If the file has several inputs, no output of that name, or several outputs and none was
+        chosen. Also if the output holds the scores of classes and was not chosen: its name contains
+        "logit", "prob", "softmax" or "score", or it has shape (N, K), where K is the number of
+        classes of ImageNet, Kinetics, YAMNet or AudioSet.
 
     ImportError
         Without the packages of the extra ``backbones``.

@@ -23,7 +23,7 @@ from acluster.extraction._batches import Batches, Item
 from acluster.extraction._report import notes_on_missing
 from acluster.extraction._tables import ItemTable
 from acluster.extraction._view import Chunk
-from acluster.sets import info
+from acluster.sets import StoreError, info
 from tests.extraction.media import make_media
 from tests.extraction.test_sound import noise, write_wav
 from tests.extraction.test_video import clips
@@ -214,6 +214,33 @@ def test_extract_rejects_invalid_arguments(sounds, tmp_path, change, message):
 def test_extract_rejects_features_of_a_wrong_shape(sounds, tmp_path):
     with pytest.raises(ValueError, match=r"extractor of 'audio' returned shape \(64,\)"):
         extract(sounds, tmp_path / "s.zarr", {"audio": (Waveforms(), lambda x: x[:, 0])})
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e6])
+def test_extract_skips_files_whose_features_do_not_fit(sounds, tmp_path, value):
+    def odd(batch):
+        features = level(batch)
+        features[np.abs(batch[:, 0] - first[0]) < 1e-7] = value
+        return features
+
+    first, _ = Waveforms(seconds=0.25).read(sounds / "low" / "3.wav")
+    first = first[0]
+    report = extract(sounds, tmp_path / "s.zarr", {"audio": (Waveforms(seconds=0.25), odd)})
+    assert list(report.failed) == ["low/3.wav"]
+    assert report.n_items == 5
+
+
+def test_extract_leaves_a_store_that_another_process_makes_meanwhile(sounds, tmp_path, monkeypatch):
+    store = tmp_path / "s.zarr"
+
+    def locked(path, **options):
+        store.mkdir()
+        raise StoreError("another process is writing to it")
+
+    monkeypatch.setattr("acluster.extraction._extract.FeatureSetsWriter", locked)
+    with pytest.raises(StoreError):
+        extract(sounds, store, SOUND)
+    assert store.exists()
 
 
 def test_extract_names_a_folder_without_media(tmp_path):
