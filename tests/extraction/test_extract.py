@@ -1,3 +1,4 @@
+import errno
 import os
 import random
 import signal
@@ -87,6 +88,33 @@ def test_extract_gives_the_same_features_with_any_batches_and_workers(sounds, tm
     extract(sounds, tmp_path / "one.zarr", SOUND)
     extract(sounds, tmp_path / "other.zarr", SOUND, **options)
     assert contents(tmp_path / "one.zarr") == contents(tmp_path / "other.zarr")
+
+
+@pytest.mark.parametrize("n_before", [0, 2])
+def test_extract_continues_in_the_same_process_after_a_full_disk(
+    sounds, tmp_path, monkeypatch, n_before
+):
+    from zarr.storage import _local
+
+    store, calls, put = tmp_path / "sounds.zarr", [], _local._put
+    if n_before:
+        extract(sounds, store, SOUND, part=(0, 3))
+
+    def put_until_full(*args, **kwargs):
+        calls.append(args)
+        if len(calls) > 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return put(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_local, "_put", put_until_full)
+        with pytest.raises(OSError, match="No space") as error:
+            extract(sounds, store, SOUND, flush_seconds=0)
+    assert os.path.exists(store) == bool(n_before)
+    assert extract(sounds, store, SOUND).n_new == 6 - n_before
+    assert error.value.errno == errno.ENOSPC  # whose traceback refers to the first writer
+    extract(sounds, tmp_path / "whole.zarr", SOUND)
+    assert contents(store) == contents(tmp_path / "whole.zarr")
 
 
 def test_extract_continues_with_the_files_that_are_not_in_the_store(sounds, tmp_path):

@@ -101,9 +101,9 @@ def _work(path, rng, report, with_places):
                 report("completed", len(writer))
                 writer = None
             elif action == "leave":
-                writer.__exit__(ZeroDivisionError, None, None)
-                report("committed", len(writer))
-                writer = None
+                left, writer = writer, None
+                left.__exit__(ZeroDivisionError, None, None)
+                report("committed", len(left))
             elif action == "stop":
                 return  # what is pending is lost
         except OSError:

@@ -60,8 +60,13 @@ class WriteLock:
             finally:
                 if self._file is None:
                     file.close()
-        self.left = _read(self._file)
-        self.note()
+        try:
+            self.left = _read(self._file)
+            self.note()
+        except BaseException:
+            # On a full disk, the traceback of the error would keep the file open, and locked.
+            self.release()
+            raise
         _LOCKS.add(self)
 
     def _lock(self, file: BinaryIO, target: str) -> None:

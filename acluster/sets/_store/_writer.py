@@ -9,7 +9,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from numbers import Real
@@ -153,7 +153,8 @@ class FeatureSetsWriter:
     -----
     ``len(writer)`` is the number of items written or pending. With `resume`, skip that many
     inputs. As a context manager, the writer completes the store at the end of the block. If an
-    exception ends the block, the appended items are kept and the store stays incomplete.
+    exception ends the block, the appended items are kept and the store stays incomplete. If they
+    cannot be written, for example to a full disk, those in memory are lost; free space, and resume.
     Threads may share a writer. Only one process at a time can write to a store: the writer
     locks it until it is closed or its process ends. Resuming checks that all files of the
     committed items are there, and the checksums of those that will be added to.
@@ -195,7 +196,14 @@ class FeatureSetsWriter:
         self._state = _State()
         with self._mutex:
             is_new = _make_directory(self._root, self.path, resume)
-            self._lock = self._acquire()
+            try:
+                self._lock = self._acquire()
+            except BaseException:
+                if is_new:
+                    # It is not empty if another process has made it the directory of its store.
+                    with suppress(OSError):
+                        self._root.rmdir()
+                raise
             weakref.finalize(self, self._lock.release)
             try:
                 self._state = _named(self._open(attributes), label_names, self.path)
@@ -531,7 +539,9 @@ class FeatureSetsWriter:
             self._end()
 
     def _end(self) -> None:
+        """Let others write to the store; items that are not on disk yet are dropped."""
         self._closed = "it is closed"
+        self._state = replace(self._state, pending=[], n_pending=0, pending_bytes=0)
         self._lock.release()
 
     def _name_columns(self, X: Any, label: Any) -> None:
@@ -549,11 +559,17 @@ class FeatureSetsWriter:
         return self
 
     def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
-        if error_type is None:
-            self.close()
-        elif self._closed is None:
-            self.flush()
-            self._end()
+        try:
+            if error_type is None:
+                self.close()
+            elif self._closed is None:
+                self.flush()
+        finally:
+            # What cannot be written, as on a full disk, must not keep other writers out for as
+            # long as the traceback of the error refers to this one.
+            if self._closed is None and self._process == os.getpid():
+                with self._mutex:
+                    self._end()
 
 
 def _make_directory(root: Path, path: str, resume: bool) -> bool:

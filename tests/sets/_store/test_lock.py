@@ -192,3 +192,16 @@ def test_writers_refuse_archives_and_addresses(tmp_path, monkeypatch, name, writ
     with pytest.raises(ValueError, match=r"is (the name of an archive|an address)"):
         write(name)
     assert os.listdir(tmp_path) == []
+
+
+def test_lock_that_cannot_be_noted_is_released(path, monkeypatch):
+    def full(self, **_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_lock.WriteLock, "note", full)
+        with pytest.raises(OSError, match="No space") as error:
+            FeatureSetsWriter(path)
+    assert not os.path.exists(path)
+    write_store(path)
+    assert error.value.errno == errno.ENOSPC  # whose traceback refers to the lock

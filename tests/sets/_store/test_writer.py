@@ -114,14 +114,16 @@ def test_flush_can_be_repeated_after_an_error(path, monkeypatch, fails_at):
         extend(*args, **kwargs)
 
     monkeypatch.setattr(_writer, "_extend", failing)
-    with pytest.raises(OSError, match="No space"), writer:
-        pass
+    with pytest.raises(OSError, match="No space"):
+        writer.close()
     assert len(writer) == 12
     writer.close()
     assert_holds(path, 12)
 
 
-def test_append_that_raises_has_not_added_the_item(path, small, monkeypatch):
+@pytest.fixture
+def is_full(monkeypatch):
+    """A list; the disk is full while there is something in it."""
     put, is_full = zarr.storage._local._put, []
 
     def put_unless_full(*args, **kwargs):
@@ -130,6 +132,35 @@ def test_append_that_raises_has_not_added_the_item(path, small, monkeypatch):
         return put(*args, **kwargs)
 
     monkeypatch.setattr(zarr.storage._local, "_put", put_unless_full)
+    return is_full
+
+
+@pytest.mark.parametrize("fails_in", ["append", "close"])
+def test_writer_resumes_in_the_same_process_after_a_full_disk(path, small, is_full, fails_in):
+    def write_until_full(writer):
+        with writer:
+            write_items(writer, 8)
+            writer.flush()
+            is_full.append(True)
+            write_items(writer, 9 if fails_in == "close" else 20)
+
+    writer = FeatureSetsWriter(path)
+    with pytest.raises(OSError, match="No space") as error:
+        write_until_full(writer)
+    is_full.clear()
+    # As in an interactive session, the error and the writer are still there.
+    assert len(writer) == info(path).n_items == 8
+    with FeatureSetsWriter(path, resume=True) as second:
+        assert len(second) == 8
+        write_items(second, 20)
+    assert_holds(path, 20)
+    assert_tidy(path)
+    assert error.value.errno == errno.ENOSPC
+    with pytest.raises(ValueError, match=r"takes no more items: it is closed.*resume=True"):
+        writer.append(item_of(8), places=places_of(8), **columns_at(8))
+
+
+def test_append_that_raises_has_not_added_the_item(path, small, is_full):
     n_errors = 0
     writer = FeatureSetsWriter(path)
     with writer:
