@@ -22,7 +22,7 @@ from acluster.sets._arrays import (
     text_columns,
     to_numpy,
 )
-from acluster.sets._places import joined_places, place_columns
+from acluster.sets._places import joined_places, padded_places, place_columns
 from acluster.sets._sequence import ItemSequence
 
 Int64Array = NDArray[np.int64]
@@ -330,7 +330,13 @@ class FeatureSets(ItemSequence):
         return container
 
     @classmethod
-    def from_padded(cls, array: Any, lengths: ArrayLike | None = None) -> FeatureSets:
+    def from_padded(
+        cls,
+        array: Any,
+        lengths: ArrayLike | None = None,
+        *,
+        places: Mapping[str, ArrayLike] | Iterable[Any] | None = None,
+    ) -> FeatureSets:
         """Build the container from one padded three-dimensional array.
 
         Parameters
@@ -342,6 +348,11 @@ class FeatureSets(ItemSequence):
             The number of local features of each item, without the padding. By default
             there is no padding, and nothing is copied.
 
+        places : mapping of str to array-like of shape (n_items, L), optional
+            Where the local features come from, such as ``{"seconds": times}``, with the same
+            padding. Or an iterable with the places of each item, as `from_arrays` takes it:
+            mappings of str to array-likes of shape ``(lengths[i],)``.
+
         Returns
         -------
         FeatureSets
@@ -350,15 +361,19 @@ class FeatureSets(ItemSequence):
         Raises
         ------
         ValueError
-            If `array` is not three-dimensional, or a length is not in 0..L.
+            If `array` is not three-dimensional, a length is not in 0..L, or places do not have one
+            finite number per local feature.
 
         Examples
         --------
         >>> import numpy as np
         >>> from acluster import FeatureSets
-        >>> X = FeatureSets.from_padded(np.zeros((2, 4, 3)), lengths=[4, 1])
+        >>> array, times = np.zeros((2, 4, 3)), [[0.0, 0.5, 1.0, 1.5], [0.0, 0.0, 0.0, 0.0]]
+        >>> X = FeatureSets.from_padded(array, lengths=[4, 1], places={"seconds": times})
         >>> X[1].shape
         (1, 3)
+        >>> X.places.lengths
+        array([4, 1])
         """
         check_not_masked(array, "The padded array")
         array = to_numpy(array)
@@ -369,10 +384,17 @@ class FeatureSets(ItemSequence):
             )
         n_items, longest, width = array.shape
         if lengths is None:
-            return cls(array.reshape(n_items * longest, width), np.arange(n_items + 1) * longest)
-        lengths = check_lengths(lengths, n_items, longest)
-        rows = array[np.arange(longest) < lengths[:, None]]
-        return cls(rows, np.concatenate([[0], np.cumsum(lengths)]))
+            counts = np.full(n_items, longest, np.int64)
+            rows = array.reshape(n_items * longest, width)
+        else:
+            counts = check_lengths(lengths, n_items, longest)
+            rows = array[np.arange(longest) < counts[:, None]]
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        if isinstance(places, Mapping):
+            places = padded_places(places, counts, longest)
+        elif places is not None:
+            places = joined_places(places, np.split(rows, offsets[1:-1])[:n_items])
+        return cls(rows, offsets, places=places)
 
     @property
     def lengths(self) -> Int64Array:

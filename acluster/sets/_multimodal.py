@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from acluster.sets._arrays import bounded, is_missing
 from acluster.sets._feature_sets import FeatureSets, length_range, to_set
 from acluster.sets._names import check_modality_names
+from acluster.sets._places import places_by_modality
 from acluster.sets._sequence import ItemSequence
 
 
@@ -91,7 +92,9 @@ class MultimodalFeatureSets(ItemSequence):
         self._items = np.arange(len(next(iter(self._modalities.values()))))
 
     @classmethod
-    def from_items(cls, items: Iterable[Mapping[str, Any]]) -> MultimodalFeatureSets:
+    def from_items(
+        cls, items: Iterable[Mapping[str, Any]], *, places: Iterable[Any] | None = None
+    ) -> MultimodalFeatureSets:
         """Build the container from one mapping of modality names to arrays per item.
 
         Parameters
@@ -99,6 +102,13 @@ class MultimodalFeatureSets(ItemSequence):
         items : iterable of mappings of str to array-likes of shape (L, M)
             The sets of each item, which are copied. Leave out a modality that an item
             lacks, or pass None for it.
+
+        places : iterable of mappings of str to places, optional
+            Where the local features of each item come from, by modality, such as
+            ``{"rgb": {"seconds": times}}``. The places of a modality are a mapping of str to
+            array-likes of shape (L,), or a data frame, as in `FeatureSets.from_arrays`. A modality
+            has places in all items that have it, or in none. Leave out a modality without places,
+            and one that an item lacks.
 
         Returns
         -------
@@ -108,7 +118,12 @@ class MultimodalFeatureSets(ItemSequence):
         Raises
         ------
         ValueError
-            If no item has any modality, or an array does not match the others of its modality.
+            If no item has any modality, or an array does not match the others of its modality, or
+            places do not have one finite number per local feature. The message names the modality
+            and the item.
+
+        TypeError
+            If the places of an item, or of a modality, are not a mapping.
 
         Examples
         --------
@@ -117,6 +132,10 @@ class MultimodalFeatureSets(ItemSequence):
         >>> items = [{"rgb": np.ones((2, 3))}, {"rgb": np.ones((1, 3)), "audio": np.ones((4, 5))}]
         >>> MultimodalFeatureSets.from_items(items).lengths["audio"]
         array([0, 4])
+        >>> places = [{"rgb": {"seconds": [0.0, 0.5]}}, {"rgb": {"seconds": [1.5]}}]
+        >>> X = MultimodalFeatureSets.from_items(items, places=places)
+        >>> X["rgb"].places[1], X["audio"].places
+        (array([[1.5]]), None)
         """
         items = list(bounded(items))
         for i, item in enumerate(items):
@@ -125,10 +144,13 @@ class MultimodalFeatureSets(ItemSequence):
                     f"X[{i}] has type {type(item).__name__}; expected a mapping of modality names "
                     "to arrays, like the other items."
                 )
+        names = [*dict.fromkeys(name for item in items for name in item)]
+        named = {} if places is None else places_by_modality(places, len(items), names)
         modalities = {}
-        for name in dict.fromkeys(name for item in items for name in item):
+        for name in names:
             with in_modality(name):
-                modalities[name] = sets_with_missing([item.get(name) for item in items])
+                arrays = [item.get(name) for item in items]
+                modalities[name] = sets_with_missing(arrays, named.get(name))
         return cls(modalities)
 
     @property
@@ -205,8 +227,10 @@ def in_modality(name: str) -> Iterator[None]:
         raise type(error)(f"In modality {name!r}: {error}") from None
 
 
-def sets_with_missing(arrays: Sequence[Any]) -> FeatureSets:
+def sets_with_missing(arrays: Sequence[Any], places: Sequence[Any] | None = None) -> FeatureSets:
     """Build one modality from one array per item, or None or NaN for an item that lacks it.
+
+    The places of an item that lacks the modality may be None.
 
     Raises
     ------
@@ -220,7 +244,8 @@ def sets_with_missing(arrays: Sequence[Any]) -> FeatureSets:
             "modality out."
         )
     empty = to_set(arrays[first], f"X[{first}]")[:0]
-    return FeatureSets.from_arrays(empty if is_missing(array) else array for array in arrays)
+    sets = (empty if is_missing(array) else array for array in arrays)
+    return FeatureSets.from_arrays(sets, places=places)
 
 
 def _check_modalities(modalities: dict[str, FeatureSets]) -> None:

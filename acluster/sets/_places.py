@@ -173,3 +173,96 @@ def joined_places(places: Iterable[Any], sets: Sequence[Array]) -> dict[str, Arr
     if expected is None:
         raise ValueError("places is None for all items, so its columns are unknown. Leave it out.")
     return dict(zip(expected, np.concatenate(tables).T, strict=True))
+
+
+def padded_places(
+    places: Mapping[str, Any], lengths: NDArray[np.int64], longest: int
+) -> dict[str, Array]:
+    """Drop the padding of places that are padded like their local features.
+
+    Parameters
+    ----------
+    places : mapping of str to array-like of shape (n_items, longest)
+        The places of all items. What is in the padding does not matter.
+
+    lengths : ndarray of int64, shape (n_items,)
+        The number of local features of each item.
+
+    longest : int
+        The number of rows of each item, with the padding.
+
+    Returns
+    -------
+    dict of str to ndarray of shape (R,)
+        The columns by name.
+
+    Raises
+    ------
+    ValueError
+        If an array has another shape, or masked values.
+    """
+    is_row = np.arange(longest) < lengths[:, None]
+    columns = {}
+    for key, values in places.items():
+        check_not_masked(values, f"places[{key!r}]")
+        array = to_numpy(values)
+        if array.shape != is_row.shape:
+            raise ValueError(
+                f"places[{key!r}] has shape {array.shape}, but the padded array has room for "
+                f"{is_row.shape[0]} items of {longest} local features. Pass one number for each, "
+                f"of shape {is_row.shape}."
+            )
+        columns[key] = array[is_row]
+    return columns
+
+
+def places_by_modality(
+    places: Iterable[Any], n_items: int, modalities: Sequence[str]
+) -> dict[str, list[Any]]:
+    """Return the places of single items by modality, without modalities that have none.
+
+    Parameters
+    ----------
+    places : iterable of mappings of str to places, or None
+        One per item: the places of each modality that has some.
+
+    n_items : int
+        The number of items.
+
+    modalities : sequence of str
+        The names of the modalities.
+
+    Returns
+    -------
+    dict of str to list
+        For each modality with places, one entry per item, which may be None.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If there is not one entry per item, an entry is not a mapping, or a modality is unknown.
+    """
+    if isinstance(places, Mapping):
+        raise TypeError(
+            f"places has type {type(places).__name__}, which is one for all items; pass a list "
+            "with one mapping of modality names to places per item."
+        )
+    given = list(bounded(places))
+    if len(given) != n_items:
+        raise ValueError(
+            f"places has {len(given)} entries, but X has {n_items} items. Pass one entry per item."
+        )
+    for i, own in enumerate(given):
+        if own is not None and not isinstance(own, Mapping):
+            raise TypeError(
+                f"places[{i}] has type {type(own).__name__}; pass a mapping of modality names to "
+                "places, such as {'rgb': {'seconds': times}}."
+            )
+        unknown = [name for name in own or () if name not in modalities]
+        if unknown:
+            raise ValueError(
+                f"places[{i}] has the key {unknown[0]!r}, but the modalities are "
+                f"{[*modalities]!s:.200}. Pass a mapping of modality names to places."
+            )
+    by_name = {name: [(own or {}).get(name) for own in given] for name in modalities}
+    return {name: own for name, own in by_name.items() if any(entry is not None for entry in own)}

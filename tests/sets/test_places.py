@@ -136,6 +136,115 @@ def test_from_arrays_matches_places_by_name_and_skips_empty_items():
     np.testing.assert_array_equal(X.places.packed()[0], [[1, 2], [3, 4], [5, 6]])
 
 
+@given(lengths_lists, names_lists, st.booleans())
+def test_from_padded_equals_from_arrays(lengths, names, is_by_item):
+    arrays, places = make_items(lengths, names)
+    longest = max(lengths) + 1
+    padded = np.full((len(lengths), longest, 2), np.nan)
+    tables = {name: np.full((len(lengths), longest), np.nan) for name in names}
+    for i, rows in enumerate(arrays):
+        padded[i, : len(rows)] = rows
+        for name in names:
+            tables[name][i, : len(rows)] = places[i][name]
+    X = FeatureSets.from_padded(padded, lengths, places=iter(places) if is_by_item else tables)
+    np.testing.assert_array_equal(X.lengths, lengths)
+    np.testing.assert_array_equal(X.packed()[0], np.concatenate(arrays))
+    assert_places(X, places)
+    assert_places(pickle.loads(pickle.dumps(X[::-1])).take([0]), places[-1:])
+
+
+def test_from_padded_without_padding_takes_places():
+    times = np.arange(6.0).reshape(2, 3)
+    X = FeatureSets.from_padded(np.ones((2, 3, 4)), places={"seconds": times.tolist()})
+    assert_places(X, [{"seconds": row} for row in times])
+    X = FeatureSets.from_padded(np.ones((1, 3, 4)), places=[{"seconds": times[1]}])
+    assert_places(X, [{"seconds": times[1]}])
+    empty = FeatureSets.from_padded(np.ones((0, 3, 4)), places={"seconds": np.ones((0, 3))})
+    assert empty.places.shape == (0,)
+
+
+WRONG_PADDED = {
+    "shape": ({"s": [0, 1, 2]}, ValueError, r"\['s'\] has shape \(3,\), .*2 items of 2 .*\(2, 2\)"),
+    "NaN": ({"s": [[0, 0], [np.nan, 0]]}, ValueError, r"is nan for local feature 0 of X\[1\]"),
+    "masked": ({"s": np.ma.array(np.ones((2, 2)), mask=np.eye(2))}, ValueError, "masked values"),
+    "one entry": ([{"s": [0, 1]}], ValueError, "places has 1 entries, but X has 2 items"),
+    "padded entry": ([{"s": [0, 1]}, {"s": [0, 1]}], ValueError, r"places\[1\]\['s'\] has shape"),
+}
+
+
+@pytest.mark.parametrize(("places", "error", "message"), WRONG_PADDED.values(), ids=WRONG_PADDED)
+def test_from_padded_rejects_wrong_places(places, error, message):
+    with pytest.raises(error, match=message):
+        FeatureSets.from_padded(np.ones((2, 2, 3)), [2, 1], places=places)
+
+
+@st.composite
+def multimodal_cases(draw):
+    """Lengths of three modalities of the same items, the last of them without places."""
+    n = draw(st.integers(1, 8))
+    lengths = {
+        name: draw(st.lists(st.integers(0, 3), min_size=n, max_size=n)) for name in ("a", "b", "c")
+    }
+    lengths["a"][0] = lengths["b"][-1] = lengths["c"][0] = 2  # no modality is empty
+    return lengths, draw(keys(n)), draw(st.booleans())
+
+
+@given(multimodal_cases())
+def test_from_items_equals_from_arrays(case):
+    lengths, key, leaves_out = case
+    made = {name: make_items(own, ["x", "y"]) for name, own in lengths.items()}
+    n = len(lengths["a"])
+
+    def gather(part, names):
+        """Collect what each item has, with or without modalities that it lacks."""
+        return [
+            {name: made[name][part][i] for name in names if lengths[name][i] or not leaves_out}
+            for i in range(n)
+        ]
+
+    items, places = gather(0, "abc"), [own or None for own in gather(1, "ab")]
+    X = MultimodalFeatureSets.from_items(items, places=iter(places))
+    assert X["c"].places is None
+    for name in "ab":
+        expected = FeatureSets.from_arrays(*made[name][:1], places=made[name][1])
+        assert_places(X[name], made[name][1])
+        np.testing.assert_array_equal(X[name].packed()[0], expected.packed()[0])
+    numbers = numbers_of(key, n)
+    for view in (X[key], pickle.loads(pickle.dumps(X[key])), X.take(numbers)):
+        assert view["c"].places is None
+        assert_places(view["b"], [made["b"][1][i] for i in numbers])
+
+
+S = {"s": [0.5]}
+WRONG_BY_MODALITY = {
+    "NaN": ([{"a": {"s": [np.nan]}}, {"a": S}], ValueError, r"'a': places\[0\]\['s'\] is nan"),
+    "absent": ([{"a": S}, None], TypeError, r"modality 'a': places\[1\] has type NoneType"),
+    "lacking": ([{"a": S, "b": S}] * 2, ValueError, r"'b': places\[1\].*there are 0 local"),
+    "unknown": (
+        [S, None],
+        ValueError,
+        r"places\[0\] has the key 's', but the modalities are \['a'",
+    ),
+    "fewer": ([{"a": S}], ValueError, "places has 1 entries, but X has 2 items"),
+    "list": ([[0.5], None], TypeError, r"places\[0\] has type list; pass a mapping of modality"),
+    "one mapping": ({"a": S}, TypeError, "places has type dict, which is one for all items"),
+}
+
+
+@pytest.mark.parametrize(
+    ("places", "error", "message"), WRONG_BY_MODALITY.values(), ids=WRONG_BY_MODALITY
+)
+def test_from_items_rejects_wrong_places(places, error, message):
+    items = [{"a": np.ones((1, 2)), "b": np.ones((1, 3))}, {"a": np.ones((1, 2))}]
+    with pytest.raises(error, match=message):
+        MultimodalFeatureSets.from_items(items, places=places)
+
+
+def test_from_items_without_any_places_has_none():
+    X = MultimodalFeatureSets.from_items([{"a": np.ones((1, 2))}], places=[None])
+    assert X["a"].places is None
+
+
 WRONG = {
     "length": ({"s": [0, 1]}, r"places\['s'\] has shape \(2,\), but there are 3 local features"),
     "dimensions": ({"s": np.ones((3, 1))}, r"places\['s'\] has shape \(3, 1\)"),
