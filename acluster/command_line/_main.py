@@ -174,7 +174,9 @@ def _convert(command: _Command) -> None:
       .npy; .npz with the array features; .h5 or .hdf5 with the dataset features, as CLAM and
       TRIDENT write it; .pt or .pth with a tensor, or a dict with the tensor features;
       a folder with such files in subfolders, which are modalities or parts of the ids (see below);
-      an .npz archive with one such array per item;
+      an .npz archive with one such array per item, or with ID/features and ID/coords;
+      an .h5 or .hdf5 file with a group per item that has the dataset features, and perhaps coords;
+      with a dataset per item; or with a dataset per item and modality, in the groups of either;
       a .parquet, .arrow or .feather table with one row per item, whose columns of lists of lists
       are features, and which may have the columns id, label, group and weight; or a folder of such
       tables;
@@ -183,7 +185,8 @@ def _convert(command: _Command) -> None:
     The id of an item is its path below the folder, without the suffix: 7, or case3/7. Subfolders
     are modalities, with one file each for an item, if there is only one subfolder, or if files of
     the same name have different numbers of columns. They are parts of the ids if no name occurs in
-    two of them. Otherwise, the ids in the table of labels decide, or --subfolders.
+    two of them. Otherwise, the ids in the table of labels decide, or --subfolders. The groups
+    in an .h5 file are treated likewise.
 
     The table of labels has the column id, and may have label, group and weight; each item needs a
     row, and each row an item. If you name a column (--id, --label, --group, --weight, --split),

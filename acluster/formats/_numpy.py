@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from acluster.formats._item import Item, as_places
 
-_FEATURES, _COORDS = "features", "coords"
+FEATURES, COORDS = "features", "coords"
 _MAX_HEADER_BYTES = 10_000  # as in NumPy
 # An archive that would fill more than this, and so many times its own size, is no data of numbers.
 _MAX_FREE_BYTES, _MAX_RATIO = 1 << 27, 200
@@ -74,17 +74,14 @@ def read_npz(path: Path) -> Item:
         If the archive has no or several arrays of features, or one that is not valid.
     """
     archive = Archive(path)
-    names = [name for name in archive.names if name != _COORDS]
-    if _FEATURES not in names and len(names) != 1:
+    names = [name for name in archive.names if name != COORDS]
+    if FEATURES not in names and len(names) != 1:
         raise ValueError(
             f"{path} has the arrays {names!s:.200}; the archive of one item needs the array "
-            f"{_FEATURES!r}, or exactly one. If each array is an item, pass the archive instead of "
+            f"{FEATURES!r}, or exactly one. If each array is an item, pass the archive instead of "
             "its folder."
         )
-    features = archive.load(_FEATURES if _FEATURES in names else names[0])
-    if _COORDS not in archive.names:
-        return Item(features)
-    return Item(features, as_places(archive.load(_COORDS), len(features), f"{path}: {_COORDS}"))
+    return archive.read_item(FEATURES if FEATURES in names else names[0], COORDS)
 
 
 class Archive:
@@ -157,6 +154,14 @@ class Archive:
             raise _not_an_array(f"{self._path}: {name:.100}", error) from None
         with file:
             return _read_array(file, member.file_size, f"{self._path}: {name:.100}")
+
+    def read_item(self, features: str, coords: str) -> Item:
+        """Read an item from the arrays of these names; it has no places without coordinates."""
+        values = self.load(features)
+        if coords not in self._members:
+            return Item(values)
+        title = f"{self._path}: {coords:.100}"
+        return Item(values, as_places(self.load(coords), len(values), title))
 
 
 def _read_array(file: IO[bytes], size: int, name: str) -> NDArray[Any]:

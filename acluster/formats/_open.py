@@ -7,8 +7,9 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from acluster.formats._folders import describe_files, find_files, open_folder
+from acluster.formats._hdf5_items import open_hdf5
 from acluster.formats._item import Item
-from acluster.formats._numpy import Archive
+from acluster.formats._numpy import COORDS, FEATURES, Archive
 from acluster.formats._readers import READERS
 from acluster.formats._source import Source
 from acluster.formats._tables import SUFFIXES, open_tables
@@ -16,9 +17,12 @@ from acluster.sets import COLUMNS, info, natural_key, open_feature_sets, places_
 
 _TAKEN = (
     f"a folder of {', '.join(READERS)} files with one item each (of one kind), a folder of such "
-    f"folders, an .npz archive with one array per item, a {', '.join(SUFFIXES)} table with one row "
-    "per item, a folder of such tables, or a store"
+    "folders, an .npz archive with one array per item, an .h5 or .hdf5 file with one group or "
+    f"dataset per item, a {', '.join(SUFFIXES)} table with one row per item, a folder of such "
+    "tables, or a store"
 )
+
+_IN_ITEM = f"/{FEATURES}"  # how the name of an array ends that is the features of an item
 
 
 def open_source(
@@ -56,7 +60,7 @@ def open_source(
 
 def _open(path: Path, subfolders: str | None, known: Collection[str]) -> Source:
     if path.exists() and not path.is_dir():
-        return _open_file(path)
+        return _open_file(path, subfolders, known)
     if any((path / name).exists() for name in ("zarr.json", ".zgroup", ".zarray")):
         return _open_store(path)
     if not path.exists():
@@ -79,22 +83,39 @@ def _open(path: Path, subfolders: str | None, known: Collection[str]) -> Source:
     return open_folder(path, items, subfolders, known)
 
 
-def _open_file(path: Path) -> Source:
+def _open_file(path: Path, subfolders: str | None, known: Collection[str]) -> Source:
     suffix = path.suffix.lower()
+    is_file = path.is_file()  # opening a pipe would wait for another process
+    if is_file and suffix in (".h5", ".hdf5"):
+        return open_hdf5(path, subfolders, known)
     if suffix in READERS and suffix != ".npz":
         raise ValueError(f"{path} is a file with one item; pass {_TAKEN}.")
-    # Opening a pipe would wait for another process.
-    if path.is_file() and (suffix == ".npz" or zipfile.is_zipfile(path)):
-        archive = Archive(path)
-        names = sorted(archive.names, key=natural_key)
-
-        def read(numbers: Sequence[int]) -> Iterator[Item]:
-            return (Item(archive.load(names[i])) for i in numbers)
-
-        return Source(names, read, lambda i: f"{path}: {names[i]:.100}", {"id": names})
-    if path.is_file() and suffix in SUFFIXES:
+    if is_file and (suffix == ".npz" or zipfile.is_zipfile(path)):
+        return _open_archive(path)
+    if is_file and suffix in SUFFIXES:
         return open_tables([path])
     raise ValueError(f"{path} is a file; pass {_TAKEN}.")
+
+
+def _open_archive(path: Path) -> Source:
+    """Open an archive with one array per item, or with ``ID/features`` and ``ID/coords``."""
+    archive = Archive(path)
+    ids = [name.removesuffix(_IN_ITEM) for name in archive.names if name.endswith(_IN_ITEM)]
+    arrays = {id_: (f"{id_}{_IN_ITEM}", f"{id_}/{COORDS}") for id_ in ids}
+    others = {*archive.names} - {name for own in arrays.values() for name in own}
+    if arrays and others:
+        raise ValueError(
+            f"{path} has items such as {ids[0]!r:.100}, with the array {ids[0] + _IN_ITEM!r:.100}, "
+            f"but {len(others)} other arrays are neither features nor coords of an item, for "
+            f"example {min(others)!r:.100}. Write one array per item, or these two."
+        )
+    names = sorted(arrays or archive.names, key=natural_key)
+
+    def read(numbers: Sequence[int]) -> Iterator[Item]:
+        # Without pairs, no array is the coordinates of another.
+        return (archive.read_item(*arrays.get(names[i], (names[i], ""))) for i in numbers)
+
+    return Source(names, read, lambda i: f"{path}: {names[i]:.100}", {"id": names})
 
 
 def _open_store(path: Path) -> Source:

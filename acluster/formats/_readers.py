@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from acluster.formats._hdf5 import read_hdf5
@@ -80,8 +81,15 @@ def read_item(path: str | Path) -> Item:
     # Opening a pipe would wait for another process.
     if path.exists() and not path.is_file():
         raise ValueError(f"{path} is a folder, a device or a pipe, not a {path.suffix} file.")
-    try:
+    with damage_named(path):
         return read(path)
+
+
+@contextmanager
+def damage_named(path: Path) -> Iterator[None]:
+    """Turn the errors of libraries about a damaged file into a ValueError that names the file."""
+    try:
+        yield
     except DAMAGE as error:
         if isinstance(error, ValueError) and str(error).startswith(str(path)):
             raise
