@@ -38,6 +38,7 @@ from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_method_params
 
+from acluster._utils._progress import progress
 from acluster.estimators import (
     TrainingData,
     adopting,
@@ -84,6 +85,9 @@ class _Together:
 
     parallel : Parallel
         Runs the fits that take less time in processes of their own.
+
+    verbose : bool
+        Whether to count the folds on the terminal.
     """
 
     estimator: Any
@@ -93,6 +97,7 @@ class _Together:
     y: Any
     fit_params: dict[str, Any]
     parallel: Parallel
+    verbose: bool
 
     def __post_init__(self) -> None:
         self.seconds = np.zeros(len(self.candidates))  # of training, in all folds
@@ -118,7 +123,8 @@ class _Together:
     def _train_some(self) -> None:
         numbers = self._affordable()
         self._waiting = self._waiting[len(numbers) :]
-        for train, _ in self.splits:
+        label = f"{len(numbers)} candidates, {len(self._waiting)} to come: folds"
+        for train, _ in progress(self.splits, label, len(self.splits), is_shown=self.verbose):
             started = time.perf_counter()
             for data, classifiers in self._by_data(numbers, train):
                 self._train(data, {i: one for i, one in classifiers.items() if self._sizes[i]})
@@ -272,7 +278,14 @@ class _TogetherMixin(BaseSearchCV):
             splits = list(cv.split(X, y, **routed.splitter.split))
             fit_params = routed.estimator.fit
             together = _Together(
-                self.estimator, candidates, splits, X, y, fit_params, self._parallel
+                self.estimator,
+                candidates,
+                splits,
+                X,
+                y,
+                fit_params,
+                self._parallel,
+                verbose=bool(self.verbose),
             )
             with adopting(together.find):
                 results = evaluate_candidates(candidates, _Splits(splits), **options)

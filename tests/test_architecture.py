@@ -26,12 +26,20 @@ ARROWS = {
     "_load": {"rivals", "estimators", "_utils"},
     "acluster": {"_load", "estimators", "sets", "_utils"},
     "preprocessing": {"sets"},
-    "model_selection": {"estimators", "training"},
+    "model_selection": {"estimators", "training", "_utils"},
     "inspection": {"acluster"},
     "datasets": {"acluster", "training"},
     "extraction": {"acluster", "sets", "training", "_utils"},
     "formats": {"sets"},
-    "command_line": {"acluster", "extraction", "formats", "inspection", "sets", "_utils"},
+    "command_line": {
+        "acluster",
+        "extraction",
+        "formats",
+        "inspection",
+        "model_selection",
+        "sets",
+        "_utils",
+    },
     "__main__": {"command_line"},
 }
 

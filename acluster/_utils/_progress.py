@@ -9,7 +9,9 @@ from acluster._utils._text import escape
 _T = TypeVar("_T")
 
 
-def progress(items: Iterable[_T], label: str, n_items: int | None = None) -> Generator[_T]:
+def progress(
+    items: Iterable[_T], label: str, n_items: int | None = None, *, is_shown: bool = True
+) -> Generator[_T]:
     """Yield the items and count on the terminal those that the caller has processed.
 
     The line is erased at the end. Nothing is printed if stderr is not a terminal.
@@ -24,10 +26,13 @@ def progress(items: Iterable[_T], label: str, n_items: int | None = None) -> Gen
 
     n_items : int, optional
         The total, if known.
+
+    is_shown : bool, default=True
+        Whether to print anything.
     """
     terminal = sys.stderr
     # Windows programs without a console, such as pythonw, have None as stderr.
-    if terminal is None or not terminal.isatty():
+    if not is_shown or terminal is None or not terminal.isatty():
         yield from items
         return
     total = "" if n_items is None else f" of {n_items}"

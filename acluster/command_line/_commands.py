@@ -13,13 +13,19 @@ import acluster.extraction
 import acluster.sets
 from acluster._utils._files import replaced_file
 from acluster._utils._progress import progress
-from acluster.command_line import _convert, _extract, _splits
+from acluster.command_line import _convert, _extract, _search, _splits
 from acluster.command_line._labels import Roles, read_table
-from acluster.command_line._output import check_path, is_terminal, show, write_table
+from acluster.command_line._output import check_path, show, write_table
+from acluster.command_line._training import (
+    DEFAULTS,
+    fit_classifier,
+    new_classifier,
+    open_task,
+    show_model,
+    train,
+)
 
 _ITEMS_PER_BATCH = 256
-# Defaults of the command that differ from those of the classifiers.
-_DEFAULTS: dict[str, Any] = {"random_state": 0}
 
 
 def describe_parameters() -> str:
@@ -28,7 +34,7 @@ def describe_parameters() -> str:
     several = acluster.MultimodalAttentionClusterClassifier().get_params()
     more = {name: value for name, value in several.items() if name not in one}
     return (
-        f"parameters for --set and their defaults:\n{_list_parameters({**one, **_DEFAULTS})}\n\n"
+        f"parameters for --set and their defaults:\n{_list_parameters({**one, **DEFAULTS})}\n\n"
         f"for stores with several modalities also:\n{_list_parameters(more)}"
     )
 
@@ -109,58 +115,12 @@ def merge(options: argparse.Namespace) -> None:
 def fit(options: argparse.Namespace) -> None:
     """Train a classifier, save it and print its held-out accuracy."""
     check_path(options.out)
-    if options.hold_out is not None and not 0 < options.hold_out < 1:
-        raise ValueError(
-            f"--hold-out must be a fraction between 0 and 1, such as 0.2; got {options.hold_out}."
-        )
-    X = acluster.open_feature_sets(options.store)
-    y = X.label
-    if y is None:
-        raise ValueError(
-            f"{options.store} has no labels. Add them from a table: acluster convert "
-            f"{options.store} labeled.zarr --labels labels.csv"
-        )
-    classifier_class = (
-        acluster.MultimodalAttentionClusterClassifier
-        if isinstance(X, acluster.MultimodalFeatureSets)
-        else acluster.AttentionClusterClassifier
-    )
-    classifier = classifier_class(**_DEFAULTS, verbose=is_terminal())
-    classifier.set_params(**dict(map(_parse_parameter, options.set)))
-    group = _splits.groups_of(X, options.store, options.group)
-    train, test = _splits.split(group, y, options.hold_out, "--hold-out")
-    own = None if group is None else group[train]
+    task = open_task(options)
+    classifier = new_classifier(task.X, options.set)
     if options.cv is not None:
-        _cross_validate(classifier, X[train], y[train], own, options.cv)
-    try:
-        _fit(classifier, X[train], y[train], own, checkpoint_dir=options.checkpoint)
-    except KeyboardInterrupt as interrupt:
-        if not hasattr(classifier, "network_"):
-            raise
-        show(interrupt, error=True)
-    if names := acluster.sets.info(options.store).label_names:
-        classifier.label_names_ = list(names)
-    # Whether this command runs on a terminal says nothing about where the model is used.
-    classifier.set_params(verbose=False).save(options.out)
-    show(f"{options.out}: {len(train)} items, {classifier.n_iter_} epochs")
-    if len(test):
-        accuracy = classifier.score(X[test], y[test])
-        show(f"accuracy on the {len(test)} held-out items: {accuracy:.4f}")
-
-
-def _fit(classifier: Any, X: Any, y: Any, group: Any, **options: Any) -> Any:
-    """Train on items with their sample weights.
-
-    With early stopping, whole groups are held out for validation: the classifier knows no groups
-    and would validate on items that resemble those of training.
-    """
-    items = np.arange(len(y))
-    if group is not None and classifier.early_stopping:
-        fraction = classifier.validation_fraction
-        items, held_out = _splits.split(group, y, fraction, "validation_fraction")
-        options |= {"X_val": X[held_out], "y_val": y[held_out]}
-    weight = None if X.weight is None else X.weight[items]
-    return classifier.fit(X[items], y[items], weight, **options)
+        _cross_validate(classifier, task.X, task.y, task.group, options.cv)
+    accuracy = train(classifier, task, options.out, options.checkpoint)
+    show_model(classifier, task, options.out, accuracy)
 
 
 def _cross_validate(classifier: Any, X: Any, y: Any, group: Any, n_folds: int) -> None:
@@ -169,9 +129,10 @@ def _cross_validate(classifier: Any, X: Any, y: Any, group: Any, n_folds: int) -
 
     accuracies = []
     folds = _splits.folds(group, y, n_folds)
-    for train, test in progress(folds, "folds", len(folds)):
-        own = None if group is None else group[train]
-        fitted = _fit(clone(classifier).set_params(verbose=False), X[train], y[train], own)
+    for fold, test in progress(folds, "folds", len(folds)):
+        own = None if group is None else group[fold]
+        fitted = clone(classifier).set_params(verbose=False)
+        fit_classifier(fitted, X[fold], y[fold], own)
         accuracies.append(fitted.score(X[test], y[test]))
     shown = ", ".join(f"{accuracy:.4f}" for accuracy in accuracies)
     kept = "" if group is None else ", which keep groups together"
@@ -181,14 +142,9 @@ def _cross_validate(classifier: Any, X: Any, y: Any, group: Any, n_folds: int) -
     )
 
 
-def _parse_parameter(text: str) -> tuple[str, Any]:
-    name, equals_sign, value = text.partition("=")
-    if not equals_sign:
-        raise ValueError(f"--set takes NAME=VALUE, such as cluster_size=16; got {text!r}.")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, {"None": None, "True": True, "False": False}.get(value, value)
+def search(options: argparse.Namespace) -> None:
+    """Search for parameters, train a classifier with the best ones and save it."""
+    _search.search(options)
 
 
 def predict(options: argparse.Namespace) -> None:

@@ -33,6 +33,7 @@ an item is the name of its file without .npy.
   acluster convert features/ videos.zarr --labels labels.csv
   acluster info videos.zarr
   acluster fit videos.zarr --out videos.model --hold-out 0.2
+  acluster search videos.zarr --out videos.model --hold-out 0.2
   acluster predict videos.model new.zarr --out predictions.csv
   acluster attention videos.model videos.zarr item7 --png item7.png
 """
@@ -128,6 +129,7 @@ def _make_parser() -> argparse.ArgumentParser:
         (_extract, "extract the local features of a folder of files", []),
         (_merge, "write the items of several stores to one", []),
         (_fit, "train a classifier on a store", ["store"]),
+        (_search, "search for the best parameters, and train with them", ["store"]),
         (_predict, "predict the labels of items in a store or in media files", ["model"]),
         (_transform, "write the global features of a store's items", ["model", "store"]),
         (_attention, "show the attention weights of one item", ["model", "store"]),
@@ -328,6 +330,75 @@ def _fit(command: _Command) -> None:
       acluster fit videos.zarr --out videos.model --set cluster_size=16 n_attended=null
     """
     command.lists_parameters = True
+    _add_model(command)
+    command.add_argument(
+        "--cv",
+        type=int,
+        metavar="FOLDS",
+        help="cross-validate on the training items first, and report the accuracy",
+    )
+    _add_splits(command)
+    command.add_argument(
+        "--checkpoint",
+        metavar="FOLDER",
+        help="a folder for checkpoints; run the same command again to resume a killed fit",
+    )
+
+
+def _search(command: _Command) -> None:
+    """Search for the parameters with the best cross-validated score, and train with them.
+
+    Each --param names a parameter and the values to try; all combinations are cross-validated, and
+    trained together. Without --param, the candidates are those of docs/about/portfolio.rst: the
+    defaults, n_attended=null, n_attended=1, weight_decay=0.001, hidden_features=64 with
+    max_iter=30, and pyramid_levels=3. --set gives parameters that all candidates have.
+
+    With --halving, all candidates are trained for a few epochs, the best third of them for three
+    times as many, and so on, up to max_iter.
+
+    If the store has groups, the folds and --hold-out keep the items of a group together. The score
+    of the best candidate is optimistic, since it was chosen by it: --hold-out reports the accuracy
+    on items that the search has not seen. After Ctrl-C, the candidates that were scored in all
+    folds are printed and written to --csv.
+
+    Example:
+
+      acluster search videos.zarr --out videos.model --hold-out 0.2
+      acluster search videos.zarr --out videos.model --param learning_rate 0.001 0.01
+          --param cluster_size 16 64 --cv 5 --scoring balanced_accuracy --csv results.csv
+    """
+    command.lists_parameters = True
+    _add_model(command)
+    command.add_argument(
+        "--param",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="a parameter and the values to try, written as for --set; may be repeated",
+    )
+    command.add_argument(
+        "--cv", type=int, default=5, metavar="FOLDS", help="the number of folds; by default 5"
+    )
+    command.add_argument(
+        "--scoring",
+        default="accuracy",
+        metavar="NAME",
+        help="the scorer of scikit-learn to compare candidates by; by default accuracy",
+    )
+    command.add_argument(
+        "--halving", action="store_true", help="train only the best candidates for all epochs"
+    )
+    _add_splits(command)
+    command.add_argument(
+        "--csv", metavar="FILE", help="a table to write, with all candidates and their folds"
+    )
+    command.add_argument(
+        "--json", action="store_true", help="print the results as one line of JSON"
+    )
+
+
+def _add_model(command: _Command) -> None:
     command.add_argument("--out", required=True, metavar="MODEL", help="the model file to write")
     command.add_argument(
         "--set",
@@ -337,6 +408,9 @@ def _fit(command: _Command) -> None:
         metavar="NAME=VALUE",
         help="parameters of the classifier; put them after the store",
     )
+
+
+def _add_splits(command: _Command) -> None:
     command.add_argument(
         "--hold-out",
         type=float,
@@ -344,21 +418,10 @@ def _fit(command: _Command) -> None:
         help="the fraction of the items to hold out and report the accuracy on, such as 0.2",
     )
     command.add_argument(
-        "--cv",
-        type=int,
-        metavar="FOLDS",
-        help="cross-validate on the training items first, and report the accuracy",
-    )
-    command.add_argument(
         "--group",
         action=argparse.BooleanOptionalAction,
         help="require that the store has groups, or ignore them; by default they are used if there "
         "are any",
-    )
-    command.add_argument(
-        "--checkpoint",
-        metavar="FOLDER",
-        help="a folder for checkpoints; run the same command again to resume a killed fit",
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 import acluster._utils._progress
 from acluster import AttentionClusterClassifier, save_feature_sets
 from acluster._utils._progress import progress
+from acluster.model_selection import GridSearchCV
 
 
 @pytest.fixture
@@ -77,3 +78,13 @@ def test_save_feature_sets_erases_the_line_before_an_error(terminal, tmp_path):
 def test_progress_without_stderr(monkeypatch):
     monkeypatch.setattr(acluster._utils._progress, "sys", SimpleNamespace(stderr=None))
     assert list(progress("ab", "letters")) == ["a", "b"]
+
+
+@pytest.mark.parametrize("verbose", [0, 1])
+def test_search_counts_folds_if_verbose(terminal, verbose):
+    clf = AttentionClusterClassifier(cluster_size=2, max_iter=2, random_state=0)
+    search = GridSearchCV(clf, {"dropout": [0.0, 0.5, 0.8]}, cv=2, refit=False, verbose=verbose)
+    search.fit(sets(), np.arange(10) % 2)
+    shown = [line for line in terminal.getvalue().split("\r") if line.strip()]
+    both = [f"3 candidates, 0 to come: folds: {number} of 2" for number in (1, 2)]
+    assert shown == (both if verbose else [])
