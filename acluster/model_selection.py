@@ -106,6 +106,7 @@ class _Together:
         self._waiting = list(range(len(self.candidates)))
         self._fitted: dict[Hashable, list[tuple[Any, bool]]] = {}
         self._sizes: dict[int, int] = {}  # of the networks; 0 for candidates that cannot start
+        self.is_interrupted = False
 
     def find(self, estimator: Any, data: TrainingData) -> Any:
         """Return an estimator with these parameters that has been fitted to these items."""
@@ -114,6 +115,8 @@ class _Together:
             self._train_some()
         found = self._fitted.get(key)
         if not found:
+            if self.is_interrupted:
+                raise _UntrainedError("The search was interrupted before this fit.")
             return None
         fitted, is_unsettled = found.pop()
         if is_unsettled:
@@ -126,8 +129,13 @@ class _Together:
         label = f"{len(numbers)} candidates, {len(self._waiting)} to come: folds"
         for train, _ in progress(self.splits, label, len(self.splits), is_shown=self.verbose):
             started = time.perf_counter()
-            for data, classifiers in self._by_data(numbers, train):
-                self._train(data, {i: one for i, one in classifiers.items() if self._sizes[i]})
+            try:
+                for data, classifiers in self._by_data(numbers, train):
+                    self._train(data, {i: one for i, one in classifiers.items() if self._sizes[i]})
+            except KeyboardInterrupt:
+                # What has been trained in the folds before is still scored.
+                self.is_interrupted, self._waiting = True, []
+                return
             seconds = time.perf_counter() - started
             self.seconds[numbers] += seconds / len(numbers)
             # Scikit-learn counts all of it as time of the candidate that it has asked for.
@@ -215,6 +223,10 @@ def _fitted(classifiers: list[Any], data: TrainingData) -> list[tuple[Any, bool 
     ]
 
 
+class _UntrainedError(Exception):
+    """A search was interrupted before a candidate was trained in a fold."""
+
+
 class _Splits:
     """The splits of a splitter, drawn once."""
 
@@ -245,6 +257,12 @@ class _TogetherMixin(BaseSearchCV):
         Returns
         -------
         self
+
+        Raises
+        ------
+        KeyboardInterrupt
+            After Ctrl-C. If all candidates that are trained together have been trained in some
+            folds, `cv_results_` has their scores there, and NaN elsewhere.
         """
         classifier = self.estimator[-1] if isinstance(self.estimator, Pipeline) else self.estimator
         has_callbacks = bool(getattr(self, "_skl_callbacks", None))
@@ -287,8 +305,16 @@ class _TogetherMixin(BaseSearchCV):
                 self._parallel,
                 verbose=bool(self.verbose),
             )
-            with adopting(together.find):
-                results = evaluate_candidates(candidates, _Splits(splits), **options)
+            try:
+                with adopting(together.find):
+                    results = evaluate_candidates(candidates, _Splits(splits), **options)
+            except Exception:
+                if together.is_interrupted:  # in the first fold, so that nothing is trained
+                    raise KeyboardInterrupt from None
+                raise
+            if together.is_interrupted:
+                self.cv_results_ = results
+                raise KeyboardInterrupt
             self._seconds.extend(together.seconds)
             return results
 

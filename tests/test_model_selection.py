@@ -268,3 +268,33 @@ def test_candidates_that_gain_nothing_together_are_fitted_in_processes(monkeypat
     pytest.importorskip("numba")
     assert sizes[:2] == [4, 4]  # the others are counted in their own processes
     assert not {"_parallel"} & vars(found).keys()
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.FitFailedWarning")
+@pytest.mark.filterwarnings("ignore:One or more of the test scores")
+@pytest.mark.parametrize("n_folds", [0, 1])
+def test_interrupted_search_has_the_scores_of_the_folds_before(monkeypatch, n_folds):
+    original, calls = model_selection.fit_together, []
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) > n_folds:
+            raise KeyboardInterrupt
+        return original(*args)
+
+    X, y = make_sets(n=30)
+    clf = AttentionClusterClassifier(cluster_size=2, max_iter=3, random_state=0)
+    search = model_selection.GridSearchCV(clf, {"dropout": [0.0, 0.5]}, cv=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(model_selection, "fit_together", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            search.fit(X, y)
+    if not n_folds:
+        assert not hasattr(search, "cv_results_")
+        return
+    partial = search.cv_results_
+    search.fit(X, y)
+    for k in range(3):
+        found = partial[f"split{k}_test_score"]
+        expected = search.cv_results_[f"split{k}_test_score"] if k < n_folds else [np.nan] * 2
+        np.testing.assert_array_equal(found, expected)

@@ -358,8 +358,8 @@ def _search(command: _Command) -> None:
 
     If the store has groups, the folds and --hold-out keep the items of a group together. The score
     of the best candidate is optimistic, since it was chosen by it: --hold-out reports the accuracy
-    on items that the search has not seen. After Ctrl-C, the candidates that were scored in all
-    folds are printed and written to --csv.
+    on items that the search has not seen. After Ctrl-C, the scores in the folds that are done are
+    printed and written to --csv.
 
     Example:
 

@@ -104,8 +104,9 @@ class _Scores:
         own[1].append(score)
         return score
 
-    def complete(self, n_folds: int) -> list[_Result]:
-        """Return the candidates that have been scored in all folds."""
+    def results(self) -> list[_Result]:
+        """Return the candidates that have been scored in the most folds, which are the same."""
+        n_folds = max((len(scores) for _, scores in self.by_candidate.values()), default=0)
         return [_Result(*own) for own in self.by_candidate.values() if len(own[1]) == n_folds]
 
 
@@ -126,18 +127,22 @@ class _Table:
 
     has_groups : bool
         Whether folds keep groups together.
+
+    n_folds : int
+        The number of folds; after an interrupt, there may be scores of fewer.
     """
 
     options: argparse.Namespace
     defaults: dict[str, Any]
     names: Sequence[str]
     has_groups: bool
+    n_folds: int
 
     def show(self, results: list[_Result]) -> None:
         """Write the table of --csv, and print the best results unless JSON is printed."""
-        n_folds = len(results[0].scores)
+        n_done = len(results[0].scores)
         if self.options.csv is not None:
-            folds = [f"fold {k}" for k in range(1, n_folds + 1)]
+            folds = [f"fold {k}" for k in range(1, n_done + 1)]
             header = ["rank", "mean", "std", *folds, "seconds", *self.names]
             write_table(
                 self.options.csv, header, map(self._row, range(1, len(results) + 1), results)
@@ -145,6 +150,7 @@ class _Table:
         if self.options.json:
             return
         kept = ", which keep groups together" if self.has_groups else ""
+        n_folds = f"{n_done} of {self.n_folds}" if n_done < self.n_folds else n_done
         show(
             f"{self.options.scoring}, mean and standard deviation over {n_folds} folds{kept}; the "
             f"best of {len(results)} candidates:"
@@ -207,11 +213,13 @@ def search(options: argparse.Namespace) -> None:
     names = {name for grid in grids for name in grid} | ({_RESOURCE} if options.halving else set())
     scores = _Scores(_scorer(options.scoring), sorted(names))
     _warn_of_early_stopping(classifier, names, task)
-    table = _Table(options, classifier.get_params(), scores.names, task.group is not None)
+    table = _Table(
+        options, classifier.get_params(), scores.names, task.group is not None, len(folds)
+    )
     try:
         found = _cross_validate(classifier, grids, folds, scores, task, options)
     except KeyboardInterrupt:
-        if results := _ranked(scores.complete(len(folds)), options):
+        if results := _ranked(scores.results(), options):
             table.show(results)
             show(f"Train the best so far: {_fit_command(results[0], options)}", error=True)
         raise

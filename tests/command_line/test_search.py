@@ -10,6 +10,7 @@ import pytest
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 import acluster
+from acluster import model_selection
 from acluster.command_line import _search, main
 from acluster.model_selection import GridSearchCV
 
@@ -200,6 +201,33 @@ def test_search_keeps_what_is_done_after_an_interrupt(capsys, monkeypatch, n_sco
         command = output.err.split("Train the best so far: ")[1].splitlines()[0]
         assert main(shlex.split(command)[1:]) == 0
         assert f"learning_rate={acluster.load('m').learning_rate}" in output.out.splitlines()[1]
+
+
+@pytest.mark.parametrize("n_folds", [0, 2])
+def test_search_keeps_the_folds_before_an_interrupt(capsys, monkeypatch, n_folds):
+    together, calls = model_selection.fit_together, []
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) > n_folds:
+            raise KeyboardInterrupt
+        return together(*args)
+
+    arguments = [*GRID, "--cv", "3", "--csv", "r.csv", *SHORT]
+    with monkeypatch.context() as patch:
+        patch.setattr(model_selection, "fit_together", interrupted)
+        assert main(["search", "s.zarr", "--out", "m", *arguments]) == 130
+    output = capsys.readouterr()
+    assert Path("r.csv").exists() == bool(n_folds)
+    if n_folds:
+        assert "over 2 of 3 folds, which keep groups together; the best of 4 cand" in output.out
+        assert "Train the best so far: acluster fit s.zarr" in output.err
+        rows = {(row["learning_rate"], row["cluster_size"]): row for row in read_csv()}
+        assert main(["search", "s.zarr", "--out", "m", *arguments]) == 0
+        assert len(rows) == 4
+        for row in read_csv():
+            partial = rows[row["learning_rate"], row["cluster_size"]]
+            assert [partial[f"fold {k}"] for k in (1, 2)] == [row[f"fold {k}"] for k in (1, 2)]
 
 
 def test_search_reports_candidates_that_fail(capsys):
