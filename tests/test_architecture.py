@@ -48,6 +48,8 @@ ROOMS_OF = {
     "torch": {"nn", "training", "estimators", "datasets", "extraction", "formats", "_utils"},
     "cv2": {"extraction"},
     "skimage": {"extraction"},
+    "PIL": {"extraction"},
+    "openslide": {"extraction"},
     "onnxruntime": {"extraction"},
     "timm": {"extraction"},
     "torchvision": {"extraction"},

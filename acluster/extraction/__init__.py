@@ -1,15 +1,22 @@
-"""From files to stores: read videos, sounds and images, and extract their local features."""
+"""From files to stores: read videos, sounds and pictures, and extract their local features."""
 
 from typing import TYPE_CHECKING, Any
 
 from acluster.extraction._backbones import load_backbone
-from acluster.extraction._descriptors import flow_descriptor, frame_descriptor, patch_descriptor
+from acluster.extraction._descriptors import (
+    flow_descriptor,
+    frame_descriptor,
+    patch_descriptor,
+    tile_descriptor,
+)
 from acluster.extraction._extract import extract
 from acluster.extraction._files import find_media
 from acluster.extraction._flow import optical_flow
 from acluster.extraction._in_memory import extract_features, extracted_parts
 from acluster.extraction._media import MediaError
+from acluster.extraction._pictures import read_thumbnail
 from acluster.extraction._report import ExtractionReport
+from acluster.extraction._tiles import Tiles
 from acluster.extraction._views import Clips, FlowStacks, Frames, LogMel, Waveforms
 
 if TYPE_CHECKING:
@@ -22,6 +29,7 @@ __all__ = [  # what users import from here; the rest is for the other folders of
     "Frames",
     "LogMel",
     "MediaError",
+    "Tiles",
     "Waveforms",
     "extract",
     "extract_features",
@@ -30,6 +38,8 @@ __all__ = [  # what users import from here; the rest is for the other folders of
     "load_backbone",
     "optical_flow",
     "patch_descriptor",
+    "read_thumbnail",
+    "tile_descriptor",
     "tv_l1",
 ]
 

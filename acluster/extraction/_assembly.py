@@ -148,7 +148,7 @@ def assembled(item: Item, reading: Reading) -> tuple[dict[str, Array], dict[str,
         raise reading.error
     if not item.features:
         reasons = "; ".join(reading.warnings)
-        raise ValueError(reasons or "The file has none of the tracks, or they are silent.")
+        raise ValueError(reasons or "The file has nothing for any of the views, or it is silent.")
     features = {name: np.concatenate(own) for name, own in item.features.items()}
     for name, values in features.items():
         if not np.isfinite(values).all():

@@ -1,4 +1,4 @@
-"""Small classical descriptors of frames, optical flow and sound, which need no network.
+"""Small classical descriptors of frames, tiles, optical flow and sound, which need no network.
 
 A descriptor maps a batch to an array (B, D). The row of an item does not depend on the rest of the
 batch, not even in its last bit.
@@ -18,6 +18,8 @@ _N_CELLS = 4  # along each side
 _N_BINS = 8
 _N_COLORS = 3
 _LARGEST = 255  # of a color
+_N_SHADES = 16
+_SCALES = (1, 2, 4, 8)  # pixels
 
 
 def frame_descriptor(frames: np.ndarray) -> np.ndarray:
@@ -54,12 +56,7 @@ def frame_descriptor(frames: np.ndarray) -> np.ndarray:
     >>> means_of_red[0]
     array([0., 0., 1., 1.], dtype=float32)
     """
-    frames = np.asarray(frames)
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != _N_COLORS:
-        raise ValueError(
-            f"The frames are {frames.dtype} of shape {frames.shape}. Pass color frames as uint8 "
-            "(B, H, W, 3)."
-        )
+    frames = _color_pictures(frames, "frames")
     _check_sides(frames)
     # All sums are of integers, and so exact: of the sum of the colors, and twice its derivatives.
     grey = np.add(frames[..., 0], frames[..., 1], dtype=np.int16)
@@ -70,6 +67,70 @@ def frame_descriptor(frames: np.ndarray) -> np.ndarray:
     variances = _cell_means(np.square(frames, dtype=np.uint16)) - means**2
     deviations = np.sqrt(np.maximum(variances, 0))  # Rounding can make them negative.
     return _rows(np.sqrt(histograms), means / _LARGEST, deviations / _LARGEST)
+
+
+def tile_descriptor(tiles: np.ndarray) -> np.ndarray:
+    """Describe tiles of slides by their colors and textures, in any orientation.
+
+    Tiles that are turned by 90° or mirrored have the same descriptors, if their sides are multiples
+    of 8 pixels: unlike a photograph, a slide has no top.
+
+    Parameters
+    ----------
+    tiles : ndarray of uint8, shape (B, H, W, 3)
+        Tiles with sides of at least 16 pixels.
+
+    Returns
+    -------
+    ndarray of float32, shape (B, 66)
+        The square roots of the histograms of every color, (3, 16); the mean and the standard
+        deviation of every color, (2, 3); the root mean square of the differences between
+        neighboring squares of 1, 2, 4 and 8 pixels, (4, 3). Colors are from 0 to 1.
+
+    Raises
+    ------
+    ValueError
+        If the tiles have another dtype or shape.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from acluster.extraction import tile_descriptor
+    >>> tiles = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), np.uint8)
+    >>> tiles[1] = np.rot90(tiles[0])
+    >>> descriptors = tile_descriptor(tiles)
+    >>> descriptors.shape
+    (2, 66)
+    >>> np.array_equal(*descriptors)
+    True
+    """
+    tiles = _color_pictures(tiles, "tiles")
+    _check_sides(tiles, 2 * _SCALES[-1])
+    # All sums are of integers, and so the same in any order.
+    n_tiles, n_pixels = len(tiles), tiles.shape[1] * tiles.shape[2]
+    first_bins = _N_SHADES * np.arange(_N_COLORS * n_tiles).reshape(n_tiles, 1, 1, _N_COLORS)
+    bins = first_bins + tiles // (_LARGEST // _N_SHADES + 1)
+    counts = np.bincount(bins.ravel(), minlength=_N_SHADES * _N_COLORS * n_tiles)
+    histograms = np.sqrt(counts.reshape(n_tiles, _N_COLORS * _N_SHADES) / n_pixels)
+    means = tiles.sum(axis=(1, 2), dtype=np.int64) / n_pixels
+    squares = np.square(tiles, dtype=np.uint16).sum(axis=(1, 2), dtype=np.int64) / n_pixels
+    deviations = np.sqrt(np.maximum(squares - means**2, 0))  # Rounding can make them negative.
+    return _rows(histograms, means / _LARGEST, deviations / _LARGEST, *_roughness(tiles))
+
+
+def _roughness(tiles: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield for each scale the root mean square of the differences between neighbors, (B, 3)."""
+    sums = tiles.astype(np.int32)
+    for scale in _SCALES:
+        if scale > 1:
+            height, width = (side // 2 * 2 for side in sums.shape[1:3])
+            halves = sums[:, 0:height:2] + sums[:, 1:height:2]
+            sums = halves[:, :, 0:width:2] + halves[:, :, 1:width:2]
+        squares = [np.square(np.diff(sums, axis=axis)) for axis in (1, 2)]
+        along, across = (
+            x.sum(axis=(1, 2), dtype=np.int64) / (x.shape[1] * x.shape[2]) for x in squares
+        )
+        yield np.sqrt((along + across) / 2) / (_LARGEST * scale**2)
 
 
 def flow_descriptor(stacks: np.ndarray) -> np.ndarray:
@@ -160,11 +221,21 @@ def patch_descriptor(patches: np.ndarray) -> np.ndarray:
     return _rows(patches.mean(axis=1), patches.std(axis=1), steps.mean(axis=1))
 
 
-def _check_sides(images: np.ndarray) -> None:
-    if min(images.shape[1:3]) < _N_CELLS:
+def _color_pictures(pictures: np.ndarray, noun: str) -> np.ndarray:
+    pictures = np.asarray(pictures)
+    if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[3] != _N_COLORS:
+        raise ValueError(
+            f"The {noun} are {pictures.dtype} of shape {pictures.shape}. Pass color {noun} as "
+            "uint8 (B, H, W, 3)."
+        )
+    return pictures
+
+
+def _check_sides(images: np.ndarray, least: int = _N_CELLS) -> None:
+    if min(images.shape[1:3]) < least:
         height, width = images.shape[1:3]
         raise ValueError(
-            f"The images have {height} x {width} pixels. Each side needs at least {_N_CELLS}."
+            f"The images have {height} x {width} pixels. Each side needs at least {least}."
         )
 
 

@@ -60,7 +60,7 @@ def extract(
     Parameters
     ----------
     root : str or path
-        A folder of videos, sounds or images, with any subfolders. Slides need a view of your own.
+        A folder of videos, sounds, images or slides, with any subfolders.
 
     store : str or path
         The store to write or to continue.

@@ -13,7 +13,8 @@ VIDEO = [".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"
 VIDEO += [".ts", ".webm", ".wmv"]
 SOUND = [".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".oga", ".ogg", ".opus", ".wav", ".wma"]
 IMAGE = [".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"]
-SLIDE = [".bif", ".dcm", ".mrxs", ".ndpi", ".scn", ".svs", ".vms", ".vmu", ".vsi"]
+SLIDE = [".bif", ".czi", ".dcm", ".mrxs", ".ndpi", ".scn", ".svs", ".svslide", ".vms", ".vmu"]
+SLIDE += [".vsi"]
 SUFFIXES = frozenset(VIDEO + SOUND + IMAGE + SLIDE)
 
 

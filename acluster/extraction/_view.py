@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 Places = Mapping[str, NDArray[np.float64]]
 
-_ROWS_TOGETHER, _BYTES_TOGETHER = 64, 1 << 25
+ROWS_TOGETHER, BYTES_TOGETHER = 64, 1 << 25  # of a chunk, at most
 
 
 class Chunk(NamedTuple):
@@ -57,7 +57,7 @@ class View(Protocol):
 
 @dataclass(frozen=True)
 class MediaView:
-    """A view of a track of a media file.
+    """A view of a media file.
 
     It is read in chunks, so that a long file needs little memory.
     """
@@ -65,7 +65,7 @@ class MediaView:
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self)).items():
             value = getattr(self, name)
-            if hint is int:
+            if hint is int or (hint == int | None and value is not None):
                 self._set(name, value, Integral, int, "an integer")
             elif hint in (float, float | None) and value is not None:
                 self._set(name, value, Real, float, "a number")
@@ -95,9 +95,10 @@ class MediaView:
             What a feature extractor takes.
 
         places : dict of str to ndarray of shape (B,)
-            "seconds" is the time at which a row begins, since the start of the file.
+            Of a video or a sound, "seconds" is the time at which a row begins, since the start of
+            the file. Of a picture, "x" and "y" are the upper left corner of a row.
 
-        None is returned instead if the file has no such track.
+        None is returned instead if the file has no such track, or nothing is left of it.
 
         Raises
         ------
@@ -105,13 +106,14 @@ class MediaView:
             If the file cannot be read.
 
         ImportError
-            Without the packages of the extra ``media``.
+            Without the packages that read the file.
         """
         chunks = list(read_views(path, {"": self}, []))
         if not chunks:
             return None
-        seconds = np.concatenate([chunk.places["seconds"] for chunk in chunks if chunk.places])
-        return np.concatenate([chunk.batch for chunk in chunks]), {"seconds": seconds}
+        parts = [chunk.places for chunk in chunks if chunk.places]
+        places = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return np.concatenate([chunk.batch for chunk in chunks]), places
 
 
 class VideoView(MediaView, ABC):
@@ -152,6 +154,16 @@ class SoundView(MediaView, ABC):
         """The time from the beginning of a row to that of the next."""
 
 
+class ChunkedView(MediaView, ABC):
+    """A view that reads a file by itself."""
+
+    @abstractmethod
+    def chunks(
+        self, path: str | os.PathLike[str], warnings: list[str]
+    ) -> Iterator[tuple[Array, Places]]:
+        """Yield batches and their places; add what is wrong with the file to the warnings."""
+
+
 def read_views(
     path: str | os.PathLike[str],
     views: Mapping[str, View],
@@ -189,6 +201,8 @@ def read_views(
     for name, view in views.items():
         if isinstance(view, SoundView):
             parts.append(_read_sound(path, name, view, warnings))
+        elif isinstance(view, ChunkedView):
+            parts.append(Chunk(name, *part) for part in view.chunks(path, warnings))
         elif name not in video:
             parts.append(_read_other(path, name, view))
     for chunks in parts:
@@ -257,7 +271,7 @@ class _ChunkReader:
         self._runs.append([self._prepared[frame.pts] for frame in run.frames])
         self._n_bytes += self._view.growth * sum(x.nbytes for x in self._runs[-1])
         self._seconds.append(float(self._video.seconds(first)))
-        if len(self._runs) >= _ROWS_TOGETHER or self._n_bytes >= _BYTES_TOGETHER:
+        if len(self._runs) >= ROWS_TOGETHER or self._n_bytes >= BYTES_TOGETHER:
             yield self._chunk()
 
     def finish(self) -> Iterator[Chunk]:

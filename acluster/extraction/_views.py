@@ -13,6 +13,7 @@ import numpy as np
 
 from acluster.extraction._flow import FLOW_METHODS, optical_flow
 from acluster.extraction._sound import HOP, RATE, WINDOW, at_least, log_mel, regrouped
+from acluster.extraction._tiles import Tiles
 from acluster.extraction._video import Sampling, Video
 from acluster.extraction._view import Array, SoundView, VideoView
 
@@ -342,7 +343,7 @@ class Waveforms(SoundView):
 
 
 # The views that a description names by their kind alone.
-VIEWS = {kind.__name__: kind for kind in (Frames, Clips, FlowStacks, LogMel, Waveforms)}
+VIEWS = {kind.__name__: kind for kind in (Frames, Clips, FlowStacks, LogMel, Tiles, Waveforms)}
 
 
 def describe_view(view: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from acluster.extraction import flow_descriptor, frame_descriptor, patch_descriptor
+from acluster.extraction import flow_descriptor, frame_descriptor, patch_descriptor, tile_descriptor
 
 sides = st.integers(4, 30)
 seeds = st.integers(0, 999)
@@ -74,6 +74,55 @@ def stacks_of(n, height, width, seed, n_fields=3):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
+def slow_tile_descriptor(tile):
+    height, width, _ = tile.shape
+    shades = [[0] * 16 for _ in range(3)]
+    for pixel in tile.reshape(-1, 3).tolist():
+        for color, value in enumerate(pixel):
+            shades[color][value // 16] += 1
+    described = [math.sqrt(n / (height * width)) for own in shades for n in own]
+    tile = tile / 255
+    described += [*tile.mean(axis=(0, 1)), *tile.std(axis=(0, 1))]
+    for scale in (1, 2, 4, 8):
+        rows, columns = height // scale, width // scale
+        squares = tile[: rows * scale, : columns * scale]
+        squares = squares.reshape(rows, scale, columns, scale, 3).mean(axis=(1, 3))
+        for color in range(3):
+            down = [b - a for line in squares[..., color].T for a, b in pairwise(line)]
+            right = [b - a for line in squares[..., color] for a, b in pairwise(line)]
+            squared = [sum(d * d for d in steps) / len(steps) for steps in (down, right)]
+            described.append(math.sqrt(sum(squared) / 2))
+    return described
+
+
+@settings(max_examples=20, deadline=None)
+@given(height=st.integers(16, 40), width=st.integers(16, 40), seed=seeds)
+def test_tile_descriptor_equals_a_slow_loop(height, width, seed):
+    tiles = frames_of(2, height, width, seed)
+    described = tile_descriptor(tiles)
+    assert described.shape == (2, 66)
+    assert described.dtype == np.float32
+    for tile, row in zip(tiles, described, strict=True):
+        np.testing.assert_allclose(row, slow_tile_descriptor(tile), atol=2e-6)
+
+
+@given(side=st.integers(2, 6), turns=st.integers(0, 3), mirrored=st.booleans(), seed=seeds)
+def test_tile_descriptor_does_not_depend_on_the_orientation(side, turns, mirrored, seed):
+    tiles = frames_of(2, 8 * side, 24, seed)
+    turned = np.rot90(tiles[:, ::-1] if mirrored else tiles, turns, (1, 2))
+    np.testing.assert_array_equal(tile_descriptor(turned), tile_descriptor(tiles))
+
+
+def test_tile_descriptor_tells_textures_apart_at_their_scale():
+    tiles = np.zeros((4, 64, 64, 3), np.uint8)
+    for k, scale in enumerate((1, 2, 4, 8)):
+        y, x = np.mgrid[:64, :64] // scale
+        tiles[k][(x + y) % 2 == 0] = 255
+    roughness = tile_descriptor(tiles)[:, 54:].reshape(4, 4, 3)[..., 0]
+    assert (np.diag(roughness) == 1).all()  # A checkerboard of this scale has no even neighbors.
+    assert not np.triu(roughness, 1)[:, 1:].any()  # Larger squares are all grey.
+
+
 @settings(max_examples=30)
 @given(height=sides, width=sides, seed=seeds)
 def test_frame_descriptor_equals_a_slow_loop(height, width, seed):
@@ -117,6 +166,7 @@ def test_descriptors_do_not_depend_on_the_batch(height, width, n, seed):
     rng = np.random.default_rng(seed)
     inputs = {
         frame_descriptor: frames_of(n, height, width, seed),
+        tile_descriptor: frames_of(n, height + 12, width + 12, seed),
         flow_descriptor: stacks_of(n, height, width, seed),
         patch_descriptor: rng.normal(size=(n, 96, 64)).astype(np.float32),
     }
@@ -219,6 +269,7 @@ def test_patch_descriptor_of_silence_is_constant(level):
 
 def test_descriptors_of_no_items():
     assert frame_descriptor(np.zeros((0, 8, 8, 3), np.uint8)).shape == (0, 224)
+    assert tile_descriptor(np.zeros((0, 16, 16, 3), np.uint8)).shape == (0, 66)
     assert flow_descriptor(np.zeros((0, 8, 8, 4), np.float32)).shape == (0, 160)
     assert patch_descriptor(np.zeros((0, 96, 64), np.float32)).shape == (0, 192)
 
@@ -238,6 +289,8 @@ def test_descriptors_accept_other_floats(dtype):
         (frame_descriptor, np.zeros((8, 8, 3), np.uint8), r"as uint8 \(B, H, W, 3\)"),
         (frame_descriptor, np.zeros((1, 8, 8, 4), np.uint8), r"shape \(1, 8, 8, 4\)"),
         (frame_descriptor, np.zeros((1, 3, 8, 3), np.uint8), "3 x 8 pixels. Each side needs"),
+        (tile_descriptor, np.zeros((1, 32, 32, 3)), r"tiles are float64 of shape"),
+        (tile_descriptor, np.zeros((1, 15, 32, 3), np.uint8), "Each side needs at least 16"),
         (flow_descriptor, np.zeros((1, 8, 8, 2), np.uint8), r"stacks are uint8"),
         (flow_descriptor, np.zeros((1, 8, 8, 3)), r"as floats \(B, H, W, 2 n\)"),
         (flow_descriptor, np.zeros((1, 8, 8, 0)), r"shape \(1, 8, 8, 0\)"),
