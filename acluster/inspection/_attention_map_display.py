@@ -19,7 +19,8 @@ from acluster.inspection._item import (
 from acluster.inspection._layouts import find_layout
 
 _WIDTH, _SMALL_WIDTH = 5.5, 2.4  # of a single map and of one of several, in inches
-_ALPHA = 0.6  # over a thumbnail, which shows through
+_OPACITY = 0.15, 0.75  # of the smallest and the largest weight over a thumbnail
+_N_COLORS = 256
 _N_COLUMNS = 4
 
 
@@ -177,7 +178,8 @@ class AttentionMapDisplay:
             Colormap of the weights. All maps share its limits, which are 0 and the largest weight.
 
         alpha : float, optional
-            Opacity of the map from 0 to 1. The default is 0.6 over a thumbnail, and 1 otherwise.
+            Opacity of the map from 0 to 1. By default it is 1; over a thumbnail, it grows with the
+            weight from 0.15 to 0.75, so that the image can be seen where the weights are small.
 
         colorbar : bool, default=True
             Whether to draw a color bar.
@@ -296,9 +298,8 @@ class AttentionMapDisplay:
         n_maps, n_columns = len(titles), min(len(titles), _N_COLUMNS)
         self.axes_ = as_axes(ax, n_maps, _figure_size(edges, n_maps), n_columns, "map")
         self.figure_, self.maps_ = self.axes_[0].figure, []
-        if alpha is None:
-            alpha = 1.0 if self.thumbnail is None else _ALPHA
-        style = {"cmap": cmap, "alpha": alpha, "vmin": 0, "vmax": values.max(initial=0) or 1}
+        colors: Any = cmap if alpha is not None or self.thumbnail is None else _faded(cmap)
+        style = {"cmap": colors, "alpha": alpha, "vmin": 0, "vmax": values.max(initial=0) or 1}
         for axes, title, own in zip(self.axes_, titles, values.T, strict=True):
             axes.set(aspect="equal", xlim=edges[:2], ylim=edges[2:])
             axes.set_title(title, loc="left", fontsize="medium" if n_maps == 1 else "small")
@@ -421,6 +422,19 @@ def _union(*boxes: tuple[float, ...] | None) -> tuple[float, float, float, float
     edges = np.array([box for box in boxes if box is not None] or [(0, 1, 1, 0)])
     x, y = edges[:, :2], edges[:, 2:]
     return float(x.min()), float(x.max()), float(y.max()), float(y.min())
+
+
+def _faded(cmap: Any) -> Any:
+    """Return a colormap whose colors for small values let an image show through."""
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
+
+    share = np.linspace(0, 1, _N_COLORS)
+    colors = colormaps.get_cmap(cmap)(share)
+    lowest, highest = _OPACITY
+    # The square root keeps weights of a tenth of the largest visible.
+    colors[:, 3] = lowest + (highest - lowest) * np.sqrt(share)
+    return ListedColormap(colors)
 
 
 def _figure_size(edges: tuple[float, float, float, float], n_maps: int) -> tuple[float, float]:

@@ -163,7 +163,8 @@ def test_attention_map_display_draws_the_thumbnail_below(options, extent):
     np.testing.assert_array_equal(below.get_array(), image)
     assert tuple(below.get_extent()) == extent
     assert tuple(above.get_extent()) == (0, 80, 64, 0)
-    assert above.get_alpha() < 1
+    lowest, highest = (above.cmap(number)[3] for number in (0, above.cmap.N - 1))
+    assert 0 < lowest < highest < 1
     left, right, bottom, top = extent
     assert display.axes_[0].get_xlim() == (min(left, 0), max(right, 80))
     assert display.axes_[0].get_ylim() == (max(bottom, 64), min(top, 0))
