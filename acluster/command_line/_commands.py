@@ -11,9 +11,8 @@ import numpy as np
 
 import acluster.extraction
 import acluster.sets
-from acluster._utils._files import replaced_file
 from acluster._utils._progress import progress
-from acluster.command_line import _convert, _extract, _search, _splits
+from acluster.command_line import _attention, _convert, _extract, _search, _splits
 from acluster.command_line._labels import Roles, read_table
 from acluster.command_line._output import check_path, show, write_table
 from acluster.command_line._training import (
@@ -245,6 +244,10 @@ def attention(options: argparse.Namespace) -> None:
             f"--png writes PNG files only, got {options.png!r}; name the file "
             f"{Path(options.png).stem}.png."
         )
+    if options.thumbnail and not options.png:
+        raise ValueError("--thumbnail is drawn below a map. Name its file too: --png map.png.")
+    if options.scale is not None and not options.thumbnail:
+        raise ValueError("--scale is about a picture below the map. Pass it too: --thumbnail PATH.")
     classifier, X = acluster.load(options.model), acluster.open_feature_sets(options.store)
     index = _find_item(X, options.item)
     if not hasattr(classifier, "attention_weights"):
@@ -253,14 +256,7 @@ def attention(options: argparse.Namespace) -> None:
             "attention weights."
         )
     if options.png:
-        from acluster.inspection import AttentionDisplay, AttentionMapDisplay
-
-        places = X.places if isinstance(X, acluster.FeatureSets) else None
-        has_positions = places is not None and {"x", "y"} <= set(places.column_names)
-        display_class = AttentionMapDisplay if has_positions else AttentionDisplay
-        display = display_class.from_estimator(classifier, X[index : index + 1])
-        with replaced_file(options.png) as unfinished:
-            display.figure_.savefig(unfinished, dpi=150, format="png")
+        _attention.draw(classifier, X[index : index + 1], options)
         show(options.png)
         return
     weights = classifier.attention_weights(X[index : index + 1])[0]

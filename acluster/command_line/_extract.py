@@ -6,12 +6,13 @@ import argparse
 from typing import Any
 
 from acluster.command_line._labels import Roles, read_table
-from acluster.extraction import ExtractionReport, FlowStacks, Frames, LogMel, extract
+from acluster.extraction import ExtractionReport, FlowStacks, Frames, LogMel, Tiles, extract
 
 _DESCRIPTORS = {
     "rgb": "acluster.extraction:frame_descriptor",
     "flow": "acluster.extraction:flow_descriptor",
     "audio": "acluster.extraction:patch_descriptor",
+    "tiles": "acluster.extraction:tile_descriptor",
 }
 
 
@@ -39,8 +40,8 @@ def extract_folder(options: argparse.Namespace) -> ExtractionReport:
     }
     if not views:
         raise ValueError(
-            "name at least one modality and its backbone, such as --rgb descriptor or --audio "
-            "package.module:function."
+            "name at least one modality and its backbone, such as --rgb descriptor, --tiles "
+            "descriptor or --audio package.module:function."
         )
     return extract(
         options.folder,
@@ -64,6 +65,10 @@ def _views(options: argparse.Namespace) -> dict[str, tuple[str | None, Any]]:
         "rgb": (options.rgb, Frames(n=n, fps=fps, size=size)),
         "flow": (options.flow, FlowStacks(n=n, fps=fps, size=size, method=options.flow_method)),
         "audio": (options.audio, LogMel()),
+        "tiles": (
+            options.tiles,
+            Tiles(size=size, mpp=options.mpp, stride=options.stride, tissue=options.tissue),
+        ),
     }
 
 

@@ -23,6 +23,8 @@ _INPUT_HELP = {
 # These report bad files, arguments and a lack of disk or memory. Others are bugs of acluster.
 _FAILURES = (ValueError, TypeError, LookupError, OSError, ImportError, RuntimeError, MemoryError)
 
+_ATTENTION_OPTIONS = ("--png", "--thumbnail", "--scale")  # each with a value
+
 _DESCRIPTION = """\
 Work with stores of local features and train attention cluster classifiers on them.
 
@@ -85,9 +87,9 @@ def _mark_ids(arguments: list[str]) -> list[str]:
         return arguments
     marked, n_positional, rest = arguments[:1], 0, iter(arguments[1:])
     for argument in rest:
-        if argument == "--png":
+        if argument in _ATTENTION_OPTIONS:
             marked += [argument, *islice(rest, 1)]
-        elif argument in ("-h", "--help") or argument.startswith("--png="):
+        elif argument in ("-h", "--help") or argument.partition("=")[0] in _ATTENTION_OPTIONS:
             marked.append(argument)
         else:
             n_positional += 1
@@ -237,7 +239,7 @@ def _convert(command: _Command) -> None:
 
 
 def _extract(command: _Command) -> None:
-    """Extract the local features of videos and sounds, and write them to a store.
+    """Extract the local features of videos, sounds, images or slides, and write them to a store.
 
     Every file of the folder and its subfolders is an item, whose id is its path in the folder. Name
     a backbone for each modality that you want: "descriptor", which is fast and needs no download,
@@ -250,15 +252,12 @@ def _extract(command: _Command) -> None:
     Example:
 
       acluster extract videos/ videos.zarr --labels folders --rgb descriptor --audio descriptor
+      acluster extract slides/ slides.zarr --labels slides.csv --tiles descriptor --mpp 0.5
+          --tissue 0.5
     """
     command.add_argument("folder", help="the folder of the files")
     command.add_argument("store", help="the store to write, or to continue")
-    for name, what in (
-        ("rgb", "frames"),
-        ("flow", "stacks of optical flow"),
-        ("audio", "log-mel patches of the sound"),
-    ):
-        command.add_argument(f"--{name}", metavar="BACKBONE", help=f"what describes {what}")
+    _add_view_options(command)
     command.add_argument(
         "--labels", metavar="CSV", help="a table with one row per file, or the word folders"
     )
@@ -267,16 +266,6 @@ def _extract(command: _Command) -> None:
         "--label", nargs="+", metavar="COLUMN", help="the column of the label; put it last"
     )
     command.add_argument("--group", metavar="COLUMN", help="the column of the groups")
-    command.add_argument(
-        "--frames", type=int, default=25, metavar="N", help="frames and stacks per video"
-    )
-    command.add_argument("--fps", type=float, metavar="RATE", help="or their number per second")
-    command.add_argument(
-        "--size", type=int, default=224, metavar="PIXELS", help="the width and height of frames"
-    )
-    command.add_argument(
-        "--flow-method", choices=("tvl1", "dis", "skimage"), default="tvl1", help="optical flow"
-    )
     command.add_argument("--workers", type=int, metavar="N", help="threads that read files")
     command.add_argument("--batch-size", type=int, default=64, metavar="N", help="of a backbone")
     command.add_argument("--device", default="auto", help="of a network, such as cuda:1")
@@ -298,6 +287,36 @@ def _extract(command: _Command) -> None:
         help="how much work a killed process may lose",
     )
     command.add_argument("--dtype", choices=("float16", "float32"), default="float16")
+
+
+def _add_view_options(command: _Command) -> None:
+    """Add what is read of a file, and the backbones."""
+    for name, what in (
+        ("rgb", "frames"),
+        ("flow", "stacks of optical flow"),
+        ("audio", "log-mel patches of the sound"),
+        ("tiles", "tiles of images and slides"),
+    ):
+        command.add_argument(f"--{name}", metavar="BACKBONE", help=f"what describes {what}")
+    command.add_argument(
+        "--frames", type=int, default=25, metavar="N", help="frames and stacks per video"
+    )
+    command.add_argument("--fps", type=float, metavar="RATE", help="or their number per second")
+    command.add_argument(
+        "--size", type=int, default=224, metavar="PIXELS", help="the sides of frames and tiles"
+    )
+    command.add_argument(
+        "--mpp", type=float, metavar="MICRONS", help="microns per pixel of tiles; by default as is"
+    )
+    command.add_argument(
+        "--stride", type=int, metavar="PIXELS", help="from a tile to the next; by default --size"
+    )
+    command.add_argument(
+        "--tissue", type=float, default=0.0, metavar="SHARE", help="the least share of a tile"
+    )
+    command.add_argument(
+        "--flow-method", choices=("tvl1", "dis", "skimage"), default="tvl1", help="optical flow"
+    )
 
 
 def _merge(command: _Command) -> None:
@@ -428,8 +447,8 @@ def _add_splits(command: _Command) -> None:
 def _predict(command: _Command) -> None:
     r"""Predict the label of each item, as a CSV table with the columns id and prediction.
 
-    The items are those of a store; or videos and sounds, and those in folders, if the model was
-    fitted to a store of acluster.extraction.extract. The model knows the view and the backbone, and
+    The items are those of a store; or media files, and those in folders, if the model was fitted
+    to a store of acluster.extraction.extract. The model knows the view and the backbone, and
     the features are extracted in the same way. Files that cannot be read are named on stderr, and
     the exit status is then 1.
 
@@ -472,9 +491,14 @@ def _attention(command: _Command) -> None:
     With --png, the weights are bars, at their times if the store has the places "seconds". If a
     store of one modality has the places "x" and "y", their mean over the units is a map.
 
+    --thumbnail draws the map over the picture of the item: its image or slide, or the folder of
+    them, in which the id names it. x and y are pixels of this file. If you have a smaller picture
+    of a slide, --scale says how many pixels of the slide one of its pixels is.
+
     Example:
 
       acluster attention videos.model videos.zarr item7 --png item7.png
+      acluster attention slides.model slides.zarr s7.svs --png s7.png --thumbnail slides/
     """
     command.add_argument(
         "item",
@@ -483,4 +507,10 @@ def _attention(command: _Command) -> None:
     )
     command.add_argument(
         "--png", metavar="FILE", help="the figure to write; by default a CSV table is printed"
+    )
+    command.add_argument(
+        "--thumbnail", metavar="PATH", help="the image or slide below the map, or their folder"
+    )
+    command.add_argument(
+        "--scale", type=float, metavar="FACTOR", help="the width of a pixel of it, in those of x"
     )

@@ -80,6 +80,8 @@ def test_extract_of_parts_can_be_merged(clips, tmp_path, capsys):
         (("--rgb", "descriptor", "--part", "3/2"), "--part takes I/N"),
         (("--rgb", "descriptor", "--id", "x"), "about a table of labels"),
         (("--rgb", "descriptor", "--frames", "0"), "n=0 is not an integer above 0"),
+        (("--tiles", "descriptor", "--tissue", "50"), "tissue=50.0 is a share"),
+        (("--tiles", "descriptor", "--mpp", "-1"), "mpp=-1.0 is not a number above 0"),
     ],
 )
 def test_extract_rejects_invalid_options(clips, tmp_path, capsys, options, message):

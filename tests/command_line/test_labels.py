@@ -169,27 +169,3 @@ def test_convert_rejects_roles(capsys, name):
 def test_convert_rejects_roles_without_a_table(capsys, option):
     assert main(["convert", "slides", "new.zarr", *option]) == 1
     assert "Pass it too: --labels table.csv" in capsys.readouterr().err
-
-
-def test_five_commands_from_slides_of_clam_to_a_heat_map(capsys):
-    h5py = pytest.importorskip("h5py")
-    Path("h5_files").mkdir()
-    rng = np.random.default_rng(0)
-    rows = ["case_id,slide_id,label,split"]
-    for i in range(24):
-        with h5py.File(f"h5_files/slide_{i}.h5", "w") as file:
-            file["features"] = rng.normal(size=(6, 4)) + 4 * (i % 2) * (np.arange(6) < 2)[:, None]
-            file["coords"] = rng.integers(0, 9999, (6, 2))
-        rows.append(f"case_{i // 2 % 6},slide_{i},{'tumor' if i % 2 else 'normal'},train")
-    Path("clam.csv").write_text("\n".join([*rows, "c,absent,normal,none"]))
-    roles = "--id slide_id --label label --group case_id --split split=train"
-    for command in (
-        f"convert h5_files slides.zarr --labels clam.csv {roles}",
-        "info slides.zarr",
-        "fit slides.zarr --out m --group --hold-out 0.34 --set max_iter=40 learning_rate=0.03",
-        "predict m slides.zarr --out predictions.csv",
-        "attention m slides.zarr slide_3 --png map.png",
-    ):
-        assert main(command.split()) == 0, capsys.readouterr().err
-    assert "held-out items: 1.0000" in capsys.readouterr().out
-    assert Path("map.png").read_bytes()[:4] == b"\x89PNG"
