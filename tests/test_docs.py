@@ -12,6 +12,7 @@ import pytest
 from newcomer import blocks
 
 from tests.extraction.media import make_media
+from tests.extraction.slides import section, write_slide
 from tests.test_bad_input import CASES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -102,9 +103,12 @@ def test_python_code_of_page_runs(tmp_path, monkeypatch, page):
     exec(READER_DATA, reader_data)
     names = {"__name__": page, **{name: reader_data[name] for name in ASSUMED_NAMES[page]}}
     if page == "user_guide/extraction":
+        pytest.importorskip("openslide")
         for label in ("clapping", "waving"):
             (tmp_path / "videos" / label).mkdir(parents=True)
             make_media(tmp_path / "videos" / label / "1.mp4", seconds_of_sound=2)
+        (tmp_path / "slides").mkdir()
+        write_slide(tmp_path / "slides" / "a.tif", section(0)[0], mpp=0.25)
         for name in ("new.mp4", "newer.mp4"):
             make_media(tmp_path / name, seconds_of_sound=2)
     found = list(blocks(DOCS / f"{page}.rst", "python"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from abc import ABC, abstractmethod
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -164,7 +165,7 @@ class PlainImage(Picture):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        from PIL import Image
+        Image = _import("PIL.Image")  # noqa: N806, a module
 
         self.faults = []
         bombs = (Image.DecompressionBombError, Image.DecompressionBombWarning)
@@ -243,6 +244,7 @@ class Slide(Picture):
         self.faults = []
         self.size = slide.dimensions
         self.levels = [*zip(slide.level_downsamples, slide.level_dimensions, strict=True)]
+        self._check_levels()
         properties = slide.properties
         x, y = (_positive(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
         self.mpp = _mean(x, y)
@@ -255,6 +257,20 @@ class Slide(Picture):
 
     def __exit__(self, *_: object) -> None:
         self._slide.close()
+
+    def _check_levels(self) -> None:
+        """Raise a MediaError if the sizes of the levels contradict each other.
+
+        A damaged header may claim millions of rows, whose empty tiles take minutes to read.
+        """
+        for scale, size in self.levels:
+            for whole, own in zip(self.size, size, strict=True):
+                # Writers round up or down, in every level anew.
+                if abs(whole / scale - own) > len(self.levels) + _UNEQUAL * own:
+                    raise MediaError(
+                        f"{os.fspath(self._path)} is damaged: its level 0 has the size "
+                        f"{self.size}, and a level reduced {scale:g} times the size {size}."
+                    )
 
     def _read(self, level: int, corner: tuple[int, int], size: tuple[int, int]) -> Image.Image:
         from openslide import OpenSlideError
@@ -294,11 +310,11 @@ def open_picture(path: str | os.PathLike[str]) -> Picture:
     suffix = Path(path).suffix.lower()
     if suffix not in IMAGE and suffix not in SLIDE:
         raise NoTrackError(f"{os.fspath(path)} is not an image or a slide.")
-    openslide = _import_openslide()
     if os.path.getsize(path) == 0:
         raise MediaError(f"{os.fspath(path)} is empty.")
     if suffix not in SLIDE and suffix not in _TIFF:
         return PlainImage(path)
+    openslide = _import("openslide")
     try:
         if openslide.OpenSlide.detect_format(path):
             return Slide(openslide.OpenSlide(path), path)
@@ -354,16 +370,14 @@ def read_thumbnail(
         return picture.thumbnail(longest)
 
 
-def _import_openslide() -> Any:
-    """Return the module openslide, or raise an ImportError that names the extra."""
+def _import(name: str) -> Any:
+    """Return a module, or raise an ImportError that names the extra."""
     try:
-        import openslide
-        import PIL  # noqa: F401
-    except (ImportError, OSError) as error:  # its library may be absent
+        return import_module(name)
+    except (ImportError, OSError) as error:  # the library of OpenSlide may be absent
         raise ImportError(
             f"Reading images and slides needs Pillow and OpenSlide. Install them with {_EXTRA}."
         ) from error
-    return openslide
 
 
 def _on_white(image: Image.Image) -> Image.Image:
