@@ -165,7 +165,7 @@ class PlainImage(Picture):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        Image = _import("PIL.Image")  # noqa: N806, a module
+        Image = _import("PIL.Image")
 
         self.faults = []
         bombs = (Image.DecompressionBombError, Image.DecompressionBombWarning)
