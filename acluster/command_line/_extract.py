@@ -64,7 +64,7 @@ def _views(options: argparse.Namespace) -> dict[str, tuple[str | None, Any]]:
     return {
         "rgb": (options.rgb, Frames(n=n, fps=fps, size=size)),
         "flow": (options.flow, FlowStacks(n=n, fps=fps, size=size, method=options.flow_method)),
-        "audio": (options.audio, LogMel()),
+        "audio": (options.audio, LogMel(length=options.patch, hop=options.patch_hop)),
         "tiles": (
             options.tiles,
             Tiles(size=size, mpp=options.mpp, stride=options.stride, tissue=options.tissue),

@@ -317,6 +317,12 @@ def _add_view_options(command: _Command) -> None:
     command.add_argument(
         "--flow-method", choices=("tvl1", "dis", "skimage"), default="tvl1", help="optical flow"
     )
+    command.add_argument(
+        "--patch", type=int, default=96, metavar="N", help="the length of a log-mel patch in 10 ms"
+    )
+    command.add_argument(
+        "--patch-hop", type=int, metavar="N", help="from one patch to the next; by default --patch"
+    )
 
 
 def _merge(command: _Command) -> None:

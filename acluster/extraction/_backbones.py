@@ -10,7 +10,8 @@ from typing import Any
 from acluster.extraction._modules import ModuleBackbone, weights_checksum
 from acluster.extraction._named_backbones import LOADERS
 from acluster.extraction._onnx_backbone import OnnxBackbone
-from acluster.extraction._views import describe_view, public_name
+from acluster.extraction._views import describe_view, is_description_of, public_name
+from acluster.sets import is_description
 
 _FORMS = (
     f"Pass {', '.join(f'{prefix}:NAME' for prefix in LOADERS)}, FILE.onnx, "
@@ -206,6 +207,33 @@ def describe(view: Any, backbone: Any, extractor: Any = None) -> dict[str, Any]:
     dict
     """
     return {"view": describe_view(view), "backbone": _description(backbone, extractor)}
+
+
+def is_same_extraction(
+    view: Any, own: Mapping[str, Any], described: Mapping[str, Any] | None
+) -> bool:
+    """Return whether a description that was kept is that of a view and its backbone.
+
+    Parameters
+    ----------
+    view : view
+        The view.
+
+    own : mapping
+        What `describe` returns for it and its backbone.
+
+    described : mapping or None
+        What was kept, maybe by another version. A setting of the view that is absent has its
+        default.
+
+    Returns
+    -------
+    bool
+    """
+    if not is_description(described) or described is None:
+        return False
+    is_same_view = is_description_of(view, described["view"])
+    return is_same_view and {**described, "view": 0} == {**own, "view": 0}
 
 
 def _description(backbone: Any, extractor: Any = None) -> Any:

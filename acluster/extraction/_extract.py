@@ -17,7 +17,7 @@ import numpy as np
 
 from acluster._utils._progress import progress
 from acluster.extraction._assembly import AHEAD_BYTES, assembled, completed, opened
-from acluster.extraction._backbones import describe_all, extractor_of
+from acluster.extraction._backbones import describe_all, extractor_of, is_same_extraction
 from acluster.extraction._batches import Batches
 from acluster.extraction._files import media_files
 from acluster.extraction._reading import ReadAhead
@@ -169,7 +169,7 @@ def extract(
     extractors = {name: extractor_of(backbone, device) for name, (_, backbone) in views.items()}
     description = describe_all(views, extractors)
     with _ended_by_sigterm(), _opened_store(store, dtype, description) as writer:
-        _check_same_extraction(writer, description)
+        _check_same_extraction(writer, views, description)
         _check_same_columns(writer, columns)
         extraction = _Extraction(writer, [*views], columns, on_error, flush_seconds)
         todo = extraction.todo(files, part, retry_failed)
@@ -356,10 +356,15 @@ def _checked(
     return values
 
 
-def _check_same_extraction(writer: FeatureSetsWriter, description: Mapping[str, Any]) -> None:
+def _check_same_extraction(
+    writer: FeatureSetsWriter, views: Mapping[str, tuple[View, Any]], description: Mapping[str, Any]
+) -> None:
     """Check that a store that is continued was begun with the same views and backbones."""
     begun = info(writer.path).attributes.get("extraction") or {}
-    differing = [n for n in {**begun, **description} if begun.get(n) != description.get(n)]
+    differing = [name for name in begun if name not in views]
+    for name, (view, _) in views.items():
+        if not is_same_extraction(view, description[name], begun.get(name)):
+            differing.append(name)
     if differing:
         raise ValueError(
             f"{writer.path} was begun with another extraction. For {differing[0]!r} it was "

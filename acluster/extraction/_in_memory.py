@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from acluster._utils._progress import progress
 from acluster.extraction._assembly import AHEAD_BYTES, assembled, completed, opened
-from acluster.extraction._backbones import describe_all, extractor_of
+from acluster.extraction._backbones import describe_all, extractor_of, is_same_extraction
 from acluster.extraction._batches import Extractor
 from acluster.extraction._rebuild import fail, rebuilt
+from acluster.extraction._view import View
 from acluster.sets import FeatureSets, MultimodalFeatureSets, narrowed, with_extraction
 
 _Features = tuple[dict[str, NDArray[Any]], dict[str, dict[str, NDArray[Any]]]]
@@ -164,8 +165,7 @@ def extracted_parts(
     """
     views = rebuilt(extraction, trust=trust)
     extractors = {name: _loaded(name, backbone, device) for name, (_, backbone) in views.items()}
-    description = describe_all(views, extractors)
-    _check_same(extraction, description)
+    description = _kept(extraction, views, describe_all(views, extractors))
     readers = {name: view for name, (view, _) in views.items()}
     part: dict[str, _Features] = {}
     with opened(
@@ -201,15 +201,27 @@ def _loaded(name: str, backbone: Any, device: str) -> Extractor:
         fail(name, f"the backbone {backbone!r:.100} cannot be loaded: {error!s:.200}")
 
 
-def _check_same(extraction: Mapping[str, Any], description: Mapping[str, Any]) -> None:
-    """Check that what has been made from a description is what it describes."""
+def _kept(
+    extraction: Mapping[str, Any],
+    views: Mapping[str, tuple[View, Any]],
+    description: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the descriptions that were given, if what has been made from them is the same.
+
+    A model compares them with its own. They may lack settings that a view has got since.
+    """
+    kept = dict(description)
     for name, own in extraction.items():
-        if not isinstance(own, tuple) and own != description[name]:
+        if isinstance(own, tuple):
+            continue
+        if not is_same_extraction(views[name][0], description[name], own):
             raise ValueError(
                 f"In modality {name!r:.80}: the description is {own!r:.300}, but what was made "
                 f"from it is {description[name]!r:.300}. Another version of a package may have "
                 "changed it. Extract the files to a store, and fit again."
             )
+        kept[name] = own
+    return kept
 
 
 def _checked(found: _Features, path: Path, dtype: str) -> _Features:

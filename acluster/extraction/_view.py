@@ -27,6 +27,10 @@ Places = Mapping[str, NDArray[np.float64]]
 
 ROWS_TOGETHER, BYTES_TOGETHER = 64, 1 << 25  # of a chunk, at most
 
+# The metadata of a setting that a view got after stores and models with its description had been
+# written. At its default, it is left out of the description, so that this stays the same.
+ADDED_LATER = {"is_added_later": True}
+
 
 class Chunk(NamedTuple):
     """Some consecutive rows of what a view sees of a file.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from fractions import Fraction
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,13 +15,12 @@ from acluster.extraction._flow import FLOW_METHODS, optical_flow
 from acluster.extraction._sound import HOP, RATE, WINDOW, at_least, log_mel, regrouped
 from acluster.extraction._tiles import Tiles
 from acluster.extraction._video import Sampling, Video
-from acluster.extraction._view import Array, SoundView, VideoView
+from acluster.extraction._view import ADDED_LATER, Array, SoundView, VideoView
 
 if TYPE_CHECKING:
     import av
 
 _LARGEST_FLOW = 20.0  # pixels
-_PATCH = 96  # spectra
 
 
 def moments(video: Video, n: int, fps: float | None, n_frames: int = 1) -> Iterator[Fraction]:
@@ -242,44 +241,60 @@ class FlowStacks(VideoView):
 class LogMel(SoundView):
     """Log-mel patches of the sound (section 5.2 of the paper), as VGGish takes them.
 
-    A row has 96 spectra of 64 mel bands, one spectrum every 10 ms. Sound shorter than a patch is
-    followed by silence; what is left after the last whole patch is dropped.
+    A row has `length` spectra of 64 mel bands, one spectrum every 10 ms. Sound shorter than a patch
+    is followed by silence; what is left after the last whole patch is dropped.
 
     Parameters
     ----------
-    hop : int, default=96
-        The number of spectra from the beginning of a patch to that of the next, at most 96.
+    hop : int, optional
+        The number of spectra from the beginning of a patch to that of the next, at most `length`.
+        By default, patches do not overlap.
 
     silence : float, default=1e-3
-        Sound that is never louder counts as missing. 0 keeps all sound.
+        Sound that is never louder in any channel counts as missing. 0 keeps all sound.
+
+    length : int, default=96
+        The number of spectra of a patch. VGGish takes 96 of them, 0.96 s. Choose fewer, such as 10
+        with ``hop=5``, if what you listen for is shorter, such as the sounds of a word.
 
     Examples
     --------
     >>> from acluster.extraction import LogMel
     >>> LogMel(silence=0)
-    LogMel(hop=96, silence=0)
+    LogMel(hop=96, silence=0, length=96)
+    >>> LogMel(length=10, hop=5).seconds_per_row
+    Fraction(1, 20)
     """
 
-    hop: int = _PATCH
+    hop: int | None = None
     silence: float = 1e-3
+    length: int = field(default=96, metadata=ADDED_LATER)
     _may_be_zero: ClassVar[tuple[str, ...]] = ("silence",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.hop > _PATCH:
-            raise ValueError(f"LogMel: hop={self.hop} is more than {_PATCH}, and would skip sound.")
+        if self.hop is None:  # descriptions have the number
+            object.__setattr__(self, "hop", self.length)
+        if self._hop > self.length:
+            raise ValueError(
+                f"LogMel: hop={self.hop} is more than length={self.length}, and would skip sound."
+            )
+
+    @property
+    def _hop(self) -> int:
+        return self.length if self.hop is None else self.hop
 
     @property
     def sample_rate(self) -> int:
         return RATE
 
     def pieces(self, blocks: Iterator[Array]) -> Iterator[Array]:
-        shortest = WINDOW + (_PATCH - 1) * HOP
-        return regrouped(log_mel(at_least(blocks, shortest)), _PATCH, self.hop)
+        shortest = WINDOW + (self.length - 1) * HOP
+        return regrouped(log_mel(at_least(blocks, shortest)), self.length, self._hop)
 
     @property
     def seconds_per_row(self) -> Fraction:
-        return Fraction(self.hop * HOP, RATE)
+        return Fraction(self._hop * HOP, RATE)
 
 
 @dataclass(frozen=True)
@@ -358,6 +373,8 @@ def describe_view(view: Any) -> dict[str, Any]:
     -------
     dict
         The settings, and "kind": the class, with its module unless it is one of acluster's.
+        Settings that a view got later, such as `length` of `LogMel`, are left out if they have
+        their default.
 
     Examples
     --------
@@ -366,6 +383,50 @@ def describe_view(view: Any) -> dict[str, Any]:
     >>> describe_view(LogMel(silence=0))
     {'kind': 'LogMel', 'hop': 96, 'silence': 0}
     """
+    described = _all_settings(view)
+    for setting in fields(view) if is_dataclass(view) else ():
+        is_late = setting.metadata.get("is_added_later", False)
+        if is_late and described[setting.name] == setting.default:
+            del described[setting.name]
+    return described
+
+
+def is_description_of(view: Any, described: Mapping[str, Any]) -> bool:
+    """Return whether a view is described so, where a setting that is absent has its default.
+
+    Parameters
+    ----------
+    view : view
+        The view.
+
+    described : mapping
+        A description of this view or of another one, maybe by a version that lacks some settings.
+
+    Returns
+    -------
+    bool
+
+    Examples
+    --------
+    >>> from acluster.extraction import Frames
+    >>> from acluster.extraction._views import is_description_of
+    >>> is_description_of(Frames(n=8), {"kind": "Frames", "n": 8, "size": 224})
+    True
+    >>> is_description_of(Frames(n=8, size=64), {"kind": "Frames", "n": 8})
+    False
+    """
+    own, cls = _all_settings(view), type(view)
+    is_part = all(key in own and own[key] == value for key, value in described.items())
+    if not is_part or not is_dataclass(cls):
+        return own == described
+    given = {key: getattr(view, key) for key in described if key != "kind"}
+    try:
+        return own == _all_settings(cls(**given))
+    except (TypeError, ValueError):  # What is absent has no default, or one that does not fit.
+        return own == described
+
+
+def _all_settings(view: Any) -> dict[str, Any]:
     cls = type(view)
     kind = cls.__name__ if VIEWS.get(cls.__name__) is cls else public_name(cls)
     is_dataclass_ = is_dataclass(view) and not isinstance(view, type)

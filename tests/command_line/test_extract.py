@@ -43,6 +43,15 @@ def test_extract_writes_a_store_and_names_what_failed(clips, tmp_path, capsys):
     assert "was begun with another extraction" in error
 
 
+def test_extract_cuts_patches_of_the_given_length(clips, tmp_path, capsys):
+    options = ("--audio", "descriptor", "--patch", 10, "--patch-hop", 5)
+    assert run(capsys, "extract", clips, tmp_path / "s.zarr", *options)[0] == 0
+    X = open_feature_sets(tmp_path / "s.zarr")
+    view = X.extraction["audio"]["view"]
+    assert view == {"kind": "LogMel", "hop": 5, "silence": 1e-3, "length": 10}
+    assert X["audio"].places[0][:3, 0] == pytest.approx([0, 0.05, 0.1])
+
+
 def test_extract_takes_labels_and_groups_from_a_table(clips, tmp_path, capsys):
     table = tmp_path / "t.csv"
     lines = [f"{'waving' if i % 2 == 0 else 'clapping'}/{i}.mp4,c{i},p{i // 2}" for i in range(4)]
@@ -78,6 +87,7 @@ def test_extract_of_parts_can_be_merged(clips, tmp_path, capsys):
         ((), "name at least one modality"),
         (("--rgb", "nonsense"), "'nonsense' is not the name of a feature extractor"),
         (("--rgb", "descriptor", "--part", "3/2"), "--part takes I/N"),
+        (("--audio", "descriptor", "--patch-hop", "97"), "hop=97 is more than length=96"),
         (("--rgb", "descriptor", "--id", "x"), "about a table of labels"),
         (("--rgb", "descriptor", "--frames", "0"), "n=0 is not an integer above 0"),
         (("--tiles", "descriptor", "--tissue", "50"), "tissue=50.0 is a share"),

@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from acluster import MultimodalAttentionClusterClassifier, load, open_feature_sets
+from acluster import (
+    FeatureSetsWriter,
+    MultimodalAttentionClusterClassifier,
+    load,
+    open_feature_sets,
+)
 from acluster.extraction import (
     Clips,
     FlowStacks,
@@ -27,6 +32,7 @@ from acluster.extraction import (
 from acluster.extraction._backbones import describe
 from acluster.extraction._named_backbones import LOADERS
 from acluster.extraction._rebuild import rebuilt
+from acluster.extraction._views import describe_view, is_description_of
 from tests.extraction.media import make_media
 from tests.extraction.test_extract import level
 from tests.extraction.test_sound import noise, write_wav
@@ -138,12 +144,50 @@ def test_extracted_parts_goes_on_after_failures(tmp_path):
         Clips(n=2, length=4, size=32),
         FlowStacks(method="dis"),
         LogMel(hop=48, silence=0),
+        LogMel(length=10),
+        LogMel(length=10, hop=5),
         Waveforms(seconds=2, hop=0.5, rate=8000),
     ],
 )
 def test_rebuilt_gives_the_views_that_were_described(view):
     described = describe(view, "acluster.extraction:frame_descriptor")
     assert rebuilt({"x": described}) == {"x": (view, "acluster.extraction:frame_descriptor")}
+
+
+def test_describe_view_keeps_the_descriptions_of_the_first_version():
+    """Models and stores have them. A setting that is added needs the metadata ADDED_LATER."""
+    frames = {"kind": "Frames", "n": 25, "fps": None, "size": 224}
+    assert describe_view(Frames()) == frames
+    assert describe_view(Clips()) == {**frames, "kind": "Clips", "n": 10, "length": 16, "size": 112}
+    flow = {**frames, "kind": "FlowStacks", "length": 5, "method": "tvl1"}
+    assert describe_view(FlowStacks()) == flow
+    assert describe_view(LogMel()) == {"kind": "LogMel", "hop": 96, "silence": 1e-3}
+    sound = {"kind": "Waveforms", "seconds": 1.0, "hop": None, "rate": 16000, "silence": 1e-3}
+    assert describe_view(Waveforms()) == sound
+
+
+def test_describe_view_has_settings_that_were_added_later_unless_they_are_the_default():
+    described = describe_view(LogMel(hop=5, length=10))
+    assert described == {"kind": "LogMel", "hop": 5, "silence": 1e-3, "length": 10}
+
+
+@pytest.mark.parametrize(
+    ("view", "described", "is_same"),
+    [
+        (LogMel(), {"kind": "LogMel", "hop": 96, "silence": 1e-3}, True),
+        (LogMel(), {"kind": "LogMel", "hop": 96, "silence": 1e-3, "length": 96}, True),
+        (LogMel(length=10), {"kind": "LogMel", "length": 10}, True),
+        (LogMel(length=10), {"kind": "LogMel", "hop": 10, "silence": 1e-3}, False),
+        (LogMel(hop=48), {"kind": "LogMel", "silence": 1e-3}, False),
+        (LogMel(), {"kind": "LogMel", "hop": 96, "bands": 64}, False),
+        (LogMel(), {"kind": "Waveforms"}, False),
+        (Waveforms(seconds=3, hop=2), {"kind": "Waveforms", "hop": 2}, False),
+        (Frames(), {"kind": "Frames"}, True),
+        (Frames(size=64), {"kind": "Frames", "n": 25}, False),
+    ],
+)
+def test_is_description_of_takes_an_absent_setting_as_its_default(view, described, is_same):
+    assert is_description_of(view, described) == is_same
 
 
 def test_rebuilt_takes_the_descriptors_of_acluster():
@@ -158,6 +202,9 @@ class Sizes:
 
     n: int = 2
     powers: tuple = (1, 2)
+
+    def __post_init__(self):
+        object.__setattr__(self, "n", min(self.n, 3))
 
     def read(self, path):
         return np.full((self.n, 2), Path(path).stat().st_size) ** np.array(self.powers), None
@@ -271,9 +318,31 @@ def test_extract_features_loads_networks_by_name_and_compares_their_weights(tmp_
 
 def test_extract_features_rejects_another_result_than_described(tmp_path):
     (tmp_path / "a.mp4").touch()
-    view = {"kind": "Frames", "n": 3}
+    described = describe(Sizes(), identity)
+    described["view"]["n"] = 4
     with pytest.raises(ValueError, match="what was made from it is"):
-        extract_features(tmp_path / "a.mp4", {"x": {"view": view, "backbone": OWN}})
+        extract_features(tmp_path / "a.mp4", {"x": described}, trust=True)
+
+
+def test_views_that_got_a_setting_fit_the_stores_and_models_before(tmp_path):
+    """Its description then lacks the setting, which has its default."""
+    for i in range(4):
+        (tmp_path / f"{i}.wav").write_bytes(b"x" * (2 + i))
+    before = {"x": describe(Sizes(), identity)}
+    del before["x"]["view"]["powers"]
+    store = tmp_path / "s.zarr"
+    with FeatureSetsWriter(store, dtype="float16", attributes={"extraction": before}) as writer:
+        writer.append({"x": np.array([[2.0, 4.0]] * 2)}, id="0.wav")
+    report = extract(tmp_path, store, {"x": (Sizes(), identity)})
+    assert (report.n_items, report.n_new) == (4, 3)
+    X = open_feature_sets(store)
+    assert X.extraction == before
+    clf = MultimodalAttentionClusterClassifier(max_iter=2, random_state=0).fit(X, [0, 1, 0, 1])
+    new = extract_features(tmp_path / "3.wav", clf.extraction_, trust=True)
+    assert new["x"][0].tolist() == [[5, 25], [5, 25]]
+    assert clf.predict(new) == clf.predict(X[3:])
+    with pytest.raises(ValueError, match="begun with another extraction"):
+        extract(tmp_path, store, {"x": (Sizes(powers=(1, 3)), identity)})
 
 
 @pytest.mark.parametrize("extraction", [None, {}, "rgb"])
