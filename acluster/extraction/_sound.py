@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from fractions import Fraction
 from functools import cache
-from itertools import chain
-from typing import TYPE_CHECKING, Any, Self
+from itertools import chain, zip_longest
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,16 +39,37 @@ _WINDOWS_TOGETHER = 4096
 _SAMPLES_TOGETHER = 1 << 16
 
 
+class Mix(NamedTuple):
+    """How the channels of a sound become one.
+
+    Parameters
+    ----------
+    rate : int
+        The number of samples per second to resample to.
+
+    channel : int or None, default=None
+        The channel to take, from 0 on. None takes the mean of the channels.
+    """
+
+    rate: int
+    channel: int | None = None
+
+    def of(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return one channel (n,) of samples (channels, n)."""
+        if self.channel is None:
+            # FFmpeg's own mix of two channels is louder than their mean, and may exceed 1.
+            return samples.mean(axis=0)
+        # The number of channels may change within a file.
+        return samples[min(self.channel, len(samples) - 1)]
+
+
 class Sound:
-    """The sound of a media file, as mono samples in blocks. A context manager closes the file.
+    """The sound of a media file, which is decoded once. A context manager closes the file.
 
     Parameters
     ----------
     path : str or path
         The file.
-
-    rate : int
-        The number of samples per second to resample to.
 
     Attributes
     ----------
@@ -64,9 +85,10 @@ class Sound:
         If the file cannot be read.
     """
 
-    def __init__(self, path: str | os.PathLike[str], rate: int) -> None:
-        self.path, self.rate = os.fspath(path), rate
-        self._n_samples = self._n_jumps = 0
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self._end = Fraction(0)  # of what has been resampled
+        self._n_jumps = 0
         self._container = open_media(path)
         stream: Any = self._container.streams.best("audio")
         if stream is None:
@@ -87,12 +109,20 @@ class Sound:
     def __exit__(self, *_: Any) -> None:
         self._container.close()
 
-    def blocks(self) -> Iterator[NDArray[np.float32]]:
-        """Yield the samples in blocks, one block after the other.
+    def blocks(self, mixes: Collection[Mix]) -> Iterator[tuple[Mix, NDArray[np.float32]]]:
+        """Yield the samples in blocks, in each of some mixes.
+
+        Parameters
+        ----------
+        mixes : collection of Mix
+            Different ones. The blocks of one do not depend on the others.
 
         Yields
         ------
-        ndarray of float32, shape (n,)
+        mix : Mix
+            The mix that the next block is of.
+
+        block : ndarray of float32, shape (n,)
             Samples between -1 and 1. Gaps of up to a minute between time stamps are filled with
             zeros.
 
@@ -101,30 +131,48 @@ class Sound:
         MediaError
             If there is sound, and nothing of it can be decoded.
         """
-        waiting: list[NDArray[np.float32]] = []
-        for samples in self._resampled():
-            self._n_samples += len(samples)
-            waiting.append(samples)
-            if sum(map(len, waiting)) >= _SAMPLES_TOGETHER:
-                yield np.concatenate(waiting)
-                waiting = []
-        if waiting:
-            yield np.concatenate(waiting)
-        if self._decoder.n_damaged and not self._n_samples:
-            raise MediaError(f"{self.path} has sound of which nothing can be decoded.")
+        waiting: dict[Mix, list[NDArray[np.float32]]] = {mix: [] for mix in mixes}
+        for rate, samples in self.samples({mix.rate for mix in mixes}):
+            for mix, own in waiting.items():
+                if mix.rate == rate:
+                    own.append(mix.of(samples))
+                    if sum(map(len, own)) >= _SAMPLES_TOGETHER:
+                        yield mix, np.concatenate(own)
+                        own.clear()
+        for mix, own in waiting.items():
+            if own:
+                yield mix, np.concatenate(own)
 
-    def _resampled(self) -> Iterator[NDArray[np.float32]]:
-        av = import_av()
-        resampler, given = None, None
-        for frame in self._filled():
-            setting = frame.format.name, frame.layout.name, frame.sample_rate
-            if setting != given:
-                yield from _samples(resampler, None)
-                given = setting
-                resampler = av.AudioResampler(format="fltp", rate=self.rate)
-            frame.pts = None  # the resampler would count from it
-            yield from _samples(resampler, frame)
-        yield from _samples(resampler, None)
+    def samples(self, rates: Collection[int]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Yield the samples of all channels, at each of some rates.
+
+        Parameters
+        ----------
+        rates : collection of int
+            Different numbers of samples per second.
+
+        Yields
+        ------
+        rate : int
+            The rate of the next samples.
+
+        samples : ndarray of float32, shape (channels, n)
+
+        Raises
+        ------
+        MediaError
+            If there is sound, and nothing of it can be decoded.
+        """
+        resamplers = {rate: _Resampler(rate) for rate in rates}
+        numbers = dict.fromkeys(rates, 0)
+        for frame in chain(self._filled(), [None]):
+            for rate, resampler in resamplers.items():
+                for samples in resampler.resampled(frame):
+                    numbers[rate] += samples.shape[1]
+                    self._end = max(self._end, Fraction(numbers[rate], rate))
+                    yield rate, samples
+        if self._decoder.n_damaged and not self._end:
+            raise MediaError(f"{self.path} has sound of which nothing can be decoded.")
 
     def _filled(self) -> Iterator[av.AudioFrame]:
         """Decode, and fill gaps between time stamps, so that later sound keeps its time."""
@@ -141,6 +189,7 @@ class Sound:
                     yield from _silence(frame, round(gap * frame.sample_rate))
                     decoded += gap
             decoded += Fraction(frame.samples, frame.sample_rate)
+            frame.pts = None  # the resampler would count from it
             yield frame
 
     def warnings(self) -> list[str]:
@@ -156,18 +205,37 @@ class Sound:
             found.append(f"{count(n_damaged, 'packet')} of the sound cannot be decoded")
         if self._n_jumps:
             found.append(f"the time stamps of the sound jump {count(self._n_jumps, 'time')}")
-        end = float(self.begin) + self._n_samples / self.rate
+        end = float(self.begin + self._end)
         whole = (self._container.duration or 0) / _MICROSECONDS
         if end < min(0.9 * whole, whole - 0.5):
             found.append(f"the sound ends at {end:.1f} of {whole:.1f} s")
         return found
 
 
-def _samples(resampler: Any, frame: av.AudioFrame | None) -> Iterator[NDArray[np.float32]]:
-    """Resample a frame; None yields what a resampler, if there is one yet, still holds back."""
-    for resampled in [] if resampler is None else resampler.resample(frame):
-        # FFmpeg's own mix of two channels is louder than their mean, and may exceed 1.
-        yield resampled.to_ndarray().mean(axis=0)
+class _Resampler:
+    """Resamples frames, whose format may change within a file."""
+
+    def __init__(self, rate: int) -> None:
+        self._rate = rate
+        self._resampler: Any = None
+        self._setting: tuple[str, str, int] | None = None
+
+    def resampled(self, frame: av.AudioFrame | None) -> Iterator[NDArray[np.float32]]:
+        """Yield samples (channels, n); None yields what is still held back."""
+        setting = None
+        if frame is not None:
+            setting = frame.format.name, frame.layout.name, frame.sample_rate
+        if setting != self._setting:
+            yield from self._samples(None)
+            self._setting = setting
+            self._resampler = import_av().AudioResampler(format="fltp", rate=self._rate)
+        if frame is not None:
+            yield from self._samples(frame)
+
+    def _samples(self, frame: av.AudioFrame | None) -> Iterator[NDArray[np.float32]]:
+        # There is no resampler before the first frame.
+        for resampled in [] if self._resampler is None else self._resampler.resample(frame):
+            yield resampled.to_ndarray()
 
 
 def _silence(like: av.AudioFrame, n_samples: int) -> Iterator[av.AudioFrame]:
@@ -186,21 +254,46 @@ def _silence(like: av.AudioFrame, n_samples: int) -> Iterator[av.AudioFrame]:
         yield frame
 
 
-def is_silent(path: str | os.PathLike[str], threshold: float) -> bool:
-    """Return whether a sound never gets louder than a threshold.
+class Loudness(NamedTuple):
+    """The largest magnitudes of the samples of a file.
+
+    Parameters
+    ----------
+    mean : float
+        That of the mean of the channels.
+
+    channels : tuple of float
+        That of every channel.
+    """
+
+    mean: float
+    channels: tuple[float, ...]
+
+    def is_silent(self, threshold: float) -> bool:
+        """Return whether no channel is louder than a threshold."""
+        return max(self.mean, *self.channels) <= threshold
+
+    def channel(self, threshold: float) -> int | None:
+        """Return the loudest channel if the mean of the channels alone is silent, else None."""
+        is_lost = self.mean <= threshold < max(self.channels, default=0)
+        return int(np.argmax(self.channels)) if is_lost else None
+
+
+def loudness(path: str | os.PathLike[str], enough: float) -> Loudness:
+    """Return how loud a sound gets.
 
     Parameters
     ----------
     path : str or path
         The file.
 
-    threshold : float
-        The largest magnitude of a sample that counts as silence.
+    enough : float
+        The sound is decoded only until the mean of its channels is louder.
 
     Returns
     -------
-    bool
-        The sound is decoded up to the first louder sample only.
+    Loudness
+        That of what has been decoded.
 
     Raises
     ------
@@ -210,8 +303,16 @@ def is_silent(path: str | os.PathLike[str], threshold: float) -> bool:
     MediaError
         If the file cannot be read.
     """
-    with Sound(path, RATE) as sound:
-        return all(np.abs(block).max(initial=0) <= threshold for block in sound.blocks())
+    mean, channels = 0.0, list[float]()
+    with Sound(path) as sound:
+        for _, samples in sound.samples([RATE]):
+            # Unlike Python's maximum, this one keeps NaN, which is no silence.
+            mean = float(np.maximum(mean, np.abs(Mix(RATE).of(samples)).max(initial=0)))
+            loudest = np.abs(samples).max(axis=1, initial=0).tolist()
+            channels = [*map(max, zip_longest(channels, loudest, fillvalue=0.0))]
+            if mean > enough:
+                break
+    return Loudness(mean, tuple(channels))
 
 
 def at_least(blocks: Iterator[FloatArray], n_samples: int) -> Iterator[FloatArray]:

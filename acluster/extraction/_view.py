@@ -1,4 +1,4 @@
-"""What a view is, and how files are read for views: in chunks, with one pass over the pictures."""
+"""What a view is, and how files are read for views: in chunks, with one pass over each track."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import tee
 from math import inf
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, get_type_hints
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acluster.extraction._media import NoTrackError
-from acluster.extraction._sound import Sound, is_silent
+from acluster.extraction._sound import Mix, Sound, loudness
 from acluster.extraction._video import Run, Sampling, Video
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def read_views(
     warnings: list[str],
     is_tolerant: bool = False,
 ) -> Iterator[Chunk]:
-    """Read what views see of a file; those of its pictures share one pass over the video.
+    """Read what views see of a file. Its pictures and its sound are decoded once for all views.
 
     Parameters
     ----------
@@ -201,13 +202,14 @@ def read_views(
         If the file cannot be read.
     """
     video = {name: view for name, view in views.items() if isinstance(view, VideoView)}
+    sound = {name: view for name, view in views.items() if isinstance(view, SoundView)}
     parts = [_read_video(path, video, warnings)] if video else []
+    if sound:
+        parts.append(_read_sound(path, sound, warnings))
     for name, view in views.items():
-        if isinstance(view, SoundView):
-            parts.append(_read_sound(path, name, view, warnings))
-        elif isinstance(view, ChunkedView):
+        if isinstance(view, ChunkedView):
             parts.append(Chunk(name, *part) for part in view.chunks(path, warnings))
-        elif name not in video:
+        elif name not in video and name not in sound:
             parts.append(_read_other(path, name, view))
     for chunks in parts:
         try:
@@ -295,16 +297,53 @@ class _ChunkReader:
 
 
 def _read_sound(
-    path: str | os.PathLike[str], name: str, view: SoundView, warnings: list[str]
+    path: str | os.PathLike[str], views: Mapping[str, SoundView], warnings: list[str]
 ) -> Iterator[Chunk]:
-    if view.silence and is_silent(path, view.silence):
+    """Decode the sound once for all views. Those that it is silent for have no rows."""
+    heard = loudness(path, max(view.silence for view in views.values()))
+    mixes = {
+        name: Mix(view.sample_rate, heard.channel(view.silence))
+        for name, view in views.items()
+        if not view.silence or not heard.is_silent(view.silence)
+    }
+    if not mixes:
         return
-    with Sound(path, view.sample_rate) as sound:
-        n_rows = 0
-        for batch in view.pieces(sound.blocks()):
-            numbers = np.arange(n_rows, n_rows + len(batch))
-            step = float(view.seconds_per_row)
-            seconds = (float(sound.begin) + step * numbers).astype(np.float64)
-            yield Chunk(name, batch, {"seconds": seconds})
-            n_rows += len(batch)
+    alone = {mix.channel + 1 for mix in mixes.values() if mix.channel is not None}
+    warnings += [
+        f"the mean of the channels of its sound is silent, so channel {n} is used alone"
+        for n in alone
+    ]
+    with Sound(path) as sound:
+        # Each view asks for blocks when it needs them. What another one has not taken yet is kept.
+        copies = tee(sound.blocks({*mixes.values()}), len(mixes))
+        batches = {
+            name: views[name].pieces(_blocks_of(mix, copy))
+            for copy, (name, mix) in zip(copies, mixes.items(), strict=True)
+        }
+        yield from _in_turn(batches, views, float(sound.begin))
         warnings += sound.warnings()
+
+
+def _blocks_of(mix: Mix, blocks: Iterator[tuple[Mix, Array]]) -> Iterator[Array]:
+    return (block for own, block in blocks if own == mix)
+
+
+def _in_turn(
+    batches: Mapping[str, Iterator[Array]], views: Mapping[str, SoundView], begin: float
+) -> Iterator[Chunk]:
+    """Yield the batches of all views as chunks, next that of the view which is furthest behind.
+
+    So no view is ahead of another one by more than a row and a block of samples.
+    """
+    numbers = dict.fromkeys(batches, 0)  # of the next row
+    steps = {name: float(views[name].seconds_per_row) for name in batches}
+    while numbers:
+        name = min(numbers, key=lambda name: steps[name] * numbers[name])
+        batch = next(batches[name], None)
+        if batch is None:
+            del numbers[name]
+            continue
+        rows = np.arange(numbers[name], numbers[name] + len(batch))
+        numbers[name] += len(batch)
+        seconds = (begin + steps[name] * rows).astype(np.float64)
+        yield Chunk(name, batch, {"seconds": seconds})
