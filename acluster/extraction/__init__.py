@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from acluster.extraction._backbones import load_backbone
 from acluster.extraction._descriptors import (
+    flat_descriptor,
     flow_descriptor,
     frame_descriptor,
     patch_descriptor,
@@ -33,6 +34,7 @@ __all__ = [  # what users import from here; the rest is for the other folders of
     "Waveforms",
     "extract",
     "extract_features",
+    "flat_descriptor",
     "flow_descriptor",
     "frame_descriptor",
     "load_backbone",

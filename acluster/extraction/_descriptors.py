@@ -231,6 +231,43 @@ def _color_pictures(pictures: np.ndarray, noun: str) -> np.ndarray:
     return pictures
 
 
+def flat_descriptor(batch: np.ndarray) -> np.ndarray:
+    """Describe inputs by all of their values, one after the other.
+
+    Use it for short patches of sound, in which the order of the spectra matters: `patch_descriptor`
+    tells only their statistics.
+
+    Parameters
+    ----------
+    batch : ndarray of numbers, shape (B, ...)
+        Any inputs of the same shape.
+
+    Returns
+    -------
+    ndarray of float32, shape (B, D)
+        The values in the order of the axes. For log-mel patches these are the spectra in their
+        order.
+
+    Raises
+    ------
+    ValueError
+        If the batch has no rows of real numbers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from acluster.extraction import flat_descriptor
+    >>> flat_descriptor(np.zeros((5, 10, 64), np.float32)).shape
+    (5, 640)
+    """
+    batch = np.asarray(batch)
+    if batch.dtype.kind not in "biuf" or batch.ndim < 2:
+        raise ValueError(
+            f"The batch is {batch.dtype} of shape {batch.shape}. Pass real numbers (B, ...)."
+        )
+    return _rows(batch)
+
+
 def _check_sides(images: np.ndarray, least: int = _N_CELLS) -> None:
     if min(images.shape[1:3]) < least:
         height, width = images.shape[1:3]

@@ -9,7 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from acluster.extraction import flow_descriptor, frame_descriptor, patch_descriptor, tile_descriptor
+from acluster.extraction import (
+    flat_descriptor,
+    flow_descriptor,
+    frame_descriptor,
+    patch_descriptor,
+    tile_descriptor,
+)
 
 sides = st.integers(4, 30)
 seeds = st.integers(0, 999)
@@ -303,3 +309,17 @@ def test_descriptors_accept_other_floats(dtype):
 def test_descriptors_refuse_other_input(describe, items, message):
     with pytest.raises(ValueError, match=message):
         describe(items)
+
+
+def test_flat_descriptor_has_the_values_in_their_order():
+    patches = np.random.default_rng(0).normal(size=(3, 10, 64)).astype(np.float32)
+    found = flat_descriptor(patches)
+    assert found.dtype == np.float32
+    for row, patch in zip(found, patches, strict=True):
+        assert row.tolist() == [value for spectrum in patch for value in spectrum]
+
+
+@pytest.mark.parametrize("batch", [np.zeros(3), np.zeros((2, 3), complex), np.array([["a"]])])
+def test_flat_descriptor_rejects_what_has_no_rows_of_numbers(batch):
+    with pytest.raises(ValueError, match=r"Pass real numbers \(B, ...\)"):
+        flat_descriptor(batch)

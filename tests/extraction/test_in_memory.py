@@ -25,6 +25,7 @@ from acluster.extraction import (
     extract_features,
     extracted_parts,
     find_media,
+    flat_descriptor,
     flow_descriptor,
     frame_descriptor,
     patch_descriptor,
@@ -191,7 +192,7 @@ def test_is_description_of_takes_an_absent_setting_as_its_default(view, describe
 
 
 def test_rebuilt_takes_the_descriptors_of_acluster():
-    for descriptor in (frame_descriptor, flow_descriptor, patch_descriptor):
+    for descriptor in (flat_descriptor, frame_descriptor, flow_descriptor, patch_descriptor):
         name = f"acluster.extraction:{descriptor.__name__}"
         assert rebuilt({"x": describe(Frames(), descriptor)}) == {"x": (Frames(), name)}
 
