@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from acluster.estimators._training_data import TrainingData
 from acluster.sets import MultimodalFeatureSets
-from acluster.training import data_digest, resolve_device
+from acluster.training import data_digest, resolve_device, to_numpy_state
 
 # Parameters that do not affect the weights after a given epoch.
-_NOT_IN_IDENTITY = ("max_iter", "verbose", "warm_start", "device")
+_NOT_IN_IDENTITY = ("max_iter", "verbose", "warm_start", "device", "distributed")
 
 # Parameters that the first checkpoints do not know, with the value that changes nothing.
 _LATER_PARAMETERS = {"n_members": 1, "hidden_features": 0, "learning_rate_schedule": "constant"}
@@ -87,6 +87,28 @@ def identity_of(classifier: Any, data: dict[str, Any]) -> dict[str, str]:
         if parameters.get(name) == repr(value):
             del parameters[name]
     return parameters | {name: _digest(*arrays) for name, arrays in data.items()}
+
+
+def identity_across_ranks(classifier: Any, data: TrainingData) -> dict[str, str]:
+    """Return what must be the same in all processes of a distributed fit, as text.
+
+    Of the local features, the digest reads a few items only.
+    """
+    items, coding = data.items, data.coding
+    X, targets = items.X, coding.encode(items.y)
+    network = to_numpy_state(classifier.network_.state_dict()) if data.resumes else {}
+    parameters = _parameters(classifier)
+    del parameters["random_state"]  # that of rank 0 counts
+    lengths = (X[name].lengths for name in X.names)
+    return {
+        "the number of items": str(len(X)),
+        **parameters,
+        "the list of classes": str(coding.classes.tolist()),
+        "the digest of the labels and weights": data_digest({}, targets, items.sample_weight),
+        "the digest of the weights so far": data_digest({}, *network.values()),
+        "the digest of the sizes of the sets": data_digest({}, *lengths),
+        "the digest of the first sets": _digest(X[: classifier.batch_size]),
+    }
 
 
 def _parameters(classifier: Any) -> dict[str, str]:

@@ -33,6 +33,7 @@ from acluster.training import (
     Interrupted,
     Member,
     Patience,
+    Ranks,
     Trainer,
     TrainingBatches,
     bytes_per_part,
@@ -58,7 +59,7 @@ class _Fitting:
         self, estimator: Any, data: TrainingData, checkpoint_dir: str | os.PathLike[str] | None
     ) -> None:
         self.estimator = estimator
-        items, coding = data.items, data.coding
+        items, coding, ranks = data.items, data.coding, data.ranks
         targets = coding.encode(items.y)
         weights = coding.weigh(targets, items.sample_weight, estimator.class_weight)
         weights = to_mean_one(weights, estimator.class_weight)
@@ -69,7 +70,7 @@ class _Fitting:
             train, held_out = hold_out(items.y, fraction, random_state)
             validation = items[held_out]
         checkpoint = None
-        if checkpoint_dir is not None:
+        if checkpoint_dir is not None and ranks.rank == 0:
             compared = {"data": (items.X, targets, weights)}
             if validation is not None:
                 encoded = coding.encode(validation.y)
@@ -81,10 +82,14 @@ class _Fitting:
         fit = make_fit(estimator, self.sets, targets[chosen], weights[chosen], validation)
         metadata = {"sample_weight": items.sample_weight} if data.is_weighted else None
         seen_X = unwrapped(estimator, items.X)
-        self.callbacks = EstimatorCallbacks(estimator, X=seen_X, y=items.y, metadata=metadata)
+        self.callbacks = EstimatorCallbacks(
+            estimator, ranks, X=seen_X, y=items.y, metadata=metadata
+        )
         self.callbacks.begin_fit()
-        if checkpoint is not None:
-            checkpoint.restore(fit, estimator.max_iter)
+        if checkpoint_dir is not None:
+            if checkpoint is not None:
+                checkpoint.restore(fit, estimator.max_iter)
+            fit.take_over(ranks)
             estimator._record(fit)  # callbacks see the epochs of the checkpoint
         schedule = estimator.learning_rate_schedule
         self.member = Member(fit, estimator.max_iter, self.callbacks, checkpoint, schedule)
@@ -159,7 +164,8 @@ def fit_together(
 def can_train_together(estimator: Any) -> bool:
     """Whether an estimator is one of those that `fit_together` takes."""
     has_callbacks = bool(getattr(estimator, "_skl_callbacks", None))
-    return hasattr(estimator, "_architecture_for") and not has_callbacks
+    is_single = has_callbacks or getattr(estimator, "distributed", False)
+    return hasattr(estimator, "_architecture_for") and not is_single
 
 
 def pays_together(estimator: Any, data: TrainingData) -> bool:
@@ -212,8 +218,8 @@ def make_fit(
     validation: Items | None = None,
 ) -> Fit:
     """Create the `Fit` of an estimator's network on these items, before its first epoch."""
-    like = next(estimator.network_.parameters())
-    trainer = _make_trainer(estimator)
+    like, ranks = next(estimator.network_.parameters()), training_sets.data.ranks
+    trainer = _make_trainer(estimator, ranks)
     sets = training_sets.sets()
     estimator._missing = _learn_moments(estimator, training_sets)
     if estimator._is_multimodal:
@@ -222,6 +228,12 @@ def make_fit(
     if targets_tensor.is_floating_point():
         targets_tensor = targets_tensor.to(like.dtype)
     stand_ins, max_bytes = estimator._missing.stand_ins(sets), bytes_per_part(estimator.network_)
+    if ranks.size > 1 and max_bytes is None:
+        raise ValueError(
+            f"distributed=True cannot train {type(estimator).__name__}: its batch normalization "
+            "needs the statistics of the whole batch, and every process has only a part of it. "
+            "Set distributed=False."
+        )
     batches = TrainingBatches(
         BatchSource([*sets.values()], like, stand_ins, max_bytes=max_bytes),
         targets_tensor,
@@ -230,6 +242,7 @@ def make_fit(
         n_local_features=list(value_per_modality(estimator, "n_local_features", [*sets]).values()),
         modality_dropout=estimator.modality_dropout,
         random_state=estimator._random_state,
+        ranks=ranks,
     )
     # A schedule that falls until `max_iter` needs all epochs.
     tol = estimator.tol if estimator.learning_rate_schedule == "constant" else None
@@ -237,15 +250,15 @@ def make_fit(
         trainer,
         batches,
         patience=Patience(tol, estimator.n_iter_no_change),
-        validate=None if validation is None else _validator(estimator, validation),
+        validate=None if validation is None else _validator(estimator, validation, ranks),
         early_stopping=estimator.early_stopping,
         loss_curve=estimator.loss_curve_,
         validation_scores=estimator.validation_scores_,
-        verbose=estimator.verbose,
+        verbose=estimator.verbose and ranks.rank == 0,
     )
 
 
-def _make_trainer(estimator: Any) -> Trainer | EnsembleTrainer:
+def _make_trainer(estimator: Any, ranks: Ranks) -> Trainer | EnsembleTrainer:
     network = estimator.network_
     device = next(network.parameters()).device
     generators = make_generators(estimator._random_state, device, member_numbers(estimator))
@@ -259,6 +272,7 @@ def _make_trainer(estimator: Any) -> Trainer | EnsembleTrainer:
             max_grad_norm=estimator.max_grad_norm,
             precision=estimator.precision,
             generator=generator,
+            ranks=ranks,
         )
         for member, generator in zip(members_of(network), generators, strict=True)
     ]
@@ -280,7 +294,7 @@ def fast_steps(fits: Sequence[tuple[Any, Fit]]) -> Iterator[None]:
     for estimator, fit in fits:
         source, network = fit.batches.source, fit.trainer.trainers[0].network
         size = _n_operations(network, source.modalities, fit.batches.batch_size)
-        is_whole = source.comes_whole(fit.batches.batch_size)
+        is_whole = source.comes_whole(fit.batches.batch_size) and fit.batches.ranks.size == 1
         if is_whole and _is_compiled(estimator, network, source.modalities):
             for trainer in fit.trainer.trainers:
                 key = _compiled_key(estimator, trainer)
@@ -336,16 +350,21 @@ def _learn_moments(classifier: Any, sets: TrainingSets) -> MissingModality:
     return classifier._missing.learned(strategy, moments)
 
 
-def _validator(classifier: Any, held_out: Items) -> Callable[[], float]:
+def _validator(classifier: Any, held_out: Items, ranks: Ranks) -> Callable[[], float]:
     """Return a function that gives the accuracy of the network on held-out items."""
-    source = source_of(classifier, held_out.X, classifier.cache)
+    source = source_of(classifier, held_out.X[ranks.own(len(held_out))], classifier.cache)
 
-    def accuracy() -> float:
+    def own_logits() -> NDArray[Any]:
+        if len(source) == 0:  # there are fewer items than ranks
+            return np.zeros((0, classifier._coding.n_outputs), classifier._dtype)
         blocks = outputs(classifier, logits_function(classifier), source)
         try:
-            logits = stack_blocks(blocks, len(source))
+            return stack_blocks(blocks, len(source))
         except ValueError as error:
             raise ValueError(f"In the validation items: {error}") from None
+
+    def accuracy() -> float:
+        logits = np.concatenate(ranks.all_of(own_logits()))
         return classifier._coding.accuracy(held_out.y, logits, held_out.sample_weight)
 
     return accuracy

@@ -313,6 +313,16 @@ class TrainingParameters:
         For a progress bar over the epochs, use `set_callbacks`.
         """,
     )
+    distributed: bool = boolean(
+        default=False,
+        doc="""
+        Whether `fit` trains in all processes of torch.distributed's default group, as torchrun
+        starts them. Every process calls `fit` with the same arguments and trains on its own part
+        of every batch. The model is that of one process, up to rounding. `random_state` is that of
+        rank 0, which alone prints, runs callbacks and writes checkpoints. Predictions take place
+        in the process that calls them.
+        """,
+    )
 
 
 def with_former_defaults(kind: Any, parameters: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from acluster.estimators._adoption import adopt
+from acluster.estimators._adoption import adopt, identity_across_ranks
 from acluster.estimators._architecture import Architecture, members_of
 from acluster.estimators._fitting import fast_steps, fit_together, make_fit, member_numbers
 from acluster.estimators._inference import logits_of, outputs, source_of
@@ -37,6 +37,7 @@ from acluster.training import (
     BatchSource,
     Fit,
     Interrupted,
+    Ranks,
     check_precision,
     check_resumable,
     make_generators,
@@ -246,6 +247,9 @@ class SetClassifier(
             infinite. After an error, the estimator and its `random_state` are as they were before
             the call.
 
+        acluster.RankError
+            If another process of a fit with ``distributed=True`` fails; the message has its error.
+
         acluster.ModelFileError
             If the file in `checkpoint_dir` is damaged.
 
@@ -266,10 +270,13 @@ class SetClassifier(
         if checkpoint_dir is not None:
             check_resumable(self.random_state, self.warm_start)
         resumes = self.warm_start and hasattr(self, "network_")
-        data = TrainingData.of(self, X, y, sample_weight, X_val, y_val, resumes=resumes)
-        is_plain = data.validation is None and checkpoint_dir is None
-        if not (is_plain and adopt(self, data)):
-            fit_together([self], data, checkpoint_dir)
+        with Ranks(self.distributed) as ranks:
+            data = TrainingData.of(
+                self, X, y, sample_weight, X_val, y_val, resumes=resumes, ranks=ranks
+            )
+            is_plain = data.validation is None and checkpoint_dir is None
+            if not (is_plain and adopt(self, data)):
+                fit_together([self], data, checkpoint_dir)
         return self
 
     @restore_on_error
@@ -313,15 +320,18 @@ class SetClassifier(
         """
         resumes = hasattr(self, "network_")
         check_partial_fit(self, classes, resumes)
-        data = TrainingData.of(self, X, y, sample_weight, classes=classes, resumes=resumes)
-        targets = data.coding.encode(data.items.y)
-        weights = data.coding.weigh(targets, data.items.sample_weight, self.class_weight)
-        self._start(data)
-        sets = TrainingSets(data, self.cache, next(self.network_.parameters()))
-        fit = make_fit(self, sets, targets, weights)
-        with fast_steps([(self, fit)]):
-            [loss] = run_epoch([fit])
-        fit.end_epoch(loss)
+        with Ranks(self.distributed) as ranks:
+            data = TrainingData.of(
+                self, X, y, sample_weight, classes=classes, resumes=resumes, ranks=ranks
+            )
+            targets = data.coding.encode(data.items.y)
+            weights = data.coding.weigh(targets, data.items.sample_weight, self.class_weight)
+            self._start(data)
+            sets = TrainingSets(data, self.cache, next(self.network_.parameters()))
+            fit = make_fit(self, sets, targets, weights)
+            with fast_steps([(self, fit)]):
+                [loss] = run_epoch([fit])
+            fit.end_epoch(loss)
         self._record(fit, keep_optimizer=True)
         return self
 
@@ -342,7 +352,9 @@ class SetClassifier(
         """Set the fitted attributes to those of an untrained model, or check the resumed one."""
         X, coding = data.items.X, data.coding
         architecture = self._architecture_for(data)
-        device = resolve_device(self.device)
+        if data.ranks.size > 1:
+            data.ranks.check_same(identity_across_ranks(self, data))
+        device = data.ranks.own_device(resolve_device(self.device))
         check_precision(self.precision, self._dtype if data.resumes else self.dtype)
         if data.resumes:
             if architecture != self._architecture:
@@ -362,7 +374,7 @@ class SetClassifier(
         self._architecture = architecture
         feature_dtypes = (X[name].dtype for name in X.names)
         self._dtype = resolve_dtype(self.dtype, self.precision, feature_dtypes)
-        self._random_state = check_random_state(self.random_state)
+        self._random_state = data.ranks.same(check_random_state(self.random_state))
         generators = make_generators(self._random_state, "cpu", member_numbers(self))
         network = architecture.initialize(self.dropout, generators)
         self.network_ = network.to(device, getattr(torch, self._dtype))

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from acluster.estimators._items import Items, check_items, check_validation
 from acluster.estimators._labels import LabelCoding
 from acluster.sets import FeatureSets, warn_of_scale
-from acluster.training import FeatureMoments, cached, feature_moments
+from acluster.training import ALONE, FeatureMoments, Ranks, cached, feature_moments
 
 _T = TypeVar("_T")
 
@@ -40,6 +40,9 @@ class TrainingData:
 
     is_partial : bool
         Whether these are only some of the items that there are to learn from.
+
+    ranks : Ranks
+        The processes that train together.
     """
 
     items: Items
@@ -48,6 +51,7 @@ class TrainingData:
     is_weighted: bool = False
     resumes: bool = False
     is_partial: bool = False
+    ranks: Ranks = ALONE
     _shared: dict[Hashable, Any] = field(default_factory=dict)
 
     @classmethod
@@ -62,6 +66,7 @@ class TrainingData:
         *,
         classes: ArrayLike | None = None,
         resumes: bool = False,
+        ranks: Ranks = ALONE,
     ) -> Self:
         """Check the arguments of `fit` or `partial_fit` of an estimator."""
         seen = estimator._architecture.widths if resumes else None
@@ -69,7 +74,7 @@ class TrainingData:
         coding = estimator._coding if resumes else LabelCoding.of(items.y, classes)
         validation = check_validation(estimator, X_val, y_val, coding, items.X.n_features)
         is_weighted, is_partial = sample_weight is not None, classes is not None
-        data = cls(items, coding, validation, is_weighted, resumes, is_partial)
+        data = cls(items, coding, validation, is_weighted, resumes, is_partial, ranks)
         if not resumes and not data.is_standardized_for(estimator):
             for name in items.X.names:
                 named = f"modality {name!r}" if len(items.X.names) > 1 else "X"
@@ -126,7 +131,9 @@ class TrainingSets:
 
         def move() -> dict[str, FeatureSets]:
             X = self.data.items.X if self.train is None else self.data.items.X[self.train]
-            moved = cached([X[name] for name in X.names], self.cache, self.like)
+            is_shared = self.data.ranks.size > 1
+            sets = [X[name] for name in X.names]
+            moved = cached(sets, self.cache, self.like, is_shared=is_shared)
             return dict(zip(X.names, moved, strict=True))
 
         return self.data.share(("sets", self.key), move)
@@ -138,7 +145,10 @@ class TrainingSets:
             items = slice(None) if self.train is None else self.train
             given = self.data.items.sample_weight[items]
             weights = None if np.all(given == given[0]) else given / given.max()
-            sets = self.sets().items()
-            return {name: feature_moments(one, with_std, weights) for name, one in sets}
+            ranks = self.data.ranks
+            return {
+                name: feature_moments(sets, with_std, weights, ranks)
+                for name, sets in self.sets().items()
+            }
 
         return self.data.share(("moments", self.key, with_std), compute)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from acluster._utils._generator import PartGenerator
 from acluster._utils._memory import empty
 from acluster.nn._compiled import available_for, run
 from acluster.nn._weighting import uniform_
@@ -201,9 +202,13 @@ def _drawn_dropout(x: Tensor, probability: float, generator: torch.Generator | N
 
 
 def random_bytes(
-    shape: Sequence[int], like: Tensor, generator: torch.Generator | None
+    shape: Sequence[int], like: Tensor, generator: torch.Generator | PartGenerator | None
 ) -> tuple[Tensor, Tensor]:
     """Return a random byte per component, and per item a number in [0, 1)."""
+    if isinstance(generator, PartGenerator):
+        whole = generator.n_items, *shape[1:]
+        draws, between = random_bytes(whole, like, generator.generator)
+        return draws[generator.items], between[generator.items]
     # One 64-bit number gives eight bytes, which is faster than drawing the bytes one by one.
     size = math.prod(shape)
     draws = empty((-(-size // 8),), like=like, dtype=torch.int64)

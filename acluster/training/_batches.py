@@ -7,12 +7,14 @@ from itertools import zip_longest
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from acluster.sets import FeatureSets
 from acluster.training._packing import Packed, Packer
+from acluster.training._ranks import ALONE, Ranks, Share
 
 Items = NDArray[np.int64] | slice
 _T = TypeVar("_T")
@@ -36,6 +38,7 @@ class Part(NamedTuple):
     items: Items  # their numbers
     n_items: int  # in the whole batch, or in all of several batches
     is_last: bool = True  # of its batch
+    share: Share | None = None  # what this process takes of it; None for all
 
 
 class BatchSource:
@@ -110,6 +113,7 @@ class BatchSource:
         modality_dropout: float = 0.0,
         *,
         bytes_per_item: float | None = None,
+        ranks: Ranks = ALONE,
     ) -> Iterator[Part]:
         """Yield the batches of one training epoch, part by part.
 
@@ -131,14 +135,17 @@ class BatchSource:
         bytes_per_item : float, optional
             The memory that a training step needs per item, beside the features. If given, a part
             may hold several batches; their items and their order do not change.
+
+        ranks : Ranks, optional
+            The processes that share every part. By default, this process takes it whole.
         """
         n_batches = 1
         # Drawing for several batches at once would change the random numbers.
         is_drawn = modality_dropout > 0 or any(n is not None for n in n_local_features)
         if bytes_per_item is not None and not is_drawn:
             n_batches = self._n_together(batch_size, bytes_per_item)
-        orders = self._order(batch_size, n_batches, random_state)
-        parts = self._draw(orders, random_state, n_local_features, modality_dropout)
+        orders = self._order(batch_size, n_batches, random_state, ranks)
+        parts = self._draw(orders, random_state, n_local_features, modality_dropout, ranks)
         yield from prefetched(parts, self._is_large) if self._reads_ahead else parts
 
     def _draw(
@@ -147,6 +154,7 @@ class BatchSource:
         random_state: np.random.RandomState,
         n_local_features: Sequence[int | None],
         modality_dropout: float,
+        ranks: Ranks,
     ) -> Iterator[Part]:
         for items in orders:
             chosen = [sets[items] for sets in self.modalities]
@@ -156,17 +164,20 @@ class BatchSource:
                 kept = list(keep_modalities(present, modality_dropout, random_state).T)
             parts = self._divided(chosen, n_local_features)
             for part in parts:
+                share = ranks.share(part.stop - part.start)
+                of_rank = None if share is None else share.items
                 own = [None if keep is None else keep[part] for keep in kept]
                 modalities = zip(self._packers, chosen, n_local_features, own, strict=True)
                 # Not held in a variable here: the next part may need its memory.
                 yield Part(
                     [
-                        packer.pack(sets[part], n, random_state, keep)
+                        packer.pack(sets[part], n, random_state, keep, of_rank)
                         for packer, sets, n, keep in modalities
                     ],
-                    items=part if isinstance(items, slice) else items[part],
+                    items=_items_of(items, part, of_rank),
                     n_items=len(chosen[0]),
                     is_last=part is parts[-1],
+                    share=share,
                 )
 
     def _divided(
@@ -201,7 +212,7 @@ class BatchSource:
         return n_batches if n_batches > 1 and self.comes_whole(batch_size * n_batches) else 1
 
     def _order(
-        self, batch_size: int, n_batches: int, random_state: np.random.RandomState
+        self, batch_size: int, n_batches: int, random_state: np.random.RandomState, ranks: Ranks
     ) -> Iterator[Items]:
         """Yield the items of `n_batches` batches at a time."""
         if batch_size >= len(self):
@@ -210,6 +221,8 @@ class BatchSource:
         blocks = (sets.blocks for sets in self.modalities)
         slow = next((numbers for numbers in blocks if numbers is not None), None)
         order = shuffled(len(self), random_state, slow)
+        if slow is not None and ranks.size > 1:
+            order = _in_lanes(order, batch_size, ranks.size)
         size = batch_size * n_batches
         yield from (order[i : i + size] for i in range(0, len(order), size))
 
@@ -222,6 +235,7 @@ class Batch(NamedTuple):
     weights: Tensor  # of the losses; broadcasts to them
     n_items: int  # of the whole step
     ends_step: bool = True
+    share: Share | None = None  # what this process takes of the part
 
 
 @dataclass(eq=False)
@@ -239,7 +253,7 @@ class TrainingBatches:
     weights : Tensor that broadcasts to the losses
         The weights of the losses. Their mean should be about 1.
 
-    batch_size, n_local_features, modality_dropout, random_state
+    batch_size, n_local_features, modality_dropout, random_state, ranks
         As in `BatchSource.epoch`.
     """
 
@@ -250,6 +264,7 @@ class TrainingBatches:
     n_local_features: Sequence[int | None]
     modality_dropout: float
     random_state: np.random.RandomState
+    ranks: Ranks = ALONE
 
     def __len__(self) -> int:
         return len(self.source)
@@ -262,14 +277,15 @@ class TrainingBatches:
             self.n_local_features,
             self.modality_dropout,
             bytes_per_item=bytes_per_item,
+            ranks=self.ranks,
         )
 
     def batch(self, part: Part) -> Batch:
         """Return a part with the targets and weights of its items."""
-        items = part.items
-        return Batch(
-            part.sets, self.targets[items], self.weights[items], part.n_items, part.is_last
-        )
+        targets, weights = self.targets[part.items], self.weights[part.items]
+        if part.share is not None and not part.share.counts:
+            weights = torch.zeros_like(weights)
+        return Batch(part.sets, targets, weights, part.n_items, part.is_last, part.share)
 
 
 def bytes_per_part(network: nn.Module) -> int | None:
@@ -330,6 +346,29 @@ def shuffled(
     rank = random_state.permutation(block.max() + 1)
     window = rank[block] // _BLOCKS_PER_WINDOW
     return np.lexsort((random_state.random_sample(n_items), window))
+
+
+def _items_of(items: Items, part: slice, of_rank: slice | None) -> Items:
+    """Return the numbers of the items of a part of a batch, or those of a rank among them."""
+    if of_rank is not None:
+        part = slice(part.start + of_rank.start, part.start + of_rank.stop)
+    return part if isinstance(items, slice) else items[part]
+
+
+def _in_lanes(order: NDArray[np.int64], batch_size: int, n_ranks: int) -> NDArray[np.int64]:
+    """Deal consecutive items to the ranks, so that each reads its own blocks of a slow store.
+
+    The order is cut into a lane per rank, and every batch takes from each lane what its rank
+    computes.
+    """
+    firsts = np.arange(0, len(order), batch_size)
+    sizes = np.minimum(batch_size, len(order) - firsts)
+    # Where the items of each rank begin in each batch: what `Ranks.share` says.
+    edges = sizes[:, None] * np.arange(n_ranks + 1) // n_ranks
+    rank = np.concatenate([np.repeat(np.arange(n_ranks), np.diff(one)) for one in edges])
+    dealt = np.empty_like(order)
+    dealt[np.argsort(rank, kind="stable")] = order
+    return dealt
 
 
 def keep_modalities(

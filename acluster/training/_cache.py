@@ -16,7 +16,9 @@ from acluster.training._batches import BatchSource, items_per_block
 CACHES = ("auto", "device", "memory", "stream")
 
 
-def cached(modalities: Sequence[FeatureSets], cache: str, like: Tensor) -> list[FeatureSets]:
+def cached(
+    modalities: Sequence[FeatureSets], cache: str, like: Tensor, *, is_shared: bool = False
+) -> list[FeatureSets]:
     """Return the sets, moved to the place that `cache` selects.
 
     Parameters
@@ -33,9 +35,12 @@ def cached(modalities: Sequence[FeatureSets], cache: str, like: Tensor) -> list[
 
     like : Tensor
         A parameter of the network.
+
+    is_shared : bool, default=False
+        Whether other processes train on the same sets, which "auto" leaves in their store then.
     """
     if cache == "auto":
-        cache = _choose(modalities, like)
+        cache = _choose(modalities, like, is_shared)
     if cache == "device":
         return [_on_device(sets, like) for sets in modalities]
     return [_loaded(sets) for sets in modalities] if cache == "memory" else list(modalities)
@@ -54,7 +59,7 @@ def _on_device(sets: FeatureSets, like: Tensor) -> FeatureSets:
     return FeatureSets.from_source(SetsInMemory(RowsOnDevice(sets, like), offsets))
 
 
-def _choose(modalities: Sequence[FeatureSets], like: Tensor) -> str:
+def _choose(modalities: Sequence[FeatureSets], like: Tensor, is_shared: bool) -> str:
     if like.device.type == "cuda":
         n_bytes = sum(
             sets.nbytes // sets.dtype.itemsize * _resident_dtype(sets, like).itemsize
@@ -65,9 +70,9 @@ def _choose(modalities: Sequence[FeatureSets], like: Tensor) -> str:
             return "device"
     n_bytes = sum(sets.nbytes for sets in modalities if not sets.in_memory)
     budget = sklearn.get_config()["working_memory"] * 2**20
-    # Each worker would hold its own copy. Workers that stream share the page cache.
-    is_worker = multiprocessing.current_process().name != "MainProcess"
-    return "memory" if 0 < n_bytes <= budget and not is_worker else "stream"
+    # Each process would hold its own copy. Processes that stream share the page cache.
+    is_shared |= multiprocessing.current_process().name != "MainProcess"
+    return "memory" if 0 < n_bytes <= budget and not is_shared else "stream"
 
 
 class RowsOnDevice:

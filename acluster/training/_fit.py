@@ -13,6 +13,7 @@ import torch
 
 from acluster.training._batches import TrainingBatches
 from acluster.training._device import to_numpy_state, to_torch_state
+from acluster.training._ranks import Ranks
 from acluster.training._trainer import EnsembleTrainer, Trainer
 
 
@@ -206,6 +207,12 @@ class Fit:
         if self.best_state is not None:
             arrays["best"] = to_numpy_state(self.best_state)
         return description, arrays
+
+    def take_over(self, ranks: Ranks) -> None:
+        """Restore the state of rank 0, if it has trained for an epoch."""
+        state = ranks.same(self.state() if self.loss_curve and ranks.size > 1 else None)
+        if state is not None and ranks.rank > 0:
+            self.load_state(*state)
 
     def load_state(self, description: dict[str, Any], arrays: dict[str, Any]) -> None:
         """Restore the `state` of another fit; the next epochs are then bit-identical.

@@ -1,5 +1,8 @@
 """Means and standard deviations of local features, over a whole training set in one pass."""
 
+from __future__ import annotations
+
+import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -9,6 +12,7 @@ from numpy.typing import NDArray
 
 from acluster.sets import FeatureSets, relative_rounding
 from acluster.training._batches import BatchSource, items_per_block
+from acluster.training._ranks import ALONE, Ranks
 
 # Deviations and their squares are computed in float64, in pieces that fit into a cache.
 _NUMBERS_PER_PIECE = 1 << 18
@@ -22,50 +26,77 @@ class FeatureMoments(NamedTuple):
     n_rows: int
 
 
+class _Sums(NamedTuple):
+    """The mean, and the squared deviations from it, of local features of weight `total`."""
+
+    n_rows: int
+    total: float
+    mean: torch.Tensor
+    squares: torch.Tensor
+
+    def merged(self, other: _Sums) -> _Sums:
+        """Return the sums over the local features of both."""
+        # The update of Chan, Golub and LeVeque (1983). Sums of squares would cancel for features
+        # far from 0.
+        if other.total == 0:
+            return self
+        total = self.total + other.total
+        shift = other.mean - self.mean
+        squares = self.squares + other.squares
+        squares = squares + shift.square() * (self.total * other.total / total)
+        mean = self.mean + shift * (other.total / total)
+        return _Sums(self.n_rows + other.n_rows, total, mean, squares)
+
+
 def feature_moments(
-    sets: FeatureSets, with_std: bool, weights: NDArray[np.float64] | None = None
+    sets: FeatureSets,
+    with_std: bool,
+    weights: NDArray[np.float64] | None = None,
+    ranks: Ranks = ALONE,
 ) -> FeatureMoments:
     """Return the moments over all local features of all sets, in one pass.
 
     Features that are constant up to the rounding of their dtype get a standard deviation of 0.
     If `with_std` is False, all features do, which saves time. A set of weight w counts like w equal
-    sets of weight 1.
+    sets of weight 1. Each rank reads its part of the sets.
     """
     if sets.blocks is not None:
         # In the order of a compressed store, every block is decoded only once.
         order = np.argsort(sets.numbers)
         sets, weights = sets[order], None if weights is None else weights[order]
-    n_rows, total, mean = 0, 0.0, torch.zeros(sets.n_features, dtype=torch.float64, device="cpu")
-    squares = torch.zeros_like(mean)
-    # float32 holds all integers of 2 bytes, but not those of 4.
-    is_wide = sets.dtype.itemsize > (4 if sets.dtype.kind == "f" else 2)
-    like = torch.empty((), dtype=torch.float64 if is_wide else torch.float32, device="cpu")
-    for values, own in _pieces(sets, like, weights):
-        n_rows += len(values)
-        if len(values):
-            size = float(len(values)) if own is None else float(own.sum())
-            total += size
-            # The update of Chan, Golub and LeVeque (1983) merges the moments of two parts. Sums of
-            # squares would cancel for features far from 0.
-            mean, squares = mean.to(values.device), squares.to(values.device)
-            if own is None:
-                block_mean = values.mean(dim=0, dtype=torch.float64)
-            else:
-                block_mean = own @ values.double() / size
-            shift = block_mean - mean
-            if with_std:
-                deviations = (values.double() - block_mean).square_()
-                squares = squares + (deviations.sum(dim=0) if own is None else own @ deviations)
-                squares = squares + shift.square() * ((total - size) * size / total)
-            mean = mean + shift * (size / total)
-        del values  # the next piece may need its memory
+    own = ranks.own(len(sets))
+    sums = _sums(sets[own], with_std, None if weights is None else weights[own])
+    first, *others = ranks.all_of(sums)
+    n_rows, total, mean, squares = functools.reduce(_Sums.merged, others, first)
     variance = squares / (total or 1.0)
     # The threshold of scikit-learn's StandardScaler: below it, the variance is rounding error.
     rounding = n_rows * torch.finfo(torch.float64).eps
     is_constant = variance <= rounding * variance + (rounding * mean).square()
     is_constant |= variance.sqrt() <= relative_rounding(sets.dtype) * mean.abs()
     std = variance.sqrt().masked_fill(is_constant, 0)
-    return FeatureMoments(mean.cpu().numpy(), std.cpu().numpy(), n_rows)
+    return FeatureMoments(mean.numpy(), std.numpy(), n_rows)
+
+
+def _sums(sets: FeatureSets, with_std: bool, weights: NDArray[np.float64] | None) -> _Sums:
+    zeros = torch.zeros(sets.n_features, dtype=torch.float64, device="cpu")
+    sums = _Sums(0, 0.0, zeros, zeros)
+    # float32 holds all integers of 2 bytes, but not those of 4.
+    is_wide = sets.dtype.itemsize > (4 if sets.dtype.kind == "f" else 2)
+    like = torch.empty((), dtype=torch.float64 if is_wide else torch.float32, device="cpu")
+    for values, own in _pieces(sets, like, weights):
+        if len(values):
+            if own is None:
+                size, mean = float(len(values)), values.mean(dim=0, dtype=torch.float64)
+            else:
+                size = float(own.sum())
+                mean = own @ values.double() / size
+            squares = torch.zeros_like(mean)
+            if with_std:
+                deviations = (values.double() - mean).square_()
+                squares = deviations.sum(dim=0) if own is None else own @ deviations
+            sums = sums.merged(_Sums(len(values), size, mean.cpu(), squares.cpu()))
+        del values  # the next piece may need its memory
+    return sums
 
 
 def _pieces(

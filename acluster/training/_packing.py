@@ -60,6 +60,7 @@ class Packer:
         n_local_features: int | None = None,
         random_state: np.random.RandomState | None = None,
         kept: NDArray[np.bool_] | None = None,
+        own: slice | None = None,
     ) -> Packed:
         """Return the sets end to end as tensors.
 
@@ -76,13 +77,22 @@ class Packer:
 
         kept : ndarray of bool, shape (n,), optional
             Which items to keep. The sets of the others are treated as empty.
+
+        own : slice, optional
+            The items to return. Local features are drawn as if all were returned.
         """
-        chosen = sets if kept is None else sets[np.flatnonzero(kept)]
         lengths = sets.lengths if kept is None else np.where(kept, sets.lengths, 0)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         drawn = None
+        first_row = offsets[0 if own is None else own.start]
         if n_local_features is not None and random_state is not None:
             drawn, offsets = sampled_rows(offsets, n_local_features, random_state)
+        if own is not None:
+            offsets = offsets[own.start : own.stop + 1]
+            drawn = None if drawn is None else drawn[offsets[0] : offsets[-1]] - first_row
+            offsets = offsets - offsets[0]
+            sets, kept = sets[own], None if kept is None else kept[own]
+        chosen = sets if kept is None else sets[np.flatnonzero(kept)]
         if self.is_read and drawn is None and self.like.device.type == "cpu":
             tensor = self._read(chosen)
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import chain
 from typing import Any
 
@@ -12,12 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from acluster._utils._generator import PartGenerator
 from acluster._utils._memory import Pool
 from acluster.training._batches import Batch, BatchSource
 from acluster.training._compiled import CompiledOptimizer, CompiledStep
 from acluster.training._device import autocast, to_numpy_state, to_torch_state
 from acluster.training._optimizer import EnsembleOptimizer, Optimizer, factored_gradients
 from acluster.training._packing import Packed
+from acluster.training._ranks import ALONE, Ranks
 
 
 class Trainer:
@@ -47,7 +49,11 @@ class Trainer:
 
     generator : torch.Generator
         Draws the dropout, on the device of the network. `step` only passes it on, so a network
-        may require a generator of another type; `state` and `load_state` need torch's.
+        may require a generator of another type; `state` and `load_state` need torch's. With
+        several ranks, it is a `PartGenerator`.
+
+    ranks : Ranks, optional
+        The processes that share every batch.
     """
 
     def __init__(
@@ -61,9 +67,11 @@ class Trainer:
         max_grad_norm: float | None,
         precision: str,
         generator: Any,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.network = network
         self.loss = loss
+        self.ranks = ranks
         self.learning_rate = learning_rate
         self.optimizer: Optimizer | CompiledOptimizer = Optimizer(
             network.parameters(),
@@ -89,7 +97,10 @@ class Trainer:
         self.network.train()
         # An epoch that was interrupted may have left gradients behind.
         self.optimizer.clear()
-        with self._memory.active(), factored_gradients(self.network):
+        with ExitStack() as stack:
+            stack.enter_context(self._memory.active())
+            if self.ranks.size == 1:  # the factors of a batch cannot be added up
+                stack.enter_context(factored_gradients(self.network))
             yield
 
     def step(self, batch: Batch) -> Tensor:
@@ -104,16 +115,21 @@ class Trainer:
         Returns
         -------
         Tensor of shape ()
-            The sum of the weighted losses before the step, divided by ``batch.n_items``.
+            The sum of the weighted losses before the step, divided by ``batch.n_items``. With
+            several ranks, it is the sum over this rank's items.
         """
         assert isinstance(self.optimizer, Optimizer), "A compiled step trains this network."
+        generator, share = self.generator, batch.share
+        if share is not None:
+            generator = PartGenerator(generator, share.n_items, share.items)
         # The forward pass alone is autocast: the loss and the update stay in full precision.
         with autocast(self._device, self.precision):
-            logits = self.network(batch.sets, generator=self.generator)
+            logits = self.network(batch.sets, generator=generator)
         losses = self.loss(logits, batch.targets) * batch.weights
         loss = losses.sum() / batch.n_items
         loss.backward()
         if batch.ends_step:
+            self.ranks.sum_gradients(self.optimizer.parameters)
             self.optimizer.step()
         return loss.detach()
 

@@ -1,0 +1,316 @@
+"""Several processes that train one model: each takes its part of every batch.
+
+The processes are those of torch.distributed's default group, whoever has started them. They draw
+the same random numbers, compute the gradients of their own items, and add them up. Every exchange
+begins with a vote on whether all processes are well: an error on one of them is then raised on
+all, and no process waits for one that has failed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, NamedTuple, Self, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+_T = TypeVar("_T")
+
+# Gradients below this size travel together: each exchange has a latency of its own.
+_MAX_JOINED_BYTES = 1 << 20
+
+# Exchanges of two fits at a time would be mixed up.
+_IS_FITTING = threading.Lock()
+
+
+class Share(NamedTuple):
+    """What a rank takes of a batch, or of a part of one.
+
+    Parameters
+    ----------
+    n_items : int
+        The number of items that all ranks share.
+
+    items : slice
+        Those of this rank.
+
+    counts : bool
+        False if there are fewer items than ranks and none is left for this one. It then computes
+        with an item of another rank, whose loss it multiplies by 0.
+    """
+
+    n_items: int
+    items: slice
+    counts: bool
+
+
+class RankError(RuntimeError):
+    """Another process of a distributed fit has failed."""
+
+
+class _Failure(NamedTuple):
+    """An error, in a form that every process can read."""
+
+    rank: int
+    kind: str
+    text: str
+    is_interrupt: bool
+
+    @classmethod
+    def of(cls, rank: int, error: BaseException) -> Self:
+        is_interrupt = isinstance(error, KeyboardInterrupt)
+        return cls(rank, type(error).__name__, str(error), is_interrupt)
+
+
+class Ranks:
+    """The processes that train a model together, or this process alone. A context manager.
+
+    An error inside the context is raised in all processes.
+
+    Parameters
+    ----------
+    distributed : bool, default=False
+        Whether the processes of torch.distributed's default group train together.
+
+    Attributes
+    ----------
+    rank : int
+        The number of this process.
+
+    size : int
+        The number of processes.
+
+    Raises
+    ------
+    ValueError
+        If there is no group, or if this process already trains a model with it.
+    """
+
+    def __init__(self, distributed: bool = False) -> None:
+        self.rank, self.size = 0, 1
+        self._is_distributed = distributed
+        self._device = torch.device("cpu")
+        self._control: Any = None  # the group for small messages between processors
+        self._is_agreed = False  # whether all ranks know of an error
+
+    def __enter__(self) -> Self:
+        if not self._is_distributed:
+            return self
+        if not (dist.is_available() and dist.is_initialized()):
+            raise ValueError(
+                "distributed=True needs a process group, and this process has none. Start the "
+                "script with `torchrun --nproc-per-node 2 SCRIPT`, and let it call "
+                "torch.distributed.init_process_group() before fit. The workers of a parallel "
+                "search have no group either: search with n_jobs=1, or set distributed=False."
+            )
+        if not _IS_FITTING.acquire(blocking=False):
+            raise ValueError(
+                "Another fit with distributed=True is running in this process; their messages "
+                "would be mixed up. Fit one after the other, and search with n_jobs=1."
+            )
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        if dist.get_backend() == "nccl":
+            self._device = torch.device("cuda", local_rank())
+            self._control = _gloo_group()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if not self._is_distributed:
+            return
+        try:
+            if not self._is_agreed:
+                with self._exchange(error):
+                    pass
+        except (RankError, KeyboardInterrupt):
+            if error is None:
+                raise  # else its own error is what the user has to know
+        finally:
+            _IS_FITTING.release()
+
+    def share(self, n_items: int) -> Share | None:
+        """Return which of some consecutive items are this rank's; None if it is alone."""
+        if self.size == 1:
+            return None
+        first, stop = n_items * self.rank // self.size, n_items * (self.rank + 1) // self.size
+        if first < stop:
+            return Share(n_items, slice(first, stop), counts=True)
+        return Share(n_items, slice(0, 1), counts=False)
+
+    def own(self, n_items: int) -> slice:
+        """Return which of some consecutive items are this rank's; it may be none."""
+        share = self.share(n_items)
+        if share is None:
+            return slice(0, n_items)
+        return share.items if share.counts else slice(0, 0)
+
+    def same(self, value: _T) -> _T:
+        """Return the value of rank 0."""
+        if self.size == 1:
+            return value
+        box: list[Any] = [value]
+        with self._exchange():
+            dist.broadcast_object_list(box, src=0, group=self._control)
+        return value if self.rank == 0 else box[0]
+
+    def all_of(self, value: _T) -> list[_T]:
+        """Return the values of all ranks."""
+        if self.size == 1:
+            return [value]
+        with self._exchange():
+            return self._gathered(value)
+
+    def check_same(self, values: Mapping[str, str]) -> None:
+        """Check that all ranks have the same values.
+
+        Raises
+        ------
+        ValueError
+            On every rank, if one of them has another value.
+        """
+        first, *others = self.all_of(values)
+        for rank, other in enumerate(others, 1):
+            differing = [name for name in first if other.get(name) != first[name]]
+            if differing:
+                self._is_agreed = True
+                shown = "; ".join(
+                    f"{name} is {other.get(name)!s:.100} on rank {rank}, {first[name]:.100} on rank 0"
+                    for name in differing[:3]
+                )
+                raise ValueError(
+                    f"With distributed=True, fit needs the same arguments in every process, but "
+                    f"{shown}. Pass all items and the same parameters to every process; each "
+                    "trains on its own part of every batch."
+                )
+
+    def own_device(self, device: torch.device) -> torch.device:
+        """Return the GPU of this process, if the device is a GPU without a number."""
+        is_shared = self._is_distributed and device.type == "cuda" and device.index is None
+        return torch.device("cuda", local_rank()) if is_shared else device
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """Return the sum of the tensors of all ranks."""
+        if self.size == 1:
+            return tensor
+        with self._exchange():
+            return self._summed(tensor.clone())
+
+    @torch.no_grad()
+    def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
+        """Replace the gradients of the parts of a batch by those of the whole batch."""
+        if self.size == 1:
+            return
+        # A parameter may lack a gradient on some ranks: that of a modality that none of their
+        # items has.
+        has = parameters[0].new_tensor([float(p.grad is not None) for p in parameters])
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        joined = [one for one in gradients if one.nbytes <= _MAX_JOINED_BYTES]
+        with self._exchange():
+            small = self._summed(torch.cat([has, *(one.reshape(-1) for one in joined)]))
+            for one in gradients:
+                if one.nbytes > _MAX_JOINED_BYTES:
+                    self._summed(one)
+        counts, *sums = small.split([len(has), *(one.numel() for one in joined)])
+        for target, total in zip(joined, sums, strict=True):
+            target.copy_(total.view_as(target))
+        for p, gradient, n_ranks in zip(parameters, gradients, counts.tolist(), strict=True):
+            p.grad = gradient if n_ranks else None
+
+    @contextmanager
+    def _exchange(self, error: BaseException | None = None) -> Iterator[None]:
+        """Exchange messages if all ranks are well; else raise the error of one that is not."""
+        with _uninterrupted():
+            try:
+                failures = self._failures(error)
+                if not failures:
+                    yield
+            except RuntimeError as lost:
+                self._is_agreed = True  # there is nobody to tell
+                raise RankError(
+                    f"Rank {self.rank} of {self.size} lost the connection to another process of "
+                    f"the distributed fit, which may have been killed: {lost!s:.300}. With "
+                    "checkpoint_dir, the same call of fit resumes from the last epoch."
+                ) from lost
+        if failures:
+            self._is_agreed = True
+            _raise_other(failures)
+
+    def _failures(self, error: BaseException | None) -> list[_Failure]:
+        """Tell the other ranks whether this one has failed, and return who has."""
+        n_failed = torch.tensor([0.0 if error is None else 1.0], device="cpu")
+        dist.all_reduce(n_failed, group=self._control)
+        if n_failed.item() == 0:
+            return []
+        own = None if error is None else _Failure.of(self.rank, error)
+        return [one for one in self._gathered(own) if one is not None]
+
+    def _gathered(self, value: Any) -> list[Any]:
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self._control)
+        return values
+
+    def _summed(self, tensor: Tensor) -> Tensor:
+        if tensor.device.type == self._device.type:
+            dist.all_reduce(tensor)
+            return tensor
+        moved = tensor.to(self._device)
+        dist.all_reduce(moved)
+        return tensor.copy_(moved)
+
+
+ALONE = Ranks()
+
+
+def local_rank() -> int:
+    """Return the number of this process on its machine, and thus of its GPU."""
+    number = int(os.environ.get("LOCAL_RANK", "0"))
+    return number % max(1, torch.cuda.device_count())
+
+
+_gloo_groups: dict[int, Any] = {}
+
+
+def _gloo_group() -> Any:
+    """Return a group of all processes that exchanges messages without their GPUs."""
+    world = dist.group.WORLD
+    if id(world) not in _gloo_groups:
+        _gloo_groups.clear()  # those of a default group that has been destroyed
+        _gloo_groups[id(world)] = dist.new_group(backend="gloo")
+    return _gloo_groups[id(world)]
+
+
+def _raise_other(failures: Sequence[_Failure]) -> None:
+    """Raise the error of the first rank that has failed."""
+    first = failures[0]
+    if first.is_interrupt:
+        raise KeyboardInterrupt(f"Rank {first.rank} was interrupted.")
+    raise RankError(
+        f"Rank {first.rank} of this distributed fit failed, so all processes stop. Its error was "
+        f"{first.kind}: {first.text}"
+    )
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Put off Ctrl-C until a message has been exchanged as a whole."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread is interrupted
+        return
+    received: list[Any] = []
+    before = signal.signal(signal.SIGINT, lambda *what: received.append(what))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if received and callable(before):
+            before(*received[0])

@@ -1,0 +1,289 @@
+"""Fits in several processes beside fits in one, for `test_distributed.py`.
+
+Started by torchrun with a folder: every rank writes what it found there as JSON.
+"""
+
+import hashlib
+import json
+import sys
+import threading
+import traceback
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import zarr
+
+from acluster import (
+    AttentionClusterClassifier,
+    FeatureSets,
+    MultimodalAttentionClusterClassifier,
+    MultimodalFeatureSets,
+    open_feature_sets,
+    rivals,
+    save_feature_sets,
+)
+
+N = 103
+BASE = {"max_iter": 2, "tol": None, "random_state": 0, "cluster_size": 4, "dtype": "float64"}
+
+
+def make_sets(n=N, width=12, longest=9, missing=0.0, seed=0):
+    """Sets of different sizes, in float64; some are empty if a share is missing."""
+    rng = np.random.default_rng(seed)
+    arrays = []
+    for i in range(n):
+        length = 0 if rng.random() < missing else int(rng.integers(1, longest))
+        values = rng.standard_normal((length, width))
+        values[: length // 2, i % 5] += 2
+        arrays.append(values)
+    return FeatureSets.from_arrays(arrays)
+
+
+X, y = make_sets(), np.arange(N) % 5
+SEVERAL = MultimodalFeatureSets({"a": X, "b": make_sets(width=7, missing=0.4, seed=1)})
+LABELS = (np.random.default_rng(2).random((N, 3)) < 0.4).astype(int)
+LABELS[:3] |= np.eye(3, dtype=int)
+WEIGHTS = np.random.default_rng(3).random(N)
+WEIGHTS[::7] = 0
+
+
+def save_compressed(path):
+    """Write a store that is slow to read: blocks of 16 local features, compressed."""
+    save_feature_sets(path, X, label=y)
+    group = zarr.open_group(path)
+    rows = group["features"]
+    group.create_array(
+        "features",
+        data=rows[...],
+        chunks=(16, rows.shape[1]),
+        compressors=zarr.codecs.ZstdCodec(),
+        dimension_names=rows.metadata.dimension_names,
+        overwrite=True,
+    )
+
+
+def one(X=X, y=y, fit=None, **parameters):
+    """Return a function that fits a classifier of one modality."""
+    return lambda distributed: AttentionClusterClassifier(
+        distributed=distributed, **{**BASE, **parameters}
+    ).fit(X, y, **(fit or {}))
+
+
+def several(**parameters):
+    """Return a function that fits a classifier of two modalities."""
+    return lambda distributed: MultimodalAttentionClusterClassifier(
+        distributed=distributed, **{**BASE, **parameters}
+    ).fit(SEVERAL, y)
+
+
+def fused(distributed):
+    """Fit a rival to two modalities, each of which has its own scores."""
+    parameters = {name: value for name, value in BASE.items() if name != "cluster_size"}
+    rival = rivals.AverageClassifier(fusion="scores", distributed=distributed, **parameters)
+    return rival.fit(SEVERAL, y)
+
+
+def twice(distributed):
+    """Fit, and continue."""
+    classifier = AttentionClusterClassifier(distributed=distributed, warm_start=True, **BASE)
+    return classifier.fit(X, y).fit(X, y)
+
+
+def partially(distributed):
+    """Fit to the halves of the items, one after the other."""
+    classifier = AttentionClusterClassifier(distributed=distributed, **BASE)
+    for half in (slice(0, 50), slice(50, None)):
+        classifier.partial_fit(X[half], y[half], classes=np.arange(5))
+    return classifier
+
+
+def rival(kind):
+    """Return a function that fits a rival."""
+    parameters = {name: value for name, value in BASE.items() if name != "cluster_size"}
+    parameters["max_iter"] = 1  # their rounding errors grow faster
+    return lambda distributed: kind(distributed=distributed, **parameters).fit(X, y)
+
+
+def fits(folder):
+    """Return the fits that must be the same with one process and with several."""
+    stored = open_feature_sets(folder / "plain.zarr")
+    found = {
+        "defaults": one(),
+        "batches smaller than the ranks": one(X[:14], y[:14], batch_size=1, max_iter=1),
+        "a last batch of one": one(X[:40], y[:40], batch_size=13),
+        "all items in a batch": one(batch_size=999),
+        "store, streamed": one(stored, cache="stream"),
+        "store, in memory": one(stored, cache="memory"),
+        "store, on the device": one(stored, cache="device"),
+        "sampled": one(n_local_features=3),
+        "not standardized": one(standardize=False),
+        "class weights": one(class_weight="balanced"),
+        "sample weights": one(fit={"sample_weight": WEIGHTS}),
+        "binary": one(y=y > 2),
+        "multilabel": one(y=LABELS),
+        "early stopping": one(early_stopping=True),
+        "validation": one(X[:80], y[:80], fit={"X_val": X[80:], "y_val": y[80:]}),
+        "validation of one": one(X[:80], y[:80], fit={"X_val": X[80:81], "y_val": y[80:81]}),
+        "fc2, pyramid": one(weighting="fc2", pyramid_levels=2, n_attended=2),
+        "hidden features": one(hidden_features=5),
+        "clipped": one(max_grad_norm=1e-2),
+        "rmsprop": one(optimizer="rmsprop", learning_rate=1e-3),
+        "cosine": one(learning_rate_schedule="cosine"),
+        "a large last layer": one(cluster_size=256, y=np.arange(N) % 60, learning_rate=1e-4),
+        "members": one(n_members=3),
+        "mask": several(missing_modality="mask"),
+        "mean": several(missing_modality="mean"),
+        "dropped modalities": several(modality_dropout=0.5, batch_size=5, max_iter=1),
+        "fused scores": fused,
+        "warm start": twice,
+        "partial_fit": partially,
+    }
+    for kind in networks():
+        if not _has_batch_norm(kind):
+            found[f"rival {kind.__name__}"] = rival(kind)
+    return found
+
+
+def networks():
+    """Return the rivals that train a network."""
+    kinds = [getattr(rivals, name) for name in rivals.__all__]
+    return [one for one in kinds if hasattr(one, "get_params") and hasattr(one(), "distributed")]
+
+
+def _has_batch_norm(kind):
+    network = kind(random_state=0, max_iter=1, tol=None).fit(X[:10], y[:10]).network_
+    return any("BatchNorm" in type(one).__name__ for one in network.modules())
+
+
+class Failing:
+    """A callback that fails after the first epoch."""
+
+    def setup(self, *args, **kwargs):
+        pass
+
+    def teardown(self, *args, **kwargs):
+        pass
+
+    def on_fit_task_begin(self, *args, **kwargs):
+        pass
+
+    def on_fit_task_end(self, *args, **kwargs):
+        raise OSError("the callback has no disk")
+
+
+def failures(folder):
+    """Return the fits that must fail on all ranks."""
+    rank = dist.get_rank()
+    damaged = open_feature_sets(folder / "damaged.zarr")
+    bad = [np.full((2, 3), np.nan if i == 7 and rank == 1 else i % 3 / 2) for i in range(20)]
+
+    def fit(X=X, y=y, **parameters):
+        return lambda: AttentionClusterClassifier(distributed=True, **BASE | parameters).fit(X, y)
+
+    def with_callback():
+        classifier = AttentionClusterClassifier(distributed=True, **BASE)
+        return classifier.set_callbacks(Failing()).fit(X, y)
+
+    moved = FeatureSets.from_arrays([values + rank for values in X])
+    most = N - rank  # a rank with fewer items
+    normalizing = next(kind for kind in networks() if _has_batch_norm(kind))
+    return {
+        "other features": fit(moved),
+        "fewer items": fit(X[:most], y[:most]),
+        "other labels": fit(y=(y + rank) % 5),
+        "another learning rate": fit(learning_rate=0.01 + rank),
+        "a bad item on one rank": fit(bad, y[:20]),
+        "a damaged store": fit(damaged, cache="stream", standardize=False),
+        "a callback that fails": with_callback,
+        "batch normalization": lambda: normalizing(distributed=True).fit(X, y),
+        "a second fit in a thread": _in_two_threads,
+    }
+
+
+def _in_two_threads():
+    """Start a fit while another thread of the same process is in one."""
+    from acluster.training import Ranks
+
+    entered, left, errors = threading.Event(), threading.Event(), []
+
+    def hold():
+        with Ranks(distributed=True):
+            entered.set()
+            left.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    entered.wait()
+    try:
+        one()(True)
+    except ValueError as error:
+        errors.append(error)
+    finally:
+        left.set()
+        thread.join()
+    raise errors[0]
+
+
+def compared(together, alone):
+    """Return the largest relative difference of two networks, over their parameters."""
+    a, b = together.network_.state_dict(), alone.network_.state_dict()
+    scales = {name: b[name].abs().max().clamp(min=1e-30) for name in b}
+    return max(float((a[name] - b[name]).abs().max() / scales[name]) for name in b)
+
+
+def digest(classifier):
+    """Return a digest of the bits of the network, of the curves and of the random state."""
+    state = classifier.network_.state_dict().values()
+    found = hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in state))
+    found.update(repr((classifier.loss_curve_, classifier.validation_scores_)).encode())
+    found.update(repr(classifier._random_state.get_state()[1].tolist()).encode())
+    return found.hexdigest()
+
+
+def main(folder):
+    """Run everything, and write what was found."""
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    if rank == 0:
+        save_feature_sets(folder / "plain.zarr", X, label=y)
+        save_compressed(folder / "packed.zarr")
+        save_feature_sets(folder / "damaged.zarr", X, label=y)
+        zarr.open_group(folder / "damaged.zarr")["features"][-1, 0] = np.nan
+    dist.barrier()
+    found = {}
+    for name, fit in fits(folder).items():
+        together = fit(True)
+        found[name] = {"digest": digest(together)}
+        if rank == 0:
+            alone = fit(False)
+            found[name] |= {
+                "gap": compared(together, alone),
+                "scores": [together.validation_scores_, alone.validation_scores_],
+            }
+    packed = open_feature_sets(folder / "packed.zarr")
+    for name, fit in {
+        "no seed": one(random_state=None),
+        "a random state per rank": one(random_state=np.random.RandomState(rank)),
+        "compressed store": one(packed, cache="stream"),
+    }.items():
+        found[name] = {"digest": digest(fit(True))}
+    for name, fail in failures(folder).items():
+        try:
+            fail()
+        except Exception as error:
+            found[name] = {"error": type(error).__name__, "text": str(error)}
+    (folder / f"{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    try:
+        main(Path(sys.argv[1]))
+    except BaseException:
+        traceback.print_exc()
+        raise

@@ -1,0 +1,106 @@
+"""`fit` in several processes: the same model as in one, and errors that reach all of them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.model_selection import GridSearchCV
+
+from acluster import AttentionClusterClassifier
+from acluster.training import Ranks
+from tests.conftest import make_sets
+
+ROOT = Path(__file__).parents[2]
+FAILURES = {
+    "other features": ("ValueError", "the digest of the first sets is"),
+    "fewer items": ("ValueError", "the number of items is 102 on rank 1, 103 on rank 0"),
+    "other labels": ("ValueError", "the digest of the labels and weights is"),
+    "another learning rate": ("ValueError", "learning_rate is 1.01 on rank 1, 0.01 on rank 0"),
+    "a bad item on one rank": ("RankError", "Rank 1 of this distributed fit failed"),
+    "a damaged store": ("RankError", "Its error was ValueError"),
+    "a callback that fails": ("RankError", "OSError: the callback has no disk"),
+    "batch normalization": ("ValueError", "its batch normalization needs the statistics"),
+    "a second fit in a thread": ("ValueError", "Another fit with distributed=True is running"),
+}
+
+
+def torchrun(n, script, *args, timeout=300, **environment):
+    """Run a script in several processes; return the finished process."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return subprocess.run(
+        [*command, "--nproc-per-node", str(n), str(script), *map(str, args)],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("n_ranks", [2, 3])
+def test_fit_distributed_is_fit_of_one_process(tmp_path, n_ranks):
+    done = torchrun(n_ranks, ROOT / "tests/estimators/distributed_scenarios.py", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(n_ranks)]
+    problems = []
+    for name, of_first in found[0].items():
+        of_ranks = [of_rank[name] for of_rank in found]
+        if name in FAILURES:
+            kind, text = FAILURES[name]
+            if not all(text in one.get("text", "") for one in of_ranks if one["error"] == kind):
+                problems.append(f"{name}: {of_ranks}")
+            if kind not in [one["error"] for one in of_ranks]:
+                problems.append(f"{name}: no {kind} in {of_ranks}")
+            continue
+        if len({one["digest"] for one in of_ranks}) > 1:
+            problems.append(f"{name}: the ranks differ")
+        if of_first.get("gap", 0) > 1e-12:
+            problems.append(f"{name}: {of_first['gap']:.1e} from one process")
+        if "scores" in of_first and of_first["scores"][0] != of_first["scores"][1]:
+            problems.append(f"{name}: other validation scores {of_first['scores']}")
+    assert not problems, "\n".join(problems)
+    assert sum("gap" in one for one in found[0].values()) >= 35
+    assert set(FAILURES) <= set(found[0])
+
+
+def test_fit_distributed_rejects_process_without_group():
+    X, y = make_sets()
+    with pytest.raises(ValueError, match=r"needs a process group.*torchrun --nproc-per-node 2"):
+        AttentionClusterClassifier(distributed=True).fit(X, y)
+
+
+def test_fit_distributed_rejects_worker_of_parallel_search():
+    X, y = make_sets(n=20)
+    search = GridSearchCV(
+        AttentionClusterClassifier(distributed=True, max_iter=1),
+        {"dropout": [0.1, 0.2]},
+        cv=2,
+        n_jobs=2,
+        error_score="raise",
+    )
+    with pytest.raises(ValueError, match=r"search with n_jobs=1"):
+        search.fit(X, y)
+
+
+def test_ranks_alone_exchange_nothing():
+    with Ranks() as ranks:
+        assert (ranks.rank, ranks.size) == (0, 1)
+        assert ranks.share(7) is None
+        assert ranks.own(7) == slice(0, 7)
+        assert ranks.same("x") == "x"
+        assert ranks.all_of(3) == [3]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+@pytest.mark.parametrize("n_items", [0, 1, 2, 7, 8, 32])
+def test_ranks_own_every_item_once(size, n_items):
+    owned = []
+    for rank in range(size):
+        ranks = Ranks()
+        ranks.rank, ranks.size = rank, size
+        owned += [*range(n_items)[ranks.own(n_items)]]
+    assert np.array_equal(owned, np.arange(n_items))
