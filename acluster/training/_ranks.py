@@ -184,7 +184,7 @@ class Ranks:
             if differing:
                 self._is_agreed = True
                 shown = "; ".join(
-                    f"{name} is {other.get(name)!s:.100} on rank {rank}, {first[name]:.100} on rank 0"
+                    f"{name} is {other.get(name)!s:.90} on rank {rank}, {first[name]:.90} on rank 0"
                     for name in differing[:3]
                 )
                 raise ValueError(
