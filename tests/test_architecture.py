@@ -38,6 +38,7 @@ ARROWS = {
         "inspection",
         "model_selection",
         "sets",
+        "training",
         "_utils",
     },
     "__main__": {"command_line"},

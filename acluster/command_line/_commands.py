@@ -14,7 +14,7 @@ import acluster.sets
 from acluster._utils._progress import progress
 from acluster.command_line import _attention, _convert, _extract, _search, _splits
 from acluster.command_line._labels import Roles, read_table
-from acluster.command_line._output import check_path, show, write_table
+from acluster.command_line._output import check_path, quiet, show, write_table
 from acluster.command_line._training import (
     DEFAULTS,
     fit_classifier,
@@ -23,6 +23,7 @@ from acluster.command_line._training import (
     show_model,
     train,
 )
+from acluster.training import joined_group
 
 _ITEMS_PER_BATCH = 256
 
@@ -116,10 +117,12 @@ def fit(options: argparse.Namespace) -> None:
     check_path(options.out)
     task = open_task(options)
     classifier = new_classifier(task.X, options.set)
-    if options.cv is not None:
-        _cross_validate(classifier, task.X, task.y, task.group, options.cv)
-    accuracy = train(classifier, task, options.out, options.checkpoint)
-    show_model(classifier, task, options.out, accuracy)
+    with joined_group(classifier.distributed) as rank, quiet(rank > 0):
+        if options.cv is not None:
+            _cross_validate(classifier, task.X, task.y, task.group, options.cv)
+        out = options.out if rank == 0 else None
+        accuracy = train(classifier, task, out, options.checkpoint)
+        show_model(classifier, task, options.out, accuracy)
 
 
 def _cross_validate(classifier: Any, X: Any, y: Any, group: Any, n_folds: int) -> None:

@@ -9,7 +9,8 @@ import csv
 import io
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from itertools import chain
 from typing import Any, NoReturn
 
@@ -36,6 +37,13 @@ def prepare() -> None:
 def is_terminal() -> bool:
     """Return whether stdout is a terminal; it is None if the parent process has closed it."""
     return sys.stdout is not None and sys.stdout.isatty()
+
+
+@contextmanager
+def quiet(is_quiet: bool) -> Iterator[None]:
+    """Do not print to stdout, as in all but the first of several processes."""
+    with redirect_stdout(io.StringIO()) if is_quiet else nullcontext():
+        yield
 
 
 def show(text: object, *, error: bool = False) -> None:

@@ -111,7 +111,9 @@ def fit_classifier(classifier: Any, X: Any, y: Any, group: Any, **options: Any) 
     return classifier.fit(X[items], y[items], weight, **options)
 
 
-def train(classifier: Any, task: Task, out: str, checkpoint: str | None = None) -> float | None:
+def train(
+    classifier: Any, task: Task, out: str | None, checkpoint: str | None = None
+) -> float | None:
     """Train a classifier, save it to `out`, and return its accuracy on the held-out items.
 
     After Ctrl-C, the weights learned so far are saved. Without held-out items, None is returned.
@@ -125,7 +127,9 @@ def train(classifier: Any, task: Task, out: str, checkpoint: str | None = None) 
     if names := acluster.sets.info(task.store).label_names:
         classifier.label_names_ = list(names)
     # Whether this command runs on a terminal says nothing about where the model is used.
-    classifier.set_params(verbose=False).save(out)
+    classifier.set_params(verbose=False, distributed=False)
+    if out is not None:
+        classifier.save(out)
     X, y = task.held_out
     return float(classifier.score(X, y)) if len(y) else None
 

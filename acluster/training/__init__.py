@@ -19,6 +19,6 @@ from acluster.training._fit import Fit, Interrupted, Patience
 from acluster.training._members import Member, run_epoch, train, warn_of_convergence
 from acluster.training._moments import FeatureMoments, feature_moments
 from acluster.training._optimizer import OPTIMIZERS, SCHEDULES
-from acluster.training._ranks import ALONE, RankError, Ranks
+from acluster.training._ranks import ALONE, RankError, Ranks, joined_group
 from acluster.training._threads import threads_for
 from acluster.training._trainer import EnsembleTrainer, Trainer, infer, stack_blocks

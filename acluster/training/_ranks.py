@@ -271,6 +271,22 @@ class Ranks:
 ALONE = Ranks()
 
 
+@contextmanager
+def joined_group(is_distributed: bool) -> Iterator[int]:
+    """Join the processes that torchrun has started, and yield the number of this one.
+
+    Without `is_distributed`, or outside of torchrun, there is only this process.
+    """
+    if not is_distributed or "RANK" not in os.environ:
+        yield 0
+        return
+    dist.init_process_group()  # gloo for CPUs, and nccl for GPUs if there are any
+    try:
+        yield dist.get_rank()
+    finally:
+        dist.destroy_process_group()
+
+
 def local_rank() -> int:
     """Return the number of this process on its machine, and thus of its GPU."""
     number = int(os.environ.get("LOCAL_RANK", "0"))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from acluster import AttentionClusterClassifier
+from acluster import AttentionClusterClassifier, load, save_feature_sets
 from acluster.training import Ranks
 from tests.conftest import make_sets
 
@@ -34,11 +34,11 @@ FAILURES = {
 }
 
 
-def torchrun(n, script, *args, options=()):
-    """Run a script in several processes, which must succeed."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *options]
+def torchrun(n, *command, options=()):
+    """Run a program in several processes, which must succeed; return its output."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", *options]
     done = subprocess.run(
-        [*command, "--nproc-per-node", str(n), str(ROOT / script), *map(str, args)],
+        [*launcher, "--nproc-per-node", str(n), *map(str, command)],
         env=os.environ | ENVIRONMENT,
         capture_output=True,
         text=True,
@@ -46,11 +46,12 @@ def torchrun(n, script, *args, options=()):
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 @pytest.mark.parametrize("n_ranks", [2, 3])
 def test_fit_distributed_is_fit_of_one_process(tmp_path, n_ranks):
-    torchrun(n_ranks, "tests/estimators/distributed_scenarios.py", tmp_path)
+    torchrun(n_ranks, ROOT / "tests/estimators/distributed_scenarios.py", tmp_path)
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(n_ranks)]
     problems = []
     for name, of_first in found[0].items():
@@ -79,12 +80,25 @@ def test_fit_distributed_resumes_when_a_rank_is_killed(tmp_path):
         folder = tmp_path / f"{n_kills} kills"
         folder.mkdir()
         options = ["--max-restarts", str(n_kills), "--monitor-interval", "0.1"]
-        torchrun(2, "tests/estimators/killed_ranks.py", folder, n_kills, options=options)
+        torchrun(2, ROOT / "tests/estimators/killed_ranks.py", folder, n_kills, options=options)
         assert (folder / "restarts").read_text() == str(n_kills)
         assert (folder / "checkpoint 0").exists()
         assert not (folder / "checkpoint 1").exists()  # rank 0 writes it
         found[n_kills] = (folder / "digest").read_text()
     assert found[0] == found[1]
+
+
+def test_fit_command_trains_in_the_processes_of_torchrun(tmp_path):
+    X, y = make_sets()
+    save_feature_sets(tmp_path / "sets.zarr", X, label=y)
+    settings = "max_iter=2", "tol=null", "distributed=true"
+    arguments = ["fit", tmp_path / "sets.zarr", "--out", tmp_path / "a.model", "--hold-out", "0.2"]
+    shown = torchrun(2, "-m", "acluster", *arguments, "--set", *settings)
+    assert shown.count("48 items, 2 epochs") == 1
+    assert shown.count("accuracy on the 12 held-out items") == 1
+    classifier = load(tmp_path / "a.model")
+    assert not classifier.distributed
+    assert classifier.predict(X).shape == (60,)
 
 
 def test_fit_distributed_rejects_process_without_group():
