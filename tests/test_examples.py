@@ -1,6 +1,7 @@
 """The examples run from the command line, as the README says."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,38 @@ def test_clips_need_all_modalities(tmp_path):
     alone = [accuracy[name] for name in ("rgb", "flow", "audio")]
     assert accuracy["rgb + flow + audio"] > max(alone) + 20
     assert image.read_bytes().startswith(b"\x89PNG")
+
+
+def test_distributed_example_runs_as_slurm_starts_it(tmp_path):
+    programs = {
+        "scontrol": "echo localhost",
+        "srun": '"$@"',
+        "torchrun": f'{sys.executable} -m torch.distributed.run "$@"',
+    }
+    for name, code in programs.items():
+        program = tmp_path / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f"#!/bin/sh\n{code}\n")
+        program.chmod(0o755)
+    job = {"SLURM_JOB_NODELIST": "localhost", "SLURM_NNODES": "1", "SLURM_JOB_ID": "7"}
+    environment = job | {
+        "SLURM_CPUS_PER_TASK": "2",
+        "PROCESSES": "2",
+        "FOLDER": str(tmp_path),
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        "PYTHONPATH": str(EXAMPLES.parent),
+    }
+    shown = subprocess.run(
+        ["bash", "examples/distributed.sh"],
+        cwd=EXAMPLES.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | environment,
+    ).stdout
+    found = re.fullmatch(r"2 processes, 30 epochs: accuracy ([01]\.\d+)\n", shown)
+    assert float(found[1]) > 0.95
+    assert (tmp_path / "sets.model").stat().st_size > 1000
 
 
 def test_readme_snippet_scores_well():
