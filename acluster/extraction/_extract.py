@@ -163,6 +163,7 @@ def extract(
     >>> folder.cleanup()
     """
     _check_parameters(views, on_error, part, batch_size=batch_size, n_workers=n_workers)
+    _check_local(store)
     started = time.perf_counter()
     files = media_files(Path(root))
     columns = {"label": _labels_of(files, labels), "group": _checked("groups", groups, files)}
@@ -292,6 +293,15 @@ class _Extraction:
     def _write(self, id_: str, features: Mapping[str, Any], places: Mapping[str, Any]) -> None:
         own = {name: values[id_] for name, values in self._columns.items() if values is not None}
         self._writer.append(features, id=id_, places=places or None, **own)
+
+
+def _check_local(store: str | os.PathLike[str]) -> None:
+    if "://" in os.fspath(store):
+        raise ValueError(
+            "store is an address, but the tables of failures and warnings lie in files beside the "
+            "store. Extract to a directory, and copy the store to the address with "
+            "acluster.save_feature_sets(address, acluster.open_feature_sets(directory))."
+        )
 
 
 def _is_integer(value: Any) -> bool:

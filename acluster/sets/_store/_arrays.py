@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from acluster.sets._store._errors import StoreError, array_error
+from acluster.sets._store._errors import RemoteError, StoreError, array_error
 from acluster.sets._store._files import file_size, knows_sizes, read_json
 
 if TYPE_CHECKING:
@@ -78,6 +78,8 @@ def find_array(group: zarr.Group, name: str, store: str) -> zarr.Array | None:
             return None
         _check_metadata(metadata)
         return zarr.Array(zarr.AsyncArray.from_dict(path, metadata))
+    except RemoteError:
+        raise
     except Exception as error:  # damaged metadata raise errors of many types
         problem = f"cannot be opened: {str(error).rstrip('.')}"
         raise array_error(name, store, problem, remedy) from error
@@ -355,6 +357,8 @@ def read_whole(array: zarr.Array, store: str) -> NDArray[Any]:
     check_files(array, store)
     try:
         return CompleteArray(array)[:]
+    except RemoteError:
+        raise
     except StoreError as error:
         raise array_error(array.basename, store, "is incomplete", str(error)) from error
     except Exception as error:  # of the codec, the store or the network

@@ -1,4 +1,4 @@
-"""The error of every fault of a store."""
+"""The errors of every fault of a store."""
 
 
 class StoreError(ValueError):
@@ -6,6 +6,10 @@ class StoreError(ValueError):
 
     The message names the array, the file and the place in it, and the remedy.
     """
+
+
+class RemoteError(StoreError, OSError):
+    """Raised if a request to object storage fails; the message names the object and the remedy."""
 
 
 def array_error(

@@ -13,7 +13,7 @@ import zipfile
 from collections import Counter
 from typing import Any
 
-from acluster.sets._store._errors import StoreError
+from acluster.sets._store._errors import RemoteError, StoreError
 
 _MAX_JSON_BYTES = 1 << 26
 _BYTES_PER_STEP = 1 << 24  # of a member of an archive
@@ -25,6 +25,11 @@ def local_root(store: Any) -> str | None:
     """Return the directory of a zarr store if its files are plain local files, else None."""
     # Not isinstance: a class derived from LocalStore may transform the bytes of its files.
     return str(store.root) if type(store).__name__ == "LocalStore" else None
+
+
+def is_remote(store: Any) -> bool:
+    """Whether a store of zarr is the wrapper of object storage, judged without importing zarr."""
+    return type(store).__name__ == "RemoteStore"
 
 
 def file_status(root: str, key: str) -> os.stat_result | None:
@@ -177,6 +182,8 @@ def read_json(store_path: Any) -> Any:
             return None if buffer is None else json.loads(buffer.to_bytes())
         with open(f"{root}/{key}", "rb") as file:
             return json.load(file)
+    except RemoteError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"{key} cannot be read: {error}. Restore it.") from error
 

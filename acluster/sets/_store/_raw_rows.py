@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,11 +12,10 @@ from acluster.sets._feature_sets import Int64Array
 from acluster.sets._store._arrays import file_grid, file_key
 from acluster.sets._store._errors import StoreError
 from acluster.sets._store._files import local_root
+from acluster.sets._store._layout import CHECKSUM_BYTES, Layout, has_valid_checksum
 from acluster.sets._store._open_files import OPEN_FILES, Identity, OpenFile
 from acluster.sets._store._rows import Pieces, StoredRows
 
-_NOT_STORED = 2**64 - 1  # in the index of a shard, both for the offset and the size of a chunk
-_CHECKSUM_BYTES = 4
 _MAX_PARTS = 500  # of one system call; the limit of Linux is 1024
 
 
@@ -43,7 +41,7 @@ class RawRows(StoredRows):
     is_fast = True
 
     def __init__(self, array: Any, layout: Layout, verify: bool = False) -> None:
-        # `raw_layout` accepts little-endian files only, on any machine.
+        # `plain_layout` accepts little-endian files only, on any machine.
         super().__init__(array, array.dtype.newbyteorder("<"), layout.rows_per_chunk)
         self._layout = layout
         self._row_bytes = self.shape[1] * self.dtype.itemsize
@@ -94,11 +92,11 @@ class RawRows(StoredRows):
         starts = self._chunk_starts.ravel()[pieces.block] + firsts
         buffer = out.reshape(-1).view(np.uint8).data
         # Runs that go on in the next chunk of a file skip the checksum between the two.
-        checksum = memoryview(bytearray(_CHECKSUM_BYTES))
+        checksum = memoryview(bytearray(CHECKSUM_BYTES))
         parts: list[memoryview] = []
         file, of, first, end, filled = None, -1, 0, 0, 0
         for shard, start, size, target in _merge(np.stack([shards, starts, sizes, targets])):
-            goes_on = start == end + _CHECKSUM_BYTES and target == filled and shard == of
+            goes_on = start == end + CHECKSUM_BYTES and target == filled and shard == of
             if goes_on and len(parts) < _MAX_PARTS:
                 parts += [checksum, buffer[target : target + size]]
             else:
@@ -133,10 +131,10 @@ class RawRows(StoredRows):
 
     def _verify(self, shard: int, chunk: int) -> None:
         """Compare a chunk with its checksum."""
-        data = bytearray(self._layout.rows_per_chunk * self._row_bytes + _CHECKSUM_BYTES)
+        data = bytearray(self._layout.rows_per_chunk * self._row_bytes + CHECKSUM_BYTES)
         start = int(self._chunk_starts[shard, chunk])
         self._read_bytes(shard, self._file(shard), start, memoryview(data))
-        if not _has_valid_checksum(data):
+        if not has_valid_checksum(data):
             row = (shard * self._layout.chunks_per_shard + chunk) * self._layout.rows_per_chunk
             raise self._error(
                 shard,
@@ -152,7 +150,10 @@ class RawRows(StoredRows):
         n_chunks = -(-self.shape[0] // self._layout.rows_per_chunk)
         # The last shard has chunks beyond the end of the array, which need not be there.
         entries = entries[: n_chunks - shard * self._layout.chunks_per_shard]
-        self._check_entries(shard, entries, low, high)
+        first_row = shard * self._layout.rows_per_shard
+        problem = self._layout.problem(entries, self._row_bytes, first_row, low, high)
+        if problem:
+            raise self._error(shard, problem)
         self._chunk_starts[shard, : len(entries)] = entries[:, 0]
         self._is_indexed[shard] = True
 
@@ -167,40 +168,14 @@ class RawRows(StoredRows):
         start = 0 if layout.index_is_first else max(0, size - layout.index_size)
         index = bytearray(min(size, layout.index_size))
         done = _read_bytes(file.descriptor, start, memoryview(index))
-        if done < layout.index_size or (layout.has_checksum and not _has_valid_checksum(index)):
+        entries = layout.entries(index[:done])
+        if entries is None:
             raise self._error(
                 shard,
                 f"ends at byte {size}, and its index of {layout.index_size} bytes at byte {start} "
                 "is truncated or does not match its checksum; the file is damaged.",
             )
-        entries = np.frombuffer(index, "<u8", 2 * layout.chunks_per_shard).reshape(-1, 2)
         return (entries, len(index), size) if layout.index_is_first else (entries, 0, start)
-
-    def _check_entries(self, shard: int, entries: NDArray[np.uint64], low: int, high: int) -> None:
-        n_rows = self._layout.rows_per_chunk
-        expected = n_rows * self._row_bytes + _CHECKSUM_BYTES * self._layout.has_chunk_checksums
-        starts, sizes = entries.T
-        # Without subtraction or addition, which would wrap around.
-        is_valid = (sizes == expected) & (starts >= low) & (starts <= max(0, high - expected))
-        wrong = np.flatnonzero(~is_valid | (high - low < expected))
-        if not len(wrong):
-            return
-        chunk = int(wrong[0])
-        start, size = entries[chunk].tolist()
-        row = (shard * self._layout.chunks_per_shard + chunk) * n_rows
-        if start == size == _NOT_STORED:
-            raise self._error(
-                shard,
-                f"lacks chunk {chunk} (from row {row} on), which has been lost or was left out "
-                "because it equals the fill value; with zarr, write with "
-                "config={'write_empty_chunks': True}.",
-            )
-        raise self._error(
-            shard,
-            f"places chunk {chunk} (from row {row} on) at bytes {start} to {start + size}, but a "
-            f"chunk has {expected} bytes, between byte {low} and byte {high} of this file; it is "
-            "truncated or damaged.",
-        )
 
     def _file(self, shard: int) -> OpenFile:
         try:
@@ -221,61 +196,6 @@ class RawRows(StoredRows):
             f"{self._description}: shard {self._keys[shard][self._prefix :]} {problem} Restore the "
             "file, or write the store again."
         )
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The layout of files that hold rows in the same form as in memory."""
-
-    rows_per_shard: int
-    rows_per_chunk: int
-    index_size: int = 0  # in bytes; 0 if every chunk is a file of its own
-    has_checksum: bool = False
-    index_is_first: bool = False
-    has_chunk_checksums: bool = False
-
-    @property
-    def chunks_per_shard(self) -> int:
-        return self.rows_per_shard // self.rows_per_chunk
-
-
-def raw_layout(array: Any) -> Layout | None:
-    """Return the layout of an array if `RawRows` can read it, else None."""
-    metadata = array.metadata.to_dict()
-    if local_root(array.store) is None or array.dtype.kind not in "fiub":
-        return None
-    if metadata["zarr_format"] != 3 or metadata["chunk_grid"]["name"] != "regular":
-        return None
-    n_rows, width = metadata["chunk_grid"]["configuration"]["chunk_shape"]
-    codecs, itemsize = metadata["codecs"], array.dtype.itemsize
-    if width != array.shape[1]:  # a row is split between files
-        return None
-    if _names(codecs) != ["sharding_indexed"]:
-        is_plain, has_checksums = _plain(codecs, itemsize)
-        return Layout(n_rows, n_rows, has_chunk_checksums=has_checksums) if is_plain else None
-    sharding = codecs[0]["configuration"]
-    rows_per_chunk, width = sharding["chunk_shape"]
-    is_plain_index, has_checksum = _plain(sharding["index_codecs"], 8)
-    is_plain, has_checksums = _plain(sharding["codecs"], itemsize)
-    if width != array.shape[1] or not (is_plain_index and is_plain):
-        return None
-    # The index has two 8-byte numbers per chunk, and a checksum.
-    index_size = 16 * (n_rows // rows_per_chunk) + _CHECKSUM_BYTES * has_checksum
-    index_is_first = sharding.get("index_location", "end") == "start"
-    return Layout(n_rows, rows_per_chunk, index_size, has_checksum, index_is_first, has_checksums)
-
-
-def _names(codecs: Any) -> list[str]:
-    return [codec["name"] for codec in codecs]
-
-
-def _plain(codecs: Any, itemsize: int) -> tuple[bool, bool]:
-    """Whether the encoded bytes are the values, little-endian, and whether a checksum follows."""
-    has_checksum = _names(codecs)[1:] == ["crc32c"]
-    is_plain = _names(codecs) in (["bytes"], ["bytes", "crc32c"]) and (
-        itemsize == 1 or codecs[0].get("configuration", {}).get("endian") == "little"
-    )
-    return is_plain, has_checksum
 
 
 def _merge(reads: Int64Array) -> list[list[int]]:
@@ -311,12 +231,3 @@ def _read_bytes(descriptor: int, start: int, buffer: memoryview) -> int:
             break
         done += n_bytes
     return done
-
-
-def _has_valid_checksum(data: bytearray) -> bool:
-    """Whether the last four bytes are the checksum of those before."""
-    import google_crc32c  # a dependency of zarr, which has opened the array
-
-    end = len(data) - _CHECKSUM_BYTES
-    found = google_crc32c.value(np.frombuffer(data, np.uint8, end))
-    return int.from_bytes(data[end:], "little") == int(found)

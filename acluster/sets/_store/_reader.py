@@ -17,11 +17,12 @@ from acluster.sets._extraction import is_description
 from acluster.sets._feature_sets import FeatureSets
 from acluster.sets._multimodal import MultimodalFeatureSets
 from acluster.sets._names import places_name
+from acluster.sets._store._addresses import Address, is_address, local_or_address
 from acluster.sets._store._arrays import check_files, has_checksums, read_whole
 from acluster.sets._store._columns import read_column
 from acluster.sets._store._decoded_rows import DecodedRows
-from acluster.sets._store._errors import StoreError
-from acluster.sets._store._files import bound_archive, read_json
+from acluster.sets._store._errors import RemoteError, StoreError
+from acluster.sets._store._files import bound_archive, is_remote, local_root, read_json
 from acluster.sets._store._format import (
     UNNAMED,
     check_structure,
@@ -31,7 +32,9 @@ from acluster.sets._store._format import (
     read_attributes,
     stored_names,
 )
-from acluster.sets._store._raw_rows import RawRows, raw_layout
+from acluster.sets._store._layout import plain_layout
+from acluster.sets._store._raw_rows import RawRows
+from acluster.sets._store._remote_rows import RemoteRows
 from acluster.sets._store._rows import StoredRows, describe_array
 
 if TYPE_CHECKING:
@@ -41,14 +44,16 @@ if TYPE_CHECKING:
 _BYTES_PER_CHECK = 1 << 25
 
 
-def open_feature_sets(store: str | os.PathLike[str] | zarr.Group, *, verify: bool = False) -> Any:
+def open_feature_sets(store: Any, *, verify: bool = False) -> Any:
     """Open the feature sets in a store; features are read on access.
 
     Parameters
     ----------
-    store : str, path or zarr.Group
+    store : str, path, zarr.Group, object of zarr.storage or icechunk session
         A store written by :func:`save_feature_sets` or :class:`FeatureSetsWriter`, or a zip
-        archive of one.
+        archive of one. Text that begins with s3://, gs://, https:// or http:// is the address of
+        a store in object storage, which is read through obstore (the extra ``cloud``) with
+        credentials from the environment.
 
     verify : bool, default=False
         Whether to compare each chunk of local features with its checksum when it is first read
@@ -61,17 +66,21 @@ def open_feature_sets(store: str | os.PathLike[str] | zarr.Group, *, verify: boo
         The sets as they were saved, with the attributes `label`, `id`, `group` and `weight`, and
         with `places` if they have some, and with `extraction` if
         :func:`acluster.extraction.extract` wrote the store.
-        Pickling keeps the path and the numbers of the selected items; the unpickled copy
-        opens the store again.
+        Pickling keeps the path or the address, and the numbers of the selected items; the
+        unpickled copy opens the store again.
 
     Raises
     ------
     FileNotFoundError
         If there is nothing at this path.
 
+    ValueError
+        If an address holds credentials, or its scheme is not known.
+
     StoreError
         If the store is incomplete or of another version, or its arrays are truncated or
-        contradict each other. The message names the array and the place.
+        contradict each other. The message names the array and the place. Also if a request to
+        object storage fails after all attempts; the message names the object.
 
     Examples
     --------
@@ -97,8 +106,26 @@ def open_feature_sets(store: str | os.PathLike[str] | zarr.Group, *, verify: boo
 
 
 def open_if_store(X: Any) -> Any:
-    """Open a path or a zarr group; return anything else unchanged."""
-    return open_feature_sets(X) if isinstance(X, str | os.PathLike) or is_zarr_group(X) else X
+    """Open a path, an address or an object of zarr or icechunk; return the rest unchanged."""
+    is_path = isinstance(X, str | os.PathLike)
+    return open_feature_sets(X) if is_path or is_zarr_group(X) or is_zarr_store(X) else X
+
+
+def is_zarr_store(X: Any) -> bool:
+    """Whether X is a store of zarr, or a session of icechunk, judged without importing either."""
+    # Arrays and groups of zarr have a store as well. Tables may have a column of this name.
+    has_store = hasattr(type(X), "store") and not hasattr(X, "store_path")
+    return _is_store(X) or (has_store and _is_store(X.store))
+
+
+def _is_store(X: Any) -> bool:
+    names = {(base.__module__, base.__name__) for base in type(X).__mro__}
+    return ("zarr.abc.store", "Store") in names
+
+
+def store_of(X: Any) -> Any:
+    """Return a store of zarr, or that of a session of icechunk."""
+    return X if _is_store(X) else X.store
 
 
 def is_zarr_group(X: Any) -> bool:
@@ -106,13 +133,13 @@ def is_zarr_group(X: Any) -> bool:
     return hasattr(X, "store_path") and hasattr(X, "group_keys")
 
 
-def info(store: str | os.PathLike[str] | zarr.Group) -> Bunch:
+def info(store: Any) -> Bunch:
     """Describe the contents of a store, which may be incomplete.
 
     Parameters
     ----------
-    store : str, path or zarr.Group
-        A store of feature sets.
+    store : str, path, zarr.Group, object of zarr.storage or icechunk session
+        A store of feature sets, as in :func:`~acluster.open_feature_sets`.
 
     Returns
     -------
@@ -159,7 +186,7 @@ def info(store: str | os.PathLike[str] | zarr.Group) -> Bunch:
     return Bunch(modalities=modalities, **{key: found[key] for key in keys})
 
 
-def validate(store: str | os.PathLike[str] | zarr.Group) -> Bunch:
+def validate(store: Any) -> Bunch:
     """Read a whole store, including all features, and raise an error if it is damaged.
 
     Opening a store checks only its structure and the sizes of its files. This function also
@@ -168,8 +195,8 @@ def validate(store: str | os.PathLike[str] | zarr.Group) -> Bunch:
 
     Parameters
     ----------
-    store : str, path or zarr.Group
-        A store of feature sets.
+    store : str, path, zarr.Group, object of zarr.storage or icechunk session
+        A store of feature sets, as in :func:`~acluster.open_feature_sets`.
 
     Returns
     -------
@@ -236,7 +263,7 @@ class FeatureStore:
         self.location, self.verify = location, verify
         self.n_items: int | None = None
         self.n_items = int(self.attributes["committed"]["n_items"])
-        if isinstance(location, str) and "://" not in location:
+        if isinstance(location, str) and not is_address(location):
             # A pickle may be opened from another working directory. Until here, error messages
             # show the path as the user wrote it.
             self.location = os.path.abspath(location)
@@ -244,7 +271,7 @@ class FeatureStore:
     @property
     def name(self) -> str:
         """The name of the store in error messages."""
-        return str(self.location)
+        return self.location if isinstance(self.location, str) else str(self.location.store_path)
 
     @cached_property
     def group(self) -> zarr.Group:
@@ -371,14 +398,25 @@ class StoredPlaces(StoredSets):
 
 
 def _location(store: Any) -> str | zarr.Group:
-    """Return the path of a local store, which can be pickled; else the group itself."""
-    if not is_zarr_group(store):
-        return os.fspath(store)
-    from zarr.storage import LocalStore
+    """Return the path or the address of a store, which can be pickled; else the group itself."""
+    if not is_zarr_group(store) and not is_zarr_store(store):
+        return local_or_address(store)
+    import zarr
+    from zarr.storage import LocalStore, MemoryStore, StorePath, ZipStore
 
-    if isinstance(store.store, LocalStore):
-        return str(Path(store.store.root) / store.path)
-    return store
+    from acluster.sets._store._remote import wrapped
+
+    if is_zarr_group(store):
+        base, path = store.store, store.path
+    else:
+        base, path = store_of(store), ""
+    if isinstance(base, LocalStore):
+        return str(Path(base.root) / path)
+    if not isinstance(base, MemoryStore | ZipStore):
+        base = wrapped(base)
+    if is_zarr_group(store):
+        return zarr.Group(zarr.AsyncGroup(store.metadata, StorePath(base, path)))
+    return _open_remote(base) if is_remote(base) else zarr.open_group(base, mode="r")
 
 
 def open_group(location: str | zarr.Group) -> zarr.Group:
@@ -394,7 +432,7 @@ def open_group(location: str | zarr.Group) -> zarr.Group:
         runs in order to decode an array.
 
     ImportError
-        If reading from this address needs a package that is not installed.
+        If this is an address, and obstore is not installed.
     """
     if not isinstance(location, str):
         if location.metadata.zarr_format != 3:
@@ -403,27 +441,42 @@ def open_group(location: str | zarr.Group) -> zarr.Group:
             _ARCHIVES[id(location.store)] = location.store
             bound_archive(location.store)
         return location
-    is_local = "://" not in location
-    if is_local and not Path(location).exists():
+    if is_address(location):
+        from acluster.sets._store._remote import connected
+
+        return _open_remote(connected(Address(location)))
+    if not Path(location).exists():
         raise FileNotFoundError(
             f"There is no store at {location!r}. Write one with acluster.save_feature_sets."
         )
     import zarr
 
-    path = os.path.abspath(location) if is_local else location
+    path = os.path.abspath(location)
     try:
         if os.path.isfile(path):
             return _open_archive(path)
-        if is_local:
-            _check_group_file(path)
+        _check_group_file(path)
         return zarr.open_group(path, mode="r", zarr_format=3, use_consolidated=False)
-    except ImportError as error:
-        raise ImportError(
-            f"{location} cannot be read without another package: {error}. Addresses need fsspec, "
-            "and a package for their protocol: aiohttp and requests for http, s3fs for s3."
-        ) from error
     except Exception as error:  # damaged metadata raise errors of many types
         raise StoreError(_not_a_store(location, str(error).rstrip("."))) from error
+
+
+def _open_remote(store: Any) -> zarr.Group:
+    """Open the group at the root of a `RemoteStore`."""
+    import zarr
+    from zarr.storage import StorePath
+
+    try:
+        if read_json(StorePath(store, "")) is None:
+            raise FileNotFoundError(
+                f"There is no store at {store}: {store}/zarr.json does not exist. Check the "
+                "address, or write a store with acluster.save_feature_sets."
+            )
+        return zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=False)
+    except (RemoteError, FileNotFoundError):
+        raise
+    except Exception as error:  # damaged metadata raise errors of many types
+        raise StoreError(_not_a_store(str(store), str(error).rstrip("."))) from error
 
 
 def _open_archive(path: str) -> zarr.Group:
@@ -491,7 +544,10 @@ def check_store(group: zarr.Group, name: str) -> None:
     for array_name in [*committed["n_rows"], *map(places_name, committed["places"])]:
         array = features_array(group, array_name, name)
         check_files(array, name)
-        open_rows(array).check()
+        # In object storage, the indices of shards are checked when they are first needed: a large
+        # store has many, and each is a request.
+        if not is_remote(array.store):
+            open_rows(array).check()
 
 
 def open_rows(array: Any, verify: bool = False) -> StoredRows:
@@ -508,7 +564,8 @@ def open_rows(array: Any, verify: bool = False) -> StoredRows:
     Returns
     -------
     StoredRows
-        `RawRows` if the files hold the rows in the same form as in memory, else `DecodedRows`.
+        `RawRows`, or `RemoteRows` in object storage, if the files hold the rows in the same form as
+        in memory, else `DecodedRows`.
 
     Raises
     ------
@@ -520,5 +577,7 @@ def open_rows(array: Any, verify: bool = False) -> StoredRows:
             f"{describe_array(array)} has shape {array.shape}; stored features must have two "
             "dimensions (local features of all sets, features)."
         )
-    layout = raw_layout(array)
-    return RawRows(array, layout, verify) if layout else DecodedRows(array)
+    layout = plain_layout(array)
+    if layout and local_root(array.store):
+        return RawRows(array, layout, verify)
+    return RemoteRows(array, layout) if layout and is_remote(array.store) else DecodedRows(array)

@@ -19,6 +19,8 @@ from acluster.sets._store._reader import open_rows
 if TYPE_CHECKING:
     import zarr
 
+    from acluster.sets._store._targets import Target
+
 LOCK_FILE = ".writer.lock"
 
 
@@ -82,7 +84,7 @@ def _check_features(array: zarr.Array, store: str) -> None:
         raise array_error(array.basename, store, problem)
 
 
-def discard_uncommitted(group: zarr.Group, attributes: Mapping[str, Any], root: Path) -> None:
+def discard_uncommitted(group: zarr.Group, attributes: Mapping[str, Any], target: Target) -> None:
     """Remove what an interrupted writer has left: rows, arrays and temporary files.
 
     Entries of the directory that no writer made are left alone.
@@ -102,8 +104,8 @@ def discard_uncommitted(group: zarr.Group, attributes: Mapping[str, Any], root: 
     }
     for name in unfinished - sizes.keys():
         if isinstance(name, str) and name == Path(name).name and name not in ("", ".", ".."):
-            shutil.rmtree(root / name, ignore_errors=True)
-    remove_temporary_files(root, sizes)
+            target.remove_array(name)
+    target.tidy(sizes)
 
 
 def remove_temporary_files(root: Path, arrays: Iterable[str]) -> None:

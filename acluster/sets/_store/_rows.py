@@ -12,6 +12,7 @@ import numpy as np
 
 from acluster.sets._feature_sets import Array, Int64Array
 from acluster.sets._store._errors import StoreError
+from acluster.sets._store._files import is_remote
 
 # All readers of this process. A lock that another thread holds during a fork stays locked forever
 # in the child, which does not have that thread, so every reader gets a new lock there.
@@ -157,6 +158,8 @@ def _split_runs(starts: Int64Array, lengths: Int64Array, rows_per_block: int) ->
 def describe_array(array: Any) -> str:
     """Return the name of an array in error messages."""
     root, name = str(array.store), array.path
+    if is_remote(array.store):
+        return f"array {name!r} of {root}"
     if not name:  # the array is the root of the store, which has the name of its directory
         root, _, name = root.rpartition("/")
     return f"array {name!r} of {root.rpartition('/')[2]}"

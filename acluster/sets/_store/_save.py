@@ -23,6 +23,7 @@ from acluster.sets._feature_sets import FeatureSets, check_lengths
 from acluster.sets._multimodal import MultimodalFeatureSets
 from acluster.sets._names import COLUMNS
 from acluster.sets._sequence import ItemSequence
+from acluster.sets._store._addresses import redacted
 from acluster.sets._store._arrays import read_foreign
 from acluster.sets._store._columns import column_array
 from acluster.sets._store._files import local_path
@@ -39,7 +40,7 @@ _CHUNK_BYTES = 1 << 22
 
 
 def save_feature_sets(
-    path: str | os.PathLike[str],
+    path: Any,
     X: Any,
     *,
     lengths: ArrayLike | None = None,
@@ -55,8 +56,9 @@ def save_feature_sets(
 
     Parameters
     ----------
-    path : str or path
-        The directory of the store, which must not exist.
+    path : str, path, object of zarr.storage or icechunk session
+        The directory of the store, or an address in object storage that begins with s3:// or
+        gs://; there must be nothing, as for :class:`FeatureSetsWriter`.
 
     X : FeatureSets, MultimodalFeatureSets, sequence, array or zarr.Group
         One of
@@ -133,7 +135,7 @@ def save_feature_sets(
         columns["id"] = column_array(names, "id")
     items = _items(X, names, lengths)
     if verbose:
-        items = progress(items, f"{path}: items")
+        items = progress(items, f"{redacted(str(path))}: items")
     attributes = _described(X) | dict(attributes or {})
     writer = FeatureSetsWriter(path, dtype=dtype, attributes=attributes)
     writer._name_columns(X, label)

@@ -8,12 +8,10 @@ import os
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from numbers import Real
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
@@ -32,26 +30,15 @@ from acluster.sets._store._columns import (
     read_column,
 )
 from acluster.sets._store._errors import StoreError
-from acluster.sets._store._files import local_path
 from acluster.sets._store._format import UNNAMED, places_array, read_attributes, stored_names
 from acluster.sets._store._item_places import PlaceNames, check_item_places
-from acluster.sets._store._lock import WriteLock
 from acluster.sets._store._narrowing import default_dtype, narrowed, underflow_warning
-from acluster.sets._store._reader import check_store, open_group
-from acluster.sets._store._resume import (
-    LOCK_FILE,
-    check_committed,
-    check_new_directory,
-    committed_array,
-    discard_uncommitted,
-    remove_store,
-)
-from acluster.sets._store._sync import sync_directory
+from acluster.sets._store._reader import check_store
+from acluster.sets._store._resume import check_committed, committed_array, discard_uncommitted
+from acluster.sets._store._targets import Lock, Target, target_of, transaction
 
 if TYPE_CHECKING:
     import zarr
-
-    from acluster.sets._store._durable import DurableStore
 
 _PENDING_BYTES = 1 << 25
 _GROWING = ("", "_row_size")  # the endings of the arrays of a modality that grow
@@ -115,8 +102,10 @@ class FeatureSetsWriter:
 
     Parameters
     ----------
-    path : str or path
-        The directory of the store. It must not exist, unless `resume` is True.
+    path : str, path, object of zarr.storage or icechunk session
+        The directory of the store, or an address in object storage that begins with s3:// or
+        gs:// (the extra ``cloud``; credentials come from the environment). There must be nothing,
+        unless `resume` is True.
 
     resume : bool, default=False
         Whether to continue after the items that are already in the store. A complete
@@ -157,7 +146,9 @@ class FeatureSetsWriter:
     cannot be written, for example to a full disk, those in memory are lost; free space, and resume.
     Threads may share a writer. Only one process at a time can write to a store: the writer
     locks it until it is closed or its process ends. Resuming checks that all files of the
-    committed items are there, and the checksums of those that will be added to.
+    committed items are there, and the checksums of those that will be added to. Object storage has
+    no locks: make sure yourself that one process at a time writes to an address. A session of
+    icechunk is committed by you, after the writer is closed.
 
     Examples
     --------
@@ -175,7 +166,7 @@ class FeatureSetsWriter:
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: Any,
         *,
         resume: bool = False,
         dtype: str | None = None,
@@ -185,47 +176,44 @@ class FeatureSetsWriter:
         if dtype not in (None, "float16", "float32"):
             raise ValueError(f"dtype={dtype!r} is not 'float16', 'float32' or None.")
         attributes = _as_json(attributes or {})
-        self.path = os.fspath(path)
+        self._target = target_of(path)
+        self.path = self._target.name
         self.dtype = dtype
-        # The working directory may change before the next item.
-        self._root = Path(local_path(self.path))
         self._has_warned = False
         self._mutex = threading.RLock()
         self._process = os.getpid()
         self._closed: str | None = None  # why
         self._state = _State()
         with self._mutex:
-            is_new = _make_directory(self._root, self.path, resume)
+            is_new = self._target.make(resume)
             try:
                 self._lock = self._acquire()
             except BaseException:
                 if is_new:
-                    # It is not empty if another process has made it the directory of its store.
-                    with suppress(OSError):
-                        self._root.rmdir()
+                    self._target.unmake()
                 raise
             weakref.finalize(self, self._lock.release)
             try:
                 self._state = _named(self._open(attributes), label_names, self.path)
             except BaseException:
                 if is_new:
-                    remove_store(self._root, [])
+                    self._target.remove([])
                 self._end()
                 raise
 
-    def _acquire(self) -> WriteLock:
+    def _acquire(self) -> Lock:
         """Lock the store; a writer of this process that has nothing left to write gives way."""
         with _OPENING:
-            other = _WRITERS.get(str(self._root))
+            other = _WRITERS.get(self._target.key)
             if other is not None and other._state.n_pending:
                 # It may have been deleted, and be kept by a cycle of references only.
                 del other
                 gc.collect()
-                other = _WRITERS.get(str(self._root))
+                other = _WRITERS.get(self._target.key)
             if other is not None:
                 other._give_way()
-            lock = WriteLock(str(self._root / LOCK_FILE), self.path)
-            _WRITERS[str(self._root)] = self
+            lock = self._target.lock()
+            _WRITERS[self._target.key] = self
         return lock
 
     def _give_way(self) -> None:
@@ -241,19 +229,12 @@ class FeatureSetsWriter:
 
     def _open(self, new: Mapping[str, Any]) -> _State:
         """Open the group of the store, or create it, and return what it holds."""
-        import zarr
-
-        from acluster.sets._store._durable import DurableStore
-
-        if not (self._root / "zarr.json").exists():
+        if not self._target.has_group():
             # A process killed while it created the group leaves no more than temporary files.
-            check_new_directory(self._root, self.path)
-            store = DurableStore(self._root)
-            zarr.create_group(store, zarr_format=3, attributes=_format.new_attributes(new))
-            store.sync()
-            sync_directory(self._root.parent)
+            self._target.check_begin()
+            self._target.begin(_format.new_attributes(new))
             return _State()
-        existing = open_group(str(self._root))
+        existing = self._target.open()
         attributes = read_attributes(existing)
         committed = attributes["committed"]
         _check_dtype(existing, committed["n_rows"], self.dtype, self.path)
@@ -262,8 +243,8 @@ class FeatureSetsWriter:
             check_store(existing, self.path)
         else:
             check_committed(existing, committed, self.path)
-            with _transaction(self._root, self.path) as (_, group):
-                discard_uncommitted(group, attributes, self._root)
+            with transaction(self._target) as (_, group):
+                discard_uncommitted(group, attributes, self._target)
         arrays = {name: existing[name] for name in committed["n_rows"]}
         named = [*arrays, *({"label"} & {*committed["columns"]})]
         return _State(
@@ -312,7 +293,7 @@ class FeatureSetsWriter:
         KeyError
             If the store has no such column.
         """
-        group = open_group(str(self._root))
+        group = self._target.open()
         committed = read_attributes(group)["committed"]
         if name not in committed["columns"]:
             raise KeyError(name)
@@ -395,10 +376,10 @@ class FeatureSetsWriter:
             types = check_entries(columns, self._state.types if len(self) else None, name)
             _check_n_labels(columns.get("label"), self._state.frames.get("label"), name)
             if not len(self):
-                _check_new_arrays(self._root, columns, self.path)
+                _check_new_arrays(self._target, columns)
             origins, named = check_item_places(places, item, sets, self._state.places, name)
             begun = [places_name(key) for key in origins if key not in self._state.places]
-            _check_new_arrays(self._root, begun, self.path)
+            _check_new_arrays(self._target, begun)
             n_bytes = sum(values.nbytes for values in (*sets.values(), *origins.values()))
             n_bytes += sum(len(entry) for entry in columns.values() if hasattr(entry, "__len__"))
             # Earlier items are written before this one is added, so that an error concerns only
@@ -431,7 +412,7 @@ class FeatureSetsWriter:
         named = by_modality(item)
         new = [name for name in named if name not in self._state.formats]
         if new:
-            check_new_names(new, f"Item {i}", [*os.listdir(self._root), *self._state.formats])
+            check_new_names(new, f"Item {i}", [*self._target.entries(), *self._state.formats])
         sets = {name: self._check_set(x, name) for name, x in named.items() if x is not None}
         if not any(map(len, sets.values())):
             raise ValueError(
@@ -483,7 +464,7 @@ class FeatureSetsWriter:
         """
         pending = state.pending[: state.n_pending]
         n_written = state.n_written + len(pending)
-        with _transaction(self._root, self.path) as (store, group):
+        with transaction(self._target) as (store, group):
             attributes = read_attributes(group)
             committed = attributes["committed"]
             places = [name for name, names in state.places.items() if names is not None]
@@ -527,7 +508,7 @@ class FeatureSetsWriter:
                 raise ValueError(
                     f"{self.path} has no items; append at least one before closing it."
                 )
-            with _transaction(self._root, self.path) as (store, group):
+            with transaction(self._target) as (store, group):
                 if not group.attrs["complete"]:  # else nothing was appended
                     for name in state.n_rows:
                         sizes = group[f"{name}_row_size"][: state.n_written]
@@ -552,7 +533,7 @@ class FeatureSetsWriter:
     def _remove(self) -> None:
         """Remove the store, which this writer has made, and nothing else in its directory."""
         with self._mutex:
-            remove_store(self._root, [*self._state.formats, *self._state.types])
+            self._target.remove([*self._state.formats, *self._state.types])
             self._end()
 
     def __enter__(self) -> Self:
@@ -570,25 +551,6 @@ class FeatureSetsWriter:
             if self._closed is None and self._process == os.getpid():
                 with self._mutex:
                     self._end()
-
-
-def _make_directory(root: Path, path: str, resume: bool) -> bool:
-    """Make the directory of the store, and return whether it is new."""
-    root.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        root.mkdir()
-    except FileExistsError:
-        if not resume:
-            raise FileExistsError(
-                f"There is already something at {path!r}. Choose another path, remove "
-                "it, or continue after its items with FeatureSetsWriter(path, resume=True)."
-            ) from None
-        if not root.is_dir():
-            raise StoreError(
-                f"{path} is not a store of feature sets. Choose another path."
-            ) from None
-        return False
-    return True
 
 
 def _named(state: _State, label_names: Sequence[str] | None, path: str) -> _State:
@@ -628,24 +590,6 @@ def _check_dtype(group: zarr.Group, names: Iterable[str], dtype: str | None, pat
             )
 
 
-@contextmanager
-def _transaction(root: Path, path: str) -> Iterator[tuple[DurableStore, zarr.Group]]:
-    """Open the group for writing; nothing is written to it after the block."""
-    import zarr
-
-    from acluster.sets._store._durable import DurableStore
-
-    if not (root / "zarr.json").exists():
-        raise FileNotFoundError(f"The store {path} has been removed or renamed.")
-    store = DurableStore(root)
-    try:
-        # Consolidated metadata, which other programs may have added, would be out of date
-        # after the first change. zarr leaves them out when it writes the group's attributes.
-        yield store, zarr.open_group(store, mode="r+", use_consolidated=False)
-    finally:
-        store.revoke()
-
-
 def _growing_arrays(
     modalities: Iterable[str], columns: Iterable[str], places: Iterable[str]
 ) -> set[str]:
@@ -654,11 +598,13 @@ def _growing_arrays(
     return of_modalities | {*columns} | {*map(places_name, places)}
 
 
-def _check_new_arrays(root: Path, names: Iterable[str], path: str) -> None:
+def _check_new_arrays(target: Target, names: Iterable[str]) -> None:
+    names = [*names]
+    taken = {*target.entries()} if names else set()
     for name in names:
-        if (root / name).exists():
+        if name in taken:
             raise StoreError(
-                f"{path} already contains {name!r}, which no writer of it made. Remove "
+                f"{target.name} already contains {name!r}, which no writer of it made. Remove "
                 "it, or choose another path."
             )
 

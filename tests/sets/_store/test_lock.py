@@ -185,11 +185,19 @@ def test_save_rows_removes_its_own_after_an_error(tmp_path):
     assert os.listdir(tmp_path) == ["a.zarr"]
 
 
-@pytest.mark.parametrize("name", ["a.zip", "A.ZIP", "s3://bucket/a.zarr"])
-@pytest.mark.parametrize("write", [write_store, write_rows])
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        *((name, write) for name in ("a.zip", "A.ZIP") for write in (write_store, write_rows)),
+        ("s3://bucket/a.zarr", write_rows),
+        ("https://host/a.zarr", write_store),
+    ],
+)
 def test_writers_refuse_archives_and_addresses(tmp_path, monkeypatch, name, write):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"is (the name of an archive|an address)"):
+    with pytest.raises(
+        ValueError, match=r"is (the name of an archive|an address|the address of a web server)"
+    ):
         write(name)
     assert os.listdir(tmp_path) == []
 

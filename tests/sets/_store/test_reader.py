@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pickle
 import shutil
+import sys
 import warnings
 import zipfile
 from pathlib import Path
@@ -22,7 +23,7 @@ from acluster import (
     save_feature_sets,
 )
 from acluster.sets import StoreError, info, validate
-from acluster.sets._store import _decoded_rows, _format
+from acluster.sets._store import _block_rows, _decoded_rows, _format
 from tests.sets._store.helpers import (
     ARRAYS,
     AUDIO,
@@ -374,13 +375,12 @@ def test_open_needs_no_listing_of_directories(written):
             read_all(zarr.open_group(WithoutListing(rest), mode="r"))
 
 
-def test_open_names_package_that_is_not_installed(monkeypatch):
-    def fail(*_, **__):
-        raise ImportError("HTTPFileSystem requires aiohttp")
-
-    monkeypatch.setattr(zarr, "open_group", fail)
-    with pytest.raises(ImportError, match=r"without another package: .*aiohttp"):
-        open_feature_sets("http://localhost/store.zarr")
+@pytest.mark.parametrize("address", ["https://localhost/store.zarr", "s3://bucket/store.zarr"])
+def test_open_names_extra_that_is_not_installed(monkeypatch, address):
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    monkeypatch.setitem(sys.modules, "obstore.store", None)
+    with pytest.raises(ImportError, match=r"store.zarr needs the package obstore.*'cloud'"):
+        open_feature_sets(address)
 
 
 def test_open_rejects_zip_archive_of_several_stores(written, tmp_path):
@@ -395,8 +395,8 @@ def test_open_rejects_zip_archive_of_several_stores(written, tmp_path):
 @pytest.mark.parametrize("as_group", [False, True])
 def test_zip_archive_is_read_in_forked_processes(tmp_path, monkeypatch, as_group):
     monkeypatch.setattr(_format, "_CHUNK_BYTES", 1 << 14)
-    monkeypatch.setattr(_decoded_rows, "_BLOCK_BYTES", 1)
-    monkeypatch.setattr(_decoded_rows, "_CACHE_BYTES", 1)
+    monkeypatch.setattr(_block_rows, "_BLOCK_BYTES", 1)
+    monkeypatch.setattr(_block_rows, "CACHE_BYTES", 1)
     monkeypatch.setattr(_decoded_rows, "_READ_BYTES", 1)
     rows = np.repeat(np.arange(4000, dtype=np.float32)[:, None], 64, axis=1)
     sets = FeatureSets(rows, np.arange(0, 4001, 10))

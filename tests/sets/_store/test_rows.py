@@ -21,7 +21,7 @@ from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, TransposeCodec
 from zarr.storage import LocalStore, MemoryStore
 
 from acluster.sets import StoreError
-from acluster.sets._store import _decoded_rows, _open_files
+from acluster.sets._store import _block_rows, _decoded_rows, _open_files
 from acluster.sets._store._arrays import check_files
 from acluster.sets._store._decoded_rows import DecodedRows
 from acluster.sets._store._raw_rows import RawRows
@@ -181,7 +181,7 @@ FILLS = {"f4": (0, 7, np.nan, np.inf), "i2": (0, -1, 2**15 - 1), "u1": (0, 255),
 @pytest.mark.parametrize("separator", ["/", "."])
 @pytest.mark.parametrize("encoding", ["default", "v2"])
 def test_rows_reject_absent_file(tmp_path, monkeypatch, compressors, shard, separator, encoding):
-    monkeypatch.setattr(_decoded_rows, "_BLOCK_BYTES", 1)
+    monkeypatch.setattr(_block_rows, "_BLOCK_BYTES", 1)
     keys = {"name": encoding, "separator": separator}
     options = {"shard": shard, "chunk_key_encoding": keys, "compressors": compressors}
     write(tmp_path, numbers(20), **options)
@@ -204,7 +204,7 @@ def test_rows_reject_absent_file(tmp_path, monkeypatch, compressors, shard, sepa
 def test_rows_tell_lost_chunks_from_stored_fill_values(
     tmp_path, monkeypatch, compressors, local, shard, dtype, fill
 ):
-    monkeypatch.setattr(_decoded_rows, "_BLOCK_BYTES", 1)
+    monkeypatch.setattr(_block_rows, "_BLOCK_BYTES", 1)
     values = numbers(24, dtype)
     values[4:8] = fill
     options = {"shard": shard, "fill_value": fill, "compressors": compressors}
@@ -465,9 +465,9 @@ class SlicesOf:
 
 
 def decoded(tmp_path, monkeypatch, n_rows=40, *, cache=1 << 20, read=1 << 20, block=1, chunk=4):
-    monkeypatch.setattr(_decoded_rows, "_CACHE_BYTES", cache)
+    monkeypatch.setattr(_block_rows, "CACHE_BYTES", cache)
     monkeypatch.setattr(_decoded_rows, "_READ_BYTES", read)
-    monkeypatch.setattr(_decoded_rows, "_BLOCK_BYTES", block)
+    monkeypatch.setattr(_block_rows, "_BLOCK_BYTES", block)
     rows = open_rows(write(tmp_path, numbers(n_rows), compressors="auto", chunk=chunk))
     rows._array = SlicesOf(rows._array)
     return rows, rows._array.slices
@@ -693,7 +693,7 @@ def test_check_reads_replaced_file(tmp_path):
 
 @pytest.mark.parametrize("shard", [None, 16])
 def test_decoded_rows_reject_damaged_block(tmp_path, monkeypatch, shard):
-    monkeypatch.setattr(_decoded_rows, "_BLOCK_BYTES", 1)
+    monkeypatch.setattr(_block_rows, "_BLOCK_BYTES", 1)
     array = write(tmp_path, numbers(32), shard=shard, compressors="auto")
     path = shard_file(array, 1)
     path.write_bytes(bytes(len(path.read_bytes())))
@@ -709,8 +709,9 @@ def test_decoded_rows_reject_damaged_block(tmp_path, monkeypatch, shard):
 @pytest.mark.parametrize("compressors", [None, "auto"])
 def test_gather_is_thread_safe(tmp_path, monkeypatch, compressors):
     monkeypatch.setattr(_open_files, "_MAX_OPEN_FILES", 2)
-    for name, n_bytes in {"_CACHE_BYTES": 100, "_BLOCK_BYTES": 1, "_READ_BYTES": 1}.items():
-        monkeypatch.setattr(_decoded_rows, name, n_bytes)
+    sizes = ((_block_rows, "CACHE_BYTES", 100), (_block_rows, "_BLOCK_BYTES", 1))
+    for module, name, n_bytes in (*sizes, (_decoded_rows, "_READ_BYTES", 1)):
+        monkeypatch.setattr(module, name, n_bytes)
     values = numbers(60)
     array = write(tmp_path, values, chunk=4, compressors=compressors)
     interval = sys.getswitchinterval()
