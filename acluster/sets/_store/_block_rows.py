@@ -48,9 +48,14 @@ class BlockRows(StoredRows):
     def _load(self, blocks: list[int]) -> dict[int, NDArray[Any]]:
         """Return blocks, given in ascending order, and maybe more."""
 
+    def _joined(self, pieces: Pieces) -> Pieces:
+        """Return the pieces to read; a subclass may read on in the rows after a block."""
+        return pieces
+
     def _read(self, pieces: Pieces, out: NDArray[Any]) -> None:
         if not len(pieces.block):
             return
+        pieces = self._joined(pieces)
         # Pieces are read block by block, so that each block is loaded once even if the cache
         # cannot hold them all.
         ordered = np.stack(pieces, axis=1)[np.argsort(pieces.block, kind="stable")]

@@ -559,7 +559,8 @@ def open_rows(array: Any, verify: bool = False) -> StoredRows:
         The local features of all sets, end to end.
 
     verify : bool, default=False
-        Whether `RawRows` compares chunks with their checksums. zarr always does.
+        Whether `RawRows` compares chunks with their checksums, and `RemoteRows` those of which it
+        needs few rows. zarr always does.
 
     Returns
     -------
@@ -580,4 +581,6 @@ def open_rows(array: Any, verify: bool = False) -> StoredRows:
     layout = plain_layout(array)
     if layout and local_root(array.store):
         return RawRows(array, layout, verify)
-    return RemoteRows(array, layout) if layout and is_remote(array.store) else DecodedRows(array)
+    if layout and is_remote(array.store):
+        return RemoteRows(array, layout, verify)
+    return DecodedRows(array)

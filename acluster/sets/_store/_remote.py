@@ -148,9 +148,18 @@ class RemoteStore(WrapperStore[Store]):
     async def _answer(self, key: str, action: str, request: Awaitable[_T]) -> _T:
         """Wait for the answer to a request, but not for ever."""
         _check_process(self)
+        task = asyncio.ensure_future(self._translated(key, action, request))
+        await asyncio.wait({task}, timeout=GIVE_UP_SECONDS)
+        if not task.done():
+            task.cancel()
+            raise RemoteError(self._explained(key, action, TimeoutError()))
+        return task.result()
+
+    async def _translated(self, key: str, action: str, request: Awaitable[_T]) -> _T:
+        # Innermost, because asyncio logs the exceptions of tasks that nobody waits for any more.
         try:
-            return await asyncio.wait_for(request, GIVE_UP_SECONDS)
-        except (RemoteError, asyncio.CancelledError):
+            return await request
+        except RemoteError:
             raise
         except Exception as error:  # of any client
             # Not chained: the answer of the server, in the message of the client, may hold secrets.
@@ -317,23 +326,29 @@ def fetched(
     Raises
     ------
     RemoteError
-        If a request fails after all attempts. No other request is left in flight.
+        If a request fails after all attempts. Those in flight are waited for, and no others begin.
     """
     return sync(_fetch(store, ranges, n_at_once))
 
 
 async def _fetch(store: Store, ranges: Iterable[tuple[str, int, int]], n_at_once: int) -> list[Any]:
     turns, prototype = asyncio.Semaphore(n_at_once), default_buffer_prototype()
+    failed: list[BaseException] = []
 
     async def one(key: str, start: int, stop: int) -> Any:
         request = SuffixByteRequest(-start) if start < 0 else RangeByteRequest(start, stop)
         async with turns:
-            buffer = await store.get(key, prototype, request)
+            # Requests in flight are not cancelled: clients would log what they cannot deliver.
+            if failed:
+                return None
+            try:
+                buffer = await store.get(key, prototype, request)
+            except Exception as error:
+                failed.append(error)
+                return None
         return None if buffer is None else memoryview(buffer.as_numpy_array()).cast("B")
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(*wanted)) for wanted in ranges]
-    except BaseExceptionGroup as errors:  # the first failure has cancelled the other requests
-        raise errors.exceptions[0] from None
-    return [task.result() for task in tasks]
+    found = await asyncio.gather(*(one(*wanted) for wanted in ranges))
+    if failed:
+        raise failed[0]
+    return found

@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from acluster.sets._feature_sets import Array, Int64Array
 from acluster.sets._store._arrays import file_key
 from acluster.sets._store._block_rows import BlockRows
 from acluster.sets._store._errors import StoreError
 from acluster.sets._store._layout import Layout, has_valid_checksum
+from acluster.sets._store._rows import Pieces
 
 _RANGE_BYTES = 2 << 20  # upper limit of a request, unless a chunk is larger
 _GAP_BYTES = 1 << 16  # shorter gaps are fetched too: a request costs more than they do
@@ -19,12 +21,19 @@ _TOGETHER_BYTES = 32 << 20  # fetched before any of it is used
 _NO_END = 1 << 62  # the size of an object is not known
 
 
-class _Chunk(NamedTuple):
-    """A chunk to fetch."""
+class _Part(NamedTuple):
+    """A chunk to fetch, or the first rows of one."""
 
     shard: int
-    start: int  # the byte of the object
-    number: int  # of the chunk in the array
+    start: int  # the first byte in the object
+    size: int  # in bytes, with the checksum of a whole chunk
+    block: int  # where the rows belong
+    first: int  # the first row, counted within the block
+    n_rows: int
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.size
 
 
 class RemoteRows(BlockRows):
@@ -34,6 +43,10 @@ class RemoteRows(BlockRows):
     fetched side by side, neighbours in one request, and each index of a shard once. Rows that are
     read in order are fetched ahead.
 
+    A run of rows that begins near the end of a block ends in the next one, which in shuffled order
+    is not needed otherwise. So a block is fetched with the first rows of the next one, as many as
+    the longest short run has needed so far.
+
     Parameters
     ----------
     array : zarr.Array of shape (R, M)
@@ -41,21 +54,53 @@ class RemoteRows(BlockRows):
 
     layout : Layout
         The layout of its objects.
+
+    verify : bool, default=False
+        Whether to fetch those rows as whole chunks, which have checksums. Blocks always are.
     """
 
-    def __init__(self, array: Any, layout: Layout) -> None:
+    def __init__(self, array: Any, layout: Layout, verify: bool = False) -> None:
         # Little-endian on any machine.
         super().__init__(array, array.dtype.newbyteorder("<"), _TOGETHER_BYTES)
         self._array, self._layout = array, layout
+        self._verify = verify and layout.has_chunk_checksums
         self._row_bytes = self.shape[1] * self.dtype.itemsize
         self._chunk_bytes = layout.chunk_bytes(self._row_bytes)
         self._chunks_per_block = self.rows_per_block // layout.rows_per_chunk
         self._n_chunks = -(-self.shape[0] // layout.rows_per_chunk)
         self._starts: dict[int, NDArray[np.int64]] = {}  # of the chunks, by shard
         self._next = 0  # the block after those that were fetched last
+        self._read_on: set[int] = set()  # the blocks after which this call reads on
+        self._n_extra = 0  # the rows after a block that are fetched with it
+
+    def gather(self, starts: Int64Array, lengths: Int64Array, out: Array | None = None) -> Array:
+        """Read runs of rows, end to end."""
+        short = lengths[lengths <= min(self.rows_per_block // 4, self._layout.rows_per_chunk)]
+        self._n_extra = max(self._n_extra, int(short.max(initial=0)) - 1)
+        return super().gather(starts, lengths, out)
 
     def _check(self) -> None:
         self._load_indices(range(-(-self.shape[0] // self._layout.rows_per_shard)))
+
+    def _joined(self, pieces: Pieces) -> Pieces:
+        """Join pieces at the beginning of a block to those before, if that saves the block."""
+        block, first, length, target = pieces
+        # A piece that begins a run in a block of its own is not at its beginning, but for chance.
+        follows = np.zeros(len(block), bool)
+        follows[1:] = (block[1:] == block[:-1] + 1) & (first[1:] == 0)
+        follows[1:] &= first[:-1] + length[:-1] == self.rows_per_block
+        follows[1:] &= ~follows[:-1]  # three blocks in a row are read as such
+        needed = {*block[~follows].tolist(), *self._blocks}
+        for k in np.flatnonzero(follows).tolist():
+            before = int(block[k - 1])
+            n_extra = self._n_extra
+            if before in self._blocks:
+                n_extra = len(self._blocks[before]) - self.rows_per_block
+            follows[k] = int(block[k]) not in needed and length[k] <= n_extra
+        self._read_on = {*block[np.flatnonzero(follows) - 1].tolist()}
+        length = length.copy()
+        length[np.flatnonzero(follows) - 1] += length[follows]
+        return Pieces(*(values[~follows] for values in (block, first, length, target)))
 
     def _load(self, blocks: list[int]) -> dict[int, NDArray[Any]]:
         """Fetch blocks, and those after them if rows are read in order."""
@@ -66,61 +111,62 @@ class RemoteRows(BlockRows):
             ahead = range(blocks[-1] + 1, min(blocks[0] + self._max_together, self._n_blocks))
             blocks = blocks + [number for number in ahead if number not in self._blocks]
         self._next = blocks[-1] + 1
-        per_shard = self._layout.chunks_per_shard
-        places = [divmod(chunk, per_shard) for block in blocks for chunk in self._chunks_of(block)]
-        self._load_indices(sorted({shard for shard, _ in places}))
-        wanted = [
-            _Chunk(shard, int(self._starts[shard][k]), shard * per_shard + k) for shard, k in places
-        ]
-        shape = (self.rows_per_block, self.shape[1])
-        new = {block: np.empty(shape, self.dtype) for block in blocks}
-        self._fetch_chunks(sorted(wanted), new)
+        known = {*blocks, *self._blocks}
+        extras = {
+            block: self._n_extra if block in self._read_on or block + 1 not in known else 0
+            for block in blocks
+        }
+        self._load_indices(self._shards_of(extras))
+        new = {
+            block: np.empty((self.rows_per_block + n_extra, self.shape[1]), self.dtype)
+            for block, n_extra in extras.items()
+        }
+        parts = [part for block, n_extra in extras.items() for part in self._parts(block, n_extra)]
+        runs = [*_runs(sorted(parts))]
+        ranges = [(run[0].shard, run[0].start, max(part.stop for part in run)) for run in runs]
+        for run, data in zip(runs, self._requested(ranges), strict=True):
+            for part in run:
+                first = part.start - run[0].start
+                values = self._rows_of(part, data[first : first + part.size])
+                new[part.block][part.first : part.first + len(values)] = values
         return new
 
-    def _chunks_of(self, block: int) -> range:
+    def _chunks_of(self, block: int, n_extra: int) -> range:
+        """Return the chunks of a block, and the one after it if that is needed."""
         first = block * self._chunks_per_block
-        return range(first, min(first + self._chunks_per_block, self._n_chunks))
+        return range(first, min(first + self._chunks_per_block + (n_extra > 0), self._n_chunks))
 
-    def _fetch_chunks(self, wanted: list[_Chunk], blocks: dict[int, NDArray[Any]]) -> None:
-        """Fetch chunks, check them, and copy them to their places in blocks."""
-        runs = [*self._runs(wanted)]
-        ranges = [(run[0].shard, run[0].start, run[-1].start + self._chunk_bytes) for run in runs]
-        n_rows = self._layout.rows_per_chunk
-        for run, data in zip(runs, self._requested(ranges), strict=True):
-            for shard, start, number in run:
-                first = start - run[0].start
-                chunk = data[first : first + self._chunk_bytes]
-                self._check_chunk(shard, number, chunk)
-                block, k = divmod(number, self._chunks_per_block)
-                values = np.frombuffer(chunk, self.dtype, n_rows * self.shape[1])
-                blocks[block][k * n_rows : (k + 1) * n_rows] = values.reshape(n_rows, -1)
+    def _shards_of(self, extras: dict[int, int]) -> list[int]:
+        chunks = (chunk for block in extras.items() for chunk in self._chunks_of(*block))
+        return sorted({chunk // self._layout.chunks_per_shard for chunk in chunks})
 
-    def _runs(self, wanted: Sequence[_Chunk]) -> Iterator[list[_Chunk]]:
-        """Yield the chunks, in the order of their bytes, in runs that are one request each."""
-        run: list[_Chunk] = []
-        for chunk in wanted:
-            if run:
-                end = run[-1].start + self._chunk_bytes
-                is_near = chunk.shard == run[-1].shard and chunk.start - end <= _GAP_BYTES
-                if not is_near or chunk.start + self._chunk_bytes - run[0].start > _RANGE_BYTES:
-                    yield run
-                    run = []
-            run.append(chunk)
-        if run:
-            yield run
+    def _parts(self, block: int, n_extra: int) -> Iterator[_Part]:
+        """Yield what is to be fetched for a block and the rows after it."""
+        height = self._layout.rows_per_chunk
+        for chunk in self._chunks_of(block, n_extra):
+            shard, k = divmod(chunk, self._layout.chunks_per_shard)
+            first = (chunk - block * self._chunks_per_block) * height
+            n_rows, size = height, self._chunk_bytes
+            if first == self.rows_per_block:
+                n_rows = n_extra
+                size = size if self._verify else n_extra * self._row_bytes
+            yield _Part(shard, int(self._starts[shard][k]), size, block, first, n_rows)
 
-    def _check_chunk(self, shard: int, number: int, data: Any) -> None:
-        row = number * self._layout.rows_per_chunk
-        if len(data) < self._chunk_bytes:
-            raise self._error(
-                shard, f"ends within the chunk from row {row} on; the object was truncated."
-            )
-        if self._layout.has_chunk_checksums and not has_valid_checksum(data):
-            raise self._error(
-                shard,
+    def _rows_of(self, part: _Part, data: Any) -> NDArray[Any]:
+        """Return the rows in the bytes of a part; a whole chunk is compared with its checksum."""
+        row = part.block * self.rows_per_block + part.first
+        if len(data) < part.size:
+            problem = f"ends within the chunk from row {row} on; the object was truncated."
+            raise self._error(part.shard, problem)
+        is_whole = part.size == self._chunk_bytes
+        if is_whole and self._layout.has_chunk_checksums and not has_valid_checksum(data):
+            problem = (
                 f"holds a chunk from row {row} on that does not match its checksum; the object is "
-                "damaged.",
+                "damaged."
             )
+            raise self._error(part.shard, problem)
+        values = np.frombuffer(data, self.dtype, part.n_rows * self.shape[1])
+        return values.reshape(part.n_rows, -1)
 
     def _load_indices(self, shards: Sequence[int]) -> None:
         """Find where the chunks of shards start, of those for which this is not known yet."""
@@ -170,3 +216,17 @@ class RemoteRows(BlockRows):
             f"{self._description}: {self._array.store}/{self._key(shard)} {problem} Restore the "
             "object, or write the store again."
         )
+
+
+def _runs(parts: Sequence[_Part]) -> Iterator[list[_Part]]:
+    """Yield parts, in the order of their bytes, in runs that are one request each."""
+    run: list[_Part] = []
+    for part in parts:
+        if run:
+            is_near = part.shard == run[-1].shard and part.start - run[-1].stop <= _GAP_BYTES
+            if not is_near or part.stop - run[0].start > _RANGE_BYTES:
+                yield run
+                run = []
+        run.append(part)
+    if run:
+        yield run

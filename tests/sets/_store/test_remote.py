@@ -1,5 +1,6 @@
 """Stores in object storage hold what local ones do; failures are retried, then named."""
 
+import gc
 import logging
 import os
 import pickle
@@ -31,6 +32,7 @@ from acluster.sets._store import _block_rows, _format, _remote, _remote_rows
 from acluster.sets._store._decoded_rows import DecodedRows
 from acluster.sets._store._reader import open_rows
 from acluster.sets._store._remote_rows import RemoteRows
+from acluster.training._batches import shuffled
 from tests.object_server import KEY, SECRET, ObjectServer, copy_store
 from tests.sets._store.helpers import assert_holds, shrink, write_items
 
@@ -44,6 +46,16 @@ def one_server(tmp_path_factory):
     with ObjectServer(folder) as server:
         server.folder = folder
         yield server
+
+
+@pytest.fixture(autouse=True)
+def _logs_hide_credentials(caplog):
+    """Fail if anything logs a credential, also of exceptions that nobody waited for."""
+    caplog.set_level(logging.DEBUG)
+    yield
+    gc.collect()
+    assert KEY not in caplog.text
+    assert SECRET not in caplog.text
 
 
 @pytest.fixture
@@ -142,9 +154,11 @@ LAYOUTS = {
 }
 
 
+@pytest.mark.parametrize("block_bytes", [1, 100])
+@pytest.mark.parametrize("verify", [False, True])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_gather_reads_any_runs_of_any_layout(server, layout, tmp_path, monkeypatch):
-    monkeypatch.setattr(_block_rows, "_BLOCK_BYTES", 1)
+def test_gather_reads_any_runs_of_any_layout(server, layout, verify, block_bytes, monkeypatch):
+    monkeypatch.setattr(_block_rows, "_BLOCK_BYTES", block_bytes)
     monkeypatch.setattr(_block_rows, "CACHE_BYTES", 200)
     monkeypatch.setattr(_remote_rows, "_TOGETHER_BYTES", 150)
     monkeypatch.setattr(_remote_rows, "_GAP_BYTES", 60)
@@ -167,7 +181,7 @@ def test_gather_reads_any_runs_of_any_layout(server, layout, tmp_path, monkeypat
     from acluster.sets._store._addresses import Address
 
     store = _remote.connected(Address(f"s3://bucket/{name}"))
-    rows = open_rows(zarr.open_array(store, mode="r"))
+    rows = open_rows(zarr.open_array(store, mode="r"), verify)
     assert isinstance(rows, DecodedRows if layout == "compressed" else RemoteRows)
     rows.check()
     check()
@@ -191,6 +205,24 @@ def test_gather_fetches_side_by_side_and_each_index_once(server, stored, monkeyp
     for items in (order[:5], order[::-1]):
         np.testing.assert_array_equal(X[items].packed()[0], expected[items].packed()[0])
     assert server.counts()["requests"] == 0  # from the cache
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_shuffled_epoch_fetches_few_bytes_twice(server, stored, monkeypatch, verify):
+    monkeypatch.setattr(_block_rows, "_BLOCK_BYTES", 1024)  # two chunks of 16 rows
+    monkeypatch.setattr(_block_rows, "CACHE_BYTES", 4096)
+    address, expected = stored
+    X = open_feature_sets(address, verify=verify)
+    assert X._source.rows.rows_per_block == 32
+    order = shuffled(len(X), np.random.RandomState(0), X.blocks)
+    order = order[np.argsort(X.blocks[order], kind="stable")[::-1]]  # windows of one block
+    server.counts()
+    for k in range(0, len(order), 4):
+        found, _ = X[order[k : k + 4]].packed()
+        np.testing.assert_array_equal(found, expected[order[k : k + 4]].packed()[0])
+    n_bytes = server.counts()["bytes"]
+    most = X.nbytes + 8 * 8 * 4 * -(-len(X.packed()[0]) // 32) + 100 * 20
+    assert n_bytes <= (1.6 * most if verify else 1.1 * most)
 
 
 def test_fetched_has_at_most_so_many_requests_in_flight(server, stored):
@@ -378,8 +410,7 @@ def assert_hides_credentials(error, *more):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_no_credential_leaves_the_environment(server, stored, way, tmp_path, caplog, monkeypatch):
-    caplog.set_level(logging.DEBUG)
+def test_no_credential_leaves_the_environment(server, stored, way, tmp_path, monkeypatch):
     given_ = WAYS[way](server, stored[0])
     X = open_feature_sets(given_)
     clf = AttentionClusterClassifier(cluster_size=1, max_iter=1, cache="stream")
@@ -387,7 +418,7 @@ def test_no_credential_leaves_the_environment(server, stored, way, tmp_path, cap
     clf.save(tmp_path / "a.model")
     group = X._source.store.group
     texts = [repr(X), str(X), X._source.description, repr(group), str(group.store), str(clf)]
-    texts += [caplog.text, repr(info(given_))]
+    texts += [repr(info(given_))]
     data = [pickle.dumps(one) for one in (X, X[3:5], X._source.rows, group, clf)]
     data += [(tmp_path / "a.model").read_bytes(), *(text.encode() for text in texts)]
     for secret in (KEY.encode(), SECRET.encode()):
