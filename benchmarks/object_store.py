@@ -34,7 +34,7 @@ import zarr
 from machine import device_name
 
 from acluster import FeatureSets, FeatureSetsWriter, open_feature_sets
-from acluster.sets._store import _block_rows, _format
+from acluster.sets._store import _block_rows, _format, _remote_rows
 from acluster.sets._store._decoded_rows import DecodedRows
 from acluster.training import BatchSource
 from acluster.training._batches import shuffled
@@ -167,16 +167,17 @@ def of_rank_in_segments(order, rank):
 
 
 def ranks(server, options):
-    """Count what all ranks fetch; blocks and cache are small, as the store is."""
+    """Count what all ranks fetch; items, blocks and cache are small, as the store is."""
     small = [
-        patch.object(_format, "_CHUNK_BYTES", 1 << 15),
-        patch.object(_format, "_SHARD_BYTES", 1 << 22),
-        patch.object(_block_rows, "_BLOCK_BYTES", 1 << 15),
-        patch.object(_block_rows, "CACHE_BYTES", 1 << 21),
+        patch.object(_format, "_CHUNK_BYTES", 1 << 13),
+        patch.object(_format, "_SHARD_BYTES", 1 << 20),
+        patch.object(_block_rows, "_BLOCK_BYTES", 1 << 13),
+        patch.object(_block_rows, "CACHE_BYTES", 1 << 19),
+        patch.object(_remote_rows, "_GAP_BYTES", 1 << 9),
     ]
     for one in small:
         one.start()
-    write_store(server.folder / "bucket" / "small.zarr", 64 * MEGABYTE, n_features=128)
+    write_store(server.folder / "bucket" / "small.zarr", 96 * MEGABYTE, n_features=12)
     report = {}
     for name, of_rank in (("windows", of_rank_in_windows), ("segments", of_rank_in_segments)):
         fetched = []

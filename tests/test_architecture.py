@@ -56,6 +56,7 @@ ROOMS_OF = {
     "torchvision": {"extraction"},
     "transformers": {"extraction"},
     "zarr": {"sets"},
+    "obstore": {"sets"},
     "safetensors": {"_utils"},
     "numba": {"nn"},
     "triton": {"nn"},
@@ -202,11 +203,12 @@ def test_no_loose_private_modules():
     assert loose == {"__init__.py", "__main__.py", "_load.py"}
 
 
-def test_only_the_store_imports_zarr():
+@pytest.mark.parametrize("library", ["zarr", "obstore"])
+def test_only_the_store_imports(library):
     folders = {
         str(path.parent.relative_to(PACKAGE))
         for path in FILES
-        if any(module.split(".")[0] == "zarr" for module in imports(path))
+        if any(module.split(".")[0] == library for module in imports(path))
     }
     assert folders == {"sets/_store"}
 

@@ -15,8 +15,8 @@ from acluster.sets._store._errors import RemoteError, StoreError
 from acluster.sets._store._files import file_status, is_remote, local_root
 
 _READ_BYTES = 8 << 20  # upper limit of one call of zarr
-_CALLS_AT_ONCE = 16  # to object storage, where each makes some requests one after the other
-_BYTES_AT_ONCE = 32 << 20
+_CALLS_AT_ONCE = 32  # to object storage, where each makes some requests one after the other
+_BYTES_AT_ONCE = 48 << 20
 
 
 class DecodedRows(BlockRows):

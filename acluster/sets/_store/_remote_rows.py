@@ -17,7 +17,7 @@ from acluster.sets._store._rows import Pieces
 
 _RANGE_BYTES = 2 << 20  # upper limit of a request, unless a chunk is larger
 _GAP_BYTES = 1 << 16  # shorter gaps are fetched too: a request costs more than they do
-_TOGETHER_BYTES = 32 << 20  # fetched before any of it is used
+_TOGETHER_BYTES = 48 << 20  # fetched before any of it is used: a window of training
 _NO_END = 1 << 62  # the size of an object is not known
 
 
@@ -69,7 +69,8 @@ class RemoteRows(BlockRows):
         self._chunks_per_block = self.rows_per_block // layout.rows_per_chunk
         self._n_chunks = -(-self.shape[0] // layout.rows_per_chunk)
         self._starts: dict[int, NDArray[np.int64]] = {}  # of the chunks, by shard
-        self._next = 0  # the block after those that were fetched last
+        self._end = 0  # the row after those of the last call
+        self._is_in_order = False  # whether this call goes on from there
         self._read_on: set[int] = set()  # the blocks after which this call reads on
         self._n_extra = 0  # the rows after a block that are fetched with it
 
@@ -77,6 +78,9 @@ class RemoteRows(BlockRows):
         """Read runs of rows, end to end."""
         short = lengths[lengths <= min(self.rows_per_block // 4, self._layout.rows_per_chunk)]
         self._n_extra = max(self._n_extra, int(short.max(initial=0)) - 1)
+        ends = starts + lengths
+        self._is_in_order = np.array_equal(starts, np.append(self._end, ends)[: len(starts)])
+        self._end = int(ends[-1]) if len(ends) else self._end
         return super().gather(starts, lengths, out)
 
     def _check(self) -> None:
@@ -106,11 +110,9 @@ class RemoteRows(BlockRows):
         """Fetch blocks, and those after them if rows are read in order."""
         if not blocks:
             return {}
-        is_run = blocks == [*range(blocks[0], blocks[0] + len(blocks))]
-        if is_run and blocks[0] == self._next:
+        if self._is_in_order:
             ahead = range(blocks[-1] + 1, min(blocks[0] + self._max_together, self._n_blocks))
             blocks = blocks + [number for number in ahead if number not in self._blocks]
-        self._next = blocks[-1] + 1
         known = {*blocks, *self._blocks}
         extras = {
             block: self._n_extra if block in self._read_on or block + 1 not in known else 0
