@@ -26,6 +26,7 @@ from acluster.sets._store._addresses import (
     unreachable,
 )
 from acluster.sets._store._errors import RemoteError
+from acluster.sets._store._objects import MAX_REQUESTS, ObjectsInThreads
 
 _T = TypeVar("_T")
 
@@ -35,7 +36,6 @@ CONNECT_SECONDS, STALL_SECONDS, REQUEST_SECONDS = 5.0, 20.0, 120.0
 MAX_RETRIES, FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 4, 0.1, 5.0
 RETRY_SECONDS = 90.0  # after these, no further attempt begins
 GIVE_UP_SECONDS = 240.0  # also for clients that the user has made, which have other limits
-MAX_REQUESTS = 32  # in flight for one reader
 
 _STATUS = re.compile(r"status code: (\d{3})(?: ([A-Za-z ]+))?")
 _CAUSES = (
@@ -235,8 +235,6 @@ def connected(address: Address, read_only: bool = True) -> RemoteStore:
             f"{address} needs the package obstore, which is not installed. Install the extra "
             "'cloud': pip install 'acluster[cloud]'."
         ) from error
-    from zarr.storage import ObjectStore
-
     scheme, _, rest = address.url.partition("://")
     options: dict[str, Any] = {
         "client_options": _client_options(address),
@@ -256,7 +254,7 @@ def connected(address: Address, read_only: bool = True) -> RemoteStore:
             f"No client for {address} can be made: {type(error).__name__}. Check the settings in "
             f"the environment: {_ENVIRONMENT.get(scheme, 'the proxy')}."
         ) from None
-    return RemoteStore(ObjectStore(client, read_only=read_only), address)
+    return RemoteStore(ObjectsInThreads(client, read_only=read_only), address)
 
 
 def _client_options(address: Address) -> dict[str, Any]:
@@ -296,6 +294,7 @@ def wrapped(store: Store, read_only: bool = True) -> RemoteStore:
     kind, address = type(store).__name__, None
     if kind == "ObjectStore":
         address = address_of_client(store.store)
+        store = ObjectsInThreads(store.store, read_only=store.read_only)
     elif kind == "FsspecStore":
         address = address_of_file_system(store.fs, store.path)
     return RemoteStore(store, address)

@@ -292,6 +292,19 @@ def test_reading_in_a_fork_is_an_error_and_does_not_hang(server, stored):
     assert re.search(r"RemoteError .*is a fork; .*Start processes with 'spawn'", done.stdout), done
 
 
+def test_a_process_ends_well_right_after_a_request(server, stored):
+    # Threads that need Python while it ends would abort the process, now and then.
+    code = (
+        "import sys; from acluster import open_feature_sets\n"
+        "try: open_feature_sets(sys.argv[1])\n"
+        "except FileNotFoundError: pass"
+    )
+    addresses = [stored[0], "s3://bucket/none"] * 3
+    command = [sys.executable, "-c", code]
+    running = [subprocess.Popen([*command, address]) for address in addresses]
+    assert [one.wait(timeout=120) for one in running] == [0] * 6
+
+
 # Failures
 
 SHARD = r"features/c/1/0"
