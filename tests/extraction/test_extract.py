@@ -83,6 +83,15 @@ def test_extract_writes_features_ids_and_labels(sounds, tmp_path):
     assert info(store).attributes["extraction"]["audio"]["view"]["seconds"] == 0.25
 
 
+def test_extract_refuses_addresses(sounds, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(ValueError, match=r"store is an address.*Extract to a directory") as caught:
+        extract(sounds, "s3://user:hunter2@bucket/sounds.zarr", SOUND)
+    assert "hunter2" not in str(caught.value)
+    assert sorted(tmp_path.iterdir()) == before
+
+
 @pytest.mark.parametrize("options", [{"batch_size": 1}, {"n_workers": 1}, {"ahead_bytes": 1}])
 def test_extract_gives_the_same_features_with_any_batches_and_workers(sounds, tmp_path, options):
     extract(sounds, tmp_path / "one.zarr", SOUND)
