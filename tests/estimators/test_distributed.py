@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +86,58 @@ def test_fit_distributed_resumes_when_a_rank_is_killed(tmp_path):
         assert (folder / "checkpoint 0").exists()
         assert not (folder / "checkpoint 1").exists()  # rank 0 writes it
         found[n_kills] = (folder / "digest").read_text()
+    assert found[0] == found[1]
+
+
+@pytest.fixture
+def two_hosts():
+    """Two network namespaces, joined by a cable; return the commands that enter them."""
+    if os.name != "posix" or os.geteuid() != 0 or shutil.which("ip") is None:
+        pytest.skip("needs root and the program ip, to make network namespaces")
+    names = [f"acluster{os.getpid()}{letter}" for letter in "ab"]
+    cables = [f"ac{os.getpid() % 10**6}{letter}" for letter in "ab"]  # 15 letters at most
+    made = [f"netns add {name}" for name in names]
+    made.append(f"link add {cables[0]} type veth peer name {cables[1]}")
+    for number, (name, cable) in enumerate(zip(names, cables, strict=True), 1):
+        made += [f"link set {cable} netns {name}", f"-n {name} link set lo up"]
+        made += [f"-n {name} addr add 10.77.0.{number}/24 dev {cable}"]
+        made += [f"-n {name} link set {cable} up"]
+    try:
+        for options in made:
+            done = subprocess.run(["ip", *options.split()], capture_output=True, text=True)
+            if done.returncode:
+                pytest.skip(f"ip {options} is not allowed here: {done.stderr}")
+        cabled = zip(names, cables, strict=True)
+        yield [(["ip", "netns", "exec", name], cable) for name, cable in cabled]
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True)
+
+
+def test_fit_distributed_gives_the_same_bits_on_two_hosts(tmp_path, two_hosts):
+    script = str(ROOT / "tests/estimators/killed_ranks.py")
+    for name in ("one host", "two hosts"):
+        (tmp_path / name).mkdir()
+    torchrun(2, script, tmp_path / "one host", 0)
+    processes = []
+    for number, (enter, cable) in enumerate(two_hosts, 1):
+        options = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d"]
+        options += ["--rdzv-endpoint", "10.77.0.1:29400", "--local-addr", f"10.77.0.{number}"]
+        options += ["--rdzv-id", "test", "--rdzv-conf", f"is_host={int(number == 1)}"]
+        command = [sys.executable, "-m", "torch.distributed.run", *options, script]
+        environment = os.environ | ENVIRONMENT | {"GLOO_SOCKET_IFNAME": cable}
+        processes.append(
+            subprocess.Popen(
+                [*enter, *command, str(tmp_path / "two hosts"), "0"],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    shown = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(shown)
+    found = [(tmp_path / name / "digest").read_text() for name in ("one host", "two hosts")]
     assert found[0] == found[1]
 
 
