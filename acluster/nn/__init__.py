@@ -9,6 +9,7 @@ from acluster.nn._members import CompiledMembers
 from acluster.nn._network import IntegrationNetwork, ScoreFusionNetwork
 from acluster.nn._padded import PaddedNetwork
 from acluster.nn._standardization import Standardization
+from acluster.nn._units import UnitsNetwork
 from acluster.nn._weighting import (
     WEIGHTINGS,
     AverageWeighting,
@@ -33,6 +34,7 @@ __all__ = [
     "ScoreFusionNetwork",
     "ShiftingOperation",
     "Standardization",
+    "UnitsNetwork",
     "Weighting",
     "attend",
     "attention_weights",

@@ -107,6 +107,32 @@ class DropoutLinear(nn.Module):
         -------
         Tensor of shape (n, out_features)
         """
+        product, scale = self.unscaled_product(x, generator)
+        return torch.add(self.bias, product, alpha=scale)
+
+    def unscaled_product(
+        self, x: Tensor, generator: torch.Generator | PartGenerator | None = None
+    ) -> tuple[Tensor, float]:
+        """Return ``x W``, after dropout in training mode, and the number to multiply it by.
+
+        Scaling the product takes less time than scaling the input.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n, in_features)
+            The inputs.
+
+        generator : torch.Generator, optional
+            Source of randomness for dropout; by default torch's global generator.
+
+        Returns
+        -------
+        product : Tensor of shape (n, out_features)
+            The product with the components that dropout leaves.
+
+        scale : float
+            What makes up for the components that it drops.
+        """
         drawn = None
         if self.training and self.dropout > 0:
             drawn = _drawn_dropout(x, self.dropout, generator)
@@ -116,9 +142,7 @@ class DropoutLinear(nn.Module):
         factored = self.factored_gradient and self.weight.numel() >= _MIN_FACTORED_SIZE
         factors = x.to(dtype), self.weight, self._weight_as(dtype)
         product: Tensor = _MaskedProduct.apply(*factors, drawn, factored)
-        # Scaling the product, (n, out_features), takes less time than scaling the input.
-        scale = 1 / (1 - self.dropout) if drawn is not None else 1.0
-        return torch.add(self.bias, product, alpha=scale)
+        return product, 1 / (1 - self.dropout) if drawn is not None else 1.0
 
     def _weight_as(self, dtype: torch.dtype) -> Tensor:
         """Return the weight in another dtype, cached between the batches of a prediction."""
@@ -190,7 +214,9 @@ def _add_factors(parameter: Any, D: Tensor, G: Tensor) -> None:
     parameter.grad_factors = D, G
 
 
-def _drawn_dropout(x: Tensor, probability: float, generator: torch.Generator | None) -> Drawn:
+def _drawn_dropout(
+    x: Tensor, probability: float, generator: torch.Generator | PartGenerator | None
+) -> Drawn:
     """Return a random byte per component, and per item the lowest byte that keeps a component.
 
     A threshold on a byte allows only multiples of 1/256 as dropout probabilities. Each item
@@ -206,9 +232,8 @@ def random_bytes(
 ) -> tuple[Tensor, Tensor]:
     """Return a random byte per component, and per item a number in [0, 1)."""
     if isinstance(generator, PartGenerator):
-        whole = generator.n_items, *shape[1:]
-        draws, between = random_bytes(whole, like, generator.generator)
-        return draws[generator.items], between[generator.items]
+        draws, between = random_bytes(generator.whole(shape), like, generator.generator)
+        return generator.part(draws), between[generator.items]
     # One 64-bit number gives eight bytes, which is faster than drawing the bytes one by one.
     size = math.prod(shape)
     draws = empty((-(-size // 8),), like=like, dtype=torch.int64)
