@@ -20,10 +20,12 @@ from acluster.estimators._items import Items, copy_checked, hold_out, unwrapped
 from acluster.estimators._labels import to_mean_one
 from acluster.estimators._missing import MissingModality
 from acluster.estimators._parameters import value_per_modality
+from acluster.estimators._split import splits_units
 from acluster.estimators._training_data import TrainingData, TrainingSets
-from acluster.nn import AttentionCluster, CompiledMembers
+from acluster.nn import AttentionCluster, CompiledMembers, UnitsNetwork
 from acluster.sets import FeatureSets
 from acluster.training import (
+    ALONE,
     OPTIMIZERS,
     BatchSource,
     Checkpoint,
@@ -36,6 +38,7 @@ from acluster.training import (
     Ranks,
     Trainer,
     TrainingBatches,
+    UnitsTrainer,
     bytes_per_part,
     make_generators,
     multiplies_in_bfloat16,
@@ -70,12 +73,13 @@ class _Fitting:
             train, held_out = hold_out(items.y, fraction, random_state)
             validation = items[held_out]
         checkpoint = None
-        if checkpoint_dir is not None and ranks.rank == 0:
+        if checkpoint_dir is not None:
             compared = {"data": (items.X, targets, weights)}
             if validation is not None:
                 encoded = coding.encode(validation.y)
                 compared["validation data"] = (validation.X, encoded, validation.sample_weight)
-            checkpoint = Checkpoint(checkpoint_dir, identity_of(estimator, compared))
+            identity = identity_of(estimator, compared) if ranks.rank == 0 else {}
+            checkpoint = Checkpoint(checkpoint_dir, identity, ranks)
         like = next(estimator.network_.parameters())
         self.sets = TrainingSets(data, estimator.cache, like, train)
         chosen = slice(None) if train is None else train
@@ -86,10 +90,8 @@ class _Fitting:
             estimator, ranks, X=seen_X, y=items.y, metadata=metadata
         )
         self.callbacks.begin_fit()
-        if checkpoint_dir is not None:
-            if checkpoint is not None:
-                checkpoint.restore(fit, estimator.max_iter)
-            fit.take_over(ranks)
+        if checkpoint is not None:
+            checkpoint.restore(fit, estimator.max_iter)
             estimator._record(fit)  # callbacks see the epochs of the checkpoint
         schedule = estimator.learning_rate_schedule
         self.member = Member(fit, estimator.max_iter, self.callbacks, checkpoint, schedule)
@@ -110,9 +112,12 @@ class _Fitting:
 
     def end_early(self) -> bool:
         """Record what there is after Ctrl-C; return whether it is worth keeping."""
-        is_kept = self.member.fit.end_early()
+        fit = self.member.fit
+        is_kept = fit.end_early()
         if is_kept:
-            self.estimator._record(self.member.fit, keep_optimizer=self.estimator.warm_start)
+            # The processes of a split fit cannot exchange their running averages any more.
+            keeps_optimizer = self.estimator.warm_start and not fit.is_split
+            self.estimator._record(fit, keep_optimizer=keeps_optimizer)
         return is_kept
 
 
@@ -219,7 +224,8 @@ def make_fit(
 ) -> Fit:
     """Create the `Fit` of an estimator's network on these items, before its first epoch."""
     like, ranks = next(estimator.network_.parameters()), training_sets.data.ranks
-    trainer = _make_trainer(estimator, ranks)
+    is_split = splits_units(estimator, training_sets.given(), ranks)
+    trainer = _make_trainer(estimator, ranks, is_split)
     sets = training_sets.sets()
     estimator._missing = _learn_moments(estimator, training_sets)
     if estimator._is_multimodal:
@@ -242,7 +248,7 @@ def make_fit(
         n_local_features=list(value_per_modality(estimator, "n_local_features", [*sets]).values()),
         modality_dropout=estimator.modality_dropout,
         random_state=estimator._random_state,
-        ranks=ranks,
+        ranks=ALONE if is_split else ranks,
     )
     # A schedule that falls until `max_iter` needs all epochs.
     tol = estimator.tol if estimator.learning_rate_schedule == "constant" else None
@@ -258,24 +264,22 @@ def make_fit(
     )
 
 
-def _make_trainer(estimator: Any, ranks: Ranks) -> Trainer | EnsembleTrainer:
-    network = estimator.network_
+def _make_trainer(estimator: Any, ranks: Ranks, is_split: bool) -> Trainer | EnsembleTrainer:
+    network, loss = estimator.network_, estimator._coding.loss
     device = next(network.parameters()).device
+    options = {
+        name: getattr(estimator, name)
+        for name in ("optimizer", "learning_rate", "weight_decay", "max_grad_norm", "precision")
+    }
+    trainers: list[Trainer] = []
     generators = make_generators(estimator._random_state, device, member_numbers(estimator))
-    trainers = [
-        Trainer(
-            member,
-            estimator._coding.loss,
-            optimizer=estimator.optimizer,
-            learning_rate=estimator.learning_rate,
-            weight_decay=estimator.weight_decay,
-            max_grad_norm=estimator.max_grad_norm,
-            precision=estimator.precision,
-            generator=generator,
-            ranks=ranks,
-        )
-        for member, generator in zip(members_of(network), generators, strict=True)
-    ]
+    for member, generator in zip(members_of(network), generators, strict=True):
+        shared = {**options, "generator": generator, "ranks": ranks}
+        if is_split:
+            part = UnitsNetwork(member, ranks.rank, ranks.size, ranks.total)
+            trainers.append(UnitsTrainer(member, part, loss, **shared))
+        else:
+            trainers.append(Trainer(member, loss, **shared))
     trainer = trainers[0] if len(trainers) == 1 else EnsembleTrainer(network, trainers)
     name, state = estimator._optimizer_state
     if state is not None and name == estimator.optimizer:
@@ -294,7 +298,8 @@ def fast_steps(fits: Sequence[tuple[Any, Fit]]) -> Iterator[None]:
     for estimator, fit in fits:
         source, network = fit.batches.source, fit.trainer.trainers[0].network
         size = _n_operations(network, source.modalities, fit.batches.batch_size)
-        is_whole = source.comes_whole(fit.batches.batch_size) and fit.batches.ranks.size == 1
+        is_shared = fit.is_split or fit.batches.ranks.size > 1
+        is_whole = source.comes_whole(fit.batches.batch_size) and not is_shared
         if is_whole and _is_compiled(estimator, network, source.modalities):
             for trainer in fit.trainer.trainers:
                 key = _compiled_key(estimator, trainer)

@@ -317,10 +317,11 @@ class TrainingParameters:
         default=False,
         doc="""
         Whether `fit` trains in all processes of torch.distributed's default group, as torchrun
-        starts them. Every process calls `fit` with the same arguments and trains on its own part
-        of every batch. The model is that of one process, up to rounding. `random_state` is that of
-        rank 0, which alone prints, runs callbacks and writes checkpoints. Predictions take place
-        in the process that calls them.
+        starts them. Every process calls `fit` with the same arguments. It trains the whole network
+        on its part of every batch or, where that moves less data between processes, its part of
+        the attention units on whole batches. The model is that of one process, up to rounding.
+        `random_state` is that of rank 0, which alone prints, runs callbacks and writes checkpoints.
+        Predictions take place in the process that calls them.
         """,
     )
 

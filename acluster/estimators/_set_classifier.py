@@ -332,7 +332,7 @@ class SetClassifier(
             with fast_steps([(self, fit)]):
                 [loss] = run_epoch([fit])
             fit.end_epoch(loss)
-        self._record(fit, keep_optimizer=True)
+            self._record(fit, keep_optimizer=True)
         return self
 
     def _architecture_for(self, data: TrainingData) -> Architecture:

@@ -126,15 +126,18 @@ class TrainingSets:
         train = None if self.train is None else self.train.tobytes()
         return train, self.cache, self.like.device, self.like.dtype
 
+    def given(self) -> dict[str, FeatureSets]:
+        """Return the sets of every modality, where the user has them."""
+        X = self.data.items.X if self.train is None else self.data.items.X[self.train]
+        return {name: X[name] for name in X.names}
+
     def sets(self) -> dict[str, FeatureSets]:
         """Return the sets of every modality."""
 
         def move() -> dict[str, FeatureSets]:
-            X = self.data.items.X if self.train is None else self.data.items.X[self.train]
-            is_shared = self.data.ranks.size > 1
-            sets = [X[name] for name in X.names]
-            moved = cached(sets, self.cache, self.like, is_shared=is_shared)
-            return dict(zip(X.names, moved, strict=True))
+            given, is_shared = self.given(), self.data.ranks.size > 1
+            moved = cached([*given.values()], self.cache, self.like, is_shared=is_shared)
+            return dict(zip(given, moved, strict=True))
 
         return self.data.share(("sets", self.key), move)
 

@@ -22,3 +22,4 @@ from acluster.training._optimizer import OPTIMIZERS, SCHEDULES
 from acluster.training._ranks import ALONE, RankError, Ranks, joined_group
 from acluster.training._threads import threads_for
 from acluster.training._trainer import EnsembleTrainer, Trainer, infer, stack_blocks
+from acluster.training._units import UnitsTrainer

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from acluster._utils._model_file import ModelFileError, Tensors, open_model, write_model
 from acluster.sets import FeatureSets, pieces
 from acluster.training._fit import Fit
+from acluster.training._ranks import ALONE, Ranks
 
 # After a write that took t seconds, none follows for 10 t: writing takes at most a tenth.
 _PAUSE_FACTOR = 10
@@ -46,14 +47,22 @@ class Checkpoint:
 
     identity : dict of str to str
         Everything that affects the weights. A file with a different identity raises an error.
+
+    ranks : Ranks, optional
+        The processes of the fit, which must call all methods together. Rank 0 reads and writes
+        the file; the folder and the identity of the others do not matter.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], identity: dict[str, str]) -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str], identity: dict[str, str], ranks: Ranks = ALONE
+    ) -> None:
         self.path = Path(folder) / "fit.checkpoint"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_torn(self.path)
         self._identity = identity
+        self._ranks = ranks
         self._not_before = 0.0
+        if ranks.rank == 0:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_torn(self.path)
 
     def restore(self, fit: Fit, max_iter: int) -> None:
         """Restore a new fit to the last epoch in the file, if the file exists.
@@ -66,18 +75,31 @@ class Checkpoint:
         acluster.ModelFileError
             If it is damaged.
         """
-        if not self.path.exists():
+        if not self._ranks.same(self.path.exists()):
             return
+        expected = fit.state()[1]  # all ranks together
+        state: Any = None
+        if self._ranks.rank == 0:
+            state = self._load(fit, expected, max_iter)
+        state = self._ranks.same(state)
+        if self._ranks.rank > 0:
+            fit.load_state(*state)
+
+    def _load(
+        self, fit: Fit, expected: dict[str, Any], max_iter: int
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Restore a fit whose state has the names and shapes of `expected`; return its state."""
         with open_model(self.path) as (description, tensors):
             self._check_identity(description.get("identity"))
             self._check_epochs(description.get("loss_curve"), max_iter)
             try:
-                _check_specs(tensors, fit)
+                _check_specs(tensors, expected, fit.early_stopping)
                 arrays = _nested(tensors)
                 moments = arrays["trainer"].pop("optimizer", {})
                 arrays["trainer"]["optimizer"] = [moments[str(i)] for i in range(len(moments))]
                 _check_ranges(arrays["trainer"])
                 fit.load_state(description, arrays)
+                return description, arrays
             except (KeyError, TypeError, ValueError, RuntimeError) as error:
                 reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
                 raise ModelFileError(
@@ -87,16 +109,22 @@ class Checkpoint:
     def keep(self, fit: Fit, *, is_last: bool) -> None:
         """Write the fit, unless a recent write took long and more epochs follow."""
         started = time.monotonic()
-        if started < self._not_before and not is_last:
+        if not self._ranks.same(started >= self._not_before or is_last):
             return
-        description, arrays = fit.state()
+        if self._ranks.rank == 0 or fit.is_split:
+            state = fit.state()
+        if self._ranks.rank == 0:
+            self._write(*state, started)
+
+    def _write(self, description: dict[str, Any], arrays: dict[str, Any], started: float) -> None:
+        """Write a state that was made from the time `started`."""
         try:
             write_model(self.path, {"identity": self._identity, **description}, dict(_flat(arrays)))
         except OSError as error:
             # A full disk must not cost the epochs that are in memory.
             warnings.warn(
                 f"The checkpoint could not be written; training continues without it: {error}",
-                stacklevel=8,
+                stacklevel=9,
             )
         now = time.monotonic()
         self._not_before = now + _PAUSE_FACTOR * (now - started)
@@ -153,10 +181,10 @@ def data_digest(modalities: Mapping[str, FeatureSets], *arrays: NDArray[Any]) ->
     return digest.hexdigest()[:16]
 
 
-def _check_specs(tensors: Tensors, fit: Fit) -> None:
+def _check_specs(tensors: Tensors, expected: dict[str, Any], early_stopping: bool) -> None:
     """Compare names, shapes and dtypes with those of the new fit, before any values are read."""
-    own = {name: (array.shape, array.dtype.name) for name, array in _flat(fit.state()[1])}
-    if fit.early_stopping:
+    own = {name: (array.shape, array.dtype.name) for name, array in _flat(expected)}
+    if early_stopping:
         prefix = "trainer.network."
         weights = {name: spec for name, spec in own.items() if name.startswith(prefix)}
         own |= {f"best.{name.removeprefix(prefix)}": spec for name, spec in weights.items()}

@@ -13,7 +13,6 @@ import torch
 
 from acluster.training._batches import TrainingBatches
 from acluster.training._device import to_numpy_state, to_torch_state
-from acluster.training._ranks import Ranks
 from acluster.training._trainer import EnsembleTrainer, Trainer
 
 
@@ -142,6 +141,11 @@ class Fit:
         """Whether patience has run out or a callback has ended the training."""
         return self.stopped or self.patience.exhausted
 
+    @property
+    def is_split(self) -> bool:
+        """Whether this process trains a part of the network only."""
+        return self.trainer.trainers[0].is_split
+
     def end_early(self) -> bool:
         """End the training after Ctrl-C; return whether the network is worth keeping."""
         if self.n_epochs == 0:
@@ -207,12 +211,6 @@ class Fit:
         if self.best_state is not None:
             arrays["best"] = to_numpy_state(self.best_state)
         return description, arrays
-
-    def take_over(self, ranks: Ranks) -> None:
-        """Restore the state of rank 0, if it has trained for an epoch."""
-        state = ranks.same(self.state() if self.loss_curve and ranks.size > 1 else None)
-        if state is not None and ranks.rank > 0:
-            self.load_state(*state)
 
     def load_state(self, description: dict[str, Any], arrays: dict[str, Any]) -> None:
         """Restore the `state` of another fit; the next epochs are then bit-identical.

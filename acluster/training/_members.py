@@ -138,10 +138,7 @@ def run_epoch(fits: Sequence[Fit]) -> list[float]:
     state = leader.random_state.get_state(legacy=False)
     for fit in fits[1:]:
         fit.batches.random_state.set_state(state)
-    losses = {
-        trainer: float(trainer.ranks.total(total)) / len(leader)
-        for trainer, total in totals.items()
-    }
+    losses = {trainer: trainer.total(total) / len(leader) for trainer, total in totals.items()}
     for compiled, of_places in totals_together.items():
         for trainer in together[compiled]:
             losses[trainer] = float(of_places[compiled.places[trainer]]) / len(leader)

@@ -153,17 +153,24 @@ class Optimizer:
 
     def _divisor(self, max_grad_norm: float) -> Tensor | None:
         """Return the number to divide the gradients by, or None if they need no clipping."""
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        dense_norm = nn.utils.get_total_norm(gradients)
+        dense_norm = nn.utils.get_total_norm(self._dense_gradients())
         factored = [factors for p in self.parameters if (factors := _factors(p)) is not None]
         if dense_norm.device.type == "cpu":
             # ‖DᵀG‖ ≤ ‖D‖ ‖G‖ is cheap and usually shows that nothing has to be clipped. On a GPU,
             # reading the result would stall the queue.
             bounds = [_norm(D) * _norm(G) for D, G in factored]
-            if bool(_total([dense_norm, *bounds]) <= max_grad_norm):
+            if bool(self._total_norm([dense_norm, *bounds]) <= max_grad_norm):
                 return None
-        norm = _total([dense_norm, *(_norm_of_product(D, G) for D, G in factored)])
+        norm = self._total_norm([dense_norm, *(_norm_of_product(D, G) for D, G in factored)])
         return (norm / max_grad_norm).clamp(min=1).float()  # the kernel requires float32
+
+    def _dense_gradients(self) -> list[Tensor]:
+        """Return the gradients that count in the norm and are not in factors."""
+        return [p.grad for p in self.parameters if p.grad is not None]
+
+    def _total_norm(self, norms: list[Tensor]) -> Tensor:
+        """Return the norm of all gradients from the norms of parts of them."""
+        return torch.linalg.vector_norm(torch.stack(norms))
 
     def _update_by_tiles(
         self, parameter: Tensor, size: int, moments: Moments, divisor: Tensor | None
@@ -203,11 +210,14 @@ class Optimizer:
 
     def state(self) -> list[dict[str, Any]]:
         """Return the moments of every parameter, as numpy arrays."""
-        names = ["square_mean", "step"] if self.rule.forgets_mean else list(Moments._fields)
         return [
-            to_numpy_state({name: getattr(moments, name) for name in names})
+            to_numpy_state({name: getattr(moments, name) for name in self._kept_moments})
             for moments in self._moments
         ]
+
+    @property
+    def _kept_moments(self) -> tuple[str, ...]:
+        return ("square_mean", "step") if self.rule.forgets_mean else Moments._fields
 
     def load_state(self, state: list[dict[str, Any]]) -> None:
         """Continue from the `state` of another optimizer."""
@@ -276,8 +286,3 @@ def _norm_of_product(D: Tensor, G: Tensor) -> Tensor:
     square = ((D @ D.T) * (G @ G.T)).sum()
     # Rounding can make the sum slightly negative when the true norm is near 0.
     return square.clamp(min=0).sqrt()
-
-
-def _total(norms: list[Tensor]) -> Tensor:
-    """Return the norm of the whole from the norms of its parts."""
-    return torch.linalg.vector_norm(torch.stack(norms))

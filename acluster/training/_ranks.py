@@ -1,9 +1,9 @@
-"""Several processes that train one model: each takes its part of every batch.
+"""Several processes that train one model: each takes its part of every batch, or of the network.
 
 The processes are those of torch.distributed's default group, whoever has started them. They draw
-the same random numbers, compute the gradients of their own items, and add them up. Every exchange
-begins with a vote on whether all processes are well: an error on one of them is then raised on
-all, and no process waits for one that has failed.
+the same random numbers, compute the gradients of their own items or the logits of their own units,
+and add them up. Every exchange begins with a vote on whether all processes are well: an error on
+one of them is then raised on all, and no process waits for one that has failed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 
 _T = TypeVar("_T")
 
-# Gradients below this size travel together: each exchange has a latency of its own.
+# Tensors below this size travel together: each exchange has a latency of its own.
 _MAX_JOINED_BYTES = 1 << 20
 
 # Exchanges of two fits at a time would be mixed up.
@@ -190,7 +190,7 @@ class Ranks:
                 raise ValueError(
                     f"With distributed=True, fit needs the same arguments in every process, but "
                     f"{shown}. Pass all items and the same parameters to every process; each "
-                    "trains on its own part of every batch."
+                    "trains on its own part of every batch, or of the units."
                 )
 
     def own_device(self, device: torch.device) -> torch.device:
@@ -214,22 +214,31 @@ class Ranks:
         # items has.
         has = parameters[0].new_tensor([float(p.grad is not None) for p in parameters])
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        joined = [one for one in gradients if one.nbytes <= _MAX_JOINED_BYTES]
+        self.sum_in_place([has, *gradients])
+        for p, gradient, n_ranks in zip(parameters, gradients, has.tolist(), strict=True):
+            p.grad = gradient if n_ranks else None
+
+    @torch.no_grad()
+    def sum_in_place(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors of one dtype by their sums over all ranks."""
+        if self.size == 1:
+            return
+        joined = [one for one in tensors if one.nbytes <= _MAX_JOINED_BYTES]
         with self._exchange():
-            small = self._summed(torch.cat([has, *(one.reshape(-1) for one in joined)]))
-            for one in gradients:
+            if joined:
+                small = self._summed(torch.cat([one.reshape(-1) for one in joined]))
+            for one in tensors:
                 if one.nbytes > _MAX_JOINED_BYTES:
                     self._summed(one)
-        counts, *sums = small.split([len(has), *(one.numel() for one in joined)])
-        for target, total in zip(joined, sums, strict=True):
-            target.copy_(total.view_as(target))
-        for p, gradient, n_ranks in zip(parameters, gradients, counts.tolist(), strict=True):
-            p.grad = gradient if n_ranks else None
+        if joined:
+            sums = small.split([one.numel() for one in joined])
+            for target, total in zip(joined, sums, strict=True):
+                target.copy_(total.view_as(target))
 
     @contextmanager
     def _exchange(self, error: BaseException | None = None) -> Iterator[None]:
         """Exchange messages if all ranks are well; else raise the error of one that is not."""
-        with _uninterrupted():
+        with uninterrupted():
             try:
                 failures = self._failures(error)
                 if not failures:
@@ -317,7 +326,7 @@ def _raise_other(failures: Sequence[_Failure]) -> None:
 
 
 @contextmanager
-def _uninterrupted() -> Iterator[None]:
+def uninterrupted() -> Iterator[None]:
     """Put off Ctrl-C until a message has been exchanged as a whole."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread is interrupted

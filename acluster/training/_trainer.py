@@ -54,7 +54,18 @@ class Trainer:
 
     ranks : Ranks, optional
         The processes that share every batch.
+
+    make_optimizer : callable, default=Optimizer
+        Creates the optimizer from the parameters and the arguments above.
+
+    Attributes
+    ----------
+    is_split : bool
+        Whether this process trains a part of the network only. All processes must then call
+        `state` together.
     """
+
+    is_split = False
 
     def __init__(
         self,
@@ -68,12 +79,13 @@ class Trainer:
         precision: str,
         generator: Any,
         ranks: Ranks = ALONE,
+        make_optimizer: Callable[..., Optimizer] = Optimizer,
     ) -> None:
-        self.network = network
+        self.network = self._trained = network
         self.loss = loss
         self.ranks = ranks
         self.learning_rate = learning_rate
-        self.optimizer: Optimizer | CompiledOptimizer = Optimizer(
+        self.optimizer: Optimizer | CompiledOptimizer = make_optimizer(
             network.parameters(),
             optimizer,
             learning_rate=learning_rate,
@@ -94,13 +106,13 @@ class Trainer:
     @contextmanager
     def training(self) -> Iterator[None]:
         """Keep the network in training mode, and reuse memory from step to step."""
-        self.network.train()
+        self._trained.train()
         # An epoch that was interrupted may have left gradients behind.
         self.optimizer.clear()
         with ExitStack() as stack:
             stack.enter_context(self._memory.active())
             if self.ranks.size == 1:  # the factors of a batch cannot be added up
-                stack.enter_context(factored_gradients(self.network))
+                stack.enter_context(factored_gradients(self._trained))
             yield
 
     def step(self, batch: Batch) -> Tensor:
@@ -124,7 +136,7 @@ class Trainer:
             generator = PartGenerator(generator, share.n_items, share.items)
         # The forward pass alone is autocast: the loss and the update stay in full precision.
         with autocast(self._device, self.precision):
-            logits = self.network(batch.sets, generator=generator)
+            logits = self._trained(batch.sets, generator=generator)
         losses = self.loss(logits, batch.targets) * batch.weights
         loss = losses.sum() / batch.n_items
         loss.backward()
@@ -132,6 +144,10 @@ class Trainer:
             self.ranks.sum_gradients(self.optimizer.parameters)
             self.optimizer.step()
         return loss.detach()
+
+    def total(self, loss: Tensor) -> float:
+        """Return the loss of an epoch, from that of this process."""
+        return float(self.ranks.total(loss))
 
     def is_finite(self) -> bool:
         """Return whether all parameters and buffers of the network are finite."""

@@ -5,11 +5,15 @@ Started by torchrun with a folder: every rank writes what it found there as JSON
 
 import hashlib
 import json
+import os
+import signal
 import sys
 import threading
 import traceback
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -25,9 +29,11 @@ from acluster import (
     rivals,
     save_feature_sets,
 )
+from acluster.estimators import _fitting, _split
+from acluster.training import Ranks
 
 N = 103
-BASE = {"max_iter": 2, "tol": None, "random_state": 0, "cluster_size": 4, "dtype": "float64"}
+BASE = {"max_iter": 2, "tol": None, "random_state": 0, "cluster_size": 5, "dtype": "float64"}
 
 
 def make_sets(n=N, width=12, longest=9, missing=0.0, seed=0):
@@ -127,15 +133,20 @@ def fits(folder):
         "early stopping": one(early_stopping=True),
         "validation": one(X[:80], y[:80], fit={"X_val": X[80:], "y_val": y[80:]}),
         "validation of one": one(X[:80], y[:80], fit={"X_val": X[80:81], "y_val": y[80:81]}),
-        "fc2, pyramid": one(weighting="fc2", pyramid_levels=2, n_attended=2),
+        "fc2, pyramid": one(weighting="fc2", pyramid_levels=2, n_attended=2, cluster_size=4),
         "hidden features": one(hidden_features=5),
         "clipped": one(max_grad_norm=1e-2),
+        "fc2": one(weighting="fc2"),
+        "average, no shifting": one(weighting="average", shifting=False),
+        "adamw": one(optimizer="adamw", weight_decay=0.1),
         "rmsprop": one(optimizer="rmsprop", learning_rate=1e-3),
         "cosine": one(learning_rate_schedule="cosine"),
         "a large last layer": one(cluster_size=256, y=np.arange(N) % 60, learning_rate=1e-4),
         "members": one(n_members=3),
         "mask": several(missing_modality="mask"),
         "mean": several(missing_modality="mean"),
+        "other units per modality": several(cluster_size={"a": 5, "b": 3}, shifting=False),
+        "clipped modalities": several(cluster_size={"a": 5, "b": 3}, max_grad_norm=1e-2),
         "dropped modalities": several(modality_dropout=0.5, batch_size=5, max_iter=1),
         "fused scores": fused,
         "warm start": twice,
@@ -187,6 +198,15 @@ def failures(folder):
         classifier = AttentionClusterClassifier(distributed=True, **BASE)
         return classifier.set_callbacks(Failing()).fit(X, y)
 
+    def with_units(fail):
+        def failing():
+            with sharing(True):
+                fail()
+
+        return failing
+
+    damaged_on_one = damaged if rank == 1 else open_feature_sets(folder / "plain.zarr")
+    one_bad = fit(damaged_on_one, cache="stream", standardize=False)
     moved = FeatureSets.from_arrays([values + rank for values in X])
     most = N - rank  # a rank with fewer items
     normalizing = next(kind for kind in networks() if _has_batch_norm(kind))
@@ -198,6 +218,8 @@ def failures(folder):
         "a bad item on one rank": fit(bad, y[:20]),
         "a damaged store": fit(damaged, cache="stream", standardize=False),
         "a callback that fails": with_callback,
+        "a callback that fails, units": with_units(with_callback),
+        "a damaged store on one rank, units": with_units(one_bad),
         "batch normalization": lambda: normalizing(distributed=True).fit(X, y),
         "a second fit in a thread": _in_two_threads,
     }
@@ -205,8 +227,6 @@ def failures(folder):
 
 def _in_two_threads():
     """Start a fit while another thread of the same process is in one."""
-    from acluster.training import Ranks
-
     entered, left, errors = threading.Event(), threading.Event(), []
 
     def hold():
@@ -234,6 +254,72 @@ def compared(together, alone):
     return max(float((a[name] - b[name]).abs().max() / scales[name]) for name in b)
 
 
+@contextmanager
+def sharing(units):
+    """Share out units (True) or items (False); None: as the rule says. Yield the decisions."""
+    decisions, decide = [], _fitting.splits_units
+
+    def decided(*args):
+        decisions.append(decide(*args))
+        return decisions[-1]
+
+    with patch.object(_split, "FORCED", units), patch.object(_fitting, "splits_units", decided):
+        yield decisions
+
+
+def resumed(folder):
+    """Yield fits that were begun in one way and resumed in another, and how."""
+    constant = {"learning_rate_schedule": "constant", "max_grad_norm": 1e-2}
+
+    def fit(way, max_iter, folder=None):
+        folder = None if folder is None else folder / str(dist.get_rank())
+        with sharing(way == "units"):
+            return AttentionClusterClassifier(
+                distributed=way != "alone", **BASE | constant | {"max_iter": max_iter}
+            ).fit(X, y, checkpoint_dir=folder)
+
+    alone = fit("alone", 3)
+    for ways in ("alone, units", "units, items", "items, units", "units, alone", "units, units"):
+        first, second = ways.split(", ")
+        of_ways = folder / ways
+        if first != "alone" or dist.get_rank() == 0:
+            fit(first, 1, of_ways)
+        dist.barrier()
+        found = {"digest": "of rank 0 only"}
+        if second != "alone":
+            together = fit(second, 3, of_ways)
+            found["digest"] = digest(together)
+        elif dist.get_rank() == 0:
+            together = fit(second, 3, of_ways)
+        yield ways, found | ({"gap": compared(together, alone)} if dist.get_rank() == 0 else {})
+    with sharing(True):
+        yield "undisturbed", {"digest": digest(fit("units", 3))}
+
+
+def interrupted():
+    """Return a fit that was interrupted on rank 1 in its second epoch, and one of one epoch."""
+    parameters = BASE | {"learning_rate_schedule": "constant"}
+    total, calls = Ranks.total, []
+
+    def interrupt(self, tensor):
+        calls.append(1)
+        if dist.get_rank() == 1 and len(calls) == 6:  # an epoch has four steps
+            os.kill(os.getpid(), signal.SIGINT)
+        return total(self, tensor)
+
+    classifier = AttentionClusterClassifier(
+        distributed=True, warm_start=True, **parameters | {"max_grad_norm": None}
+    )
+    with sharing(True), patch.object(Ranks, "total", interrupt):
+        try:
+            classifier.fit(X, y)
+            raise AssertionError("the fit was not interrupted")
+        except KeyboardInterrupt:
+            pass
+    once = parameters | {"max_grad_norm": None, "max_iter": 1}
+    return classifier, AttentionClusterClassifier(**once).fit(X, y)
+
+
 def digest(classifier):
     """Return a digest of the bits of the network, of the curves and of the random state."""
     state = classifier.network_.state_dict().values()
@@ -255,14 +341,27 @@ def main(folder):
     dist.barrier()
     found = {}
     for name, fit in fits(folder).items():
-        together = fit(True)
-        found[name] = {"digest": digest(together)}
-        if rank == 0:
-            alone = fit(False)
-            found[name] |= {
-                "gap": compared(together, alone),
-                "scores": [together.validation_scores_, alone.validation_scores_],
-            }
+        with sharing(False):
+            ways = {name: fit(True)}
+        with sharing(True) as decisions:
+            together = fit(True)
+        if all(decisions):
+            ways[f"{name}, units"] = together
+        alone = fit(False) if rank == 0 else None
+        for way, together in ways.items():
+            found[way] = {"digest": digest(together)}
+            if alone is not None:
+                found[way] |= {
+                    "gap": compared(together, alone),
+                    "scores": [together.validation_scores_, alone.validation_scores_],
+                }
+    found |= dict(resumed(folder))
+    together, alone = interrupted()
+    found["interrupted, units"] = {"digest": digest(together), "gap": compared(together, alone)}
+    with sharing(None) as decisions:
+        one()(True)
+        one(cluster_size=256, y=np.arange(N) % 60, max_iter=1)(True)
+    found["decisions"] = {"digest": str(decisions)}
     packed = open_feature_sets(folder / "packed.zarr")
     for name, fit in {
         "no seed": one(random_state=None),

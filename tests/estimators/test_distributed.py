@@ -13,6 +13,7 @@ import pytest
 from acluster import AttentionClusterClassifier, load, save_feature_sets
 from acluster.training import Ranks
 from tests.conftest import make_sets
+from tests.estimators.killed_ranks import EPOCHS_PER_KILL
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {
@@ -30,6 +31,8 @@ FAILURES = {
     "a bad item on one rank": ("RankError", "Rank 1 of this distributed fit failed"),
     "a damaged store": ("RankError", "Its error was ValueError"),
     "a callback that fails": ("RankError", "OSError: the callback has no disk"),
+    "a callback that fails, units": ("RankError", "OSError: the callback has no disk"),
+    "a damaged store on one rank, units": ("RankError", "Rank 1 of this distributed fit failed"),
     "batch normalization": ("ValueError", "its batch normalization needs the statistics"),
     "a second fit in a thread": ("ValueError", "Another fit with distributed=True is running"),
 }
@@ -71,7 +74,10 @@ def test_fit_distributed_is_fit_of_one_process(tmp_path, n_ranks):
         if "scores" in of_first and of_first["scores"][0] != of_first["scores"][1]:
             problems.append(f"{name}: other validation scores {of_first['scores']}")
     assert not problems, "\n".join(problems)
-    assert sum("gap" in one for one in found[0].values()) >= 35
+    assert sum("gap" in one for one in found[0].values()) >= 70
+    assert found[0]["units, units"]["digest"] == found[0]["undisturbed"]["digest"]
+    assert found[0]["decisions"]["digest"] == "[False, True]"  # a small last layer, and a large one
+    assert sum(name.endswith(", units") for name in found[0]) >= 30
     assert set(FAILURES) <= set(found[0])
 
 
@@ -81,7 +87,8 @@ def test_fit_distributed_resumes_when_a_rank_is_killed(tmp_path):
         folder = tmp_path / f"{n_kills} kills"
         folder.mkdir()
         options = ["--max-restarts", str(n_kills), "--monitor-interval", "0.1"]
-        torchrun(2, ROOT / "tests/estimators/killed_ranks.py", folder, n_kills, options=options)
+        arguments = folder, n_kills, "items", EPOCHS_PER_KILL
+        torchrun(2, ROOT / "tests/estimators/killed_ranks.py", *arguments, options=options)
         assert (folder / "restarts").read_text() == str(n_kills)
         assert (folder / "checkpoint 0").exists()
         assert not (folder / "checkpoint 1").exists()  # rank 0 writes it
@@ -118,7 +125,8 @@ def test_fit_distributed_gives_the_same_bits_on_two_hosts(tmp_path, two_hosts):
     script = str(ROOT / "tests/estimators/killed_ranks.py")
     for name in ("one host", "two hosts"):
         (tmp_path / name).mkdir()
-    torchrun(2, script, tmp_path / "one host", 0)
+    arguments = "0", "items", str(EPOCHS_PER_KILL)  # no kills
+    torchrun(2, script, tmp_path / "one host", *arguments)
     processes = []
     for number, (enter, cable) in enumerate(two_hosts, 1):
         options = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d"]
@@ -128,7 +136,7 @@ def test_fit_distributed_gives_the_same_bits_on_two_hosts(tmp_path, two_hosts):
         environment = os.environ | ENVIRONMENT | {"GLOO_SOCKET_IFNAME": cable}
         processes.append(
             subprocess.Popen(
-                [*enter, *command, str(tmp_path / "two hosts"), "0"],
+                [*enter, *command, str(tmp_path / "two hosts"), *arguments],
                 env=environment,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
