@@ -132,6 +132,31 @@ def counted_bytes(call):
     return sum(n_bytes)
 
 
+def bytes_per_second(n_bytes, repeats=5):
+    """Return the speeds of an exchange and of memory, for `studies/step_times.py`.
+
+    They are those that its model divides by: what a process sends and receives, and what it reads
+    and writes.
+    """
+    numbers, copy = torch.zeros(n_bytes // 4), torch.zeros(n_bytes // 4)
+    size = dist.get_world_size()
+    seconds = {"exchange": [], "memory": []}
+    for _ in range(repeats):
+        for name, run in (
+            ("exchange", lambda: dist.all_reduce(numbers)),
+            ("memory", lambda: copy.copy_(numbers)),
+        ):
+            dist.barrier()
+            started = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - started)
+    sent = 2 * (size - 1) / size * n_bytes
+    return {
+        "exchange": sent / median(seconds["exchange"]),
+        "memory": 2 * n_bytes / median(seconds["memory"]),
+    }
+
+
 def measure_steps(path, batch_size, n_steps, repeats):
     """Write the seconds and bytes per step of every way; called in every process."""
     dist.init_process_group("gloo")
@@ -170,8 +195,10 @@ def measure_steps(path, batch_size, n_steps, repeats):
             with ExitStack() as stack:
                 stack.enter_context(trainer.training())
                 n_bytes[name] = counted_bytes(one_step)
+        speeds = bytes_per_second(4 * N_FEATURES * N_UNITS * N_CLASSES)
     if is_first:
         figures = {"seconds": seconds, "processor": of_processor, "ends": ends, "bytes": n_bytes}
+        figures["speeds"] = speeds
         Path(path).write_text(json.dumps(figures))
     dist.destroy_process_group()
 
@@ -201,6 +228,7 @@ def steps(options, folder):
         "speedup_over_one_thread": {
             name: middle["one thread"] / taken for name, taken in middle.items()
         },
+        "bytes_per_second": found["speeds"],
         "megabytes_per_step": {name: n / MEGABYTE for name, n in found["bytes"].items()},
     }
 
