@@ -15,15 +15,19 @@ _MIN_SIZE_DIS = 16
 _MIN_SIZE_SKIMAGE = 2
 
 
-def optical_flow(method: str) -> OpticalFlow:
+def optical_flow(method: str, device: str = "cpu") -> OpticalFlow:
     """Return the function that computes the optical flow between pairs of grey frames.
 
     Parameters
     ----------
     method : {"tvl1", "dis", "skimage"}
-        "tvl1" is :func:`tv_l1` on the CPU. "dis" is OpenCV's dense inverse search with its medium
+        "tvl1" is :func:`tv_l1`. "dis" is OpenCV's dense inverse search with its medium
         preset; choose it when speed counts. "skimage" is the TV-L1 of scikit-image, for
         comparisons with "tvl1". "dis" and "skimage" need the extra ``flow``.
+
+    device : str, default="cpu"
+        Where "tvl1" is computed, such as "cuda", or "auto" for a GPU if there is one. The others
+        use the CPU.
 
     Returns
     -------
@@ -35,7 +39,8 @@ def optical_flow(method: str) -> OpticalFlow:
     Raises
     ------
     ValueError
-        If `method` is unknown. The function raises it for frames of another form.
+        If `method` is unknown, or the device is not available or not the CPU for another method.
+        The function raises it for frames of another form.
     ImportError
         If the package for the method is not installed.
 
@@ -56,7 +61,8 @@ def optical_flow(method: str) -> OpticalFlow:
     if method not in _METHODS:
         names = ", ".join(f'"{name}"' for name in _METHODS)
         raise ValueError(f"There is no optical flow method {method!r}. Choose one of {names}.")
-    pairwise = _METHODS[method]()
+    device = flow_device(method, device)
+    pairwise = _tv_l1(device) if method == "tvl1" else _METHODS[method]()
 
     def flow(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         first, second = np.asarray(first), np.asarray(second)
@@ -66,7 +72,37 @@ def optical_flow(method: str) -> OpticalFlow:
     return flow
 
 
-def _tv_l1() -> OpticalFlow:
+def flow_device(method: str, device: str) -> str:
+    """Return the name of the device that a method computes on.
+
+    Parameters
+    ----------
+    method, device : str
+        As for `optical_flow`.
+
+    Returns
+    -------
+    str
+        The name in torch.
+
+    Raises
+    ------
+    ValueError
+        If the method needs the CPU, or this machine has no such device.
+    """
+    if device == "cpu":  # without the seconds that importing torch takes
+        return device
+    if method != "tvl1":
+        raise ValueError(
+            f"The optical flow method {method!r} is computed on the CPU only; got "
+            f"device={device!r}. Leave the device out, or choose method='tvl1'."
+        )
+    from acluster.training import resolve_device
+
+    return str(resolve_device(device))
+
+
+def _tv_l1(device: str = "cpu") -> OpticalFlow:
     # torch takes seconds to import, and processes that compute another flow do not need it.
     torch = importlib.import_module("torch")
     tv_l1 = importlib.import_module("acluster.extraction._tv_l1").tv_l1
@@ -74,7 +110,8 @@ def _tv_l1() -> OpticalFlow:
     def flow(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         # A copy, because torch takes neither read-only arrays nor negative strides.
         dtype = np.uint8 if first.dtype == np.uint8 else np.float32
-        return tv_l1(*(torch.from_numpy(np.array(one, dtype)) for one in (first, second))).numpy()
+        frames = (torch.from_numpy(np.array(one, dtype)).to(device) for one in (first, second))
+        return tv_l1(*frames).cpu().numpy()
 
     return flow
 

@@ -93,7 +93,11 @@ def _view_of(name: str, described: Mapping[str, Any], trust: bool) -> View:
         cls = _view_class(name, kind, trust)
     else:
         hints = get_type_hints(cls)
-        known = {one.name: hints[one.name] for one in fields(cls)}
+        known = {
+            one.name: hints[one.name]
+            for one in fields(cls)
+            if one.metadata.get("is_described", True)
+        }
         for key, value in settings.items():
             if not _is_setting(value, known.get(key)):
                 fail(name, f"its view, {kind:.80}, has the unknown setting {key:.80}={value!r:.80}")

@@ -31,6 +31,8 @@ ROWS_TOGETHER, BYTES_TOGETHER = 64, 1 << 25  # of a chunk, at most
 # The metadata of a setting that a view got after stores and models with its description had been
 # written. At its default, it is left out of the description, so that this stays the same.
 ADDED_LATER = {"is_added_later": True}
+# The metadata of a setting that does not say what is read. It is no part of the description.
+NOT_DESCRIBED = {"is_described": False}
 
 
 class Chunk(NamedTuple):

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from acluster.extraction._flow import FLOW_METHODS, optical_flow
+from acluster.extraction._flow import FLOW_METHODS, flow_device, optical_flow
 from acluster.extraction._sound import HOP, RATE, WINDOW, at_least, log_mel, regrouped
 from acluster.extraction._tiles import Tiles
 from acluster.extraction._video import Sampling, Video
-from acluster.extraction._view import ADDED_LATER, Array, SoundView, VideoView
+from acluster.extraction._view import ADDED_LATER, NOT_DESCRIBED, Array, SoundView, VideoView
 
 if TYPE_CHECKING:
     import av
@@ -193,6 +193,15 @@ class FlowStacks(VideoView):
     size : int, default=224
         The width and height in pixels, as for `Frames`.
 
+    device : str, default="cpu"
+        Where "tvl1" is computed, such as "cuda", or "auto" for a GPU if there is one. The flow of
+        different devices differs by rounding. It is no part of the description of an extraction.
+
+    Raises
+    ------
+    ValueError
+        If a setting is invalid, or there is no such device.
+
     Examples
     --------
     >>> from acluster.extraction import FlowStacks
@@ -205,12 +214,14 @@ class FlowStacks(VideoView):
     length: int = 5
     method: str = "tvl1"
     size: int = 224
+    device: str = field(default="cpu", metadata=NOT_DESCRIBED)
     growth: ClassVar[int] = 8  # two numbers of four bytes for a pixel of one
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.method not in FLOW_METHODS:
             raise ValueError(f"FlowStacks: method={self.method!r} is not one of {FLOW_METHODS}.")
+        flow_device(self.method, self.device)  # Not only once every file is read in vain.
 
     @property
     def uses_torch(self) -> bool:
@@ -229,7 +240,7 @@ class FlowStacks(VideoView):
         # tells it.
         pairs = {(id(a), id(b)): (a, b) for frames in runs for a, b in pairwise(frames)}
         first, second = (np.stack(part) for part in zip(*pairs.values(), strict=True))
-        flow = optical_flow(self.method)(first, second)
+        flow = optical_flow(self.method, self.device)(first, second)
         flow = np.clip(flow, -_LARGEST_FLOW, _LARGEST_FLOW)
         numbers = {pair: number for number, pair in enumerate(pairs)}
         chosen = [[numbers[id(a), id(b)] for a, b in pairwise(frames)] for frames in runs]
@@ -374,7 +385,7 @@ def describe_view(view: Any) -> dict[str, Any]:
     dict
         The settings, and "kind": the class, with its module unless it is one of acluster's.
         Settings that a view got later, such as `length` of `LogMel`, are left out if they have
-        their default.
+        their default, and always those that do not say what is read, such as `device`.
 
     Examples
     --------
@@ -430,7 +441,12 @@ def _all_settings(view: Any) -> dict[str, Any]:
     cls = type(view)
     kind = cls.__name__ if VIEWS.get(cls.__name__) is cls else public_name(cls)
     is_dataclass_ = is_dataclass(view) and not isinstance(view, type)
-    settings = asdict(view) if is_dataclass_ else {"repr": repr(view)}
+    settings = {"repr": repr(view)}
+    if is_dataclass_:
+        settings = asdict(view)
+        for setting in fields(view):
+            if not setting.metadata.get("is_described", True):
+                del settings[setting.name]
     # As it comes back from a store, in which tuples are lists.
     described: dict[str, Any] = json.loads(json.dumps({"kind": kind, **settings}, default=repr))
     return described

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acluster.extraction import optical_flow, tv_l1
+from acluster.extraction import FlowStacks, optical_flow, tv_l1
 from tests.test_lazy_imports import run_without
 
 METHODS = ["tvl1", "dis", "skimage"]
@@ -290,6 +290,51 @@ def test_optical_flow_names_the_extra_of_a_missing_package(name, package, monkey
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=rf'"{name}" needs .*pip install acluster\[flow\]'):
         optical_flow(name)
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_optical_flow_is_computed_on_the_named_device(device, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    first, second = np.random.default_rng(0).random((2, 3, 20, 20))
+    expected = optical_flow("tvl1")(first, second)
+    np.testing.assert_array_equal(optical_flow("tvl1", device)(first, second), expected)
+
+
+def test_optical_flow_moves_frames_to_the_device_and_flow_back(monkeypatch):
+    import torch
+
+    seen = []
+
+    def flow(first, second):
+        seen.append((first.device.type, second.device.type))
+        return torch.stack([first, second], -1)
+
+    moved = []
+    to = torch.Tensor.to
+    monkeypatch.setattr("acluster.training.resolve_device", lambda name: name)
+    monkeypatch.setattr("acluster.extraction._tv_l1.tv_l1", flow)
+    monkeypatch.setattr(
+        torch.Tensor, "to", lambda self, device: moved.append(device) or to(self, "cpu")
+    )
+    frames = np.zeros((1, 4, 4), np.uint8)
+    assert optical_flow("tvl1", "cuda:1")(frames, frames).shape == (1, 4, 4, 2)
+    assert moved == ["cuda:1"] * 2
+    assert seen == [("cpu", "cpu")]
+
+
+@pytest.mark.parametrize(
+    ("method", "device", "message"),
+    [
+        ("dis", "cuda", "'dis' is computed on the CPU only; got device='cuda'. Leave"),
+        ("tvl1", "cuda:99", "device='cuda:99' is not available"),
+        ("tvl1", "gpu", "device='gpu' is not the name of a device"),
+    ],
+)
+def test_optical_flow_rejects_a_device_that_it_cannot_use(method, device, message):
+    with pytest.raises(ValueError, match=message):
+        optical_flow(method, device)
+    with pytest.raises(ValueError, match=message):
+        FlowStacks(method=method, device=device)
 
 
 def test_extraction_imports_no_heavy_library(tmp_path):

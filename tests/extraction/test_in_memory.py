@@ -162,9 +162,17 @@ def test_describe_view_keeps_the_descriptions_of_the_first_version():
     assert describe_view(Clips()) == {**frames, "kind": "Clips", "n": 10, "length": 16, "size": 112}
     flow = {**frames, "kind": "FlowStacks", "length": 5, "method": "tvl1"}
     assert describe_view(FlowStacks()) == flow
+    assert describe_view(FlowStacks(device="auto")) == flow  # which does not say what is read
     assert describe_view(LogMel()) == {"kind": "LogMel", "hop": 96, "silence": 1e-3}
     sound = {"kind": "Waveforms", "seconds": 1.0, "hop": None, "rate": 16000, "silence": 1e-3}
     assert describe_view(Waveforms()) == sound
+
+
+def test_rebuilt_rejects_a_setting_that_is_not_part_of_a_description():
+    described = describe(FlowStacks(), "acluster.extraction:flow_descriptor")
+    described["view"]["device"] = "cpu"
+    with pytest.raises(ValueError, match="unknown setting device='cpu'"):
+        rebuilt({"x": described})
 
 
 def test_describe_view_has_settings_that_were_added_later_unless_they_are_the_default():
