@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 _SIGNIFICANT = 1e-3  # the p-value below which a missing modality is said to predict the label
+_SHORT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,9 @@ class ExtractionReport:
         The number of items that lack a modality.
 
     seconds : dict of str to float
-        The seconds of every stage: "reading", summed over the threads; the name of each
-        view, for its feature extractor; "writing"; "waiting" for files to be read; and "total".
+        The seconds of every stage: "reading", summed over the threads or processes; the name
+        of each view, for its feature extractor; "writing"; "waiting" for files to be read; and
+        "total".
 
     notes : list of str
         What to know about the items as a whole.
@@ -64,6 +67,44 @@ class ExtractionReport:
             *self.notes,
         ]
         return "\n".join(lines)
+
+
+def notes_on_waiting(seconds: Mapping[str, float], n_workers: int, workers: str) -> list[str]:
+    """Return a note if the feature extractors waited for files most of the time.
+
+    Parameters
+    ----------
+    seconds : dict of str to float
+        The seconds of every stage, as in the report.
+
+    n_workers, workers : int, str
+        What read the files, as in `acluster.extraction.extract`.
+
+    Returns
+    -------
+    list of str
+        No note after a few seconds, in which the first file is a large part of the waiting.
+
+    Examples
+    --------
+    >>> from acluster.extraction._report import notes_on_waiting
+    >>> notes_on_waiting({"waiting": 10.0, "total": 100.0}, 4, "threads")
+    []
+    """
+    total, waiting = seconds["total"], seconds["waiting"]
+    if total < _SHORT_SECONDS or waiting <= total / 2:
+        return []
+    n_processors = os.cpu_count() or 1
+    remedies = []
+    if n_workers < n_processors:
+        remedies.append(f"more of them, up to n_workers={n_processors} (--workers)")
+    if workers == "threads":
+        remedies.append("workers='processes' (--worker-kind processes)")
+    remedies.append("views that read less, such as smaller or fewer frames")
+    return [
+        f"The backbones waited for files to be read for {waiting / total:.0%} of the time. Files "
+        f"were read in {n_workers} {workers}. Try {', or '.join(remedies)}."
+    ]
 
 
 def notes_on_missing(is_missing: Mapping[str, Any], labels: Any) -> list[str]:

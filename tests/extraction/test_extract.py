@@ -21,7 +21,7 @@ from acluster.extraction import (
     patch_descriptor,
 )
 from acluster.extraction._batches import Batches, Item
-from acluster.extraction._report import notes_on_missing
+from acluster.extraction._report import notes_on_missing, notes_on_waiting
 from acluster.extraction._tables import ItemTable
 from acluster.extraction._view import Chunk
 from acluster.sets import StoreError, info
@@ -506,6 +506,35 @@ def test_item_table_rejects_another_table(tmp_path):
     path.write_bytes(b"name,age\r\nx,3\r\n")
     with pytest.raises(ValueError, match="not a table with the columns id and error"):
         ItemTable(path, "error")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "n_workers", "workers", "remedies"),
+    [
+        (60.0, 2, "threads", "more of them, up to n_workers=4 (--workers), or workers='processes'"),
+        (
+            60.0,
+            4,
+            "threads",
+            "workers='processes' (--worker-kind processes), or views that read less",
+        ),
+        (60.0, 2, "processes", "more of them, up to n_workers=4 (--workers), or views that read"),
+        (60.0, 4, "processes", "views that read less"),
+        (50.0, 2, "threads", None),
+    ],
+)
+def test_report_notes_backbones_that_wait(monkeypatch, seconds, n_workers, workers, remedies):
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    notes = notes_on_waiting({"waiting": seconds, "total": 100.0}, n_workers, workers)
+    if remedies is None:
+        assert notes == []
+        return
+    (note,) = notes
+    assert note.startswith(
+        "The backbones waited for files to be read for 60% of the time. Files were read in "
+        f"{n_workers} {workers}. Try {remedies}"
+    )
+    assert notes_on_waiting({"waiting": 6.0, "total": 8.0}, n_workers, workers) == []
 
 
 def test_report_notes_a_missing_modality_that_predicts_the_label():
