@@ -51,6 +51,8 @@ def extract_folder(options: argparse.Namespace) -> ExtractionReport:
         device=options.device,
         batch_size=options.batch_size,
         n_workers=options.workers,
+        workers=options.worker_kind,
+        seconds_per_file=options.seconds_per_file,
         on_error=options.on_error,
         retry_failed=options.retry_failed,
         flush_seconds=options.flush_seconds,
@@ -63,7 +65,12 @@ def _views(options: argparse.Namespace) -> dict[str, tuple[str | None, Any]]:
     n, fps, size = options.frames, options.fps, options.size
     return {
         "rgb": (options.rgb, Frames(n=n, fps=fps, size=size)),
-        "flow": (options.flow, FlowStacks(n=n, fps=fps, size=size, method=options.flow_method)),
+        "flow": (
+            options.flow,
+            FlowStacks(
+                n=n, fps=fps, size=size, method=options.flow_method, device=options.flow_device
+            ),
+        ),
         "audio": (options.audio, LogMel(length=options.patch, hop=options.patch_hop)),
         "tiles": (
             options.tiles,

@@ -266,7 +266,19 @@ def _extract(command: _Command) -> None:
         "--label", nargs="+", metavar="COLUMN", help="the column of the label; put it last"
     )
     command.add_argument("--group", metavar="COLUMN", help="the column of the groups")
-    command.add_argument("--workers", type=int, metavar="N", help="threads that read files")
+    command.add_argument("--workers", type=int, metavar="N", help="files that are read at a time")
+    command.add_argument(
+        "--worker-kind",
+        choices=("threads", "processes"),
+        default="threads",
+        help="what reads files; a crash or a hang ends only a process, and its file fails",
+    )
+    command.add_argument(
+        "--seconds-per-file",
+        type=float,
+        metavar="S",
+        help="a file fails if a process reads it for longer",
+    )
     command.add_argument("--batch-size", type=int, default=64, metavar="N", help="of a backbone")
     command.add_argument("--device", default="auto", help="of a network, such as cuda:1")
     command.add_argument(
@@ -316,6 +328,9 @@ def _add_view_options(command: _Command) -> None:
     )
     command.add_argument(
         "--flow-method", choices=("tvl1", "dis", "skimage"), default="tvl1", help="optical flow"
+    )
+    command.add_argument(
+        "--flow-device", default="cpu", metavar="DEVICE", help="of --flow-method tvl1, such as cuda"
     )
     command.add_argument(
         "--patch", type=int, default=96, metavar="N", help="the length of a log-mel patch in 10 ms"

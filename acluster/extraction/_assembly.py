@@ -23,6 +23,11 @@ AHEAD_BYTES = 1 << 28
 _MOST_WORKERS = 8
 
 
+def default_workers() -> int:
+    """Return the number of files that are read at a time unless the user chooses it."""
+    return min(os.cpu_count() or 1, _MOST_WORKERS)
+
+
 @contextmanager
 def opened(
     files: Mapping[str, Path],
@@ -33,6 +38,8 @@ def opened(
     n_workers: int | None,
     ahead_bytes: int,
     is_tolerant: bool = False,
+    workers: str = "threads",
+    seconds_per_file: float | None = None,
 ) -> Iterator[tuple[ReadAhead, list[Batches]]]:
     """Begin to read files, as a context manager that gives the reader and the batches.
 
@@ -49,9 +56,19 @@ def opened(
 
     is_tolerant : bool, default=False
         Whether a view that cannot be read is a missing modality with a warning.
+
+    workers, seconds_per_file : str, float
+        As in `acluster.extraction.extract`.
     """
-    n_workers = n_workers or min(os.cpu_count() or 1, _MOST_WORKERS)
-    with ReadAhead(files, views, n_workers, ahead_bytes, is_tolerant) as reader:
+    with ReadAhead(
+        files,
+        views,
+        n_workers or default_workers(),
+        ahead_bytes,
+        is_tolerant,
+        workers,
+        seconds_per_file,
+    ) as reader:
         yield (
             reader,
             [

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from acluster._utils._progress import progress
-from acluster.extraction._assembly import AHEAD_BYTES, assembled, completed, opened
+from acluster.extraction._assembly import AHEAD_BYTES, assembled, completed, default_workers, opened
 from acluster.extraction._backbones import describe_all, extractor_of, is_same_extraction
 from acluster.extraction._batches import Batches
 from acluster.extraction._files import media_files
+from acluster.extraction._processes import check_workers
 from acluster.extraction._reading import ReadAhead
-from acluster.extraction._report import ExtractionReport, notes_on_missing
+from acluster.extraction._report import ExtractionReport, notes_on_missing, notes_on_waiting
 from acluster.extraction._tables import ItemTable
 from acluster.extraction._view import View
 from acluster.sets import (
@@ -45,6 +46,8 @@ def extract(
     device: str = "auto",
     batch_size: int = 64,
     n_workers: int | None = None,
+    workers: str = "threads",
+    seconds_per_file: float | None = None,
     ahead_bytes: int = AHEAD_BYTES,
     on_error: str = "skip",
     retry_failed: bool = False,
@@ -54,8 +57,8 @@ def extract(
     """Extract the local features of a folder of files into a store.
 
     Every file becomes an item. Its id is its path relative to `root`. The files are read in
-    threads, ahead of the feature extractors, and in the order of their ids. Called again, also
-    after the process was killed, it continues with the files that are not in the store.
+    threads or processes, ahead of the feature extractors, and in the order of their ids. Called
+    again, also after the process was killed, it continues with the files that are not in the store.
 
     Parameters
     ----------
@@ -92,7 +95,19 @@ def extract(
         batch they are computed, and so on interruptions.
 
     n_workers : int, optional
-        The number of threads that read files. By default one per processor, 8 at most.
+        The number of files that are read at a time. By default one per processor, 8 at most.
+
+    workers : {"threads", "processes"}, default="threads"
+        What reads the files. Choose "processes" if the report says that the backbones wait for
+        files, or if a codec crashes or hangs: the file then fails, and the others are read in a new
+        process. The features are the same. A process takes about a second to start. It imports the
+        script that calls `extract`, which has to do so under ``if __name__ == "__main__":``, and
+        the modules of the views.
+
+    seconds_per_file : float, optional
+        A file that takes longer to read fails. It needs ``workers="processes"``, because a thread
+        cannot be ended. Time in which a process waits until there is room in `ahead_bytes` does not
+        count.
 
     ahead_bytes : int, default=2**28
         The size of what may have been read and not yet passed to a backbone.
@@ -121,10 +136,14 @@ def extract(
     ------
     ValueError
         If a parameter is invalid, `root` has no files, or the store was begun with other views,
-        backbones or labels.
+        backbones or labels. With processes, also if a view cannot be pickled.
 
     FileNotFoundError
         If `root` does not exist.
+
+    RuntimeError
+        If the processes that read cannot be started, as from a script without
+        ``if __name__ == "__main__":``.
 
     Notes
     -----
@@ -164,6 +183,7 @@ def extract(
     """
     _check_parameters(views, on_error, part, batch_size=batch_size, n_workers=n_workers)
     _check_local(store)
+    check_workers(workers, seconds_per_file)
     started = time.perf_counter()
     files = media_files(Path(root))
     columns = {"label": _labels_of(files, labels), "group": _checked("groups", groups, files)}
@@ -183,11 +203,14 @@ def extract(
             n_workers=n_workers,
             ahead_bytes=ahead_bytes,
             is_tolerant=on_error == "missing",
+            workers=workers,
+            seconds_per_file=seconds_per_file,
         ) as (reader, batches):
             extraction.run(reader, batches)
         extraction.check_not_empty()
     seconds = extraction.seconds(reader, batches, time.perf_counter() - started)
-    return extraction.report(seconds)
+    notes = notes_on_waiting(seconds, n_workers or default_workers(), workers)
+    return extraction.report(seconds, notes)
 
 
 class _Extraction:
@@ -269,8 +292,8 @@ class _Extraction:
             "total": total,
         }
 
-    def report(self, seconds: Mapping[str, float]) -> ExtractionReport:
-        """Return the report, once the store is complete."""
+    def report(self, seconds: Mapping[str, float], notes: Sequence[str]) -> ExtractionReport:
+        """Return the report with some notes, once the store is complete."""
         X = open_feature_sets(self._writer.path)
         assert isinstance(X, MultimodalFeatureSets)  # every view has a name
         none = np.zeros(len(X))  # a modality that no file has is not in the store
@@ -287,7 +310,7 @@ class _Extraction:
             warnings=warnings,
             n_missing={name: int(missing.sum()) for name, missing in is_missing.items()},
             seconds=seconds,
-            notes=notes_on_missing(is_missing, X.label),
+            notes=[*notes, *notes_on_missing(is_missing, X.label)],
         )
 
     def _write(self, id_: str, features: Mapping[str, Any], places: Mapping[str, Any]) -> None:

@@ -1,4 +1,7 @@
-"""Read many files in threads ahead of the feature extractors, with bounded memory."""
+"""Read many files ahead of the feature extractors, with bounded memory.
+
+Threads read them, or pass them on to processes and receive what these read.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,14 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Self
 
+from acluster.extraction._processes import ReadingProcesses, use_one_thread
 from acluster.extraction._view import Chunk, View, read_views
 
 
@@ -115,6 +120,12 @@ class ReadAhead:
     is_tolerant : bool
         Whether a view that cannot be read is a missing modality with a warning.
 
+    workers : {"threads", "processes"}, default="threads"
+        Whether each thread reads by itself, or in a process of its own.
+
+    seconds_per_file : float, optional
+        How long a process may read a file.
+
     Attributes
     ----------
     seconds_waited : float
@@ -131,21 +142,36 @@ class ReadAhead:
         n_workers: int,
         ahead_bytes: int,
         is_tolerant: bool,
+        workers: str = "threads",
+        seconds_per_file: float | None = None,
     ) -> None:
         self._paths, self._views, self._n_workers = paths, views, n_workers
         self._is_tolerant = is_tolerant
+        self._processes: ReadingProcesses | None = None
+        if workers == "processes":
+            self._processes = ReadingProcesses(views, is_tolerant, seconds_per_file)
         self._budget = _Budget(ahead_bytes)
         self._mutex = threading.Lock()
         self.seconds_waited = self.seconds_read = 0.0
 
     def __enter__(self) -> Self:
+        if self._processes is not None:
+            self._pool = ThreadPoolExecutor(self._n_workers, "acluster-read")
+            return self
         if any(getattr(view, "uses_torch", False) for view in self._views.values()):
             import torch  # noqa: F401, so that the threads that read find it
-        self._pool = ThreadPoolExecutor(self._n_workers, "acluster-read", _use_one_thread)
+        self._pool = ThreadPoolExecutor(
+            self._n_workers, "acluster-read", use_one_thread, (self._views,)
+        )
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._budget.stop()
+        if self._processes is not None:  # They end with the threads that own them, so before these.
+            if kind is None:
+                self._processes.close()
+            else:
+                self._processes.stop()
         # After an interruption, what is complete has to be written soon, and a file may take long.
         self._pool.shutdown(wait=kind is None, cancel_futures=True)
         _restore_threads()
@@ -204,11 +230,15 @@ class ReadAhead:
         """Read a file; run in a thread."""
         started, waited = time.perf_counter(), 0.0
         try:
-            for chunk in read_views(reading.path, self._views, reading.warnings, self._is_tolerant):
+            for n_bytes, take in self._announced(reading):
                 before = time.perf_counter()
-                self._budget.acquire(reading.number, chunk.batch.nbytes)
+                self._budget.acquire(reading.number, n_bytes)
                 waited += time.perf_counter() - before
-                reading._chunks.put(chunk)
+                try:
+                    reading._chunks.put(take())
+                except BaseException:
+                    self._budget.release(n_bytes)
+                    raise
         except _Stopped:
             pass
         except BaseException as error:  # the caller decides what becomes of it
@@ -218,13 +248,17 @@ class ReadAhead:
                 self.seconds_read += time.perf_counter() - started - waited
             reading._chunks.put(None)
 
+    def _announced(self, reading: Reading) -> Iterator[tuple[int, Callable[[], Chunk]]]:
+        """Yield the size of each chunk of a file, and a function that returns the chunk."""
+        if self._processes is not None:
+            yield from self._processes.read(reading.path, reading.warnings)
+            return
+        for chunk in read_views(reading.path, self._views, reading.warnings, self._is_tolerant):
+            yield chunk.batch.nbytes, partial(_same, chunk)
 
-def _use_one_thread() -> None:
-    """Let torch use one thread in each of the threads that read, if a view uses it at all."""
-    if "torch" in sys.modules:
-        import torch
 
-        torch.set_num_threads(1)
+def _same(chunk: Chunk) -> Chunk:
+    return chunk
 
 
 def _restore_threads() -> None:

@@ -81,6 +81,17 @@ def test_extract_of_parts_can_be_merged(clips, tmp_path, capsys):
     assert [x.tolist() for x in X["rgb"].places] == [x.tolist() for x in Y["rgb"].places]
 
 
+def test_extract_reads_in_processes(clips, tmp_path, capsys):
+    options = ("--rgb", "descriptor", "--frames", 3)
+    one, other = tmp_path / "one.zarr", tmp_path / "other.zarr"
+    assert run(capsys, "extract", clips, one, *options)[0] == 0
+    limits = ("--workers", 1, "--worker-kind", "processes", "--seconds-per-file", 60)
+    assert run(capsys, "extract", clips, other, *options, *limits)[0] == 0
+    X, Y = open_feature_sets(one)["rgb"], open_feature_sets(other)["rgb"]
+    assert len(X) == 4
+    assert [x.tolist() for x in X] == [y.tolist() for y in Y]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -90,6 +101,8 @@ def test_extract_of_parts_can_be_merged(clips, tmp_path, capsys):
         (("--audio", "descriptor", "--patch-hop", "97"), "hop=97 is more than length=96"),
         (("--rgb", "descriptor", "--id", "x"), "about a table of labels"),
         (("--rgb", "descriptor", "--frames", "0"), "n=0 is not an integer above 0"),
+        (("--rgb", "descriptor", "--seconds-per-file", "9"), "Pass workers='processes'"),
+        (("--flow", "descriptor", "--flow-device", "gpu"), "'gpu' is not the name of a device"),
         (("--tiles", "descriptor", "--tissue", "50"), "tissue=50.0 is a share"),
         (("--tiles", "descriptor", "--mpp", "-1"), "mpp=-1.0 is not a number above 0"),
     ],

@@ -349,9 +349,10 @@ WHAT_HAPPENS = {
 }
 
 
-def test_extract_of_good_and_damaged_clips(tmp_path):
+@pytest.mark.parametrize("workers", ["threads", "processes"])
+def test_extract_of_good_and_damaged_clips(tmp_path, workers):
     store = tmp_path / "clips.zarr"
-    report = extract(clips(), store, VIEWS)
+    report = extract(clips(), store, VIEWS, workers=workers, n_workers=2)
     X = open_feature_sets(store)
     lengths = {
         id_: (int(rgb), int(audio))
