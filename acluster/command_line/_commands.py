@@ -153,14 +153,19 @@ def predict(options: argparse.Namespace) -> None:
     """Print or write the predicted labels, and print their accuracy if the store has labels."""
     check_path(options.out)
     classifier = acluster.load(options.model)
-    # The progress line counts the batches of this loop, so predict needs none of its own.
-    classifier.set_params(verbose=False)
+    # The progress line counts the batches of this loop. With --jobs, there is only one.
+    classifier.set_params(verbose=options.jobs is not None)
     files = acluster.extraction.find_media(options.paths)
     failed: dict[str, str] = {}
+    if files and options.jobs is not None:
+        raise ValueError(
+            "--jobs predicts the items of a store in several processes. Media files are read by "
+            "threads as it is; leave --jobs out."
+        )
     if files:
         batches = _extracted_batches(classifier, files, failed, options)
     else:
-        batches = _stored_batches(options.paths[0])
+        batches = _stored_batches(options.paths[0], options.jobs)
     header = ["id", "prediction"]
     names = classifier.label_names_
     if options.proba:
@@ -168,8 +173,10 @@ def predict(options: argparse.Namespace) -> None:
     rows: list[list[Any]] = []
     correct = []
     for ids, batch in batches:
-        labels = classifier.predict(batch)
-        proba = classifier.predict_proba(batch) if options.proba else [()] * len(batch)
+        labels = classifier.predict(batch, n_jobs=options.jobs)
+        proba = [()] * len(batch)
+        if options.proba:
+            proba = classifier.predict_proba(batch, n_jobs=options.jobs)
         rows += [
             [item, _format_label(label, names), *map("{:.6g}".format, probabilities)]
             for item, label, probabilities in zip(ids, labels, proba, strict=True)
@@ -185,12 +192,16 @@ def predict(options: argparse.Namespace) -> None:
         raise ValueError(f"{len(failed)} of {len(files)} files have no prediction.")
 
 
-def _stored_batches(store: str) -> Iterator[tuple[Any, Any]]:
-    """Yield the items of a store in batches, with their ids or else their positions."""
+def _stored_batches(store: str, n_jobs: int | None) -> Iterator[tuple[Any, Any]]:
+    """Yield the items of a store in batches, with their ids or else their positions.
+
+    With `n_jobs`, all items are one batch, which the classifier divides among processes.
+    """
     X = acluster.open_feature_sets(store)
-    starts = range(0, len(X), _ITEMS_PER_BATCH)
-    for i in progress(starts, f"batches of {_ITEMS_PER_BATCH} items", len(starts)):
-        batch = X[i : i + _ITEMS_PER_BATCH]
+    size = _ITEMS_PER_BATCH if n_jobs is None else len(X)
+    starts = range(0, len(X), size)
+    for i in progress(starts, f"batches of {size} items", len(starts)):
+        batch = X[i : i + size]
         yield (range(i, i + len(batch)) if batch.id is None else batch.id), batch
 
 
@@ -235,7 +246,8 @@ def transform(options: argparse.Namespace) -> None:
             f"{options.model} holds a model of class {type(classifier).__name__}, which has no "
             "global features."
         )
-    features = classifier.transform(options.store, out=options.out)
+    classifier.set_params(verbose=is_terminal())
+    features = classifier.transform(options.store, out=options.out, n_jobs=options.jobs)
     show(f"{options.out}: {features.shape[0]} items, {features.shape[1]} columns")
 
 

@@ -488,6 +488,7 @@ def _predict(command: _Command) -> None:
     command.add_argument("paths", nargs="+", metavar="PATH", help="a store, or media files")
     command.add_argument("--proba", action="store_true", help="add the probability of each class")
     command.add_argument("--out", metavar="CSV", help="the table to write; by default stdout")
+    _add_jobs(command)
     command.add_argument(
         "--trust",
         action="store_true",
@@ -499,11 +500,23 @@ def _predict(command: _Command) -> None:
 def _transform(command: _Command) -> None:
     """Write the global feature of each item, one per row, to a zarr array.
 
+    Run the same command again to resume one that was killed.
+
     Example:
 
-      acluster transform videos.model videos.zarr --out global.zarr
+      acluster transform videos.model videos.zarr --out global.zarr --jobs 4
     """
     command.add_argument("--out", required=True, metavar="ZARR", help="the array to write")
+    _add_jobs(command)
+
+
+def _add_jobs(command: _Command) -> None:
+    command.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="the number of processes that share the items of a store; -1 for all cores",
+    )
 
 
 def _attention(command: _Command) -> None:

@@ -257,13 +257,18 @@ class CrossValidatedClassifier(
             raise ValueError(f"All configurations diverged. The first: {members[0].error}")
         return fitted
 
-    def predict_proba(self, X: Any) -> NDArray[Any]:
+    def predict_proba(self, X: Any, *, n_jobs: int | None = None) -> NDArray[Any]:
         """Return the class probabilities: the weighted mean of those of all networks.
 
         Parameters
         ----------
         X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
             The items.
+
+        n_jobs : int, optional
+            The number of processes that share the items, through the active backend of joblib;
+            -1 for all cores. None: one process, unless a :class:`joblib.parallel_config` says
+            otherwise. A small X is predicted in one process.
 
         Returns
         -------
@@ -285,13 +290,13 @@ class CrossValidatedClassifier(
         used = np.flatnonzero(self.weights_)
         # One pass per fold: where a modality is missing, folds have different means for it.
         folds = zip(*(self.estimators_[i] for i in used), strict=True)
-        of_folds = [_probabilities(fold, X, self._coding) for fold in folds]
+        of_folds = [_probabilities(fold, X, self._coding, n_jobs) for fold in folds]
         probabilities: NDArray[Any] = np.tensordot(
             self.weights_[used], np.mean(of_folds, axis=0), axes=1
         )
         return probabilities
 
-    def decision_function(self, X: Any) -> NDArray[Any]:
+    def decision_function(self, X: Any, *, n_jobs: int | None = None) -> NDArray[Any]:
         """Return the logits of the class probabilities.
 
         Parameters
@@ -299,25 +304,35 @@ class CrossValidatedClassifier(
         X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
             The items.
 
+        n_jobs : int, optional
+            The number of processes that share the items, through the active backend of joblib;
+            -1 for all cores. None: one process, unless a :class:`joblib.parallel_config` says
+            otherwise. A small X is predicted in one process.
+
         Returns
         -------
         ndarray of shape (n, n_classes), (n, n_labels) or (n,)
             For two classes, only the logit of the second class.
         """
-        probabilities = np.clip(self.predict_proba(X), SMALLEST_PROBABILITY, 1.0)
+        probabilities = np.clip(self.predict_proba(X, n_jobs=n_jobs), SMALLEST_PROBABILITY, 1.0)
         if self._coding.kind == "multiclass":
             return np.log(probabilities)
         opposite = np.clip(1 - probabilities, SMALLEST_PROBABILITY, 1.0)
         logits: NDArray[Any] = np.log(probabilities / opposite)
         return logits[:, 1] if self._coding.kind == "binary" else logits
 
-    def predict(self, X: Any) -> NDArray[Any]:
+    def predict(self, X: Any, *, n_jobs: int | None = None) -> NDArray[Any]:
         """Return the most probable label of every item.
 
         Parameters
         ----------
         X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
             The items.
+
+        n_jobs : int, optional
+            The number of processes that share the items, through the active backend of joblib;
+            -1 for all cores. None: one process, unless a :class:`joblib.parallel_config` says
+            otherwise. A small X is predicted in one process.
 
         Returns
         -------
@@ -333,7 +348,7 @@ class CrossValidatedClassifier(
             If X is invalid, or its width differs from that seen in `fit`.
         """
         check_is_fitted(self)
-        return decided(self.predict_proba(X), self._coding)
+        return decided(self.predict_proba(X, n_jobs=n_jobs), self._coding)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted classifier to a file, for `acluster.load`.
@@ -495,7 +510,12 @@ class MultimodalAttentionClusterClassifierCV(CrossValidatedClassifier):
 
 
 def _probabilities(
-    classifiers: Sequence[Any], X: MultimodalFeatureSets, coding: LabelCoding
+    classifiers: Sequence[Any],
+    X: MultimodalFeatureSets,
+    coding: LabelCoding,
+    n_jobs: int | None = 1,
 ) -> list[NDArray[np.float64]]:
     """Return the probabilities of the classifiers of a fold, which sum to 1 in float64."""
-    return [coding.probabilities(one.astype(np.float64)) for one in logits_of(classifiers, X)]
+    return [
+        coding.probabilities(one.astype(np.float64)) for one in logits_of(classifiers, X, n_jobs)
+    ]

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from acluster._utils._progress import progress
 from acluster.estimators._items import finite_blocks
+from acluster.estimators._ranges import stacked_rows
 from acluster.sets import MultimodalFeatureSets
-from acluster.training import BatchSource, autocast, cached, infer, stack_blocks
+from acluster.training import BatchSource, autocast, cached, infer
 
 
 def source_of(classifier: Any, X: MultimodalFeatureSets, cache: str = "stream") -> BatchSource:
@@ -31,8 +32,22 @@ def logits_function(classifier: Any) -> Callable[..., torch.Tensor]:
     return logits
 
 
-def logits_of(classifiers: Sequence[Any], X: MultimodalFeatureSets) -> list[NDArray[Any]]:
-    """Return the logits of classifiers that were fitted to the same items, in one pass over X."""
+def logit_blocks(
+    classifiers: Sequence[Any], X: MultimodalFeatureSets, first: int = 0
+) -> Iterator[NDArray[Any]]:
+    """Yield the logits of classifiers that were fitted to the same items, in one pass over X.
+
+    Parameters
+    ----------
+    classifiers : sequence of SetClassifier
+        Their logits are beside each other.
+
+    X : MultimodalFeatureSets
+        Checked items.
+
+    first : int, default=0
+        The number of the first item, for error messages.
+    """
     functions = [logits_function(classifier) for classifier in classifiers]
     for classifier in classifiers:
         classifier.network_.eval()
@@ -40,8 +55,24 @@ def logits_of(classifiers: Sequence[Any], X: MultimodalFeatureSets) -> list[NDAr
     def logits(sets: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
         return torch.cat([function(sets) for function in functions], dim=1)
 
-    blocks = outputs(classifiers[0], logits, source_of(classifiers[0], X))
-    return np.split(stack_blocks(blocks, len(X)), len(classifiers), axis=1)
+    return outputs(classifiers[0], logits, source_of(classifiers[0], X), first=first)
+
+
+def global_feature_blocks(
+    classifiers: Sequence[Any], X: MultimodalFeatureSets, first: int = 0
+) -> Iterator[NDArray[Any]]:
+    """Yield the global features of a single classifier; parameters as for `logit_blocks`."""
+    [classifier] = classifiers
+    function = classifier.network_.global_feature
+    return outputs(classifier, function, source_of(classifier, X), first=first)
+
+
+def logits_of(
+    classifiers: Sequence[Any], X: MultimodalFeatureSets, n_jobs: int | None = 1
+) -> list[NDArray[Any]]:
+    """Return the logits of classifiers that were fitted to the same items, in one pass over X."""
+    rows = stacked_rows(logit_blocks, classifiers, X, n_jobs)
+    return np.split(rows, len(classifiers), axis=1)
 
 
 def outputs(
@@ -49,10 +80,11 @@ def outputs(
     function: Callable[..., torch.Tensor],
     source: BatchSource,
     offsets: NDArray[np.int64] | None = None,
+    first: int = 0,
 ) -> Iterator[NDArray[Any]]:
     """Yield the finite outputs of `function` for every batch of packed sets."""
     classifier.network_.eval()
-    outputs = finite_blocks(infer(function, source, classifier.batch_size), offsets)
+    outputs = finite_blocks(infer(function, source, classifier.batch_size), offsets, first)
     if not classifier.verbose:
         return outputs
     return progress(outputs, "batches", len(source.parts(classifier.batch_size)))

@@ -155,7 +155,7 @@ def check_partial_fit(estimator: Any, classes: ArrayLike | None, resumes: bool) 
 
 
 def finite_blocks(
-    blocks: Iterable[NDArray[Any]], offsets: NDArray[np.int64] | None = None
+    blocks: Iterable[NDArray[Any]], offsets: NDArray[np.int64] | None = None, first: int = 0
 ) -> Iterator[NDArray[Any]]:
     """Yield the outputs of a network batch by batch, if they are finite.
 
@@ -167,21 +167,25 @@ def finite_blocks(
     offsets : ndarray of shape (n_items + 1,), optional
         Where the rows of each item begin and end.
 
+    first : int, default=0
+        The number of the first item, for error messages.
+
     Raises
     ------
     ValueError
         At the first item whose output is not finite. The most probable class of NaN would be the
         first one.
     """
-    first = 0
+    n_before = 0
     for block in blocks:
         # Almost always the sum, which is fast, shows that all is finite; a sum may also overflow.
         with np.errstate(all="ignore"):
             is_finite = np.isfinite(block.sum()) or np.isfinite(block).all()
         if not is_finite:
             bad = int(np.flatnonzero(~np.isfinite(block).all(axis=1))[0])
-            row = first + bad
+            row = n_before + bad
             item = row if offsets is None else int(np.searchsorted(offsets, row, "right")) - 1
+            item += first
             value = block[bad][~np.isfinite(block[bad])][0]
             raise ValueError(
                 f"The output of the classifier for item {item} is {value}, not a finite number: "
@@ -189,5 +193,5 @@ def finite_blocks(
                 "of the training items. Fit again with a lower learning_rate, or without "
                 "standardize=False."
             )
-        first += len(block)
+        n_before += len(block)
         yield block

@@ -20,7 +20,7 @@ from sklearn.utils.validation import check_is_fitted
 from acluster.estimators._adoption import adopt, identity_across_ranks
 from acluster.estimators._architecture import Architecture, members_of
 from acluster.estimators._fitting import fast_steps, fit_together, make_fit, member_numbers
-from acluster.estimators._inference import logits_of, outputs, source_of
+from acluster.estimators._inference import global_feature_blocks, logits_of, outputs
 from acluster.estimators._items import check_partial_fit, check_X
 from acluster.estimators._labels import LabelCoding, LabelledClassifierMixin
 from acluster.estimators._missing import MissingModality
@@ -29,10 +29,17 @@ from acluster.estimators._parameters import (
     value_per_modality,
     with_former_defaults,
 )
+from acluster.estimators._ranges import stacked_rows, write_rows
 from acluster.estimators._saved_model import save_model
 from acluster.estimators._training_data import TrainingData, TrainingSets
 from acluster.nn import EnsembleNetwork, Integration, IntegrationNetwork
-from acluster.sets import FeatureSets, MultimodalFeatureSets, is_multimodal, normalized, save_rows
+from acluster.sets import (
+    FeatureSets,
+    MultimodalFeatureSets,
+    is_multimodal,
+    normalized,
+    open_rows_array,
+)
 from acluster.training import (
     BatchSource,
     Fit,
@@ -396,20 +403,25 @@ class SetClassifier(
         state = fit.trainer.optimizer.state() if keep_optimizer else None
         self._optimizer_state = (self.optimizer, state)
 
-    def _logits(self, X: Any) -> NDArray[Any]:
+    def _logits(self, X: Any, n_jobs: int | None) -> NDArray[Any]:
         check_is_fitted(self)
         check_precision(self.precision, self._dtype)
         X = check_X(self, X, seen=self._architecture.widths)
-        [logits] = logits_of([self], X)
+        [logits] = logits_of([self], X, n_jobs)
         return logits
 
-    def predict(self, X: Any) -> NDArray[Any]:
+    def predict(self, X: Any, *, n_jobs: int | None = None) -> NDArray[Any]:
         """Return the most probable label of every item.
 
         Parameters
         ----------
         X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
             The items.
+
+        n_jobs : int, optional
+            The number of processes that share the items, through the active backend of joblib;
+            -1 for all cores. None: one process, unless a :class:`joblib.parallel_config` says
+            otherwise. A small X is predicted in one process.
 
         Returns
         -------
@@ -425,16 +437,21 @@ class SetClassifier(
             If X is invalid, or its width differs from that seen in `fit`. Also if an output is
             not finite.
         """
-        logits = self._logits(X)
+        logits = self._logits(X, n_jobs)
         return self._coding.decide(logits)
 
-    def predict_proba(self, X: Any) -> NDArray[Any]:
+    def predict_proba(self, X: Any, *, n_jobs: int | None = None) -> NDArray[Any]:
         """Return the class probabilities.
 
         Parameters
         ----------
         X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
             The items.
+
+        n_jobs : int, optional
+            The number of processes that share the items, through the active backend of joblib;
+            -1 for all cores. None: one process, unless a :class:`joblib.parallel_config` says
+            otherwise. A small X is predicted in one process.
 
         Returns
         -------
@@ -451,16 +468,21 @@ class SetClassifier(
             If X is invalid, or its width differs from that seen in `fit`. Also if an output is
             not finite.
         """
-        logits = self._logits(X)
+        logits = self._logits(X, n_jobs)
         return self._coding.probabilities(logits)
 
-    def decision_function(self, X: Any) -> NDArray[Any]:
+    def decision_function(self, X: Any, *, n_jobs: int | None = None) -> NDArray[Any]:
         """Return the logit of every class.
 
         Parameters
         ----------
         X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
             The items.
+
+        n_jobs : int, optional
+            The number of processes that share the items, through the active backend of joblib;
+            -1 for all cores. None: one process, unless a :class:`joblib.parallel_config` says
+            otherwise. A small X is predicted in one process.
 
         Returns
         -------
@@ -476,10 +498,12 @@ class SetClassifier(
             If X is invalid, or its width differs from that seen in `fit`. Also if an output is
             not finite.
         """
-        logits = self._logits(X)
+        logits = self._logits(X, n_jobs)
         return logits[:, 0] if self._coding.kind == "binary" else logits
 
-    def transform(self, X: Any, *, out: str | os.PathLike[str] | None = None) -> Any:
+    def transform(
+        self, X: Any, *, out: str | os.PathLike[str] | None = None, n_jobs: int | None = None
+    ) -> Any:
         """Return the global feature of every item: the pooled representation of its sets.
 
         Parameters
@@ -489,7 +513,16 @@ class SetClassifier(
 
         out : str or path, optional
             Write the global features to a new zarr array at this path, batch by batch. Use it if
-            they do not fit in memory.
+            they do not fit in memory. If the process or a worker is killed, the same call
+            continues from the ranges of items that are complete. The result is bit-identical to
+            that of an uninterrupted call. If the model or X has changed, it starts over. Data in
+            memory are compared in full; of a store, the items, a few of their features, and the
+            sizes and times of local files are compared.
+
+        n_jobs : int, optional
+            The number of processes that share the items, through the active backend of joblib;
+            -1 for all cores. None: one process, unless a :class:`joblib.parallel_config` says
+            otherwise. A small X is transformed in one process.
 
         Returns
         -------
@@ -509,6 +542,14 @@ class SetClassifier(
 
         FileExistsError
             If `out` exists.
+
+        acluster.sets.StoreError
+            If another process is writing to `out`.
+
+        Warns
+        -----
+        UserWarning
+            If an unfinished result at `out` is of another model or X, and is removed.
         """
         check_is_fitted(self)
         if out is not None and _get_output_config("transform", self)["dense"] != "default":
@@ -517,8 +558,10 @@ class SetClassifier(
                 "set_output(transform='default'), or do not pass out."
             )
         X = check_X(self, X, seen=self._architecture.widths)
-        blocks = outputs(self, self.network_.global_feature, source_of(self, X))
-        return stack_blocks(blocks, len(X)) if out is None else save_rows(out, blocks, len(X))
+        if out is None:
+            return stacked_rows(global_feature_blocks, [self], X, n_jobs)
+        write_rows(global_feature_blocks, self, X, n_jobs, out)
+        return open_rows_array(out)
 
     @available_if(_has_attention_units)
     def attention_weights(self, X: Any) -> Any:

@@ -28,10 +28,18 @@ from acluster.sets._multimodal import MultimodalFeatureSets
 from acluster.sets._names import COLUMNS, check_modality_names, check_new_names
 from acluster.sets._nested import as_feature_sets, group_rows, list_arrays
 from acluster.sets._store._errors import StoreError
+from acluster.sets._store._fingerprint import fingerprint
 from acluster.sets._store._merge import check_resumable, merge_stores
 from acluster.sets._store._narrowing import narrowed
+from acluster.sets._store._range_output import (
+    RangeOutput,
+    RowLayout,
+    open_rows_array,
+    range_output,
+    ranges_of,
+)
 from acluster.sets._store._reader import info, open_feature_sets, open_if_store, validate
-from acluster.sets._store._save import natural_key, places_reader, save_feature_sets, save_rows
+from acluster.sets._store._save import natural_key, places_reader, save_feature_sets
 from acluster.sets._store._writer import FeatureSetsWriter
 
 __all__ = [  # what users import from here; the rest is for the other folders of the package

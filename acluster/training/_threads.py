@@ -26,13 +26,25 @@ def threads_for(n_operations: float) -> Iterator[None]:
     n_operations : float
         The floating-point operations of a training step.
     """
+    with at_most_threads(max(1, int(n_operations / _OPERATIONS_PER_THREAD))):
+        yield
+
+
+@contextmanager
+def at_most_threads(n_threads: int) -> Iterator[None]:
+    """Limit the threads of torch in the current thread.
+
+    Parameters
+    ----------
+    n_threads : int
+        The limit. Torch never uses more threads than outside of all such contexts.
+    """
     global _n_entered, _n_threads_outside
     with _lock:
         if _n_entered == 0:
             _n_threads_outside = torch.get_num_threads()
         _n_entered += 1
-    wanted = max(1, int(n_operations / _OPERATIONS_PER_THREAD))
-    torch.set_num_threads(min(wanted, _n_threads_outside))
+    torch.set_num_threads(min(n_threads, _n_threads_outside))
     try:
         yield
     finally:

@@ -1,5 +1,8 @@
 """Integrations as users write them, in a module that other processes can import."""
 
+import os
+import signal
+
 import torch
 from torch import nn
 
@@ -33,3 +36,19 @@ class Mean(Integration):
 
     def forward(self, values, offsets):
         return torch.stack([x.mean(dim=0) for x in values.split(offsets.diff().tolist())])
+
+
+class KillsProcess(Largest):
+    """Kills its process when it meets a value for the first time, before there is a file."""
+
+    sentinel = 12345.0
+
+    def __init__(self, n_features, flag):
+        super().__init__(n_features)
+        self.flag = flag
+
+    def forward(self, values, offsets):
+        if self.sentinel in values and not os.path.exists(self.flag):
+            with open(self.flag, "w"):
+                os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(values, offsets)

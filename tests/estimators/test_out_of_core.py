@@ -179,7 +179,7 @@ class TestTransformOut:
     def test_transform_out_writes_the_transform_to_zarr(
         self, tmp_path, path, monkeypatch, chunk_bytes
     ):
-        monkeypatch.setattr("acluster.sets._store._save._CHUNK_BYTES", chunk_bytes)
+        monkeypatch.setattr("acluster.sets._store._range_output._CHUNK_BYTES", chunk_bytes)
         clf = AttentionClusterClassifier(**OPTIONS).fit(X, y)
         written = clf.transform(path, out=tmp_path / "global.zarr")
         np.testing.assert_array_equal(written[...], clf.transform(X))

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from decimal import Decimal
 from functools import partial
-from itertools import chain, zip_longest
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from uuid import uuid4
+from itertools import zip_longest
+from typing import Any
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from acluster._utils._progress import progress
@@ -26,17 +22,9 @@ from acluster.sets._sequence import ItemSequence
 from acluster.sets._store._addresses import redacted
 from acluster.sets._store._arrays import read_foreign
 from acluster.sets._store._columns import column_array
-from acluster.sets._store._files import local_path
 from acluster.sets._store._format import UNNAMED
-from acluster.sets._store._lock import WriteLock
 from acluster.sets._store._reader import is_zarr_group, open_if_store
-from acluster.sets._store._sync import sync_directory
 from acluster.sets._store._writer import FeatureSetsWriter
-
-if TYPE_CHECKING:
-    import zarr
-
-_CHUNK_BYTES = 1 << 22
 
 
 def save_feature_sets(
@@ -283,90 +271,3 @@ def _multimodal_items(modalities: Mapping[str, Iterator[Any]]) -> Iterator[dict[
                 "that lacks it."
             )
         yield item
-
-
-def save_rows(path: str | os.PathLike[str], blocks: Iterable[Array], n_rows: int) -> zarr.Array:
-    """Write blocks of rows as one zarr array, which appears at `path` when it is complete.
-
-    Parameters
-    ----------
-    path : str or path
-        The directory of the array, which must not exist.
-
-    blocks : iterable of ndarray of shape (k, width)
-        The rows, block by block.
-
-    n_rows : int
-        The total number of rows.
-
-    Returns
-    -------
-    zarr.Array of shape (n_rows, width)
-        The array, open for reading.
-
-    Raises
-    ------
-    FileExistsError
-        If there is something at `path`.
-
-    StoreError
-        If another process is writing to `path`.
-    """
-    import zarr
-
-    target = Path(local_path(os.fspath(path)))
-    lock = WriteLock(str(target.with_name(f".{target.name}.acluster-lock")), str(path))
-    # Noted in the lock file, so that it can be removed if this process is killed.
-    partial = target.with_name(f".{target.name}.{uuid4().hex}.partial")
-    try:
-        if target.exists():
-            raise FileExistsError(
-                f"There is already something at {os.fspath(path)!r}. Choose another path, or "
-                "remove it."
-            )
-        _remove_abandoned(target, lock.left)
-        lock.note(partial=partial.name)
-        _write_rows(partial, blocks, n_rows)
-        partial.rename(target)
-        sync_directory(target.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        lock.release()
-    return zarr.open_array(str(target), mode="r")
-
-
-def _remove_abandoned(target: Path, left: Mapping[str, Any]) -> None:
-    """Remove the directory in which a process that ended was writing `target`."""
-    name = left.get("partial")
-    pattern = rf"\.{re.escape(target.name)}\.[0-9a-f]{{32}}\.partial"
-    if isinstance(name, str) and re.fullmatch(pattern, name):
-        shutil.rmtree(target.parent / name, ignore_errors=True)
-
-
-def _write_rows(path: Path, blocks: Iterable[Array], n_rows: int) -> None:
-    import zarr
-
-    from acluster.sets._store._durable import DurableStore
-
-    blocks = iter(blocks)
-    first = next(blocks)
-    width = first.shape[1]
-    rows_per_chunk = min(n_rows, max(1, _CHUNK_BYTES // (width * first.itemsize)))
-    store = DurableStore(path)
-    array = zarr.create_array(
-        store,
-        shape=(n_rows, width),
-        chunks=(rows_per_chunk, width),
-        dtype=first.dtype,
-        compressors=None,
-        dimension_names=("item", "global_feature"),
-    )
-    rest, written = first[:0], 0
-    for block in chain([first], blocks):
-        rows = np.concatenate([rest, block])
-        # Only whole chunks are written: zarr would have to read a partly written chunk again.
-        n_ready = len(rows) // rows_per_chunk * rows_per_chunk
-        array[written : written + n_ready] = rows[:n_ready]
-        rest, written = rows[n_ready:], written + n_ready
-    array[written:] = rest
-    store.sync()

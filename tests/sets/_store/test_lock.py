@@ -7,10 +7,9 @@ import threading
 
 import numpy as np
 import pytest
-import zarr
 
 from acluster import FeatureSetsWriter, open_feature_sets
-from acluster.sets import StoreError, save_rows
+from acluster.sets import RowLayout, StoreError, open_rows_array, range_output
 from acluster.sets._store import _lock
 from tests.sets._store.helpers import assert_holds, columns_at, item_of, write_items
 from tests.sets._store.test_killed import fork, needs_fork
@@ -31,12 +30,13 @@ def hold_writer(path, begin):
     wait_for_kill(begin)
 
 
-def hold_save_rows(path, begin):
-    def blocks():
-        yield np.ones((2, 3))
-        wait_for_kill(begin)
+LAYOUT = RowLayout(n_rows=4, width=3, dtype="float64", rows_per_chunk=2, rows_per_range=2)
 
-    save_rows(path, blocks(), 4)
+
+def hold_range_output(path, begin):
+    with range_output(path, LAYOUT, {}) as output:
+        output.write(slice(0, 2), [np.full((2, 3), 2.0)])
+        wait_for_kill(begin)
 
 
 def write_store(path):
@@ -46,13 +46,15 @@ def write_store(path):
 
 
 def write_rows(path):
-    array = save_rows(path, [np.full((2, 3), 2.0), np.full((2, 3), 3.0)], 4)
-    assert array[:, 0].tolist() == [2, 2, 3, 3]
+    with range_output(path, LAYOUT, {}) as output:
+        for rows in output.missing():
+            output.write(rows, [np.full((2, 3), 2.0 + rows.start / 2)])
+    assert open_rows_array(path)[:, 0].tolist() == [2, 2, 3, 3]
 
 
 @needs_fork
 @pytest.mark.parametrize(
-    ("hold", "write"), [(hold_writer, write_store), (hold_save_rows, write_rows)]
+    ("hold", "write"), [(hold_writer, write_store), (hold_range_output, write_rows)]
 )
 def test_second_process_is_refused_until_the_first_ends(tmp_path, hold, write):
     path = str(tmp_path / "a.zarr")
@@ -161,28 +163,6 @@ def test_writer_works_on_file_systems_without_locks(path, monkeypatch):
 
     monkeypatch.setattr(_lock, "_lock_file", unsupported)
     write_store(path)
-
-
-@pytest.mark.parametrize("name", ["a.zarr.partial", ".a.zarr.partial", ".a.zarr.x.partial"])
-def test_save_rows_keeps_folders_of_the_user(tmp_path, name):
-    (tmp_path / name).mkdir()
-    write_rows(tmp_path / "a.zarr")
-    assert (tmp_path / name).exists()
-
-
-def test_save_rows_removes_its_own_after_an_error(tmp_path):
-    def blocks():
-        yield np.ones((2, 3))
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        save_rows(tmp_path / "a.zarr", blocks(), 4)
-    assert os.listdir(tmp_path) == []
-    write_rows(tmp_path / "a.zarr")
-    with pytest.raises(FileExistsError):
-        write_rows(tmp_path / "a.zarr")
-    assert zarr.open_array(tmp_path / "a.zarr")[0, 0] == 2
-    assert os.listdir(tmp_path) == ["a.zarr"]
 
 
 @pytest.mark.parametrize(
