@@ -291,10 +291,12 @@ class TrainingParameters:
         batch in a background thread. "memory": a store is read into memory once. "device": on the
         device, in `dtype`, or in float16 if the features are float16 and the device is a GPU.
 
-        "auto": "device" on a GPU, if the features take at most half of its free memory. Otherwise
-        "memory", if they take at most scikit-learn's `working_memory` (1 GiB by default) and the
-        process is not a worker of a parallel search. Otherwise "stream". On a CPU, with a local
-        and uncompressed store, every choice gives a bit-identical model.
+        "auto": "device" on a GPU, if the features take at most half of its free memory. Otherwise,
+        "stream" for a store of more than 4 MiB that is local and uncompressed, because reading
+        keeps up with training. Otherwise "memory", if the features take at most scikit-learn's
+        `working_memory` (1 GiB by default). In a worker of a parallel search, "stream" from 4 MiB
+        on for every store. On a CPU, with a local and uncompressed store, every choice gives a
+        bit-identical model.
         """,
     )
     random_state: int | np.random.RandomState | None = parameter(

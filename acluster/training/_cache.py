@@ -1,6 +1,5 @@
 """Where local features are kept during training: on the device, in memory, or in their store."""
 
-import multiprocessing
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +11,13 @@ from torch import Tensor
 
 from acluster.sets import FeatureSets, SetsInMemory, check_streamed, rows_of_runs
 from acluster.training._batches import BatchSource, items_per_block
+from acluster.training._workers import in_worker
 
 CACHES = ("auto", "device", "memory", "stream")
+
+# Reading a small store again in every epoch takes longer than training a small network on it. Of a
+# larger one, the thread that reads keeps up.
+_SMALL_BYTES = 1 << 22
 
 
 def cached(
@@ -29,9 +33,10 @@ def cached(
     cache : {"auto", "device", "memory", "stream"}
         "device": on the device of `like`, in its dtype; float16 features on a GPU stay float16.
         "memory": in memory. "stream": not moved. "auto": "device" on a GPU, if they take at most
-        half of its free memory. Otherwise "memory", if those in a store take at most
-        scikit-learn's `working_memory` and this process is not a worker of a parallel search.
-        Otherwise "stream".
+        half of its free memory. Otherwise "memory", if those in stores take at most 4 MiB; or if
+        a store is slow to read (compressed or remote), those in stores take at most
+        scikit-learn's `working_memory`, and this is not a worker of a parallel search. Otherwise
+        "stream".
 
     like : Tensor
         A parameter of the network.
@@ -68,11 +73,14 @@ def _choose(modalities: Sequence[FeatureSets], like: Tensor, is_shared: bool) ->
         free, _ = torch.cuda.mem_get_info(like.device)
         if n_bytes <= free / 2:
             return "device"
-    n_bytes = sum(sets.nbytes for sets in modalities if not sets.in_memory)
-    budget = sklearn.get_config()["working_memory"] * 2**20
+    stored = [sets for sets in modalities if not sets.in_memory]
+    n_bytes = sum(sets.nbytes for sets in stored)
+    limit = _SMALL_BYTES
     # Each process would hold its own copy. Processes that stream share the page cache.
-    is_shared |= multiprocessing.current_process().name != "MainProcess"
-    return "memory" if 0 < n_bytes <= budget and not is_shared else "stream"
+    is_slow = any(sets.blocks is not None for sets in stored)
+    if is_slow and not is_shared and not in_worker():
+        limit = sklearn.get_config()["working_memory"] * 2**20
+    return "memory" if 0 < n_bytes <= limit else "stream"
 
 
 class RowsOnDevice:

@@ -157,12 +157,10 @@ class TestCache:
     def test_grid_search_streams_from_a_store(self, path, monkeypatch):
         monkeypatch.setattr(FeatureSets, "load", lambda self: pytest.fail("loaded a store"))
         stored = open_feature_sets(path)
-        with sklearn.config_context(working_memory=0):
-            search = GridSearchCV(
-                AttentionClusterClassifier(**OPTIONS), {"cluster_size": [1, 4]}, cv=GroupKFold(2)
-            )
-            search.fit(stored, stored.label, groups=stored.group)
-            in_memory = clone(search).fit(X, y, groups=np.arange(60) // 6)
+        clf = AttentionClusterClassifier(**OPTIONS, cache="stream")
+        search = GridSearchCV(clf, {"cluster_size": [1, 4]}, cv=GroupKFold(2))
+        search.fit(stored, stored.label, groups=stored.group)
+        in_memory = clone(search).fit(X, y, groups=np.arange(60) // 6)
         scores = [s.cv_results_["mean_test_score"].tolist() for s in (search, in_memory)]
         assert scores[0] == scores[1]
 

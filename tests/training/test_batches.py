@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import sklearn
 import torch
+import zarr
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from joblib import Parallel, delayed
 
 from acluster import FeatureSets, open_feature_sets, save_feature_sets
 from acluster.training import BatchSource, cached
@@ -317,9 +319,27 @@ class TestCached:
             assert torch.equal(a, c)
             assert torch.equal(b, d)
 
-    def test_cached_auto_streams_what_exceeds_working_memory(self, stored):
-        sets = stored(numbered([1000] * 1000))  # 4 MB
-        with sklearn.config_context(working_memory=3):
-            assert not cached([sets], "auto", LIKE)[0].in_memory
-        with sklearn.config_context(working_memory=5):
-            assert cached([sets], "auto", LIKE)[0].in_memory
+    @pytest.mark.parametrize(("n_items", "in_memory"), [(1048, True), (1049, False)])
+    def test_cached_auto_loads_only_small_stores_that_are_fast(self, stored, n_items, in_memory):
+        sets = stored(numbered([1000] * n_items))  # 4 MiB have 1,048.6 of these
+        assert cached([sets], "auto", LIKE)[0].in_memory == in_memory
+        [found] = Parallel(1, backend="sequential")([delayed(cached)([sets], "auto", LIKE)])
+        assert found[0].in_memory == in_memory
+
+    def test_cached_auto_loads_slow_stores_up_to_working_memory_outside_of_workers(
+        self, tmp_path, stored
+    ):
+        stored(numbered([1000] * 2000))  # 8 MB
+        source, target = zarr.open_group(tmp_path / "sets.zarr"), tmp_path / "compressed.zarr"
+        group = zarr.create_group(target, attributes=dict(source.attrs))
+        for name, array in source.arrays():
+            copy = group.create_array(name, data=array[...], chunks="auto", fill_value=0)
+            copy.attrs.update(array.attrs)
+        sets = open_feature_sets(target)
+        assert sets.blocks is not None
+        for working_memory in (7, 9):
+            with sklearn.config_context(working_memory=working_memory):
+                assert cached([sets], "auto", LIKE)[0].in_memory == (working_memory == 9)
+        tasks = [delayed(cached)([sets], "auto", LIKE) for _ in range(2)]
+        for [found] in Parallel(2, backend="threading")(tasks):
+            assert not found.in_memory
