@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from joblib import parallel_config
 
 import acluster
 from acluster.command_line._main import main
+from acluster.estimators import _ranges
 from acluster.rivals import AverageClassifier
 from acluster.training import _members
 from tests.conftest import make_sets
@@ -130,6 +132,29 @@ def test_predict_writes_several_batches_to_a_file(fitted, monkeypatch):
     with open("predictions.csv", newline="") as file:
         rows = read_table(file.read())
     assert [row["prediction"] for row in rows] == acluster.load("model").predict(X).tolist()
+
+
+def test_jobs_share_the_items_of_predict_and_transform(fitted, monkeypatch, capsys):
+    monkeypatch.setattr(_ranges, "_BYTES_PER_RANGE", 1)  # ranges of one batch
+    monkeypatch.setattr("acluster.sets._store._range_output._CHUNK_BYTES", 1000)
+    asked = []
+    in_parallel = _ranges._in_parallel
+    monkeypatch.setattr(
+        _ranges, "_in_parallel", lambda *given: asked.append(given[-1]) or in_parallel(*given)
+    )
+    clf = acluster.load("model").set_params(batch_size=16)
+    clf.save("model")
+    capsys.readouterr()
+    with parallel_config("threading"):
+        run("predict", "model", "sets.zarr", "--proba")
+        alone = capsys.readouterr()
+        run("predict", "model", "sets.zarr", "--proba", "--jobs", "2")
+        assert capsys.readouterr() == alone
+        run("transform", "model", "sets.zarr", "--out", "global.zarr", "--jobs", "2")
+    assert asked == [2, 2, 2]
+    np.testing.assert_array_equal(
+        zarr.open_array("global.zarr")[:], clf.transform("sets.zarr", n_jobs=1)
+    )
 
 
 def test_fit_hold_out_is_not_trained_on(data, capsys):

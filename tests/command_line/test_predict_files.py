@@ -57,6 +57,8 @@ def test_predict_of_files_equals_that_of_their_store(model, capsys, monkeypatch)
     ]  # fmt: skip
     for row in rows:
         assert row["prediction"] == by_id[row["id"]]["prediction"]
+    assert predict(model, "sounds", "--jobs", "2") == 1
+    assert "--jobs predicts the items of a store" in capsys.readouterr().err
 
 
 def test_predict_names_the_files_that_fail_and_predicts_the_others(model, capsys):
