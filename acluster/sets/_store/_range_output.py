@@ -354,7 +354,7 @@ def _remove_others(target: Path, output: RangeOutput, identity: Mapping[str, str
             warnings.warn(
                 f"An unfinished result for {str(target)!r} is removed, because it differs in "
                 f"{_differences(folder, identity)}. All rows are computed anew.",
-                stacklevel=6,
+                stacklevel=7,
             )
         shutil.rmtree(folder, ignore_errors=True)
 
