@@ -14,7 +14,7 @@ import acluster.sets
 from acluster._utils._progress import progress
 from acluster.command_line import _attention, _convert, _extract, _search, _splits
 from acluster.command_line._labels import Roles, read_table
-from acluster.command_line._output import check_path, quiet, show, write_table
+from acluster.command_line._output import check_path, is_terminal, quiet, show, write_table
 from acluster.command_line._training import (
     DEFAULTS,
     fit_classifier,
