@@ -7,7 +7,7 @@ speed: `transform(X, out=...)` of a float16 store by two processes and by one, i
 kills: the same call, one of whose workers is killed (SIGKILL) when 0 to 80 % of the ranges of items
     are complete, and is resumed. All results are compared with that of one process, bit by bit.
 memory: GridSearchCV over a store of 500 MB, or of all of it if it is smaller: how much the private
-    memory of its workers grows, against a search over four batches of it.
+    memory of its workers grows, against a search over 16 batches of it.
 
 Each process has one thread of torch. Dask and Ray need the extra "cluster".
 """
@@ -194,7 +194,7 @@ def search_memory(store, backend, max_bytes=500 * MEGABYTE, **parameters):
     """Return how much the private memory of the workers of a search grows with its data, in MB."""
     X = open_feature_sets(store)
     X = X[: int(len(X) * min(1, max_bytes / X.nbytes))]
-    few = X[: 4 * BATCH_SIZE]
+    few = X[: 16 * BATCH_SIZE]  # enough for all buffers of a fold to be in use
     with two_workers(backend):
         before, _ = searched(few, X.label[: len(few)], **parameters)
         during, accuracies = searched(X, X.label, **parameters)
