@@ -1,5 +1,10 @@
 """Searches and predictions by the workers of Dask and Ray: run them with ``-m cluster``."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import parallel
 import pytest
@@ -8,10 +13,11 @@ from out_of_core import write_store
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
 import acluster.model_selection
-from acluster import AttentionClusterClassifier, open_feature_sets, save_feature_sets
+from acluster import AttentionClusterClassifier, load, open_feature_sets, save_feature_sets
 from acluster.training import in_worker
 from tests.conftest import make_sets
 
+ROOT = Path(__file__).parent.parent
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("default")]  # theirs, not ours
 OPTIONS = {"cluster_size": 4, "max_iter": 3, "tol": None, "batch_size": 16, "random_state": 0}
 X, y = make_sets(4000, n_features=1200, dtype=np.float32)  # 96 MB: less is one range
@@ -81,3 +87,26 @@ def test_error_in_a_worker_names_the_item(backend, tmp_path):
     with pytest.raises(ValueError, match="Item 3137 of array 'features'"):
         clf.transform(tmp_path / "nan.zarr", out=tmp_path / "G.zarr", n_jobs=2)
     assert not (tmp_path / "G.zarr").exists()
+
+
+def test_ray_train_gives_the_bits_of_torchrun(tmp_path):
+    pytest.importorskip("ray")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for name, command in (
+        ("torchrun", [*launcher, str(ROOT / "examples" / "distributed.py")]),
+        ("ray", [str(ROOT / "examples" / "ray_train.py")]),
+    ):
+        (tmp_path / name).mkdir()
+        subprocess.run(
+            [sys.executable, *command, str(tmp_path / name)],
+            env=environment,
+            check=True,
+            capture_output=True,
+            timeout=600,
+        )
+    states = [
+        load(tmp_path / name / "sets.model").network_.state_dict() for name in ("torchrun", "ray")
+    ]
+    for name, tensor in states[0].items():
+        assert tensor.numpy().tobytes() == states[1][name].numpy().tobytes(), name

@@ -222,7 +222,7 @@ class BatchSource:
         slow = next((numbers for numbers in blocks if numbers is not None), None)
         order = shuffled(len(self), random_state, slow)
         if slow is not None and ranks.size > 1:
-            order = _in_lanes(order, batch_size, ranks.size)
+            order = in_lanes(order, batch_size, ranks.size)
         size = batch_size * n_batches
         yield from (order[i : i + size] for i in range(0, len(order), size))
 
@@ -355,7 +355,7 @@ def _items_of(items: Items, part: slice, of_rank: slice | None) -> Items:
     return part if isinstance(items, slice) else items[part]
 
 
-def _in_lanes(order: NDArray[np.int64], batch_size: int, n_ranks: int) -> NDArray[np.int64]:
+def in_lanes(order: NDArray[np.int64], batch_size: int, n_ranks: int) -> NDArray[np.int64]:
     """Deal consecutive items to the ranks, so that each reads its own blocks of a slow store.
 
     The order is cut into a lane per rank, and every batch takes from each lane what its rank

@@ -14,8 +14,14 @@ from hypothesis import strategies as st
 from joblib import Parallel, delayed
 
 from acluster import FeatureSets, open_feature_sets, save_feature_sets
-from acluster.training import BatchSource, cached
-from acluster.training._batches import consecutive_parts, keep_modalities, prefetched, shuffled
+from acluster.training import ALONE, BatchSource, Ranks, cached
+from acluster.training._batches import (
+    consecutive_parts,
+    in_lanes,
+    keep_modalities,
+    prefetched,
+    shuffled,
+)
 from acluster.training._packing import sampled_rows
 
 LIKE = torch.zeros(1)
@@ -46,6 +52,19 @@ def test_epoch_visits_every_item_once(n_items, batch_size):
         seen.append(numbers[items])
     assert all(len(items) <= batch_size for items in seen)
     np.testing.assert_array_equal(np.sort(np.concatenate(seen)), numbers)
+
+
+@given(n_items=st.integers(1, 90), batch_size=st.integers(1, 40), n_ranks=st.integers(2, 5))
+def test_in_lanes_gives_each_rank_consecutive_items(n_items, batch_size, n_ranks):
+    order = in_lanes(np.arange(n_items), batch_size, n_ranks)
+    owned = []
+    for rank in range(n_ranks):
+        ranks = Ranks()
+        ranks.rank, ranks.size = rank, n_ranks
+        for first in range(0, n_items, batch_size):
+            batch = order[first : first + batch_size]
+            owned += [*batch[ranks.own(len(batch))]]
+    assert owned == [*range(n_items)]
 
 
 @given(n_items=st.integers(1, 50), batch_size=st.integers(1, 60))
@@ -232,7 +251,7 @@ class TestParts:
         source = BatchSource([numbered(lengths)], LIKE, max_bytes=4 * max_rows)
         seen, n_seen = [], 0
         parts = source.epoch(batch_size, np.random.RandomState(0), [n])
-        for ((values, offsets),), items, n_items, is_last in parts:
+        for ((values, offsets),), items, n_items, is_last, _ in parts:
             numbers = np.arange(len(lengths))[items]
             assert len(values) <= max_rows or len(numbers) == 1
             assert len(offsets) == len(numbers) + 1
@@ -243,6 +262,39 @@ class TestParts:
                 n_seen = 0
         assert n_seen == 0
         assert sorted(seen) == [*range(len(lengths))]
+
+    @given(
+        lengths=st.lists(st.integers(0, 9), min_size=2, max_size=20),
+        batch_size=st.integers(1, 25),
+        n=st.one_of(st.none(), st.integers(1, 9)),
+        max_rows=st.integers(1, 60),
+        n_ranks=st.integers(2, 5),
+        dropout=st.sampled_from([0.0, 0.5]),
+    )
+    def test_ranks_share_every_part_of_an_epoch(
+        self, lengths, batch_size, n, max_rows, n_ranks, dropout
+    ):
+        sets = [numbered([*lengths, 1]), numbered([*lengths, 2])]
+        source = BatchSource(sets, LIKE, max_bytes=4 * max_rows)
+
+        def epoch(ranks):
+            state = np.random.RandomState(0)
+            return [*source.epoch(batch_size, state, [n, n], dropout, ranks=ranks)]
+
+        of_ranks = []
+        for rank in range(n_ranks):
+            ranks = Ranks()
+            ranks.rank, ranks.size = rank, n_ranks
+            of_ranks.append(epoch(ranks))
+        numbers = np.arange(len(sets[0]))
+        for whole, *parts in zip(epoch(ALONE), *of_ranks, strict=True):
+            parts = [part for part in parts if part.share.counts]
+            items = [numbers[part.items] for part in parts]
+            np.testing.assert_array_equal(np.concatenate(items), numbers[whole.items])
+            for i, (values, _) in enumerate(whole.sets):
+                shared = np.concatenate([part.sets[i][0] for part in parts])
+                np.testing.assert_array_equal(shared, values)
+            assert {part.n_items for part in parts} == {whole.n_items}
 
     @given(
         lengths=st.lists(st.integers(0, 9), min_size=1, max_size=40),
