@@ -95,7 +95,7 @@ class LocalFeatureTransformer(_SetsOut):
 
         Parameters
         ----------
-        X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
+        X : FeatureSets or MultimodalFeatureSets, arrays, or the path or URL of a store
             The items, in any form that the classifiers take.
 
         y : array-like of shape (n,), optional
@@ -134,7 +134,7 @@ class LocalFeatureTransformer(_SetsOut):
 
         Parameters
         ----------
-        X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
+        X : FeatureSets or MultimodalFeatureSets, arrays, or the path or URL of a store
             The items, in any form that the classifiers take.
 
         Returns
@@ -315,7 +315,7 @@ class SetLookup(_SetsOut):
         if not isinstance(sets, FeatureSets | MultimodalFeatureSets):
             raise TypeError(
                 f"sets has type {type(sets).__name__}; expected FeatureSets, MultimodalFeatureSets "
-                "or the path of a store. Convert arrays with FeatureSets.from_arrays."
+                "or the path or URL of a store. Convert arrays with FeatureSets.from_arrays."
             )
         column = validate_data(self, X, reset=reset)
         if column.shape[1] != 1:

@@ -161,7 +161,7 @@ class CrossValidatedClassifier(
 
         Parameters
         ----------
-        X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
+        X : FeatureSets or MultimodalFeatureSets, arrays, or the path or URL of a store
             The items, in any form listed in the notes of `AttentionClusterClassifier`.
 
         y : array-like of shape (n,), or indicator of shape (n, n_labels)
@@ -262,7 +262,7 @@ class CrossValidatedClassifier(
 
         Parameters
         ----------
-        X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
+        X : FeatureSets or MultimodalFeatureSets, arrays, or the path or URL of a store
             The items.
 
         n_jobs : int, optional
@@ -301,7 +301,7 @@ class CrossValidatedClassifier(
 
         Parameters
         ----------
-        X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
+        X : FeatureSets or MultimodalFeatureSets, arrays, or the path or URL of a store
             The items.
 
         n_jobs : int, optional
@@ -326,7 +326,7 @@ class CrossValidatedClassifier(
 
         Parameters
         ----------
-        X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
+        X : FeatureSets or MultimodalFeatureSets, arrays, or the path or URL of a store
             The items.
 
         n_jobs : int, optional

@@ -94,7 +94,7 @@ class LabelledClassifierMixin(ClassifierMixin):
 
         Parameters
         ----------
-        X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
+        X : FeatureSets or MultimodalFeatureSets, arrays, or the path or URL of a store
             The items.
 
         y : array-like of shape (n,) or (n, n_labels)

@@ -219,7 +219,7 @@ class SetClassifier(
 
         Parameters
         ----------
-        X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
+        X : FeatureSets or MultimodalFeatureSets, arrays, or the path or URL of a store
             The items, in any form listed in the notes of `AttentionClusterClassifier`.
 
         y : array-like of shape (n,), or indicator of shape (n, n_labels)
@@ -301,7 +301,7 @@ class SetClassifier(
 
         Parameters
         ----------
-        X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
+        X : FeatureSets or MultimodalFeatureSets, arrays, or the path or URL of a store
             Some of the items, in any form listed in the notes of `AttentionClusterClassifier`.
 
         y : array-like of shape (n,), or indicator of shape (n, n_labels)
@@ -415,7 +415,7 @@ class SetClassifier(
 
         Parameters
         ----------
-        X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
+        X : FeatureSets or MultimodalFeatureSets, arrays, or the path or URL of a store
             The items.
 
         n_jobs : int, optional
@@ -445,7 +445,7 @@ class SetClassifier(
 
         Parameters
         ----------
-        X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
+        X : FeatureSets or MultimodalFeatureSets, arrays, or the path or URL of a store
             The items.
 
         n_jobs : int, optional
@@ -476,7 +476,7 @@ class SetClassifier(
 
         Parameters
         ----------
-        X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
+        X : FeatureSets or MultimodalFeatureSets, arrays, or the path or URL of a store
             The items.
 
         n_jobs : int, optional
@@ -508,7 +508,7 @@ class SetClassifier(
 
         Parameters
         ----------
-        X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
+        X : FeatureSets or MultimodalFeatureSets, arrays, or the path or URL of a store
             The items.
 
         out : str or path, optional
@@ -571,7 +571,7 @@ class SetClassifier(
 
         Parameters
         ----------
-        X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
+        X : FeatureSets or MultimodalFeatureSets, arrays, or the path or URL of a store
             The items.
 
         Returns

@@ -101,7 +101,7 @@ class _Pooled(LabelledClassifierMixin, BaseEstimator, ABC):
 
         Parameters
         ----------
-        X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
+        X : FeatureSets or MultimodalFeatureSets, arrays, or the path or URL of a store
             The items, in any form listed in the notes of `AttentionClusterClassifier`.
 
         y : array-like of shape (n,), or indicator of shape (n, n_labels)
@@ -158,7 +158,7 @@ class _Pooled(LabelledClassifierMixin, BaseEstimator, ABC):
 
         Parameters
         ----------
-        X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
+        X : FeatureSets or MultimodalFeatureSets, arrays, or the path or URL of a store
             The items.
 
         Returns
@@ -172,7 +172,7 @@ class _Pooled(LabelledClassifierMixin, BaseEstimator, ABC):
 
         Parameters
         ----------
-        X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
+        X : FeatureSets or MultimodalFeatureSets, arrays, or the path or URL of a store
             The items.
 
         Returns
@@ -229,7 +229,7 @@ class PooledClassifier(_Pooled):
 
         Parameters
         ----------
-        X : FeatureSets or MultimodalFeatureSets, arrays, or the path of a store
+        X : FeatureSets or MultimodalFeatureSets, arrays, or the path or URL of a store
             The items.
 
         Returns

@@ -251,7 +251,7 @@ def _check_is_sequence(X: Any) -> None:
     if not is_array and (not is_list or isinstance(X, bytes | Mapping)):
         raise TypeError(
             f"X has type {type(X).__name__}; expected FeatureSets, a list of two-dimensional "
-            "arrays, a three-dimensional array, or the path of a store."
+            "arrays, a three-dimensional array, or the path or URL of a store."
         )
 
 
