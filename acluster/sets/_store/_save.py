@@ -50,7 +50,7 @@ def save_feature_sets(
     X : FeatureSets, MultimodalFeatureSets, sequence, array or zarr.Group
         One of
 
-        - a container, in memory or opened from another store, or the path or URL of a store; its places
+        - a container, in memory or opened from another store, or the path or URL of one; its places
           are kept;
         - a sequence or an iterator of items, each an array (or zarr array) of shape (L_i, M),
           or a mapping of modality names to such arrays;
