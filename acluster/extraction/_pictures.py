@@ -304,13 +304,17 @@ def open_picture(path: str | os.PathLike[str]) -> Picture:
     MediaError
         If it is empty, or cannot be read.
 
+    FileNotFoundError
+        If it does not exist.
+
     ImportError
         Without the packages of the extra ``slides``.
     """
     suffix = Path(path).suffix.lower()
+    n_bytes = os.path.getsize(path)  # first, so that a mistyped name is not called another kind
     if suffix not in IMAGE and suffix not in SLIDE:
         raise NoTrackError(f"{os.fspath(path)} is not an image or a slide.")
-    if os.path.getsize(path) == 0:
+    if n_bytes == 0:
         raise MediaError(f"{os.fspath(path)} is empty.")
     if suffix not in SLIDE and suffix not in _TIFF:
         return PlainImage(path)
@@ -352,6 +356,12 @@ def read_thumbnail(
     MediaError
         If the file cannot be read, or is neither an image nor a slide.
 
+    FileNotFoundError
+        If it does not exist.
+
+    ValueError
+        If `longest` is less than 1.
+
     ImportError
         Without the packages of the extra ``slides``.
 
@@ -366,6 +376,8 @@ def read_thumbnail(
     >>> pixels.shape, scale
     ((667, 1000, 3), 3.0)
     """
+    if not longest >= 1:
+        raise ValueError(f"longest={longest!r} is a number of pixels, and must be at least 1.")
     with open_picture(path) as picture:
         return picture.thumbnail(longest)
 

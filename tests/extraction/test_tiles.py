@@ -519,3 +519,18 @@ def test_read_thumbnail_rejects_other_files(tmp_path):
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(MediaError, match=r"a\.txt is not an image or a slide"):
         read_thumbnail(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("longest", [0, -5, np.nan])
+def test_read_thumbnail_rejects_a_size_below_1(tmp_path, longest):
+    path = save(tmp_path / "a.png", texture(20, 10))
+    with pytest.raises(ValueError, match=rf"longest={longest} .* must be at least 1"):
+        read_thumbnail(path, longest)
+
+
+@pytest.mark.parametrize("name", ["gone", "gone.mp4", "gone.svs"])
+def test_pictures_that_do_not_exist_are_not_called_another_kind_of_file(tmp_path, name):
+    with pytest.raises(FileNotFoundError, match=name):
+        read_thumbnail(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match=name):
+        Tiles().read(tmp_path / name)
