@@ -151,9 +151,11 @@ class _Table:
             return
         kept = ", which keep groups together" if self.has_groups else ""
         n_folds = f"{n_done} of {self.n_folds}" if n_done < self.n_folds else n_done
+        # Successive halving has several results of the candidates that it keeps.
+        distinct = {json.dumps(_without_epochs(one, self.options)) for one in results}
         show(
             f"{self.options.scoring}, mean and standard deviation over {n_folds} folds{kept}; the "
-            f"best of {len(results)} candidates:"
+            f"best of {len(distinct)} candidate{'s' * (len(distinct) != 1)}:"
         )
         for result in results[:_N_SHOWN]:
             own = " ".join(_settings(result.parameters)) or "the defaults"
@@ -226,7 +228,8 @@ def search(options: argparse.Namespace) -> None:
     results = _ranked(found, options)
     table.show(results)
     # The table shows the progress of the search on a terminal; JSON is for programs.
-    classifier.set_params(**results[0].parameters, verbose=is_terminal() and not options.json)
+    is_shown = is_terminal() and not options.json
+    classifier.set_params(**{**results[0].parameters, "verbose": is_shown})
     accuracy = train_classifier(classifier, task, options.out)
     if options.json:
         table.show_json(results, accuracy)
@@ -390,14 +393,23 @@ def _ranked(results: list[_Result], options: argparse.Namespace) -> list[_Result
 
 
 def _fit_command(result: _Result, options: argparse.Namespace) -> str:
-    """Return the command that trains a classifier with the parameters of a candidate."""
-    settings = [*options.set, *_settings(result.parameters)]
+    """Return the command that trains a classifier with the parameters of a candidate.
+
+    The few epochs after which successive halving was interrupted are not among them.
+    """
+    settings = [*options.set, *_settings(_without_epochs(result, options))]
     more = {True: ["--group"], False: ["--no-group"], None: []}[options.group]
     if options.hold_out is not None:
         more += ["--hold-out", str(options.hold_out)]
     if settings:
         more += ["--set", *settings]
     return shlex.join(["acluster", "fit", options.store, "--out", options.out, *more])
+
+
+def _without_epochs(result: _Result, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the parameters without the number of epochs that successive halving has chosen."""
+    varied = {_RESOURCE} if options.halving else set()
+    return {name: value for name, value in result.parameters.items() if name not in varied}
 
 
 def _settings(parameters: Mapping[str, Any]) -> list[str]:

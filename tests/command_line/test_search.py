@@ -121,6 +121,22 @@ def test_search_halving_trains_the_best_longest(capsys):
     assert (model.n_iter_, model.learning_rate) == (6, float(rows[0]["learning_rate"]))
 
 
+def test_search_halving_counts_candidates_and_not_their_repetitions(capsys):
+    values = ["--param", "learning_rate", "0.001", "0.01", "0.1"]
+    short = ("--set", "max_iter=3", "cluster_size=2")
+    assert "the best of 3 candidates:" in search(capsys, *values, "--halving", short=short)
+
+
+def test_search_of_one_candidate_says_so(capsys):
+    out = search(capsys, "--param", "cluster_size", "2", "--cv", "2")
+    assert "the best of 1 candidate:" in out
+
+
+def test_search_for_verbose_trains_the_best(capsys):
+    search(capsys, "--param", "verbose", "false", "true", "--cv", "2")
+    assert not acluster.load("m").verbose
+
+
 def test_search_halving_of_the_default_candidates_gives_all_the_same_epochs(capsys):
     out = search(capsys, "--cv", "2", "--halving", "--json", "--set", "max_iter=3")
     assert {own["parameters"]["max_iter"] for own in json.loads(out)["candidates"]} == {1, 3}
@@ -197,10 +213,31 @@ def test_search_keeps_what_is_done_after_an_interrupt(capsys, monkeypatch, n_sco
     assert Path("r.csv").exists() == bool(n_complete)
     if n_complete:
         assert len(read_csv()) == n_complete
-        assert f"the best of {n_complete} candidates:" in output.out
+        assert f"the best of {n_complete} candidate" in output.out
         command = output.err.split("Train the best so far: ")[1].splitlines()[0]
         assert main(shlex.split(command)[1:]) == 0
         assert f"learning_rate={acluster.load('m').learning_rate}" in output.out.splitlines()[1]
+
+
+def test_search_interrupted_while_halving_suggests_a_fit_with_all_epochs(capsys, monkeypatch):
+    together, calls = model_selection.fit_together, []
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) > 2:  # after both folds with few epochs
+            raise KeyboardInterrupt
+        return together(*args)
+
+    values = ["--param", "learning_rate", "0.001", "0.01", "0.1"]
+    short = ["--set", "max_iter=6", "cluster_size=2"]
+    with monkeypatch.context() as patch:
+        patch.setattr(model_selection, "fit_together", interrupted)
+        options = [*values, "--halving", "--cv", "2", "--csv", "r.csv", *short]
+        assert main(["search", "s.zarr", "--out", "m", *options]) == 130
+    assert {row["max_iter"] for row in read_csv()} == {"2"}
+    command = capsys.readouterr().err.split("Train the best so far: ")[1].splitlines()[0]
+    assert main(shlex.split(command)[1:]) == 0
+    assert acluster.load("m").n_iter_ == 6
 
 
 @pytest.mark.parametrize("n_folds", [0, 2])
