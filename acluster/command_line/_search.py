@@ -229,7 +229,10 @@ def search(options: argparse.Namespace) -> None:
     table.show(results)
     # The table shows the progress of the search on a terminal; JSON is for programs.
     is_shown = is_terminal() and not options.json
-    classifier.set_params(**{**results[0].parameters, "verbose": is_shown})
+    best = {**results[0].parameters, "verbose": is_shown}
+    if options.halving:
+        best[_RESOURCE] = classifier.max_iter  # the rounds end at a multiple of 3 below it
+    classifier.set_params(**best)
     accuracy = train_classifier(classifier, task, options.out)
     if options.json:
         table.show_json(results, accuracy)

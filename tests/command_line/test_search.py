@@ -121,6 +121,13 @@ def test_search_halving_trains_the_best_longest(capsys):
     assert (model.n_iter_, model.learning_rate) == (6, float(rows[0]["learning_rate"]))
 
 
+def test_search_halving_trains_the_model_for_all_epochs(capsys):
+    options = ["--param", "learning_rate", "0.001", "0.01", "0.03", "0.1", "--cv", "2"]
+    # Rounds of 1 and 3 epochs; the next one would have 9.
+    search(capsys, *options, "--halving", short=["--set", "max_iter=4"])
+    assert acluster.load("m").n_iter_ == 4
+
+
 def test_search_halving_counts_candidates_and_not_their_repetitions(capsys):
     values = ["--param", "learning_rate", "0.001", "0.01", "0.1"]
     short = ("--set", "max_iter=3", "cluster_size=2")
