@@ -198,6 +198,15 @@ def failures(folder):
         classifier = AttentionClusterClassifier(distributed=True, **BASE)
         return classifier.set_callbacks(Failing()).fit(X, y)
 
+    def without_classes():
+        classifier = AttentionClusterClassifier(distributed=True, **BASE)
+        return classifier.partial_fit(X, y, classes=np.unique(y) if rank == 0 else None)
+
+    def unresumable():
+        parameters = BASE | {"random_state": 0 if rank == 0 else None}
+        classifier = AttentionClusterClassifier(distributed=True, **parameters)
+        return classifier.fit(X, y, checkpoint_dir=folder / "unresumable")
+
     def with_units(fail):
         def failing():
             with sharing(True):
@@ -215,6 +224,9 @@ def failures(folder):
         "fewer items": fit(X[:most], y[:most]),
         "other labels": fit(y=(y + rank) % 5),
         "another learning rate": fit(learning_rate=0.01 + rank),
+        "a wrong parameter on one rank": fit(learning_rate=0.01 - rank),
+        "no classes on one rank": without_classes,
+        "a seed that does not resume on one rank": unresumable,
         "a bad item on one rank": fit(bad, y[:20]),
         "a damaged store": fit(damaged, cache="stream", standardize=False),
         "a callback that fails": with_callback,
