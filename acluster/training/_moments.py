@@ -74,6 +74,8 @@ def feature_moments(
     is_constant = variance <= rounding * variance + (rounding * mean).square()
     is_constant |= variance.sqrt() <= relative_rounding(sets.dtype) * mean.abs()
     std = variance.sqrt().masked_fill(is_constant, 0)
+    if not with_std:
+        std.zero_()  # the squares of the pieces are missing, but not those between their means
     return FeatureMoments(mean.numpy(), std.numpy(), n_rows)
 
 
