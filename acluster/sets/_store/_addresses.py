@@ -25,7 +25,8 @@ _OPEN_SETTINGS = {
 }
 
 _BROKEN = re.compile(r"(\w+):/[^/]")  # what pathlib makes of an address
-_USER = re.compile(r"(\w+://)[^/\s\"'<>]*@")
+# A password may hold slashes, as the secret keys of S3 do. A number before the slash is a port.
+_USER = re.compile(r"(\w+://)(?:[^/\s\"'<>:]*:(?!\d+/)[^\s\"'<>]*|[^/\s\"'<>]*)@")
 _QUERY = re.compile(r"(\w+://[^\s\"'<>?#]*)[?#][^\s\"'<>]*")
 
 
@@ -108,7 +109,7 @@ def _path_of(address: str) -> str:
 def _check_open(address: str) -> None:
     """Check that an address has a place, and neither a password nor a signature."""
     parts = urlsplit(address)
-    has_secret = "@" in parts.netloc or parts.query or parts.fragment
+    has_secret = redacted(address) != address or parts.query or parts.fragment
     if has_secret:
         raise ValueError(
             f"{redacted(address)!r} holds more than a place: a user name, a password, a signature "
@@ -120,6 +121,8 @@ def _check_open(address: str) -> None:
         raise ValueError(
             f"{address!r} names no bucket or host. Write it like 's3://bucket/folder/train.zarr'."
         )
+    if not address.lower().startswith(_WEB) and "//" in parts.path.rstrip("/"):
+        raise ValueError(f"{address!r} has '//' in its path. Write one slash between names.")
     if any(part in (".", "..") for part in unquote(parts.path).split("/")):
         raise ValueError(f"{address!r} has '.' or '..' in its path. Write the path without them.")
 
