@@ -56,6 +56,11 @@ class Checkpoint:
     def __init__(
         self, folder: str | os.PathLike[str], identity: dict[str, str], ranks: Ranks = ALONE
     ) -> None:
+        if "://" in str(folder):  # else a folder called "s3:" would be made
+            raise ValueError(
+                "checkpoint_dir is the address of object storage, but checkpoints are files. Pass "
+                "a folder."
+            )
         self.path = Path(folder) / "fit.checkpoint"
         self._identity = identity
         self._ranks = ranks

@@ -638,3 +638,12 @@ def test_checkpoint_matches_object_labels_by_value(tmp_path):
         labels = np.array(["".join(name) for name in names], dtype=object)
         clf = make(2).fit(X, labels, X_val=X, y_val=labels, checkpoint_dir=tmp_path)
         assert clf.n_iter_ == 2
+
+
+def test_fit_rejects_checkpoint_dir_in_object_storage(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    X, y = make_sets(6)
+    classifier = AttentionClusterClassifier(max_iter=1, random_state=0)
+    with pytest.raises(ValueError, match="checkpoint_dir is the address of object storage"):
+        classifier.fit(X, y, checkpoint_dir="s3://bucket/checkpoint")
+    assert not list(tmp_path.iterdir())
