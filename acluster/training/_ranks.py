@@ -202,8 +202,9 @@ class Ranks:
         """Return the sum of the tensors of all ranks."""
         if self.size == 1:
             return tensor
+        summed = tensor.clone()  # not in the exchange: the others hear of an error here
         with self._exchange():
-            return self._summed(tensor.clone())
+            return self._summed(summed)
 
     @torch.no_grad()
     def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
@@ -224,13 +225,14 @@ class Ranks:
         if self.size == 1:
             return
         joined = [one for one in tensors if one.nbytes <= _MAX_JOINED_BYTES]
+        small = torch.cat([one.reshape(-1) for one in joined]) if joined else None
         with self._exchange():
-            if joined:
-                small = self._summed(torch.cat([one.reshape(-1) for one in joined]))
+            if small is not None:
+                self._summed(small)
             for one in tensors:
                 if one.nbytes > _MAX_JOINED_BYTES:
                     self._summed(one)
-        if joined:
+        if small is not None:
             sums = small.split([one.numel() for one in joined])
             for target, total in zip(joined, sums, strict=True):
                 target.copy_(total.view_as(target))
@@ -302,16 +304,17 @@ def local_rank() -> int:
     return number % max(1, torch.cuda.device_count())
 
 
-_gloo_groups: dict[int, Any] = {}
+# The default group, and the group of the same processes that has been made for it. Groups are
+# compared as objects: a later one may get the id of one that has been destroyed.
+_control_groups: list[tuple[Any, Any]] = []
 
 
 def _gloo_group() -> Any:
     """Return a group of all processes that exchanges messages without their GPUs."""
     world = dist.group.WORLD
-    if id(world) not in _gloo_groups:
-        _gloo_groups.clear()  # those of a default group that has been destroyed
-        _gloo_groups[id(world)] = dist.new_group(backend="gloo")
-    return _gloo_groups[id(world)]
+    if not _control_groups or _control_groups[0][0] is not world:
+        _control_groups[:] = [(world, dist.new_group(backend="gloo"))]
+    return _control_groups[0][1]
 
 
 def _raise_other(failures: Sequence[_Failure]) -> None:
