@@ -99,6 +99,7 @@ def identity_across_ranks(classifier: Any, data: TrainingData) -> dict[str, str]
     network = to_numpy_state(classifier.network_.state_dict()) if data.resumes else {}
     parameters = _parameters(classifier)
     del parameters["random_state"]  # that of rank 0 counts
+    parameters["device"] = resolve_device(classifier.device).type  # each process has its own GPU
     lengths = (X[name].lengths for name in X.names)
     return {
         "the number of items": str(len(X)),

@@ -25,6 +25,9 @@ _T = TypeVar("_T")
 # Tensors below this size travel together: each exchange has a latency of its own.
 _MAX_JOINED_BYTES = 1 << 20
 
+# The backends of torch.distributed that sum tensors where they are.
+_FASTEST = {"cpu": "gloo", "cuda": "nccl"}
+
 # Exchanges of two fits at a time would be mixed up.
 _IS_FITTING = threading.Lock()
 
@@ -95,7 +98,7 @@ class Ranks:
     def __init__(self, distributed: bool = False) -> None:
         self.rank, self.size = 0, 1
         self._is_distributed = distributed
-        self._device = torch.device("cpu")
+        self._exchanged: list[str] = []  # the kinds of devices whose tensors the group sums
         self._control: Any = None  # the group for small messages between processors
         self._is_agreed = False  # whether all ranks know of an error
 
@@ -114,11 +117,22 @@ class Ranks:
                 "Another fit with distributed=True is running in this process; their messages "
                 "would be mixed up. Fit one after the other, and search with n_jobs=1."
             )
-        self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        if dist.get_backend() == "nccl":
-            self._device = torch.device("cuda", local_rank())
-            self._control = _gloo_group()
+        try:
+            self._connect()
+        except BaseException:
+            _IS_FITTING.release()
+            raise
         return self
+
+    def _connect(self) -> None:
+        """Find out who takes part, and which devices the group exchanges tensors of."""
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        backends = dist.get_backend_config()  # such as "cpu:gloo,cuda:nccl"
+        self._exchanged = [
+            kind for kind in ("cpu", "cuda") if f"{kind}:{_FASTEST[kind]}" in backends.split(",")
+        ]
+        if "cpu" not in self._exchanged:
+            self._control = _gloo_group()
 
     def __exit__(
         self,
@@ -271,10 +285,11 @@ class Ranks:
         return values
 
     def _summed(self, tensor: Tensor) -> Tensor:
-        if tensor.device.type == self._device.type:
+        if tensor.device.type in self._exchanged:
             dist.all_reduce(tensor)
             return tensor
-        moved = tensor.to(self._device)
+        is_on_gpus = "cpu" not in self._exchanged
+        moved = tensor.to(torch.device("cuda", local_rank()) if is_on_gpus else "cpu")
         dist.all_reduce(moved)
         return tensor.copy_(moved)
 
@@ -331,14 +346,18 @@ def _raise_other(failures: Sequence[_Failure]) -> None:
 @contextmanager
 def uninterrupted() -> Iterator[None]:
     """Put off Ctrl-C until a message has been exchanged as a whole."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread is interrupted
+    before = signal.getsignal(signal.SIGINT)
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or before is None:
+        yield  # only the main thread is interrupted; None: another language handles the signal
         return
     received: list[Any] = []
-    before = signal.signal(signal.SIGINT, lambda *what: received.append(what))
+    signal.signal(signal.SIGINT, lambda *what: received.append(what))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
         if received and callable(before):
             before(*received[0])
+        elif received:
+            signal.raise_signal(signal.SIGINT)

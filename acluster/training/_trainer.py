@@ -19,7 +19,7 @@ from acluster.training._compiled import CompiledOptimizer, CompiledStep
 from acluster.training._device import autocast, to_numpy_state, to_torch_state
 from acluster.training._optimizer import EnsembleOptimizer, Optimizer, factored_gradients
 from acluster.training._packing import Packed
-from acluster.training._ranks import ALONE, Ranks
+from acluster.training._ranks import ALONE, Ranks, uninterrupted
 
 
 class Trainer:
@@ -140,8 +140,11 @@ class Trainer:
         losses = self.loss(logits, batch.targets) * batch.weights
         loss = losses.sum() / batch.n_items
         loss.backward()
-        if batch.ends_step:
-            self.ranks.sum_gradients(self.optimizer.parameters)
+        if batch.ends_step and self.ranks.size > 1:
+            with uninterrupted():  # else one process could be a step ahead of the others
+                self.ranks.sum_gradients(self.optimizer.parameters)
+                self.optimizer.step()
+        elif batch.ends_step:
             self.optimizer.step()
         return loss.detach()
 
