@@ -308,21 +308,23 @@ def resumed(folder):
         yield "undisturbed", {"digest": digest(fit("units", 3))}
 
 
-def interrupted():
+def interrupted(units):
     """Return a fit that was interrupted on rank 1 in its second epoch, and one of one epoch."""
     parameters = BASE | {"learning_rate_schedule": "constant"}
-    total, calls = Ranks.total, []
+    name = "total" if units else "sum_gradients"
+    exchange, calls = getattr(Ranks, name), []
 
-    def interrupt(self, tensor):
+    def interrupt(self, given):
         calls.append(1)
+        found = exchange(self, given)
         if dist.get_rank() == 1 and len(calls) == 6:  # an epoch has four steps
             os.kill(os.getpid(), signal.SIGINT)
-        return total(self, tensor)
+        return found
 
     classifier = AttentionClusterClassifier(
         distributed=True, warm_start=True, **parameters | {"max_grad_norm": None}
     )
-    with sharing(True), patch.object(Ranks, "total", interrupt):
+    with sharing(units), patch.object(Ranks, name, interrupt):
         try:
             classifier.fit(X, y)
             raise AssertionError("the fit was not interrupted")
@@ -368,8 +370,10 @@ def main(folder):
                     "scores": [together.validation_scores_, alone.validation_scores_],
                 }
     found |= dict(resumed(folder))
-    together, alone = interrupted()
+    together, alone = interrupted(units=True)
     found["interrupted, units"] = {"digest": digest(together), "gap": compared(together, alone)}
+    together, _ = interrupted(units=False)
+    found["interrupted, items"] = {"digest": digest(together)}
     with sharing(None) as decisions:
         one()(True)
         one(cluster_size=256, y=np.arange(N) % 60, max_iter=1)(True)
