@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import Any
 
 from acluster.command_line._labels import Roles, read_table
@@ -13,6 +14,12 @@ _DESCRIPTORS = {
     "flow": "acluster.extraction:flow_descriptor",
     "audio": "acluster.extraction:patch_descriptor",
     "tiles": "acluster.extraction:tile_descriptor",
+}
+# The defaults of the options that are about one modality only.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "flow": {"flow_method": "tvl1", "flow_device": "cpu"},
+    "audio": {"patch": 96, "patch_hop": None},
+    "tiles": {"mpp": None, "stride": None, "tissue": 0.0},
 }
 
 
@@ -43,6 +50,7 @@ def extract_folder(options: argparse.Namespace) -> ExtractionReport:
             "name at least one modality and its backbone, such as --rgb descriptor, --tiles "
             "descriptor or --audio package.module:function."
         )
+    _check_used(options, views)
     return extract(
         options.folder,
         options.store,
@@ -59,6 +67,17 @@ def extract_folder(options: argparse.Namespace) -> ExtractionReport:
         dtype=options.dtype,
         **_columns(options),
     )
+
+
+def _check_used(options: argparse.Namespace, views: Mapping[str, Any]) -> None:
+    """Raise a ValueError for an option of a modality that is not extracted."""
+    for modality, defaults in _DEFAULTS.items():
+        for name, default in defaults.items():
+            if modality not in views and getattr(options, name) != default:
+                raise ValueError(
+                    f"--{name.replace('_', '-')} is about --{modality}, which is not given. Pass "
+                    f"--{modality} BACKBONE too, or leave the option out."
+                )
 
 
 def _views(options: argparse.Namespace) -> dict[str, tuple[str | None, Any]]:

@@ -105,6 +105,9 @@ def test_extract_reads_in_processes(clips, tmp_path, capsys):
         (("--flow", "descriptor", "--flow-device", "gpu"), "'gpu' is not the name of a device"),
         (("--tiles", "descriptor", "--tissue", "50"), "tissue=50.0 is a share"),
         (("--tiles", "descriptor", "--mpp", "-1"), "mpp=-1.0 is not a number above 0"),
+        (("--rgb", "descriptor", "--mpp", "0.5"), "--mpp is about --tiles, which is not given"),
+        (("--rgb", "descriptor", "--patch-hop", "5"), "--patch-hop is about --audio"),
+        (("--audio", "descriptor", "--flow-method", "dis"), "--flow-method is about --flow"),
     ],
 )
 def test_extract_rejects_invalid_options(clips, tmp_path, capsys, options, message):
