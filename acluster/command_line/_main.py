@@ -324,7 +324,7 @@ def _add_view_options(command: _Command) -> None:
         "--stride", type=int, metavar="PIXELS", help="from a tile to the next; by default --size"
     )
     command.add_argument(
-        "--tissue", type=float, default=0.0, metavar="SHARE", help="the least share of a tile"
+        "--tissue", type=float, default=0.0, metavar="SHARE", help="the least tissue in a tile"
     )
     command.add_argument(
         "--flow-method", choices=("tvl1", "dis", "skimage"), default="tvl1", help="optical flow"
@@ -546,5 +546,5 @@ def _attention(command: _Command) -> None:
         "--thumbnail", metavar="PATH", help="the image or slide below the map, or their folder"
     )
     command.add_argument(
-        "--scale", type=float, metavar="FACTOR", help="the width of a pixel of it, in those of x"
+        "--scale", type=float, metavar="FACTOR", help="how many pixels of x a pixel is wide"
     )

@@ -54,7 +54,7 @@ class Picture(ABC):
         width and height.
 
     faults : list of str
-        What is wrong with the file, or was left out.
+        What is wrong with the file, and what is not read of it.
     """
 
     size: tuple[int, int]

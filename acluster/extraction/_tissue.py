@@ -108,7 +108,7 @@ class TissueMap:
         Returns
         -------
         ndarray of shape (n,)
-            From 0 to 1. What is outside of the slide is no tissue.
+            From 0 to 1. The area outside the slide counts as background.
         """
         columns = np.arange(self._sums.shape[1]) * self._scale
         strip = self._row(y + side) - self._row(y)
