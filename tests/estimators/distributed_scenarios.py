@@ -343,8 +343,55 @@ def digest(classifier):
     return found.hexdigest()
 
 
-def main(folder):
-    """Run everything, and write what was found."""
+def compared_fits(folder, names):
+    """Yield what was found of fits, in both ways of sharing, beside fits in one process."""
+    for name, fit in fits(folder).items():
+        if name not in (names or [name]):
+            continue
+        with sharing(False):
+            ways = {name: fit(True)}
+        with sharing(True) as decisions:
+            together = fit(True)
+        if all(decisions):
+            ways[f"{name}, units"] = together
+        alone = fit(False) if dist.get_rank() == 0 else None
+        for way, together in ways.items():
+            found = {"digest": digest(together)}
+            if alone is not None:
+                found |= {
+                    "gap": compared(together, alone),
+                    "scores": [together.validation_scores_, alone.validation_scores_],
+                }
+            yield way, found
+
+
+def other_fits(folder):
+    """Yield what was found of fits that are not compared with one process, or in another way."""
+    yield from resumed(folder)
+    together, alone = interrupted(units=True)
+    yield "interrupted, units", {"digest": digest(together), "gap": compared(together, alone)}
+    together, _ = interrupted(units=False)
+    yield "interrupted, items", {"digest": digest(together)}
+    with sharing(None) as decisions:
+        one()(True)
+        one(cluster_size=256, y=np.arange(N) % 60, max_iter=1)(True)
+    yield "decisions", {"digest": str(decisions)}
+    packed = open_feature_sets(folder / "packed.zarr")
+    for name, fit in {
+        "no seed": one(random_state=None),
+        "a random state per rank": one(random_state=np.random.RandomState(dist.get_rank())),
+        "compressed store": one(packed, cache="stream"),
+    }.items():
+        yield name, {"digest": digest(fit(True))}
+    for name, fail in failures(folder).items():
+        try:
+            fail()
+        except Exception as error:
+            yield name, {"error": type(error).__name__, "text": str(error)}
+
+
+def main(folder, *names):
+    """Run all fits, or some of the compared ones, and write what was found."""
     dist.init_process_group("gloo")
     rank = dist.get_rank()
     if rank == 0:
@@ -353,43 +400,9 @@ def main(folder):
         save_feature_sets(folder / "damaged.zarr", X, label=y)
         zarr.open_group(folder / "damaged.zarr")["features"][-1, 0] = np.nan
     dist.barrier()
-    found = {}
-    for name, fit in fits(folder).items():
-        with sharing(False):
-            ways = {name: fit(True)}
-        with sharing(True) as decisions:
-            together = fit(True)
-        if all(decisions):
-            ways[f"{name}, units"] = together
-        alone = fit(False) if rank == 0 else None
-        for way, together in ways.items():
-            found[way] = {"digest": digest(together)}
-            if alone is not None:
-                found[way] |= {
-                    "gap": compared(together, alone),
-                    "scores": [together.validation_scores_, alone.validation_scores_],
-                }
-    found |= dict(resumed(folder))
-    together, alone = interrupted(units=True)
-    found["interrupted, units"] = {"digest": digest(together), "gap": compared(together, alone)}
-    together, _ = interrupted(units=False)
-    found["interrupted, items"] = {"digest": digest(together)}
-    with sharing(None) as decisions:
-        one()(True)
-        one(cluster_size=256, y=np.arange(N) % 60, max_iter=1)(True)
-    found["decisions"] = {"digest": str(decisions)}
-    packed = open_feature_sets(folder / "packed.zarr")
-    for name, fit in {
-        "no seed": one(random_state=None),
-        "a random state per rank": one(random_state=np.random.RandomState(rank)),
-        "compressed store": one(packed, cache="stream"),
-    }.items():
-        found[name] = {"digest": digest(fit(True))}
-    for name, fail in failures(folder).items():
-        try:
-            fail()
-        except Exception as error:
-            found[name] = {"error": type(error).__name__, "text": str(error)}
+    found = dict(compared_fits(folder, names))
+    if not names:
+        found |= dict(other_fits(folder))
     (folder / f"{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
 
@@ -398,7 +411,7 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     try:
-        main(Path(sys.argv[1]))
+        main(Path(sys.argv[1]), *sys.argv[2:])
     except BaseException:
         traceback.print_exc()
         raise

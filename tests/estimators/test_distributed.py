@@ -56,10 +56,14 @@ def torchrun(n, *command, options=()):
     return done.stdout
 
 
-@pytest.mark.parametrize("n_ranks", [2, 3])
-def test_fit_distributed_is_fit_of_one_process(tmp_path, n_ranks):
-    torchrun(n_ranks, ROOT / "tests/estimators/distributed_scenarios.py", tmp_path)
-    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(n_ranks)]
+def found_by(n_ranks, folder, *names):
+    """Return what each rank has found in the scenarios."""
+    torchrun(n_ranks, ROOT / "tests/estimators/distributed_scenarios.py", folder, *names)
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(n_ranks)]
+
+
+def problems_of(found):
+    """Return in which scenarios the ranks differ from each other or from one process."""
     problems = []
     for name, of_first in found[0].items():
         of_ranks = [of_rank[name] for of_rank in found]
@@ -76,12 +80,24 @@ def test_fit_distributed_is_fit_of_one_process(tmp_path, n_ranks):
             problems.append(f"{name}: {of_first['gap']:.1e} from one process")
         if "scores" in of_first and of_first["scores"][0] != of_first["scores"][1]:
             problems.append(f"{name}: other validation scores {of_first['scores']}")
-    assert not problems, "\n".join(problems)
+    return "\n".join(problems)
+
+
+def test_fit_distributed_is_fit_of_one_process(tmp_path):
+    found = found_by(2, tmp_path)
+    assert problems_of(found) == ""
     assert sum("gap" in one for one in found[0].values()) >= 70
     assert found[0]["units, units"]["digest"] == found[0]["undisturbed"]["digest"]
     assert found[0]["decisions"]["digest"] == "[False, True]"  # a small last layer, and a large one
     assert sum(name.endswith(", units") for name in found[0]) >= 30
     assert set(FAILURES) <= set(found[0])
+
+
+def test_fit_distributed_shares_what_three_ranks_cannot_divide(tmp_path):
+    names = ["batches smaller than the ranks", "a last batch of one", "validation of one", "mean"]
+    found = found_by(3, tmp_path, *names, "members")
+    assert problems_of(found) == ""
+    assert len(found[0]) == 10  # items and units shared out
 
 
 def test_fit_distributed_resumes_when_a_rank_is_killed(tmp_path):
