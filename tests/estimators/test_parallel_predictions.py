@@ -235,7 +235,10 @@ class TestSigkill:
 
         return fit
 
-    @pytest.mark.parametrize("item", [5, 61, 117, 150, 199])
+    @pytest.mark.parametrize(
+        "item",
+        [5, 150, *(pytest.param(item, marks=pytest.mark.thorough) for item in (61, 117, 199))],
+    )
     def test_transform_out_is_resumed_after_a_kill_of_a_worker(self, killed, tmp_path, item):
         clf, store = killed(item)
         out = tmp_path / "G.zarr"

@@ -564,7 +564,9 @@ with FeatureSetsWriter(sys.argv[1], resume=True) as writer:
 """
 
 
-@pytest.mark.parametrize("n_requests", [3, 30, 90, 200, 330])
+@pytest.mark.parametrize(
+    "n_requests", [3, 200, *(pytest.param(n, marks=pytest.mark.thorough) for n in (30, 90, 330))]
+)
 def test_killed_writer_leaves_an_incomplete_store_that_can_be_continued(
     server, monkeypatch, n_requests
 ):
