@@ -23,7 +23,6 @@ from acluster.command_line._training import (
     show_model,
     train,
 )
-from acluster.training import joined_group
 
 _ITEMS_PER_BATCH = 256
 
@@ -114,6 +113,8 @@ def merge(options: argparse.Namespace) -> None:
 
 def fit(options: argparse.Namespace) -> None:
     """Train a classifier, save it and print its held-out accuracy."""
+    from acluster.training import joined_group  # which imports torch
+
     check_path(options.out)
     task = open_task(options)
     classifier = new_classifier(task.X, options.set)

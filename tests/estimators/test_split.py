@@ -60,7 +60,9 @@ def test_splits_units_never_in_one_process():
 def test_splits_units_never_without_a_unit_for_every_process():
     X, y = make_items()
     modalities, sizes = {"a": X, "b": X}, {"a": 512, "b": 2}
-    classifier = MultimodalAttentionClusterClassifier(sizes, batch_size=8, random_state=0)
+    classifier = MultimodalAttentionClusterClassifier(
+        cluster_size=sizes, batch_size=8, random_state=0
+    )
     assert is_split(classifier, modalities, y, size=2)
     assert not is_split(classifier, modalities, y, size=3)
 

@@ -187,7 +187,7 @@ class MemoryWriter:
     def append(self, item, places=None, **columns):
         assert item.ndim == 2, item.shape
         assert item.dtype.kind in "biuf", item.dtype
-        assert places is None
+        assert all(len(values) == len(item) for values in (places or {}).values()), places
         assert all(isinstance(entry, str | float) for entry in columns.values()), columns
         if 0 in item.shape:
             raise ValueError("no values")

@@ -162,8 +162,10 @@ class RemoteStore(WrapperStore[Store]):
         except RemoteError:
             raise
         except Exception as error:  # of any client
-            # Not chained: the answer of the server, in the message of the client, may hold secrets.
-            raise RemoteError(self._explained(key, action, error)) from None
+            explained = self._explained(key, action, error)
+        # Not within the block, and so without a context: the answer of the server, in the message
+        # of the client, may hold secrets, and some programs print contexts that are suppressed.
+        raise RemoteError(explained)
 
     def _explained(self, key: str, action: str, error: Exception) -> str:
         text = str(error)
@@ -250,11 +252,13 @@ def connected(address: Address, read_only: bool = True) -> RemoteStore:
         else:
             client = clients.HTTPStore(address.url, **options)
     except Exception as error:  # of a setting; its message may hold the setting
-        raise RemoteError(
-            f"No client for {address} can be made: {type(error).__name__}. Check the settings in "
-            f"the environment: {_ENVIRONMENT.get(scheme, 'the proxy')}."
-        ) from None
-    return RemoteStore(ObjectsInThreads(client, read_only=read_only), address)
+        kind = type(error).__name__
+    else:
+        return RemoteStore(ObjectsInThreads(client, read_only=read_only), address)
+    raise RemoteError(
+        f"No client for {address} can be made: {kind}. Check the settings in the environment: "
+        f"{_ENVIRONMENT.get(scheme, 'the proxy')}."
+    )
 
 
 def _client_options(address: Address) -> dict[str, Any]:
