@@ -273,30 +273,9 @@ class SetClassifier(
             If the standard deviation of the local features is far from 1 and they are not
             standardized.
         """
-        with self._ranks() as ranks:
-            self._fit(ranks, X, y, sample_weight, X_val, y_val, checkpoint_dir)
+        with _ranks_of(self) as ranks:
+            _fit_to(self, ranks, X, y, sample_weight, X_val, y_val, checkpoint_dir)
         return self
-
-    @_fit_context(prefer_skip_nested_validation=True)
-    def _fit(
-        self,
-        ranks: Ranks,
-        X: Any,
-        y: Any,
-        sample_weight: Any,
-        X_val: Any,
-        y_val: Any,
-        checkpoint_dir: Any,
-    ) -> None:
-        if checkpoint_dir is not None:
-            check_resumable(self.random_state, self.warm_start)
-        resumes = self.warm_start and hasattr(self, "network_")
-        data = TrainingData.of(
-            self, X, y, sample_weight, X_val, y_val, resumes=resumes, ranks=ranks
-        )
-        is_plain = data.validation is None and checkpoint_dir is None
-        if not (is_plain and adopt(self, data)):
-            fit_together([self], data, checkpoint_dir)
 
     @restore_on_error
     def partial_fit(
@@ -336,35 +315,9 @@ class SetClassifier(
             As in `fit`; also if the first call lacks `classes`, if a later call passes different
             ones, and with `early_stopping` or ``class_weight="balanced"``, which need all items.
         """
-        with self._ranks() as ranks:
-            self._partial_fit(ranks, X, y, classes, sample_weight)
+        with _ranks_of(self) as ranks:
+            _fit_partially(self, ranks, X, y, classes, sample_weight)
         return self
-
-    @_fit_context(prefer_skip_nested_validation=True)
-    def _partial_fit(self, ranks: Ranks, X: Any, y: Any, classes: Any, sample_weight: Any) -> None:
-        resumes = hasattr(self, "network_")
-        check_partial_fit(self, classes, resumes)
-        data = TrainingData.of(
-            self, X, y, sample_weight, classes=classes, resumes=resumes, ranks=ranks
-        )
-        targets = data.coding.encode(data.items.y)
-        weights = data.coding.weigh(targets, data.items.sample_weight, self.class_weight)
-        self._start(data)
-        sets = TrainingSets(data, self.cache, next(self.network_.parameters()))
-        fit = make_fit(self, sets, targets, weights)
-        with fast_steps([(self, fit)]):
-            [loss] = run_epoch([fit])
-        fit.end_epoch(loss)
-        self._record(fit, keep_optimizer=True)
-
-    def _ranks(self) -> Ranks:
-        """Return the processes of a fit, which begins with the check of the parameters.
-
-        A parameter that is wrong in one process is therefore an error in all.
-        """
-        # A value that is not a bool is refused with the other parameters.
-        is_valid = isinstance(self.distributed, (bool, np.bool_))
-        return Ranks(is_valid and bool(self.distributed))
 
     def _architecture_for(self, data: TrainingData) -> Architecture:
         """Return the structure of the network for these items."""
@@ -733,3 +686,55 @@ class SetClassifier(
             self.network_ = self._architecture.build(
                 self.dropout, self._dtype, to_torch_state(state["network_"]), self.device
             )
+
+
+def _ranks_of(classifier: Any) -> Ranks:
+    """Return the processes of a fit, which begins with the check of the parameters.
+
+    A parameter that is wrong in one process is therefore an error in all.
+    """
+    # A value that is not a bool is refused with the other parameters.
+    is_valid = isinstance(classifier.distributed, (bool, np.bool_))
+    return Ranks(is_valid and bool(classifier.distributed))
+
+
+@_fit_context(prefer_skip_nested_validation=True)
+def _fit_to(
+    classifier: Any,
+    ranks: Ranks,
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+    X_val: Any,
+    y_val: Any,
+    checkpoint_dir: Any,
+) -> None:
+    if checkpoint_dir is not None:
+        check_resumable(classifier.random_state, classifier.warm_start)
+    resumes = classifier.warm_start and hasattr(classifier, "network_")
+    data = TrainingData.of(
+        classifier, X, y, sample_weight, X_val, y_val, resumes=resumes, ranks=ranks
+    )
+    is_plain = data.validation is None and checkpoint_dir is None
+    if not (is_plain and adopt(classifier, data)):
+        fit_together([classifier], data, checkpoint_dir)
+
+
+@_fit_context(prefer_skip_nested_validation=True)
+def _fit_partially(
+    classifier: Any, ranks: Ranks, X: Any, y: Any, classes: Any, sample_weight: Any
+) -> None:
+    resumes = hasattr(classifier, "network_")
+    check_partial_fit(classifier, classes, resumes)
+    data = TrainingData.of(
+        classifier, X, y, sample_weight, classes=classes, resumes=resumes, ranks=ranks
+    )
+    targets = data.coding.encode(data.items.y)
+    weights = data.coding.weigh(targets, data.items.sample_weight, classifier.class_weight)
+    classifier._start(data)
+    sets = TrainingSets(data, classifier.cache, next(classifier.network_.parameters()))
+    fit = make_fit(classifier, sets, targets, weights)
+    with fast_steps([(classifier, fit)]):
+        [loss] = run_epoch([fit])
+    fit.end_epoch(loss)
+    classifier._record(fit, keep_optimizer=True)
