@@ -461,5 +461,5 @@ def warn_of_scale(X: FeatureSets, name: str) -> None:
         warnings.warn(
             f"The local features of {name} have a spread of {spread:.2g}, but networks learn best "
             "with a spread of about 1. Set standardize=True to standardize them.",
-            stacklevel=6,  # the caller of `fit`
+            stacklevel=7,  # the caller of `fit`
         )

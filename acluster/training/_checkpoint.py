@@ -129,7 +129,7 @@ class Checkpoint:
             # A full disk must not cost the epochs that are in memory.
             warnings.warn(
                 f"The checkpoint could not be written; training continues without it: {error}",
-                stacklevel=9,
+                stacklevel=10,
             )
         now = time.monotonic()
         self._not_before = now + _PAUSE_FACTOR * (now - started)

@@ -160,7 +160,7 @@ def _by_step(
 
 
 # The number of stack frames from this function to the call of `fit`, where warnings point.
-_LEVELS_BELOW_FIT = 7
+_LEVELS_BELOW_FIT = 8
 
 
 def warn_of_convergence(max_iter: int) -> None:
