@@ -119,9 +119,20 @@ class UnitsNetwork(IntegrationNetwork):
         )
 
     def forward(self, sets: Sequence[Packed], generator: torch.Generator | None = None) -> Tensor:
-        """Return the logits of every item, which need all ranks; see `IntegrationNetwork.forward`.
+        """Return the logits of every item, which need all ranks.
 
-        Dropout is drawn for the global feature of the full network.
+        Parameters
+        ----------
+        sets : sequence of (values, offsets)
+            One pair per modality, as in `IntegrationNetwork.forward`.
+
+        generator : torch.Generator, optional
+            Source of randomness for dropout, which is drawn for the global feature of the full
+            network.
+
+        Returns
+        -------
+        Tensor of shape (n, n_outputs)
         """
         g = self.global_feature(sets)
         drawn = PartGenerator(generator, len(g), slice(None), *self._columns)
