@@ -196,8 +196,8 @@ class RemoteStore(WrapperStore[Store]):
         return "Several attempts failed. Check the network and the server, and try again later."
 
 
-# The processes that have made requests, of which a fork knows its parent. A client has threads,
-# which a fork does not copy, so that it would wait for them for ever.
+# The processes that have made requests; a fork inherits the number of its parent. A client has
+# threads, which a fork does not copy: it would wait for them forever.
 _processes: set[int] = set()
 
 
