@@ -136,13 +136,13 @@ OWN_CASES = [
         "fit X=None",
         lambda data: data.fit(X=None),
         TypeError,
-        "X has type NoneType; expected FeatureSets, a list of two-dimensional arrays, a three-dimensional array, or the path of a store.",
+        "X has type NoneType; expected FeatureSets, a list of two-dimensional arrays, a three-dimensional array, or the path or URL of a store.",
     ),
     Case(
         "fit X=generator",
         lambda data: data.fit(X=(x for x in data.arrays)),
         TypeError,
-        "X has type generator; expected FeatureSets, a list of two-dimensional arrays, a three-dimensional array, or the path of a store.",
+        "X has type generator; expected FeatureSets, a list of two-dimensional arrays, a three-dimensional array, or the path or URL of a store.",
     ),
     Case(
         "fit X=path of no store",
@@ -324,19 +324,19 @@ OWN_CASES = [
         "fit X=bytes",
         lambda data: data.fit(X=b"abc"),
         TypeError,
-        "X has type bytes; expected FeatureSets, a list of two-dimensional arrays, a three-dimensional array, or the path of a store.",
+        "X has type bytes; expected FeatureSets, a list of two-dimensional arrays, a three-dimensional array, or the path or URL of a store.",
     ),
     Case(
         "fit X=view of a dict",
         lambda data: data.fit(X=dict(enumerate(data.arrays)).values()),
         TypeError,
-        "X has type dict_values; expected FeatureSets, a list of two-dimensional arrays, a three-dimensional array, or the path of a store.",
+        "X has type dict_values; expected FeatureSets, a list of two-dimensional arrays, a three-dimensional array, or the path or URL of a store.",
     ),
     Case(
         "fit X=set",
         lambda data: data.fit(X={1, 2}),
         TypeError,
-        "X has type set; expected FeatureSets, a list of two-dimensional arrays, a three-dimensional array, or the path of a store.",
+        "X has type set; expected FeatureSets, a list of two-dimensional arrays, a three-dimensional array, or the path or URL of a store.",
     ),
     Case(
         "fit X=[None, ...]",
@@ -869,7 +869,7 @@ OWN_CASES = [
         "fit with a modality that is a number",
         lambda data: data.fit_multimodal(X={"rgb": data.X, "audio": 3}),
         TypeError,
-        "In modality 'audio': X has type int; expected FeatureSets, a list of two-dimensional arrays, a three-dimensional array, or the path of a store.",
+        "In modality 'audio': X has type int; expected FeatureSets, a list of two-dimensional arrays, a three-dimensional array, or the path or URL of a store.",
     ),
     Case(
         "fit with a number as the name of a modality",

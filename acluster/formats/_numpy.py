@@ -122,8 +122,6 @@ class Archive:
         problem = None
         if name in self._members:
             problem = "is in it twice; rename or remove one"
-        elif not name or name.startswith("/"):
-            problem = "does not begin with the name of an item; rename it"
         elif name == member.filename:
             problem = "is not a .npy file; remove it"
         elif member.flag_bits & 1:

@@ -110,6 +110,10 @@ def _open_archive(path: Path) -> Source:
             f"example {min(others)!r:.100}. Write one array per item, or these two."
         )
     names = sorted(arrays or archive.names, key=natural_key)
+    if "" in names:
+        raise ValueError(
+            f"{path}: the array {arrays.get('', ('',))[0]!r} has no name of an item; rename it."
+        )
 
     def read(numbers: Sequence[int]) -> Iterator[Item]:
         # Without pairs, no array is the coordinates of another.

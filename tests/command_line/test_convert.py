@@ -174,6 +174,16 @@ def test_convert_takes_member_names_as_ids_only(capsys):
     assert acluster.open_feature_sets("new.zarr").id.tolist() == sorted(names)
 
 
+@pytest.mark.parametrize("name", ["", "/features"])
+def test_convert_refuses_an_array_without_an_item(capsys, name):
+    archive((f"{name}.npy", npy(ARRAY)))
+    message = convert(capsys, "a.npz", fails=True)
+    assert (
+        message
+        == f"acluster convert: a.npz: the array {name!r} has no name of an item; rename it.\n"
+    )
+
+
 @pytest.mark.skipif(os.name != "posix", reason="needs FIFOs")
 def test_convert_does_not_wait_for_a_pipe(capsys):
     folder(a=npy(ARRAY))
