@@ -1,12 +1,14 @@
 """The classifiers of the paper: attention clusters for one modality and for several."""
 
 import os
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 
+from acluster.estimators._evidence import evidence_of, explained
 from acluster.estimators._parameters import BELOW_ONE, ClusterParameters, choice, estimator, real
 from acluster.estimators._set_classifier import SetClassifier
 from acluster.nn import AttentionCluster, Weighting
@@ -63,6 +65,81 @@ class AttentionClusters(SetClassifier, ClusterParameters):
 
         check_is_fitted(self)
         write_onnx(path, [self], [1.0])
+
+    def local_evidence(
+        self, X: Any, classes: ArrayLike | None = None, *, return_constants: bool = False
+    ) -> Any:
+        """Return how much each local feature speaks for each class.
+
+        With the norm of every unit's output held at its value, the logit of class c is a sum over
+        the local features ``x_l`` of an item and a constant:
+        ``logit_c = constant_c + Σ_l Σ_k a_kl·α_k·⟨w_kc, x_l⟩ / (√N·‖α_k·v_k + β_k‖)``,
+        where k runs over the N units, ``v_k`` is the average of unit k (equation 2) and ``w_kc``
+        its part of the weights of class c. The term of a local feature is its evidence: positive
+        for the class, negative against it. Local features are standardized first, so that the mean
+        local feature of the training set has no evidence, unless there are learned features.
+
+        Parameters
+        ----------
+        X : FeatureSets or MultimodalFeatureSets, arrays, or the path or URL of a store
+            The items.
+
+        classes : array-like of shape (C,), optional
+            Labels from `classes_`, or from `label_names_`. By default, the columns of
+            `decision_function`: all classes or labels and, of two classes, ``classes_[1]``. Name a
+            few if there are many: the result has a number per local feature and class.
+
+        return_constants : bool, default=False
+            Whether to return also what the logits contain beside the evidence.
+
+        Returns
+        -------
+        FeatureSets or MultimodalFeatureSets
+            Item i is an array of shape (L_i, C), with the places of the local features. If X has
+            named modalities, one such array in each; it is empty where the item lacks the modality.
+
+        EvidenceConstants
+            Only if `return_constants`. Its `total`, of shape (n, C), and the evidence of an item
+            add up to its logits. `by_modality` has the part of every modality.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+
+        ValueError
+            If X is invalid, its width differs from that seen in `fit`, or a class is unknown. Also
+            if a result is not finite.
+
+        See Also
+        --------
+        acluster.inspection.EvidenceDisplay : Plot the evidence of an item.
+        acluster.inspection.evidence_faithfulness : Measure how well evidence explains predictions.
+
+        Notes
+        -----
+        Local features that no unit attends to, because of `n_attended`, have no evidence. For a map
+        of all of them, fit with ``n_attended=None``.
+
+        The evidence of an ensemble (`n_members`) is the mean over its members. It is always
+        computed in full precision, also after a fit with ``precision="mixed"``.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from acluster import AttentionClusterClassifier
+        >>> X = [np.eye(3), np.ones((2, 3)), np.eye(3)[:1], np.zeros((2, 3))] * 5
+        >>> clf = AttentionClusterClassifier(cluster_size=4, max_iter=5).fit(X, ["a", "b"] * 10)
+        >>> evidence, constants = clf.local_evidence(X, return_constants=True)
+        >>> evidence[0].shape
+        (3, 1)
+        >>> logits = [e.sum() + constant for e, [constant] in zip(evidence, constants.total)]
+        >>> bool(np.allclose(logits, clf.decision_function(X)))
+        True
+        """
+        check_is_fitted(self)
+        seen = self._architecture.widths
+        return explained(self, seen, X, classes, return_constants, partial(evidence_of, self))
 
     def get_feature_names_out(self, input_features: ArrayLike | None = None) -> NDArray[np.object_]:
         """Return the names of the global feature's columns: ``unit3_x7``, or ``rgb_unit3_x7``.

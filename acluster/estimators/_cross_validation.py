@@ -28,10 +28,11 @@ from acluster.estimators._ensemble_selection import (
     expected_accuracy,
     greedy_weights,
 )
+from acluster.estimators._evidence import Evidence, evidence_of, explained, mean_evidence
 from acluster.estimators._fitting import fit_together
 from acluster.estimators._folds import splits_of
 from acluster.estimators._inference import logits_of
-from acluster.estimators._items import Items, check_items, check_X, copy_checked
+from acluster.estimators._items import Items, check_items, check_X, copy_checked, unwrapped
 from acluster.estimators._labels import LabelCoding, LabelledClassifierMixin, check_labels
 from acluster.estimators._parameters import (
     TrainingParameters,
@@ -320,6 +321,85 @@ class CrossValidatedClassifier(
         opposite = np.clip(1 - probabilities, SMALLEST_PROBABILITY, 1.0)
         logits: NDArray[Any] = np.log(probabilities / opposite)
         return logits[:, 1] if self._coding.kind == "binary" else logits
+
+    def local_evidence(
+        self, X: Any, classes: ArrayLike | None = None, *, return_constants: bool = False
+    ) -> Any:
+        """Return how much each local feature speaks for each class.
+
+        Evidence is positive for a class and negative against it. The evidence of an item and a
+        constant add up to its `decision_function`.
+
+        Parameters
+        ----------
+        X : FeatureSets or MultimodalFeatureSets, arrays, or the path or URL of a store
+            The items.
+
+        classes : array-like of shape (C,), optional
+            Labels from `classes_`, or from `label_names_`. By default, the columns of
+            `decision_function`: all classes or labels and, of two classes, ``classes_[1]``. Name a
+            few if there are many: the result has a number per local feature and class.
+
+        return_constants : bool, default=False
+            Whether to return also what the logits contain beside the evidence.
+
+        Returns
+        -------
+        FeatureSets or MultimodalFeatureSets
+            Item i is an array of shape (L_i, C), with the places of the local features. If X has
+            named modalities, one such array in each; it is empty where the item lacks the modality.
+
+        EvidenceConstants
+            Only if `return_constants`. Its `total`, of shape (n, C), and the evidence of an item
+            add up to its logits. `by_modality` has the part of every modality.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+
+        ValueError
+            If X is invalid, its width differs from that seen in `fit`, or a class is unknown. Also
+            if a result is not finite.
+
+        See Also
+        --------
+        acluster.inspection.EvidenceDisplay : Plot the evidence of an item.
+        acluster.inspection.evidence_faithfulness : Measure how well evidence explains predictions.
+
+        Notes
+        -----
+        The evidence is the weighted mean of that of all networks; see
+        :meth:`AttentionClusterClassifier.local_evidence
+        <acluster.AttentionClusterClassifier.local_evidence>` for the equation. What the logits of
+        the ensemble contain beside their mean is in ``constants.rest``.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from acluster import AttentionClusterClassifierCV
+        >>> X = [np.eye(3), np.ones((2, 3)), np.eye(3)[:1], np.zeros((2, 3))] * 5
+        >>> clf = AttentionClusterClassifierCV(cv=2, max_iter=5).fit(X, ["a", "b"] * 10)
+        >>> evidence, constants = clf.local_evidence(X, return_constants=True)
+        >>> evidence[0].shape
+        (3, 1)
+        >>> logits = [e.sum() + constant for e, [constant] in zip(evidence, constants.total)]
+        >>> bool(np.allclose(logits, clf.decision_function(X)))
+        True
+        """
+        check_is_fitted(self)
+        seen = self.estimators_[0][0]._architecture.widths
+        return explained(self, seen, X, classes, return_constants, self._evidence_of)
+
+    def _evidence_of(self, X: MultimodalFeatureSets, contrasts: NDArray[Any]) -> Evidence:
+        used, n_folds = np.flatnonzero(self.weights_), len(self.estimators_[0])
+        networks = [one for i in used for one in self.estimators_[i]]
+        weights = np.repeat(self.weights_[used] / n_folds, n_folds).tolist()
+        logits = self.decision_function(unwrapped(self, X)).reshape(len(X), -1)
+        pairs = zip(weights, networks, strict=True)
+        mean = sum(weight * logits_of([one], X)[0] for weight, one in pairs)
+        parts = [evidence_of(one, X, contrasts) for one in networks]
+        return mean_evidence(parts, weights, (logits - mean) @ contrasts)
 
     def predict(self, X: Any, *, n_jobs: int | None = None) -> NDArray[Any]:
         """Return the most probable label of every item.

@@ -7,7 +7,9 @@ from torch.nn import functional
 from acluster.nn import _masks
 from acluster.nn._integration import Integration
 from acluster.nn._weighting import WEIGHTINGS, Weighting, uniform_
-from acluster.nn.pooling import attend, shifted
+from acluster.nn.pooling import attend, attention_weights, shifted
+
+_NUMBERS_PER_CHUNK = 1 << 22  # of an intermediate result, R x N x C
 
 
 class ShiftingOperation(nn.Module):
@@ -259,6 +261,68 @@ class AttentionCluster(Integration):
         Tensor of shape (R, N)
         """
         return self._logits(self.extended(values), offsets)
+
+    def local_evidence(
+        self, values: Tensor, offsets: Tensor, weight: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return what each local feature adds to linear functions of the global feature.
+
+        With ``s_k = 1 / (√N · ‖α_k·v_k + β_k‖₂)`` for the average ``v_k`` of unit k, the columns
+        of ``g W`` are sums over the local features ``x_l``:
+        ``g W = Σ_l Σ_k s_k·α_k·a_kl·(x_l W_k) + Σ_k s_k·β_k·(1 W_k)``, where ``W_k`` has the rows
+        of unit k. The terms of l are its evidence, and the last sum is the constant. Without the
+        shifting operation, ``s_k·α_k = 1`` and the constant is 0.
+
+        Parameters
+        ----------
+        values : Tensor of shape (R, M)
+            The local features of all sets, end to end.
+
+        offsets : Tensor of int64, shape (n + 1,)
+            Set i is ``values[offsets[i]:offsets[i + 1]]``; no set is empty.
+
+        weight : Tensor of shape (N·(M + H), C)
+            The functions W of the global feature.
+
+        Returns
+        -------
+        Tensor of shape (R, C)
+            The evidence.
+
+        Tensor of shape (n, C)
+            The constant of each set. The evidence of a set and its constant add up to ``g W``.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from acluster.nn import AttentionCluster
+        >>> cluster = AttentionCluster(n_features=3, cluster_size=8)
+        >>> values, offsets, weight = torch.rand(5, 3), torch.tensor([0, 2, 5]), torch.rand(24, 4)
+        >>> evidence, constant = cluster.local_evidence(values, offsets, weight)
+        >>> sums = torch.stack([evidence[:2].sum(0), evidence[2:].sum(0)])
+        >>> torch.allclose(sums + constant, cluster(values, offsets) @ weight, atol=1e-5)
+        True
+        """
+        values = self.extended(self.as_computed(values))
+        logits, n_functions = self._logits(values, offsets), weight.shape[1]
+        by_unit = weight.unflatten(0, (self.cluster_size, -1))
+        share = attention_weights(offsets, logits)
+        constant = weight.new_zeros(len(offsets) - 1, n_functions)
+        if self.shifting is not None:
+            alpha, beta = self.shifting.alpha, self.shifting.beta
+            unscaled = alpha * attend(values, offsets, logits) + beta
+            # The norm is bounded as in `shifted`.
+            scale = unscaled.norm(dim=-1).clamp(min=1e-12) * self.cluster_size**0.5
+            constant = (beta.T / scale) @ by_unit.sum(dim=1)
+            lengths = offsets.diff().to(values.device)
+            share = share * (alpha.T / scale).repeat_interleave(lengths, dim=0)
+        functions = by_unit.transpose(0, 1).flatten(1)
+        n_rows = max(1, _NUMBERS_PER_CHUNK // functions.shape[1])
+        evidence = [
+            (part[:, None] @ (rows @ functions).unflatten(1, (-1, n_functions))).squeeze(1)
+            for rows, part in zip(values.split(n_rows), share.split(n_rows), strict=True)
+        ]
+        return torch.cat(evidence), constant
 
     def _logits(self, values: Tensor, offsets: Tensor) -> Tensor:
         """Return the logits of local features that are already extended."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -150,6 +151,55 @@ class IntegrationNetwork(nn.Module):
         """
         values = self.standardized(modality, values)
         return self.integrations[modality].attention_weights(values, offsets)
+
+    def local_evidence(
+        self, sets: Sequence[Packed], contrasts: Tensor
+    ) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """Return what each local feature adds to linear combinations of the logits.
+
+        Only networks of attention clusters have evidence; see `AttentionCluster.local_evidence`.
+
+        Parameters
+        ----------
+        sets : sequence of (values, offsets)
+            One pair per modality, as in `forward`.
+
+        contrasts : Tensor of shape (n_outputs, C)
+            The combinations; those of the identity are the logits.
+
+        Returns
+        -------
+        list of Tensor of shape (R, C)
+            The evidence of the local features of every modality.
+
+        list of Tensor of shape (n, C)
+            The constant of every modality; 0 where an item lacks the modality.
+
+        Tensor of shape (C,)
+            The bias. All three add up to ``logits @ contrasts``.
+        """
+        weight, bias = self.linear.weight @ contrasts, self.linear.bias @ contrasts
+        weights = weight.split([integration.global_size for integration in self.integrations])
+        present = torch.stack([offsets.diff() > 0 for _, offsets in sets])
+        # As in `global_feature`, the others make up for modalities that are missing.
+        scale = len(sets) / present.sum(dim=0).clamp(min=1)
+        evidence, constants = [], []
+        for i, (values, offsets) in enumerate(sets):
+            own, constant = (
+                values.new_zeros(0, contrasts.shape[1]),
+                bias.new_zeros(len(scale), len(bias)),
+            )
+            if len(values):
+                cluster: Any = self.integrations[i]
+                filled = present[i].nonzero().flatten()
+                own, of_filled = cluster.local_evidence(
+                    self.standardized(i, values), drop_empty_sets(offsets), weights[i]
+                )
+                constant[filled.to(bias.device)] = of_filled
+            by_row = scale.repeat_interleave(offsets.diff())
+            evidence.append(own * by_row[:, None].to(own))
+            constants.append(constant * scale[:, None].to(constant))
+        return evidence, constants, bias
 
     def forward(self, sets: Sequence[Packed], generator: torch.Generator | None = None) -> Tensor:
         """Return the logits of every item.
