@@ -46,7 +46,16 @@ ARROWS = {
 
 # Where heavy libraries may be imported; numpy is allowed everywhere but in nn's modules.
 ROOMS_OF = {
-    "torch": {"nn", "training", "estimators", "datasets", "extraction", "formats", "_utils"},
+    "torch": {
+        "nn",
+        "training",
+        "estimators",
+        "datasets",
+        "extraction",
+        "formats",
+        "inspection",
+        "_utils",
+    },
     "cv2": {"extraction"},
     "skimage": {"extraction"},
     "PIL": {"extraction"},

@@ -1,0 +1,123 @@
+"""Scores that rank the local features of an item by how much they matter for a class."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from acluster import FeatureSets, MultimodalFeatureSets
+
+Scores = dict[str, NDArray[np.float64]]  # one number per local feature of every modality
+
+_ITEMS_PER_BATCH = 256
+
+
+def scores_of(
+    kind: str,
+    estimator: Any,
+    X: MultimodalFeatureSets,
+    targets: NDArray[np.int64],
+    random_state: np.random.RandomState,
+) -> Scores:
+    """Return a score of every local feature for the class of its item.
+
+    Parameters
+    ----------
+    kind : {"evidence", "attention", "gradient", "random"}
+        Evidence for the class; the mean attention weight of all units; the gradient of the logit
+        of the class times the local feature; random numbers.
+
+    estimator : fitted classifier
+        What is explained.
+
+    X : MultimodalFeatureSets
+        The items; sets without a name are the modality "features".
+
+    targets : ndarray of shape (n,)
+        The number of the class of each item.
+
+    random_state : RandomState
+        Draws the random scores.
+
+    Raises
+    ------
+    TypeError
+        If the estimator does not provide the scores.
+    """
+    needed = {
+        "evidence": "local_evidence",
+        "attention": "attention_weights",
+        "gradient": "to_torch",
+    }
+    if kind in needed and not hasattr(estimator, needed[kind]):
+        raise TypeError(
+            f"{type(estimator).__name__} has no method {needed[kind]}, which scores={kind!r} "
+            'needs. Pass scores="random" or scores of your own.'
+        )
+    functions: dict[str, Callable[..., Scores]] = {
+        "evidence": _evidence,
+        "attention": _attention,
+        "gradient": _gradient,
+    }
+    if kind in functions:
+        return functions[kind](estimator, X, targets)
+    return {name: random_state.random_sample(X[name].lengths.sum()) for name in X.names}
+
+
+def unwrapped(X: MultimodalFeatureSets) -> Any:
+    """Return the items as a classifier takes them: without modalities if they have no names."""
+    return X["features"] if X.names == ["features"] else X
+
+
+def _evidence(estimator: Any, X: MultimodalFeatureSets, targets: NDArray[np.int64]) -> Scores:
+    found = _by_modality(estimator.local_evidence(unwrapped(X), estimator.classes_))
+    return {
+        name: np.take_along_axis(rows, _of_rows(X, name, targets)[:, None], axis=1)[:, 0]
+        for name, rows in found.items()
+    }
+
+
+def _attention(estimator: Any, X: MultimodalFeatureSets, targets: NDArray[np.int64]) -> Scores:
+    weights = _by_modality(estimator.attention_weights(unwrapped(X)))
+    return {name: rows.mean(axis=1) for name, rows in weights.items()}
+
+
+def _gradient(estimator: Any, X: MultimodalFeatureSets, targets: NDArray[np.int64]) -> Scores:
+    import torch
+
+    names = getattr(estimator, "modalities_", X.names)
+    if set(names) != set(X.names) or any(X.missing[name].any() for name in names):
+        raise ValueError(
+            f'scores="gradient" needs every modality of every item: {", ".join(names)}. Leave out '
+            "the items that lack one, or pass other scores."
+        )
+    network = estimator.to_torch()
+    like, scores = next(network.parameters()), {name: np.empty(0) for name in names}
+    for i in range(0, len(X), _ITEMS_PER_BATCH):
+        batch = X[i : i + _ITEMS_PER_BATCH]
+        own = torch.tensor(targets[i : i + _ITEMS_PER_BATCH], device=like.device)
+        packed = [batch[name].packed() for name in names]
+        values = [torch.tensor(rows).to(like).requires_grad_() for rows, _ in packed]
+        logits = network(
+            [(rows, torch.tensor(o)) for rows, (_, o) in zip(values, packed, strict=True)]
+        )
+        if logits.shape[1] == 1:  # that of the second class
+            logits = torch.cat([-logits, logits], dim=1)
+        of_classes = logits.gather(1, own[:, None]).sum()
+        for name, rows, gradient in zip(
+            names, values, torch.autograd.grad(of_classes, values), strict=True
+        ):
+            product = (gradient * rows.detach()).sum(dim=1).cpu().numpy()
+            scores[name] = np.concatenate([scores[name], product])
+    return scores
+
+
+def _by_modality(found: Any) -> Scores:
+    if isinstance(found, FeatureSets):
+        return {"features": found.packed()[0]}
+    return {name: found[name].packed()[0] for name in found.names}
+
+
+def _of_rows(X: MultimodalFeatureSets, name: str, targets: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.repeat(targets, X[name].lengths)
