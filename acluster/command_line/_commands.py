@@ -12,7 +12,8 @@ import numpy as np
 import acluster.extraction
 import acluster.sets
 from acluster._utils._progress import progress
-from acluster.command_line import _attention, _convert, _extract, _search, _splits
+from acluster.command_line import _attention, _convert, _evidence, _extract, _search, _splits
+from acluster.command_line._evidence import find_item
 from acluster.command_line._labels import Roles, read_table
 from acluster.command_line._output import check_path, is_terminal, quiet, show, write_table
 from acluster.command_line._training import (
@@ -252,6 +253,11 @@ def transform(options: argparse.Namespace) -> None:
     show(f"{options.out}: {features.shape[0]} items, {features.shape[1]} columns")
 
 
+def evidence(options: argparse.Namespace) -> None:
+    """Write how much each local feature speaks for each class."""
+    _evidence.explain(options)
+
+
 def attention(options: argparse.Namespace) -> None:
     """Print the attention weights of an item as tables, or draw them."""
     check_path(options.png)
@@ -265,7 +271,7 @@ def attention(options: argparse.Namespace) -> None:
     if options.scale is not None and not options.thumbnail:
         raise ValueError("--scale is about a picture below the map. Pass it too: --thumbnail PATH.")
     classifier, X = acluster.load(options.model), acluster.open_feature_sets(options.store)
-    index = _find_item(X, options.item)
+    index = find_item(X, options.item)
     if not hasattr(classifier, "attention_weights"):
         raise TypeError(
             f"{options.model} holds a model of class {type(classifier).__name__}, which has no "
@@ -279,15 +285,3 @@ def attention(options: argparse.Namespace) -> None:
     for modality, a in (weights if isinstance(weights, dict) else {"": weights}).items():
         header = [f"{modality} local feature".strip(), *(f"unit {k}" for k in range(a.shape[1]))]
         write_table(None, header, ([i, *map("{:.6g}".format, row)] for i, row in enumerate(a)))
-
-
-def _find_item(X: Any, item: str) -> int:
-    ids = [] if X.id is None else [str(name) for name in X.id]
-    if item in ids:
-        return ids.index(item)
-    if item.isdecimal() and int(item) < len(X):
-        return int(item)
-    raise LookupError(
-        f"there is no item {item!r}; the store has {len(X)} items. Pass a position, 0 to "
-        f"{len(X) - 1}" + (f", or an id, such as {ids[0]!r}." if ids else ".")
-    )

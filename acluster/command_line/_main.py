@@ -135,6 +135,7 @@ def _make_parser() -> argparse.ArgumentParser:
         (_predict, "predict the labels of items in a store or in media files", ["model"]),
         (_transform, "write the global features of a store's items", ["model", "store"]),
         (_attention, "show the attention weights of one item", ["model", "store"]),
+        (_evidence, "write what each local feature adds for each class", ["model", "store"]),
     ):
         command = commands.add_parser(
             add_arguments.__name__.strip("_"),
@@ -547,4 +548,32 @@ def _attention(command: _Command) -> None:
     )
     command.add_argument(
         "--scale", type=float, metavar="FACTOR", help="how many pixels of x a pixel is wide"
+    )
+
+
+def _evidence(command: _Command) -> None:
+    """Write how much each local feature speaks for each class, and against it.
+
+    The evidence of an item and its constant add up to its logits. It is a CSV table with a row per
+    local feature and one for the constant. If FILE ends with ".zarr", it is a store: its local
+    features are the evidence, with a column per class and the same ids and places. The constant is
+    a modality of its own there. An interrupted command continues such a store.
+
+    Example:
+
+      acluster evidence videos.model videos.zarr --item item7 --class dog --class cat
+      acluster evidence videos.model videos.zarr --out evidence.zarr
+    """
+    command.add_argument(
+        "--item", metavar="ITEM", help="the id or the position of a single item; default: all items"
+    )
+    command.add_argument(
+        "--class",
+        dest="classes",
+        action="append",
+        metavar="CLASS",
+        help="a class or label to explain; may be repeated. Default: all, or the second of two",
+    )
+    command.add_argument(
+        "--out", metavar="FILE", help="the table or the store to write; default: print the table"
     )

@@ -55,10 +55,12 @@ def write_table(path: str | None, header: list[Any], rows: Iterable[list[Any]]) 
     """Write a CSV table to a file with the values as they are, or to stdout with escapes."""
     table = chain([header], rows)
     if path is not None:
-        with replaced_file(path) as unfinished, io.StringIO(newline="") as text:
+        # Labels of a model may be texts that UTF-8 cannot represent.
+        with (
+            replaced_file(path) as unfinished,
+            unfinished.open("w", encoding="utf-8", errors="backslashreplace", newline="") as text,
+        ):
             csv.writer(text, lineterminator="\n").writerows(table)
-            # Labels of a model may be texts that UTF-8 cannot represent.
-            unfinished.write_bytes(text.getvalue().encode(errors="backslashreplace"))
     elif sys.stdout is not None:
         # A pipe often ends at a terminal too, as with `| head`.
         safe = (map(escape, row) for row in table)

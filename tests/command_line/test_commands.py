@@ -338,7 +338,17 @@ def test_warning_is_one_line(fitted, capsys):
     assert ".py" not in error
 
 
-COMMANDS = ("info", "validate", "convert", "merge", "fit", "predict", "transform", "attention")
+COMMANDS = (
+    "info",
+    "validate",
+    "convert",
+    "merge",
+    "fit",
+    "predict",
+    "transform",
+    "attention",
+    "evidence",
+)
 
 
 def shown_by(capsys, *arguments):

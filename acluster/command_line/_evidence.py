@@ -1,0 +1,158 @@
+"""Write the evidence of local features for classes, as a table, a store or a picture."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import acluster
+from acluster._utils._progress import progress
+from acluster.command_line._output import check_path, show, write_table
+from acluster.sets import FeatureSetsWriter, check_resumable, info
+
+_ITEMS_PER_BATCH = 256
+_CONSTANT = "constant"  # the modality of a store, and the last row of an item in a table
+
+Rows = dict[str, NDArray[Any]]
+
+
+def explain(options: argparse.Namespace) -> None:
+    """Write the evidence as the options of the command ask for it.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        The options of the command.
+
+    Raises
+    ------
+    TypeError
+        If the model has no evidence.
+
+    ValueError
+        If a class is unknown, or the store to write holds something else.
+    """
+    classifier, X = acluster.load(options.model), acluster.open_feature_sets(options.store)
+    if not hasattr(classifier, "local_evidence"):
+        raise TypeError(
+            f"{options.model} holds a model of class {type(classifier).__name__}, which has no "
+            "evidence. Attention cluster classifiers have it."
+        )
+    names = getattr(classifier, "label_names_", []) or classifier.classes_.tolist()
+    classes = _chosen(options.classes, names)
+    numbers = range(len(X)) if options.item is None else [find_item(X, options.item)]
+    is_store = options.out is not None and Path(options.out).suffix == ".zarr"
+    if is_store:
+        _write_store(classifier, X, numbers, classes, options)
+        show(f"{options.out}: {len(numbers)} items, {len(classes)} classes")
+        return
+    check_path(options.out)
+    has_names = isinstance(X, acluster.MultimodalFeatureSets)
+    header = ["id", *(["modality"] if has_names else []), "local feature", *_place_names(X)]
+    header += [f"evidence for {name}" for name in classes]
+    write_table(options.out, header, _table(classifier, X, numbers, classes, has_names))
+
+
+def find_item(X: Any, item: str) -> int:
+    """Return the position of the item with an id, or at a position that is given as text."""
+    ids = [] if X.id is None else [str(name) for name in X.id]
+    if item in ids:
+        return ids.index(item)
+    if item.isdecimal() and int(item) < len(X):
+        return int(item)
+    raise LookupError(
+        f"there is no item {item!r}; the store has {len(X)} items. Pass a position, 0 to "
+        f"{len(X) - 1}" + (f", or an id, such as {ids[0]!r}." if ids else ".")
+    )
+
+
+def _chosen(wanted: Sequence[str] | None, names: Sequence[Any]) -> list[Any]:
+    """Return the classes that texts name; without any, all, or the second of two."""
+    if wanted is None:
+        return [names[1]] if len(names) == 2 else list(names)
+    by_text = {str(name): name for name in names}
+    for text in wanted:
+        if text not in by_text:
+            raise ValueError(
+                f"--class {text!r} is unknown; the model knows {', '.join(map(str, names))!s:.300}."
+            )
+    return [by_text[text] for text in wanted]
+
+
+def _explained(
+    classifier: Any, X: Any, numbers: Sequence[int], classes: list[Any]
+) -> Iterator[tuple[Any, Rows, NDArray[Any], dict[str, Any]]]:
+    """Yield the id, the evidence by modality, the constants and the places of every item."""
+    starts = range(0, len(numbers), _ITEMS_PER_BATCH)
+    for i in progress(starts, f"batches of {_ITEMS_PER_BATCH} items", len(starts)):
+        own = numbers[i : i + _ITEMS_PER_BATCH]
+        batch = X[np.asarray(own)]
+        evidence, constants = classifier.local_evidence(batch, classes, return_constants=True)
+        is_single = isinstance(evidence, acluster.FeatureSets)
+        sets = {"": evidence} if is_single else {name: evidence[name] for name in evidence.names}
+        for k, number in enumerate(own):
+            rows = {name: one[k] for name, one in sets.items()}
+            places = {
+                name: dict(zip(one.places.column_names, one.places[k].T, strict=True))
+                for name, one in sets.items()
+                if one.places is not None and len(rows[name])
+            }
+            yield number if X.id is None else X.id[number], rows, constants.total[k], places
+
+
+def _place_names(X: Any) -> list[str]:
+    sets = [X] if isinstance(X, acluster.FeatureSets) else [X[name] for name in X.names]
+    names = [name for one in sets if one.places is not None for name in one.places.column_names]
+    return [*dict.fromkeys(names)]
+
+
+def _table(
+    classifier: Any, X: Any, numbers: Sequence[int], classes: list[Any], has_names: bool
+) -> Iterator[list[Any]]:
+    """Yield a row per local feature, and one for the constant of every item."""
+    columns = _place_names(X)
+    for id_, by_modality, constant, places in _explained(classifier, X, numbers, classes):
+        for modality, rows in by_modality.items():
+            own: Mapping[str, Any] = places.get(modality, {})
+            for k, row in enumerate(rows):
+                start = [id_, *([modality] if has_names else []), k]
+                start += [f"{own[name][k]:.9g}" if name in own else "" for name in columns]
+                yield [*start, *map("{:.6g}".format, row)]
+        start = [id_, *([""] if has_names else []), _CONSTANT, *[""] * len(columns)]
+        yield [*start, *map("{:.6g}".format, constant)]
+
+
+def _write_store(
+    classifier: Any, X: Any, numbers: Sequence[int], classes: list[Any], options: argparse.Namespace
+) -> None:
+    """Write a store whose local features are the evidence, or continue an interrupted call."""
+    if isinstance(X, acluster.MultimodalFeatureSets) and _CONSTANT in X.names:
+        raise ValueError(
+            f"{options.store} has a modality named {_CONSTANT!r}, a name that the store of "
+            "evidence needs. Write a table instead: --out FILE.csv."
+        )
+    digest = hashlib.sha256(Path(options.model).read_bytes()).hexdigest()
+    description = {"classes": [str(name) for name in classes], "model_sha256": digest}
+    attributes = {"evidence": description}
+    ids = [str(number) if X.id is None else X.id[number] for number in numbers]
+    with FeatureSetsWriter(options.out, resume=True, attributes=attributes) as writer:
+        if len(writer):
+            if info(writer.path).attributes.get("evidence") != description:
+                raise ValueError(
+                    f"{options.out} does not hold the evidence of this model for these classes. "
+                    "Name another store."
+                )
+            check_resumable(writer, {"id": ids}, options.store)
+        done = len(writer)
+        for id_, rows, constant, places in _explained(classifier, X, numbers[done:], classes):
+            name_of = {name: name or "features" for name in rows}
+            item = {name_of[name]: own for name, own in rows.items() if len(own)}
+            item[_CONSTANT] = constant[None]
+            named = {name_of[name]: own for name, own in places.items()}
+            writer.append(item, id=str(id_) if X.id is None else id_, places=named or None)
