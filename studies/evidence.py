@@ -11,7 +11,8 @@ deletion: the areas under the deletion and insertion curves of held-out items, w
     (`acluster.inspection.evidence_faithfulness`), on colon, Flash-MNIST and spoken digits.
 
 The sets are those of `rivals.py`. Flash-MNIST is ten labels here, one per digit. Finished runs are
-kept. The tables are written to docs/results/evidence_maps.csv and evidence_deletion.csv.
+kept in docs/results/evidence_maps.csv and evidence_deletion.csv; docs/about/evidence.rst shows
+tables of them.
 """
 
 import argparse
@@ -161,6 +162,36 @@ def kept(path, key):
         return {tuple(row[name] for name in key): row for row in csv.DictReader(file)}
 
 
+def maps_table(rows):
+    """Return the rows of the table of AUCs: the mean over the seeds."""
+    by_model = {}
+    for row in rows:
+        by_model.setdefault((row["dataset"], row["model"]), []).append(row)
+    table = []
+    for (name, model), runs in by_model.items():
+        own = {"data set": name, "classifier": model, "repetitions": len(runs)}
+        for column in ("evidence", "attention", "accuracy"):
+            values = [float(run[column]) for run in runs if run[column] != ""]
+            digits = 1 if column == "accuracy" else 3
+            own[column] = f"{np.mean(values):.{digits}f}" if values else ""
+        table.append(own)
+    return table
+
+
+def deletion_table(rows):
+    """Return the rows of the table of areas, with the intervals of the paired differences."""
+    table = []
+    for row in rows:
+        own = {"data set": row["dataset"], "classifier": row["model"], "scores": row["scores"]}
+        for curve in ("deletion", "insertion"):
+            own[curve] = f"{float(row[curve]):.3f}"
+            difference = float(row[f"{curve} less evidence"])
+            interval = f"{difference:+.3f} ± {float(row[f'{curve} interval']):.3f}"
+            own[f"{curve}, less evidence"] = "" if row["scores"] == "evidence" else interval
+        table.append(own)
+    return table
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument("parts", nargs="*", default=["maps", "deletion"])
@@ -172,10 +203,10 @@ def main():
     runs = [(n, m, s) for n in options.sets for m in options.models for s in options.seeds]
     for part in options.parts:
         path = options.folder / f"evidence_{part}.csv"
+        key = ["dataset", "model", "seed", *(["scores"] if part == "deletion" else [])]
         for name, model, seed in runs:
             if part == "maps" and name == "spoken digits":  # nobody has labelled its frames
                 continue
-            key = ["dataset", "model", "seed", *(["scores"] if part == "deletion" else [])]
             rows = kept(path, key)
             if any(one[:3] == (name, model, str(seed)) for one in rows):
                 continue
@@ -185,6 +216,8 @@ def main():
                 print(row, flush=True)
                 rows[tuple(str(row[one]) for one in key)] = row | environment()
             write_rows(list(rows.values()), path)
+        table = {"maps": maps_table, "deletion": deletion_table}[part]
+        write_rows(table(kept(path, key).values()), path.with_name(f"{path.stem}_table.csv"))
 
 
 if __name__ == "__main__":
