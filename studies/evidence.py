@@ -165,7 +165,7 @@ def kept(path, key):
 def maps_table(rows):
     """Return the rows of the table of AUCs: the mean over the seeds."""
     by_model = {}
-    for row in rows:
+    for row in sorted(rows, key=lambda row: row["dataset"]):
         by_model.setdefault((row["dataset"], row["model"]), []).append(row)
     table = []
     for (name, model), runs in by_model.items():
