@@ -95,36 +95,51 @@ def exported(tmp_path_factory):
     X = FeatureSets(X.packed()[0] * [1000, 0.001, 1, 0] + [5000, 0, -3, 7], X.packed()[1])
     clf = AttentionClusterClassifier(cluster_size=3, max_iter=5, tol=None, standardize=True)
     clf.fit(X, np.array(["clap", "wave"])[y])
-    path, records = tmp_path_factory.mktemp("onnx") / "model.onnx", []
+    path, records, programs = tmp_path_factory.mktemp("onnx") / "model.onnx", [], []
+    export = torch.onnx.export
     handler = logging.Handler(logging.WARNING)
     handler.emit = records.append
     logging.root.addHandler(handler)
     try:
-        clf.to_onnx(path)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                torch.onnx,
+                "export",
+                lambda *a, **k: programs.append(export(*a, **k)) or programs[0],
+            )
+            clf.to_onnx(path)
     finally:
         logging.root.removeHandler(handler)
-    return clf, X, path, records
+    return clf, X, path, records, programs[0]
+
+
+@pytest.fixture
+def exports_at_once(exported, monkeypatch):
+    """Let `to_onnx` write the program of `exported`, because its export takes seconds."""
+    monkeypatch.setattr(torch.onnx, "export", lambda *args, **options: exported[-1])
 
 
 def test_to_onnx_includes_the_standardization(exported):
-    clf, X, path, _ = exported
+    clf, X, path, *_ = exported
     got = run(path, features=padded(list(X), 4, 0))
     np.testing.assert_allclose(got, clf.predict_proba(X), atol=1e-5)
 
 
 def test_to_onnx_records_the_classes(exported):
-    clf, _, path, _ = exported
+    clf, _, path, *_ = exported
     metadata = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map
     assert json.loads(metadata["classes"]) == clf.classes_.tolist() == ["clap", "wave"]
 
 
 def test_to_onnx_logs_no_warnings_and_restores_logging(exported):
-    *_, records = exported
+    *_, records, _ = exported
     assert not records
     assert logging.root.manager.disable == logging.NOTSET
 
 
-def test_to_onnx_keeps_the_earlier_file_after_an_error(exported, tmp_path, monkeypatch):
+def test_to_onnx_keeps_the_earlier_file_after_an_error(
+    exported, exports_at_once, tmp_path, monkeypatch
+):
     clf, *_ = exported
     path = tmp_path / "model.onnx"
     path.write_bytes(b"old")
@@ -141,7 +156,7 @@ def test_to_onnx_keeps_the_earlier_file_after_an_error(exported, tmp_path, monke
     assert os.listdir(tmp_path) == ["model.onnx"]
 
 
-def test_to_onnx_keeps_the_mode_and_the_link(exported, tmp_path):
+def test_to_onnx_keeps_the_mode_and_the_link(exported, exports_at_once, tmp_path):
     clf, X, *_ = exported
     (tmp_path / "model.onnx").touch(mode=0o600)
     (tmp_path / "link").symlink_to("model.onnx")
@@ -153,7 +168,9 @@ def test_to_onnx_keeps_the_mode_and_the_link(exported, tmp_path):
         clf.to_onnx(tmp_path / "nowhere" / "model.onnx")
 
 
-def test_to_onnx_writes_large_weights_beside_the_file(exported, tmp_path, monkeypatch):
+def test_to_onnx_writes_large_weights_beside_the_file(
+    exported, exports_at_once, tmp_path, monkeypatch
+):
     clf, X, *_ = exported
     save = torch.onnx.ONNXProgram.save
     monkeypatch.setattr(
