@@ -93,7 +93,8 @@ def test_perform_scores_requested_part(head, tmp_path, monkeypatch):
 def test_main_chooses_and_tests_every_method_once(bundled_digits, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(beyond, "RATES", (0.003, 0.01))
     monkeypatch.setattr(beyond, "DISTORTED_COPIES", 1)
-    arguments = ["--quick", *SMALL, "--extractors", "authors", "deeper", "--epochs", "1", "1"]
+    arguments = ["--quick", *SMALL, "--videos", "64", "--test-videos", "32", "--epochs", "1", "1"]
+    arguments += ["--extractors", "authors", "deeper"]
     arguments += ["--extractor-epochs", "1", "--methods", "fc1", "fc2+shift"]
     arguments += ["--csv", str(tmp_path / "rows.csv"), "--work", str(tmp_path)]
     beyond.main(arguments)

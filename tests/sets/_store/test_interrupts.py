@@ -14,7 +14,7 @@ from acluster.sets._store import _lock, _resume, _sync, _writer
 # The lock file of an interrupted writer is closed by the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore:.*unclosed file:ResourceWarning")
 
-STEP = int(os.environ.get("ACLUSTER_INTERRUPT_STEP", "12"))  # of all lines; 1 takes minutes
+STEP = int(os.environ.get("ACLUSTER_INTERRUPT_STEP", "24"))  # of all lines; 1 takes minutes
 TRACED = {module.__file__ for module in (_writer, _resume, _sync, _lock)}
 
 
@@ -68,9 +68,10 @@ def write_in_two_parts(path, writers):
     write(path, writers, 3)
 
 
+@pytest.mark.parametrize("step", [STEP, pytest.param(5, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("occurrence", ["first", "last"])
 @pytest.mark.parametrize("goes_on", [True, False], ids=["same writer", "resumed"])
-def test_interrupt_at_any_line(monkeypatch, occurrence, goes_on):
+def test_interrupt_at_any_line(monkeypatch, occurrence, goes_on, step):
     monkeypatch.setattr(_writer, "_PENDING_BYTES", 6)
     # Only the order matters here; waiting for the disk would take long.
     monkeypatch.setattr(os, "fsync", lambda file: None)
@@ -81,7 +82,7 @@ def test_interrupt_at_any_line(monkeypatch, occurrence, goes_on):
     places = {line: n for n, line in (numbered if occurrence == "last" else reversed(numbered))}
     assert len(places) > 200
     # Half of the lines with each of the two ways to continue.
-    for n in sorted(places.values())[goes_on::STEP]:
+    for n in sorted(places.values())[goes_on::step]:
         with tempfile.TemporaryDirectory() as folder:
             path, writers = f"{folder}/a.zarr", []
             # The garbage collector adds or removes a few lines, so that the last may not come.
