@@ -55,6 +55,19 @@ def before_steps(function, monkeypatch):
     monkeypatch.setattr(CompiledStep, "steps", wrapped(CompiledStep.steps, of_compiled))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Give each worker one half of the tests, in order, and let it steal from the other at the end.
+
+    Tests of one module then share its fixtures, and the processes that these have started.
+    """
+    if config.option.dist != "load":  # that of -n without --dist
+        return None
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _without_fsync():
     """Do not wait for the disk: no power failure is tested, and stores are written a lot."""
