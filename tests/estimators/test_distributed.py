@@ -100,19 +100,25 @@ def test_fit_distributed_shares_what_three_ranks_cannot_divide(tmp_path):
     assert len(found[0]) == 10  # items and units shared out
 
 
-def test_fit_distributed_resumes_when_a_rank_is_killed(tmp_path):
-    found = {}
-    for n_kills in (0, 1):
-        folder = tmp_path / f"{n_kills} kills"
-        folder.mkdir()
-        options = ["--max-restarts", str(n_kills), "--monitor-interval", "0.1"]
-        arguments = folder, n_kills, "items", EPOCHS_PER_KILL
-        torchrun(2, ROOT / "tests/estimators/killed_ranks.py", *arguments, options=options)
-        assert (folder / "restarts").read_text() == str(n_kills)
-        assert (folder / "checkpoint 0").exists()
-        assert not (folder / "checkpoint 1").exists()  # rank 0 writes it
-        found[n_kills] = (folder / "digest").read_text()
-    assert found[0] == found[1]
+def digest_of_killed(folder, n_kills):
+    """Return the digest of a fit in two processes, one of which is killed so many times."""
+    options = ["--max-restarts", str(n_kills), "--monitor-interval", "0.1"]
+    arguments = folder, n_kills, "items", EPOCHS_PER_KILL
+    torchrun(2, ROOT / "tests/estimators/killed_ranks.py", *arguments, options=options)
+    assert (folder / "restarts").read_text() == str(n_kills)
+    assert (folder / "checkpoint 0").exists()
+    assert not (folder / "checkpoint 1").exists()  # rank 0 writes it
+    return (folder / "digest").read_text()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The digest of the fit without kills on one host."""
+    return digest_of_killed(tmp_path_factory.mktemp("undisturbed"), 0)
+
+
+def test_fit_distributed_resumes_when_a_rank_is_killed(tmp_path, undisturbed):
+    assert digest_of_killed(tmp_path, 1) == undisturbed
 
 
 @pytest.fixture
@@ -140,12 +146,9 @@ def two_hosts():
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
 
 
-def test_fit_distributed_gives_the_same_bits_on_two_hosts(tmp_path, two_hosts):
+def test_fit_distributed_gives_the_same_bits_on_two_hosts(tmp_path, two_hosts, undisturbed):
     script = str(ROOT / "tests/estimators/killed_ranks.py")
-    for name in ("one host", "two hosts"):
-        (tmp_path / name).mkdir()
-    arguments = "0", "items", str(EPOCHS_PER_KILL)  # no kills
-    torchrun(2, script, tmp_path / "one host", *arguments)
+    arguments = str(tmp_path), "0", "items", str(EPOCHS_PER_KILL)  # no kills
     processes = []
     for number, (enter, cable) in enumerate(two_hosts, 1):
         options = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d"]
@@ -155,7 +158,7 @@ def test_fit_distributed_gives_the_same_bits_on_two_hosts(tmp_path, two_hosts):
         environment = os.environ | ENVIRONMENT | {"GLOO_SOCKET_IFNAME": cable}
         processes.append(
             subprocess.Popen(
-                [*enter, *command, str(tmp_path / "two hosts"), *arguments],
+                [*enter, *command, *arguments],
                 env=environment,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -164,8 +167,7 @@ def test_fit_distributed_gives_the_same_bits_on_two_hosts(tmp_path, two_hosts):
         )
     shown = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(shown)
-    found = [(tmp_path / name / "digest").read_text() for name in ("one host", "two hosts")]
-    assert found[0] == found[1]
+    assert (tmp_path / "digest").read_text() == undisturbed
 
 
 def test_fit_command_trains_in_the_processes_of_torchrun(tmp_path):

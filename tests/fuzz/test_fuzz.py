@@ -9,7 +9,7 @@ from tests.fuzz.__main__ import TARGETS
 if os.name != "posix":
     pytest.skip("the fuzzers measure memory as POSIX does", allow_module_level=True)
 
-N_INPUTS = 200
+N_INPUTS = 500
 
 
 # The histories of the writer take longer; tests/sets/_store/test_histories.py runs some.
