@@ -28,9 +28,11 @@ from typing import Any
 from acluster.extraction._media import MediaError
 from acluster.extraction._view import Chunk, View, read_views
 
-# What a process and its thread tell each other. A chunk is announced with its size and those of
-# its buffers. The end of a file comes with its warnings and with its error or None.
-_READY, _REFUSED, _CHUNK, _END = "ready", "refused", "chunk", "end"
+# What a process and its thread tell each other. A file is begun before anything of it is read. A
+# chunk is announced with its size and those of its buffers. The end of a file comes with its
+# warnings and with its error or None.
+_READY, _REFUSED, _BEGUN, _CHUNK, _END = "ready", "refused", "begun", "chunk", "end"
+_TRIES = 3  # processes for a file that none of them begins
 _ENDING_SECONDS = 5.0  # how long a process that is told to end may take
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
 _MAIN_REMEDY = (
@@ -144,19 +146,17 @@ class ReadingProcesses:
             If the process ends or takes too long.
 
         RuntimeError
-            If no process can be started.
+            If no process can be started, or several do not begin the file.
 
         Exception
             What reading the file raises.
         """
-        process = self._own_process()
+        process = self._process_reading(path)
         try:
             yield from process.read(path, warnings, self._seconds_per_file)
         finally:
             if not process.is_idle:
-                with self._mutex:
-                    self._running.discard(process)
-                process.kill()
+                self._discard(process)
 
     def close(self) -> None:
         """End all processes. None of them is reading any more."""
@@ -176,6 +176,27 @@ class ReadingProcesses:
             self._is_stopped = True
             for process in self._running:
                 process.kill()
+
+    def _process_reading(self, path: Path) -> _Process:
+        """Return the process of this thread once it has begun to read a file.
+
+        A process may end while it waits for a file, for example if the system needs its memory.
+        This is not the fault of the file, so that another process gets it.
+        """
+        for _ in range(_TRIES):
+            process = self._own_process()
+            if process.begins(path, self._seconds_per_file):
+                return process
+            self._discard(process)
+        raise RuntimeError(
+            f"{_TRIES} processes that were to read {path} did not begin it; the last one "
+            f"{process.ending()}. The memory may have run out: try fewer n_workers."
+        )
+
+    def _discard(self, process: _Process) -> None:
+        with self._mutex:
+            self._running.discard(process)
+        process.kill()
 
     def _own_process(self) -> _Process:
         process: _Process | None = getattr(self._of_thread, "process", None)
@@ -236,7 +257,7 @@ class _Process:
             kind, *texts = self._pipe.recv()
         except (EOFError, OSError):
             raise RuntimeError(
-                f"A process that reads files {self._ending()} while it started. Its own error is "
+                f"A process that reads files {self.ending()} while it started. Its own error is "
                 f"above. {_MAIN_REMEDY}"
             ) from None
         if kind == _REFUSED:
@@ -246,14 +267,24 @@ class _Process:
             )
         self.is_idle = True
 
+    def begins(self, path: Path, seconds: float | None) -> bool:
+        """Pass on a file; return whether the process begins to read it within some seconds."""
+        self.is_idle = False
+        try:
+            self._pipe.send(path)
+            if not self._pipe.poll(seconds):
+                return False
+            self._pipe.recv()
+        except (EOFError, OSError):
+            return False
+        return True
+
     def read(
         self, path: Path, warnings: list[str], seconds: float | None
     ) -> Iterator[tuple[int, Callable[[], Chunk]]]:
-        """Read a file, as `ReadingProcesses.read` does."""
-        self.is_idle = False
+        """Read a file that the process has begun, as `ReadingProcesses.read` does."""
         left = seconds
         try:
-            self._pipe.send(path)
             while True:
                 started = time.monotonic()
                 if not self._pipe.poll(left):
@@ -304,12 +335,12 @@ class _Process:
 
     def _death(self, path: Path) -> MediaError:
         """Return the error of a file whose reading ended the process."""
-        ending = self._ending()
+        ending = self.ending()
         is_killed = ending.endswith("SIGKILL")
         remedy = " The memory may have run out: try fewer n_workers." if is_killed else ""
         return MediaError(f"The process that read {path} {ending}.{remedy}")
 
-    def _ending(self) -> str:
+    def ending(self) -> str:
         """Describe how the process ended."""
         if not self.ends_within(_ENDING_SECONDS):
             return "has closed its pipe"
@@ -393,6 +424,7 @@ def _leave_signals_to_parent() -> None:
 def _send_file(pipe: Connection, path: Path, views: Mapping[str, View], is_tolerant: bool) -> None:
     warnings: list[str] = []
     error: BaseException | None = None
+    pipe.send((_BEGUN,))
     try:
         for chunk in read_views(path, views, warnings, is_tolerant):
             _send_chunk(pipe, chunk)

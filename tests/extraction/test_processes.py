@@ -20,7 +20,7 @@ from acluster.extraction import (
     frame_descriptor,
     patch_descriptor,
 )
-from acluster.extraction._processes import ReadingProcesses
+from acluster.extraction._processes import ReadingProcesses, _Process
 from acluster.extraction._reading import ReadAhead
 from tests.extraction.media import make_media
 from tests.extraction.odd_views import ByName, Locked, Modules, Unmakeable
@@ -174,17 +174,49 @@ def test_processes_compute_flow_as_threads_do_with_one_thread_of_torch(tmp_path,
     assert processes["modules"][0, [0, 4]].tolist() == [1, 1]
 
 
-def test_a_process_that_died_between_two_files_is_no_fault_of_the_next(tmp_path):
-    root = write(tmp_path / "files", "a", "b")
-    processes = ReadingProcesses({"x": Modules()}, False, None)
+def pids_of_reading(root, seconds_per_file=None, between=None):
+    """Read the files of a folder one after the other; return the process of each."""
+    processes = ReadingProcesses({"x": Modules()}, False, seconds_per_file)
     pids = []
     for path in sorted(root.iterdir()):
-        for _, take in processes.read(path, []):
-            pids.append(int(take().batch[0, 5]))
-        os.kill(pids[-1], signal.SIGKILL)
-        eventually(lambda: not is_running(pids[-1]))
-    processes.close()
-    assert len({*pids}) == 2
+        if pids and between is not None:
+            between(pids[-1])
+        pids += [int(take().batch[0, 5]) for _, take in processes.read(path, [])]
+    processes.stop()
+    return pids
+
+
+def kill(pid):
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not is_running(pid))
+
+
+@pytest.mark.parametrize("is_noticed", [True, False])
+def test_a_process_that_died_between_two_files_is_no_fault_of_the_next(
+    tmp_path, monkeypatch, is_noticed
+):
+    if not is_noticed:  # as if it died after the check, just when it is sent the next file
+        monkeypatch.setattr(_Process, "is_alive", True)
+    root = write(tmp_path / "files", "a", "b")
+    pids = pids_of_reading(root, between=kill)
+    assert len(pids) == len({*pids}) == 2
+
+
+def test_a_process_that_does_not_begin_a_file_in_time_is_no_fault_of_the_file(tmp_path):
+    root = write(tmp_path / "files", "a", "b")
+    pids = pids_of_reading(root, 3, between=lambda pid: os.kill(pid, signal.SIGSTOP))
+    assert len(pids) == len({*pids}) == 2
+    assert not is_running(pids[0])
+
+
+def test_extract_stops_if_no_process_begins_a_file(tmp_path, monkeypatch):
+    root = write(tmp_path / "files", "a")
+    monkeypatch.setattr(_Process, "begins", lambda *_: False)
+    with pytest.raises(
+        RuntimeError, match=r"3 processes .*a_0\.mp4 did not begin.*fewer n_workers"
+    ):
+        extract(root, tmp_path / "s.zarr", {"x": (ByName(), same)}, workers="processes")
+    assert not (tmp_path / "s.zarr.failed.csv").exists()
 
 
 @pytest.mark.parametrize(
