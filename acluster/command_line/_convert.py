@@ -9,7 +9,9 @@ from typing import Any
 from acluster._utils._progress import progress
 from acluster.command_line._labels import LabelTable
 from acluster.formats import Item, Source, open_source
-from acluster.sets import FeatureSetsWriter, check_resumable
+from acluster.sets import UNNAMED, FeatureSetsWriter, check_resumable, info
+
+Axes = dict[str, set[str]]  # the names of the coordinates of each modality
 
 
 def convert(
@@ -51,7 +53,9 @@ def convert(
     Raises
     ------
     ValueError
-        If a file or the table is not valid, or `out` has other items or columns.
+        If a file or the table is not valid, or `out` has other items or columns. The items before
+        an invalid file stay in `out`, and the message says how to continue; without any, a new
+        store is removed.
     """
     known = () if table is None else table.rows.keys() | table.others
     source = open_source(path, subfolders=subfolders, known=known)
@@ -71,8 +75,22 @@ def convert(
     with FeatureSetsWriter(out, resume=True, dtype=dtype, **options) as writer:
         if len(writer):
             check_resumable(writer, columns, str(path))
-        _append_missing(writer, source, numbers, columns)
+        try:
+            _append_missing(writer, source, numbers, columns)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{error}{_how_to_continue(writer)}") from None
     return len(numbers), len(source.names) - len(numbers)
+
+
+def _how_to_continue(writer: FeatureSetsWriter) -> str:
+    """Return what to do about the items before one that is invalid; empty if there are none."""
+    if not len(writer):
+        return ""
+    n_items = f"{len(writer)} item{'s' * (len(writer) > 1)}"
+    return (
+        f" The {n_items} before it stay in {writer.path}: run the same command again to continue "
+        "after them, or remove this store."
+    )
 
 
 def _append_missing(
@@ -81,14 +99,43 @@ def _append_missing(
     """Append the items that the store does not have yet."""
     n_done = len(writer)
     missing = numbers[n_done:]
+    known = _stored_axes(writer)
     items = progress(source.read(missing), f"{writer.path}: items", len(missing))
     for k, item in enumerate(items, n_done):
+        where = source.where(numbers[k])
+        _check_same_axes(item, known, where)
+        entries = {name: values[k] for name, values in columns.items()}
         try:
-            _append(writer, item, {name: values[k] for name, values in columns.items()})
+            writer.append(item.features, places=item.places or None, **entries)
         except (ValueError, TypeError) as error:
             # The writer knows the number of the item, not its file.
-            raise ValueError(f"{source.where(numbers[k])}: {error}") from None
+            raise ValueError(f"{where}: {error}") from None
 
 
-def _append(writer: FeatureSetsWriter, item: Item, entries: Mapping[str, Any]) -> None:
-    writer.append(item.features, places=item.places or None, **entries)
+def _stored_axes(writer: FeatureSetsWriter) -> Axes:
+    """Return the names of the coordinates that are in a store, by modality."""
+    if not len(writer):
+        return {}
+    found = info(writer.path).modalities
+    return {name: {*one.places} for name, one in found.items() if one.n_local_features}
+
+
+def _check_same_axes(item: Item, known: Axes, where: str) -> None:
+    """Check that an item has the coordinates of those before it; add new modalities to `known`."""
+    is_multimodal = isinstance(item.features, Mapping)
+    features = item.features if is_multimodal else {UNNAMED: item.features}
+    places = item.places if is_multimodal else {UNNAMED: item.places}
+    for name in (name for name, x in features.items() if len(x)):
+        own = {*places.get(name, ())}
+        expected = known.setdefault(name, own)
+        if own != expected:
+            raise ValueError(
+                f"{where}: its local features{f' of {name!r:.80}' if is_multimodal else ''} have "
+                f"{_listed(own)}, but those of the items before it have {_listed(expected)}. Give "
+                "all items the same coordinates (coords, with or without the attribute mpp), or "
+                "convert them to separate stores."
+            )
+
+
+def _listed(axes: set[str]) -> str:
+    return f"the coordinates {', '.join(sorted(axes))}" if axes else "no coordinates"

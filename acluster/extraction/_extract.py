@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import threading
 import time
@@ -419,22 +418,12 @@ def _check_same_columns(writer: FeatureSetsWriter, columns: Mapping[str, Any]) -
         )
 
 
-@contextmanager
 def _opened_store(
     store: str | os.PathLike[str], dtype: str, description: Mapping[str, Any]
-) -> Iterator[FeatureSetsWriter]:
-    """Open a store; remove a new one if an error ends the block before an item is written."""
-    is_new = not os.path.exists(store)
-    attributes = {"extraction": description}
-    # If this fails, another process may have made the store meanwhile: it is not removed.
-    writer = FeatureSetsWriter(store, resume=True, dtype=dtype, attributes=attributes)
-    try:
-        with writer:
-            yield writer
-    except BaseException:
-        if is_new and not len(writer):
-            shutil.rmtree(store, ignore_errors=True)
-        raise
+) -> FeatureSetsWriter:
+    return FeatureSetsWriter(
+        store, resume=True, dtype=dtype, attributes={"extraction": description}
+    )
 
 
 @contextmanager

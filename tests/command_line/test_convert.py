@@ -319,3 +319,75 @@ def test_convert_resumes_items_of_other_tools(capsys, monkeypatch, source):
     X = acluster.open_feature_sets("new.zarr")
     assert X.id.tolist() == [f"{i}" for i in range(20)]
     assert all(np.array_equal(x, y) for x, y in zip(X, sets, strict=True))
+
+
+def test_convert_says_how_to_continue_after_a_damaged_file(capsys):
+    sets = {f"{i}": ARRAY + i for i in range(10)}
+    many(**sets)
+    Path("given/6.npy").write_bytes(b"damaged")
+    error = convert(capsys, "given", fails=True)
+    assert error.startswith("acluster convert: given/6.npy ")
+    assert "The 6 items before it stay in new.zarr: run the same command again" in error
+    assert acluster.sets.info("new.zarr").n_items == 6
+    many(**{"6": sets["6"]})
+    assert convert(capsys, "given") == ""
+    X = acluster.open_feature_sets("new.zarr")
+    assert X.id.tolist() == [*sets]
+    assert all(np.array_equal(x, y) for x, y in zip(X, sets.values(), strict=True))
+
+
+def test_convert_leaves_no_new_store_without_items(capsys):
+    many(a=ARRAY[:0], b=ARRAY)
+    assert "stay in" not in convert(capsys, "given", fails=True)
+    assert not Path("new.zarr").exists()
+
+
+def h5_files(*files):
+    """Write files whose local features have coordinates with some attributes, or None."""
+    h5py = pytest.importorskip("h5py", reason="needs the extra formats")
+    Path("given").mkdir(exist_ok=True)
+    for number, attributes in enumerate(files):
+        with h5py.File(f"given/{number}.h5", "w") as file:
+            file["features"] = ARRAY
+            if attributes is not None:
+                file["coords"] = np.arange(4).reshape(2, 2)
+                file["coords"].attrs.update(attributes)
+
+
+@pytest.mark.parametrize("is_resumed", [False, True])
+@pytest.mark.parametrize(
+    ("first", "last", "seen"),
+    [
+        ({}, None, "no coordinates, but those of the items before it have the coordinates x, y"),
+        (None, {}, "the coordinates x, y, but those of the items before it have no coordinates"),
+        (
+            {"mpp": 0.5},
+            {},
+            "the coordinates x, y, but those of the items before it have the coordinates mpp, x, y",
+        ),
+    ],
+)
+def test_convert_names_the_item_with_other_coordinates(capsys, is_resumed, first, last, seen):
+    if is_resumed:
+        h5_files(first, first)
+        Path("given/2.h5").write_bytes(b"damaged")
+        convert(capsys, "given", fails=True)
+    h5_files(first, first, last)
+    error = convert(capsys, "given", fails=True)
+    assert error.startswith(f"acluster convert: given/2.h5: its local features have {seen}. Give ")
+    assert "or convert them to separate stores. The 2 items before it stay in new.zarr" in error
+
+
+def test_convert_names_the_modality_with_other_coordinates(capsys):
+    for name, number, has_coords in [
+        ("a", 0, True),
+        ("a", 1, True),
+        ("b", 0, True),
+        ("b", 1, False),
+    ]:
+        Path("given", name).mkdir(parents=True, exist_ok=True)
+        width = 3 if name == "a" else 2
+        own = {"coords": np.zeros((2, 2))} if has_coords else {}
+        np.savez(f"given/{name}/{number}.npz", features=ARRAY[:, :width], **own)
+    error = convert(capsys, "given", fails=True)
+    assert "given/a/1.npz, given/b/1.npz: its local features of 'b' have no coordinates" in error

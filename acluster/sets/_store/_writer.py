@@ -142,7 +142,8 @@ class FeatureSetsWriter:
     -----
     ``len(writer)`` is the number of items written or pending. With `resume`, skip that many
     inputs. As a context manager, the writer completes the store at the end of the block. If an
-    exception ends the block, the appended items are kept and the store stays incomplete. If they
+    exception ends the block, the appended items are kept and the store stays incomplete; a new
+    store without items is removed. If they
     cannot be written, for example to a full disk, those in memory are lost; free space, and resume.
     Threads may share a writer. Only one process at a time can write to a store: the writer
     locks it until it is closed or its process ends. Resuming checks that all files of the
@@ -185,7 +186,7 @@ class FeatureSetsWriter:
         self._closed: str | None = None  # why
         self._state = _State()
         with self._mutex:
-            is_new = self._target.make(resume)
+            self._is_new = is_new = self._target.make(resume)
             try:
                 self._lock = self._acquire()
             except BaseException:
@@ -545,6 +546,8 @@ class FeatureSetsWriter:
                 self.close()
             elif self._closed is None:
                 self.flush()
+                if self._is_new and not len(self):
+                    self._remove()
         finally:
             # What cannot be written, as on a full disk, must not keep other writers out for as
             # long as the traceback of the error refers to this one.

@@ -382,3 +382,25 @@ def test_append_rejects_labels_without_one_number_per_name(path, label):
             writer.append([[1.0]], label=label)
         writer.append([[1.0]], label=[1, 0])
     assert len(open_feature_sets(path)) == 1
+
+
+@pytest.mark.parametrize("n_items", [0, 1])
+@pytest.mark.parametrize("is_new", [True, False])
+def test_an_exception_keeps_items_and_removes_a_new_store_without_any(tmp_path, n_items, is_new):
+    path = tmp_path / "sets.zarr"
+    if not is_new:
+        FeatureSetsWriter(path)._end()  # as a process leaves it that is killed at once
+
+    def write_and_fail():
+        with FeatureSetsWriter(path, resume=True) as writer:
+            for _ in range(n_items):
+                writer.append(np.ones((2, 3)))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_and_fail()
+    assert path.exists() == (n_items > 0 or not is_new)
+    with FeatureSetsWriter(path, resume=True) as writer:
+        assert len(writer) == n_items
+        writer.append(np.ones((1, 3)))
+    assert len(open_feature_sets(path)) == n_items + 1
