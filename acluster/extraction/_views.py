@@ -248,6 +248,10 @@ class FlowStacks(VideoView):
         return stacks.reshape(*stacks.shape[:3], -1)
 
 
+class _HopOfLength(int):
+    """A hop that was not given, so that it follows the length in `dataclasses.replace`."""
+
+
 @dataclass(frozen=True)
 class LogMel(SoundView):
     """Log-mel patches of the sound (section 5.2 of the paper), as VGGish takes them.
@@ -283,9 +287,10 @@ class LogMel(SoundView):
     _may_be_zero: ClassVar[tuple[str, ...]] = ("silence",)
 
     def __post_init__(self) -> None:
+        is_given = not (self.hop is None or isinstance(self.hop, _HopOfLength))
         super().__post_init__()
-        if self.hop is None:  # descriptions have the number
-            object.__setattr__(self, "hop", self.length)
+        if not is_given:  # descriptions have the number
+            object.__setattr__(self, "hop", _HopOfLength(self.length))
         if self._hop > self.length:
             raise ValueError(
                 f"LogMel: hop={self.hop} is more than length={self.length}, and would skip sound."

@@ -1,6 +1,8 @@
 import math
+import pickle
 import threading
 import time
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -228,3 +230,13 @@ def test_read_ahead_stops_threads_that_wait_for_room(tmp_path):
     while any(thread.name.startswith("acluster-read") for thread in threading.enumerate()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_views_can_be_replaced_with_another_setting():
+    assert replace(Waveforms(), seconds=0.5) == Waveforms(seconds=0.5)
+    for view in (LogMel(), pickle.loads(pickle.dumps(LogMel())), replace(LogMel(), silence=1e-3)):
+        assert view == LogMel(hop=96, length=96)  # as descriptions have it
+        assert replace(view, length=10) == LogMel(length=10)
+        assert replace(view, length=192).seconds_per_row == LogMel(length=192).seconds_per_row
+    with pytest.raises(ValueError, match="hop=96 is more than length=10"):
+        replace(LogMel(hop=96), length=10)
