@@ -85,8 +85,9 @@ def read_group(group: Any, title: str) -> Item:
     dataset = find_dataset(group, FEATURES, title)
     if dataset is None:
         raise ValueError(
-            f"{title} has no dataset {FEATURES!r}; it has {[*group][:10]}. Write the local "
-            "features of one item to it, of shape (number of local features, number of columns)."
+            f"{title} has no dataset {FEATURES!r}; it has {names_in(group, title)[:10]}. Write the "
+            "local features of one item to it, of shape (number of local features, number of "
+            "columns)."
         )
     features = read_features(dataset, f"{title}: {FEATURES}")
     coords = find_dataset(group, COORDS, title)
@@ -97,6 +98,25 @@ def read_group(group: Any, title: str) -> Item:
     if mpp is not None:
         places["mpp"] = np.full(len(features), float(mpp))
     return Item(features, places)
+
+
+def names_in(group: Any, title: str) -> list[str]:
+    """Return the names in a group.
+
+    Raises
+    ------
+    ValueError
+        If one is not encoded in UTF-8, as ids are.
+    """
+    names = [*group]
+    # h5py gives them as bytes.
+    undecoded = next((name for name in names if isinstance(name, bytes)), None)
+    if undecoded is not None:
+        raise ValueError(
+            f"{title} has the name {undecoded!r:.100}, which is not encoded in UTF-8. Rename it "
+            "with h5py: file.move(old, new), where old is its path in bytes."
+        )
+    return names
 
 
 def read_features(dataset: Any, title: str) -> NDArray[Any]:
@@ -111,8 +131,8 @@ def find_dataset(group: Any, name: str, title: str) -> Any:
 
     if name not in group:
         return None
-    link = group.get(name, getlink=True)
-    dataset: Any = None if isinstance(link, h5py.ExternalLink) else group[name]
+    is_elsewhere = isinstance(group.get(name, getlink=True), h5py.ExternalLink)
+    dataset: Any = None if is_elsewhere else group[name]
     # A file of unknown origin must not make us read other files, also not by a link to a link.
     is_own = isinstance(dataset, h5py.Dataset) and dataset.file.filename == group.file.filename
     if not is_own or dataset.is_virtual or dataset.external:

@@ -6,7 +6,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from acluster.formats._hdf5 import FEATURES, find_dataset, opened_hdf5, read_features, read_group
+from acluster.formats._hdf5 import (
+    FEATURES,
+    find_dataset,
+    names_in,
+    opened_hdf5,
+    read_features,
+    read_group,
+)
 from acluster.formats._item import Item, check_features
 from acluster.formats._readers import damage_named
 from acluster.formats._source import Source
@@ -18,6 +25,7 @@ _TAKEN = (
     "of local features, number of columns)"
 )
 
+_DEEPEST = 100  # of nested groups
 Widths = dict[str, int]  # the number of columns, by the path of a group or dataset with features
 Items = dict[str, dict[str, str]]  # such paths by item and modality, "" without modalities
 
@@ -81,7 +89,7 @@ def _find_features(file: Any, path: Path) -> Widths:
         raise ValueError(
             f"{path} is a file with one item; pass a folder of such files, or a file with {_TAKEN}."
         )
-    found = dict(_walk(file, "", path, set()))
+    found = dict(_walk(file, "", path, {}))
     groups = {name: one for name, one in found.items() if one.is_group}
     # Beside groups with features, the file itself may have columns, such as labels.
     others = [
@@ -106,17 +114,24 @@ def _find_features(file: Any, path: Path) -> Widths:
 
 
 def _is_dataset(group: Any, name: str) -> bool:
-    """Whether a group has a dataset of this name, or a link, which `find_dataset` rejects."""
+    """Whether a group has a dataset of this name, or a link that `find_dataset` rejects."""
     import h5py
 
     if name not in group:
         return False
-    is_link = not isinstance(group.get(name, getlink=True), h5py.HardLink)
-    return is_link or group.get(name, getclass=True) is h5py.Dataset
+    link = group.get(name, getlink=True)
+    if isinstance(link, h5py.SoftLink):  # which may lead to another file by a second link
+        found = group[name]
+        return not isinstance(found, h5py.Group) or found.file.filename != group.file.filename
+    is_hard = isinstance(link, h5py.HardLink)
+    return not is_hard or group.get(name, getclass=True) is h5py.Dataset
 
 
-def _walk(group: Any, inner: str, path: Path, seen: set[Any]) -> Iterator[tuple[str, _Found]]:
-    """Yield what holds features, by its path in the file."""
+def _walk(group: Any, inner: str, path: Path, seen: dict[Any, str]) -> Iterator[tuple[str, _Found]]:
+    """Yield what holds features, by its path in the file.
+
+    `seen` has the paths of the groups by their addresses, "" for the file and for empty ones.
+    """
     import h5py
 
     title = f"{path}: {inner:.100}" if inner else str(path)
@@ -124,18 +139,51 @@ def _walk(group: Any, inner: str, path: Path, seen: set[Any]) -> Iterator[tuple[
         dataset = find_dataset(group, FEATURES, title)
         yield inner, _Found(True, dataset.shape or (), dataset.dtype)
         return
-    # A group may contain itself.
+    if inner.count("/") >= _DEEPEST:
+        raise ValueError(f"{title} is nested {_DEEPEST} groups deep. Pass a file with {_TAKEN}.")
     address = h5py.h5o.get_info(group.id).addr
     if address in seen:
+        _check_contains_itself(inner, seen[address], path)
         return
-    seen.add(address)
-    for name in group:
-        own = f"{inner}/{name}" if inner else name
-        if _is_dataset(group, name):
-            dataset = find_dataset(group, name, title)
-            yield own, _Found(False, dataset.shape or (), dataset.dtype)
-        elif group.get(name, getclass=True) is h5py.Group:
-            yield from _walk(group[name], own, path, seen)
+    seen[address] = inner
+    is_empty = True
+    for name in names_in(group, title):
+        for found in _walk_member(group, name, f"{inner}/{name}" if inner else name, path, seen):
+            is_empty = False
+            yield found
+    if is_empty:
+        seen[address] = ""  # Other names of it do no harm.
+
+
+def _check_contains_itself(inner: str, known: str, path: Path) -> None:
+    """Check that a group that has been seen is inside itself, and not the same under two names."""
+    if known and not f"{inner}/".startswith(f"{known}/"):
+        raise ValueError(
+            f"{path}: {inner!r:.100} and {known!r:.100} are two names of one group. Remove the "
+            "link that is not to be read."
+        )
+
+
+def _walk_member(
+    group: Any, name: str, own: str, path: Path, seen: dict[Any, str]
+) -> Iterator[tuple[str, _Found]]:
+    """Yield what holds features in a member of a group, by its path `own` in the file."""
+    import h5py
+
+    link = group.get(name, getlink=True)
+    if isinstance(link, h5py.SoftLink):
+        try:
+            group[name]
+        except (KeyError, OSError, RuntimeError):  # RuntimeError if links lead to each other
+            raise ValueError(
+                f"{path}: {own!r:.100} is a link to {link.path!r:.100}, which leads to nothing. "
+                "Remove it."
+            ) from None
+    if _is_dataset(group, name):
+        dataset = find_dataset(group, name, f"{path}: {own:.100}")
+        yield own, _Found(False, dataset.shape or (), dataset.dtype)
+    elif group.get(name, getclass=True) is h5py.Group:
+        yield from _walk(group[name], own, path, seen)
 
 
 def _arranged(path: Path, widths: Widths, subfolders: str | None, known: Collection[str]) -> Items:

@@ -166,6 +166,39 @@ def fill_soft(path):
         file["b"] = h5py.SoftLink("/a")
 
 
+def linked(path, **links):
+    """Add soft links to a file; return its path."""
+    with h5py.File(path, "a") as file:
+        for name, target in links.items():
+            file[name] = h5py.SoftLink(target)
+    return path
+
+
+def fill_group_beyond_link(path):
+    write(path.with_name("secret.h5"), {"x/features": 3})
+    write(path, {"a/features": 3})
+    with h5py.File(path, "a") as file:
+        file["other"] = h5py.ExternalLink("secret.h5", "/")
+        file["b"] = h5py.SoftLink("/other/x")
+
+
+def fill_nested(path):
+    with h5py.File(path, "w") as file:
+        group = file
+        for _ in range(1500):
+            group = group.create_group("g")
+        group["features"] = np.ones((2, 3))
+
+
+def fill_bytes(name):
+    def fill(path):
+        write(path, {"a/features": 3})
+        with h5py.File(path, "a") as file:
+            file[name] = np.ones((2, 3))
+
+    return fill
+
+
 def fill_huge(path):
     write(path, {"a/features": 3})
     with h5py.File(path, "a") as file:
@@ -195,6 +228,25 @@ WRONG = {
     "an external link": (fill_linked, "b is not a dataset in this file"),
     "a link to a link": (fill_link_to_link, "b is not a dataset in this file"),
     "a soft link to a dataset": (fill_soft, None),
+    "a group beyond a link": (fill_group_beyond_link, "b is not a dataset in this file"),
+    "a link to nothing": (
+        lambda p: linked(write(p, {"a": 3}), b="/lost"),
+        "'b' is a link to '/lost', which leads to nothing. Remove it.",
+    ),
+    "a link to itself": (lambda p: linked(write(p, {"a": 3}), b="/b"), "'b' is a link to '/b'"),
+    "two names of one group": (
+        lambda p: linked(write(p, {"g/v1": 3, "g/v2": 3}), h="/g"),
+        "'h' and 'g' are two names of one group. Remove the",
+    ),
+    "groups too deep": (
+        fill_nested,
+        "is nested 100 groups deep. Pass a file with a group per item",
+    ),
+    "a group that is not UTF-8": (
+        fill_bytes(b"caf\xe9/features"),
+        "has the name b'caf\\xe9', which is not encoded in UTF-8. Rename it with h5py",
+    ),
+    "a dataset that is not UTF-8": (fill_bytes(b"caf\xe9"), "the name b'caf\\xe9', which is not"),
     "beyond memory": (fill_huge, "b: features claims the shape (1000000000, 1000)"),
     "not in HDF5": (lambda p: p.write_bytes(b"hello"), "cannot be read as an HDF5 file"),
 }
@@ -219,6 +271,26 @@ def test_read_names_the_item_with_wrong_coords(tmp_path):
     path = write(tmp_path / "a.h5", {"s1/features": 3, "s1/coords": COORDS})
     with pytest.raises(ValueError, match=r"a\.h5: s1: coords has shape \(3, 2\)"):
         items(open_source(path))
+
+
+def test_open_source_reads_an_item_under_each_of_its_names(tmp_path):
+    path = linked(write(tmp_path / "a.h5", {"s1/features": 3, "s2/features": 3}), s3="/s1")
+    assert shown(open_source(path)) == {"s1": 0, "s2": 1, "s3": 0}
+
+
+def test_open_source_passes_over_two_names_of_a_group_without_features(tmp_path):
+    path = write(tmp_path / "a.h5", {"s1": 3})
+    with h5py.File(path, "a") as file:
+        file["empty"] = file.create_group("other")
+    assert shown(open_source(path)) == {"s1": 0}
+
+
+def test_the_remedy_for_names_that_are_not_utf_8_works(tmp_path):
+    path = tmp_path / "a.h5"
+    fill_bytes(b"caf\xe9/features")(path)
+    with h5py.File(path, "a") as file:
+        file.move(b"caf\xe9", "cafe")
+    assert [*shown(open_source(path))] == ["a", "cafe"]
 
 
 def test_open_source_of_a_group_that_contains_itself(tmp_path):
