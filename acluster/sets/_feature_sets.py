@@ -377,6 +377,11 @@ class FeatureSets(ItemSequence):
         """
         check_not_masked(array, "The padded array")
         array = to_numpy(array)
+        if array.ndim != 3 and not len(np.atleast_1d(array)):
+            raise ValueError(
+                f"The padded array has 0 items and the shape {array.shape}, so the number of "
+                "features is unknown. Pass at least one item, or an array of shape (0, L, M)."
+            )
         if array.ndim != 3:
             raise ValueError(
                 "A padded array must have three dimensions (items, local features, features); "
@@ -748,7 +753,8 @@ def _check_places(places: Any, offsets: Int64Array) -> FeatureSets:
 def check_lengths(lengths: ArrayLike, n_items: int, longest: int) -> Int64Array:
     """Check the number of local features of each item of a padded array."""
     array = to_numpy(lengths)
-    if array.shape != (n_items,) or array.dtype.kind not in "iu":
+    # An empty list has no dtype of its own.
+    if array.shape != (n_items,) or (n_items and array.dtype.kind not in "iu"):
         raise ValueError(
             f"lengths must be {n_items} integers, one per item; "
             f"got shape {array.shape}, dtype {array.dtype}."

@@ -160,6 +160,11 @@ def joined_places(places: Iterable[Any], sets: Sequence[Array]) -> dict[str, Arr
             f"places has {len(given)} entries, but X has {len(sets)} items. Pass one entry per "
             "item."
         )
+    if not given:
+        raise ValueError(
+            "places is a list for 0 items, so its columns are unknown. Leave it out, or pass a "
+            "mapping of names to empty arrays."
+        )
     first, expected, tables = 0, None, []
     for i, (own, item) in enumerate(zip(given, sets, strict=True)):
         if own is None and not len(item):

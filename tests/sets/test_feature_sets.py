@@ -216,3 +216,21 @@ def test_located_warns_and_returns_locate():
     with pytest.warns(FutureWarning, match="locate"):
         values, rows = X[1:].located()
     np.testing.assert_array_equal(values[rows], X[1])
+
+
+def test_from_padded_of_no_items():
+    empty = np.zeros((0, 3, 2))
+    for options in ({}, {"lengths": []}, {"lengths": np.zeros(0, int)}):
+        X = FeatureSets.from_padded(empty, **options)
+        assert (len(X), X.n_features) == (0, 2)
+    for nothing in ([], np.zeros((0, 3))):
+        with pytest.raises(
+            ValueError, match=r"has 0 items and the shape .* Pass at least one item"
+        ):
+            FeatureSets.from_padded(nothing)
+    with pytest.raises(ValueError, match=r"places is a list for 0 items.* Leave it out"):
+        FeatureSets.from_padded(empty, places=[])
+    X = FeatureSets.from_padded(empty, places={"seconds": np.zeros((0, 3))})
+    assert X.places.column_names == ("seconds",)
+    with pytest.raises(ValueError, match=r"dimensions .* got shape \(\)"):
+        FeatureSets.from_padded(3.0)
