@@ -111,13 +111,14 @@ class Tiles(ChunkedView):
     def _scale(self, picture: Picture, path: str | os.PathLike[str]) -> float:
         """Return the width of a pixel of the tiles, in pixels of the file."""
         name, own = os.fspath(path), picture.mpp
-        remedy = "pass mpp=None, with a size in pixels of the files, or correct the file"
+        without_mpp = "leave out mpp (--mpp) and choose a size (--size) in pixels of the files"
+        remedy = f"{without_mpp}, or correct the file"
         if self.mpp is None:
             scale = 1.0
         elif own is None:
             raise MediaError(
                 f"{name} does not tell its microns per pixel, which mpp={self.mpp:g} needs. Write "
-                "its resolution to the file, or pass mpp=None, with a size in pixels of the files."
+                f"its resolution to the file, or {without_mpp}."
             )
         else:
             scale = self.mpp / own

@@ -173,7 +173,12 @@ def test_tiles_that_are_enlarged_have_a_warning(tmp_path):
 @pytest.mark.parametrize(
     ("mpp", "view", "message"),
     [
-        (None, Tiles(mpp=0.5), "does not tell its microns per pixel, which mpp=0.5 needs"),
+        (
+            None,
+            Tiles(mpp=0.5),
+            "does not tell its microns per pixel, which mpp=0.5 needs. Write its resolution to the "
+            r"file, or leave out mpp \(--mpp\) and choose a size \(--size\) in pixels of the files",
+        ),
         (353.0, Tiles(mpp=0.5), "says that it has 353 microns per pixel, too many for mpp=0.5"),
         (0.25, Tiles(size=100, mpp=2.5), "200 x 100 pixels, and a tile covers 1,000 x 1,000"),
         (None, Tiles(size=900), "Choose a smaller size."),
