@@ -263,7 +263,14 @@ class _TogetherMixin(BaseSearchCV):
         KeyboardInterrupt
             After Ctrl-C. If all candidates that are trained together have been trained in some
             folds, `cv_results_` has their scores there, and NaN elsewhere.
+
+        Notes
+        -----
+        The results of an earlier call are dropped first, so that those of two calls are not mixed
+        if this one fails.
         """
+        for name in [name for name in vars(self) if name.endswith("_") and name[0] != "_"]:
+            delattr(self, name)  # scikit-learn replaces some of them at the end only
         classifier = self.estimator[-1] if isinstance(self.estimator, Pipeline) else self.estimator
         has_callbacks = bool(getattr(self, "_skl_callbacks", None))
         if has_callbacks or not (set(params) <= _FIT_PARAMS and can_train_together(classifier)):

@@ -9,8 +9,10 @@ import sklearn
 from scipy.stats import uniform
 from sklearn import model_selection as sk
 from sklearn.decomposition import PCA
+from sklearn.exceptions import NotFittedError
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.model_selection import KFold, ShuffleSplit
+from sklearn.model_selection._search import BaseSearchCV
 from sklearn.pipeline import make_pipeline
 
 from acluster import (
@@ -268,6 +270,27 @@ def test_candidates_that_gain_nothing_together_are_fitted_in_processes(monkeypat
     pytest.importorskip("numba")
     assert sizes[:2] == [4, 4]  # the others are counted in their own processes
     assert not {"_parallel"} & vars(found).keys()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+@pytest.mark.parametrize("kind", ["GridSearchCV", "HalvingGridSearchCV"])
+def test_a_search_that_fails_keeps_no_results_of_an_earlier_fit(monkeypatch, kind, error):
+    X, y = make_sets(n=30)
+    clf = AttentionClusterClassifier(cluster_size=2, max_iter=2, random_state=0)
+    search = getattr(model_selection, kind)(clf, {"dropout": [0.0, 0.5]}, cv=3).fit(X, y)
+    parameters = search.get_params()
+
+    def failing(*_, **__):
+        raise error
+
+    monkeypatch.setattr(BaseSearchCV, "fit", failing)
+    with pytest.raises(error):
+        search.fit(X, y)
+    assert search.get_params() == parameters
+    for name in ("best_score_", "best_params_", "best_estimator_", "cv_results_", "classes_"):
+        assert not hasattr(search, name)
+    with pytest.raises(NotFittedError):
+        search.predict(X)
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.FitFailedWarning")
