@@ -15,6 +15,8 @@ SOUND = [".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".oga", ".ogg", ".opu
 IMAGE = [".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"]
 SLIDE = [".bif", ".czi", ".dcm", ".mrxs", ".ndpi", ".scn", ".svs", ".svslide", ".vms", ".vmu"]
 SLIDE += [".vsi"]
+_NAMING_OTHERS = (".vms", ".vmu")  # text files that name the files with the pixels of the slide
+_MOST_CHARACTERS = 1 << 20  # of such a file
 SUFFIXES = frozenset(VIDEO + SOUND + IMAGE + SLIDE)
 
 
@@ -73,7 +75,8 @@ def media_files(root: Path) -> dict[str, Path]:
     -------
     dict of str to path
         From the id of each file, its path relative to `root` with "/", to the file; in natural
-        order, so that 2.mp4 comes before 10.mp4.
+        order, so that 2.mp4 comes before 10.mp4. Images that a .vms file names are parts of that
+        slide, and left out.
 
     Raises
     ------
@@ -117,7 +120,19 @@ def _files_below(root: Path) -> tuple[dict[str, Path], Counter[str]]:
                 found[id_] = path
             else:
                 others[path.suffix] += 1
-    return found, others
+    slides = [path for path in found.values() if path.suffix.lower() in _NAMING_OTHERS]
+    parts = {part for slide in slides for part in _named_files(slide)}
+    return {id_: path for id_, path in found.items() if path not in parts}, others
+
+
+def _named_files(slide: Path) -> set[Path]:
+    """Return the paths that a slide of lines KEY=NAME may name, without its own."""
+    try:
+        with slide.open(encoding="utf-8", errors="surrogateescape") as file:
+            lines = file.read(_MOST_CHARACTERS).splitlines()
+    except OSError:  # named when the slide is read
+        return set()
+    return {slide.parent / line.partition("=")[2].strip() for line in lines} - {slide}
 
 
 def _id_of(path: Path) -> str:

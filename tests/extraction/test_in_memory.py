@@ -31,6 +31,7 @@ from acluster.extraction import (
     patch_descriptor,
 )
 from acluster.extraction._backbones import describe
+from acluster.extraction._files import media_files
 from acluster.extraction._named_backbones import LOADERS
 from acluster.extraction._rebuild import rebuilt
 from acluster.extraction._views import describe_view, is_description_of
@@ -429,3 +430,16 @@ def test_find_media_names_files_and_those_in_folders(tmp_path, monkeypatch):
         assert find_media([store]) == {}
     with pytest.raises(FileNotFoundError, match="gone"):
         find_media(["v", "gone.mp4"])
+
+
+def test_media_files_leaves_out_the_images_that_a_slide_names(tmp_path):
+    for name in ("s/scan.jpg", "s/map.jpg", "s/other.jpg", "scan.jpg", "s/m.mrxs", "s/m/Data0.dat"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"content")
+    text = (
+        "[Virtual Microscope Specimen]\r\nNoLayers=1\r\nImageFile=scan.jpg\r\nMapFile= map.jpg\r\n"
+    )
+    (tmp_path / "s/slide.vms").write_bytes(text.encode() + b"Note=caf\xe9\r\nSelf=slide.vms\r\n")
+    expected = ["s/m.mrxs", "s/other.jpg", "s/slide.vms", "scan.jpg"]
+    assert sorted(media_files(tmp_path)) == expected
+    assert sorted(find_media([tmp_path])) == expected
