@@ -1,20 +1,22 @@
 """Measure feature extraction: seeking, CPU time of a clip, kills, flushing and memory footprint.
 
-    OMP_NUM_THREADS=1 python benchmarks/extraction.py [seeking clip kills memory] [--clips 300]
-        [--repeats 3] [--json FILE]
+    OMP_NUM_THREADS=1 python benchmarks/extraction.py [seeking clip tiles kills memory]
+        [--clips 300] [--repeats 3] [--json FILE]
 
 seeking: CPU time of n frames at equal intervals of a video of ten minutes and of a clip of two
     seconds, relative to the better of two other ways: to decode everything, and to seek to every
     frame.
 clip: CPU time of a clip of two seconds, with 25 frames, 25 stacks of five flow fields of
     112 x 112 pixels and the log-mel patches, all described by the classical descriptors.
+tiles: CPU time of a tile of 224 x 224 pixels of a generated tiled TIFF slide, with the classical
+    descriptor, relative to the time in which OpenSlide alone reads the same regions.
 kills: generated clips are extracted once without an interruption, and once in processes that end
     by ten SIGKILLs and a SIGTERM at random moments. The two stores and their tables are compared.
     The share of the time spent flushing every 60 s is that of one flush in a minute.
 memory: the peak memory footprint of extracting ten minutes of 4K video and ten hours of sound, less
     that of a process that has imported as much.
 
-All files are generated with PyAV.
+Clips are generated with PyAV, the slide with tifffile.
 """
 
 import argparse
@@ -43,10 +45,12 @@ from acluster.extraction import (
     FlowStacks,
     Frames,
     LogMel,
+    Tiles,
     extract,
     flow_descriptor,
     frame_descriptor,
     patch_descriptor,
+    tile_descriptor,
 )
 from acluster.extraction._video import Sampling, Video
 
@@ -172,6 +176,48 @@ def clip(folder, options):
     return row
 
 
+def make_slide(path, side=3584):
+    """Write a slide of noise with structure, in compressed tiles of 256 x 256 pixels."""
+    import tifffile
+
+    draw = np.random.default_rng(0)
+    coarse = draw.integers(100, 240, (side // 32, side // 32, 3), np.uint8)
+    pixels = coarse.repeat(32, axis=0).repeat(32, axis=1)
+    pixels += draw.integers(0, 16, pixels.shape, np.uint8)
+    tifffile.imwrite(
+        path, pixels, tile=(256, 256), photometric="rgb", compression="zlib", metadata=None
+    )
+
+
+def read_regions(path, corners, size):
+    """Read regions with OpenSlide alone."""
+    from openslide import OpenSlide
+
+    with OpenSlide(path) as slide:
+        for x, y in corners:
+            np.asarray(slide.read_region((int(x), int(y)), 0, (size, size)))
+
+
+def tiles(folder, options):
+    """Return the CPU milliseconds per tile of the whole extraction, and of reading alone."""
+    root = folder / "slides"
+    root.mkdir()
+    make_slide(root / "slide.tif")
+    taken = {"extract": [], "openslide": []}
+    for number in range(options.repeats + 1):  # the first one imports
+        store = folder / f"tiles{number}.zarr"
+        views = {"tiles": (Tiles(), tile_descriptor)}
+        whole, _ = cpu_seconds(extract, root, store, views)
+        corners = open_feature_sets(store)["tiles"].places[0]
+        alone, _ = cpu_seconds(read_regions, root / "slide.tif", corners, Tiles().size)
+        for name, seconds in (("extract", whole), ("openslide", alone)):
+            taken[name].append(1000 * seconds / len(corners))
+    row = {name: round(median(values[1:]), 3) for name, values in taken.items()}
+    row |= {"tiles": len(corners), "ratio": round(row["extract"] / row["openslide"], 2)}
+    print(row, flush=True)
+    return row
+
+
 def contents(store):
     """Return everything that a store and its tables hold."""
     X = open_feature_sets(store)
@@ -271,7 +317,7 @@ def peak_megabytes():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parts = {part.__name__: part for part in (seeking, clip, kills, memory)}
+    parts = {part.__name__: part for part in (seeking, clip, tiles, kills, memory)}
     parser.add_argument("parts", nargs="*", default=list(parts), help=", ".join(parts))
     parser.add_argument("--clips", type=int, default=300)
     parser.add_argument("--repeats", type=int, default=3)
@@ -284,7 +330,7 @@ def main():
         print(peak_megabytes())
         return
     folder = Path(tempfile.mkdtemp())
-    names = ("av", "numpy", "opencv-python-headless", "torch")
+    names = ("av", "numpy", "opencv-python-headless", "openslide-python", "torch")
     versions = {name: version(name) for name in names}
     result = {"date": str(date.today()), "device": device_name("cpu"), "cores": os.cpu_count()}
     result["versions"] = versions
