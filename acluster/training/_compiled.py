@@ -78,8 +78,14 @@ class CompiledStep:
         return zip(sizes, losses, strict=True)
 
     def release(self) -> None:
-        """Give every network its own parameters again."""
+        """Give every network its own parameters again, and let the trainers go on without this.
+
+        Else trainers and step would refer to each other, and their weights would stay in memory
+        until the garbage collector looks for cycles: in a worker of a search, over several fits.
+        """
         self.members.release()
+        for trainer in self.places:
+            trainer.compiled = None
 
 
 class CompiledOptimizer:

@@ -1,5 +1,6 @@
 """Estimators that are fitted together are what each would be alone."""
 
+import gc
 import warnings
 
 import numpy as np
@@ -20,7 +21,7 @@ from acluster import (
 from acluster.estimators import TrainingData, _fitting, fit_together
 from acluster.nn import CompiledMembers
 from acluster.rivals import AttentionMILClassifier
-from acluster.training import CompiledStep
+from acluster.training import CompiledStep, Trainer
 from acluster.training._packing import Packer
 from tests.conftest import make_sets
 
@@ -266,3 +267,21 @@ def test_fit_owns_its_parameters_after_a_compiled_step():
     clf = AttentionClusterClassifier(n_members=3, max_iter=2, tol=None).fit(X, y)
     for parameter in clf.network_.parameters():
         assert parameter.untyped_storage().nbytes() == parameter.numel() * parameter.element_size()
+
+
+@pytest.mark.parametrize("options", [{}, {"n_members": 2}, {"cluster_size": 1024}])
+def test_fit_keeps_no_trainer_until_the_garbage_collector_runs(options):
+    """A worker of a search would hold the weights and moments of several earlier fits."""
+
+    def n_alive():
+        return sum(type(one) in (Trainer, CompiledMembers) for one in gc.get_objects())
+
+    X, y = make_sets(n_features=16, dtype=np.float32)
+    gc.collect()
+    gc.disable()
+    try:
+        before = n_alive()
+        AttentionClusterClassifier(max_iter=1, tol=None, **options).fit(X, y).score(X, y)
+        assert n_alive() == before
+    finally:
+        gc.enable()
