@@ -6,8 +6,8 @@
 speed: `transform(X, out=...)` of a float16 store by two processes and by one, interleaved.
 kills: the same call, one of whose workers is killed (SIGKILL) when 0 to 80 % of the ranges of items
     are complete, and is resumed. All results are compared with that of one process, bit by bit.
-memory: GridSearchCV over a store of 500 MB, or of all of it if it is smaller: how much the private
-    memory of its workers grows, against a search over 16 batches of it.
+memory: GridSearchCV over a store of 500 MB, or of all of it if it is smaller: how much more private
+    memory a fit needs in a worker than one of as many steps, just before it, to 64 items.
 
 Each process has one thread of torch. Dask and Ray need the extra "cluster".
 """
@@ -24,7 +24,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from datetime import date
 from pathlib import Path
@@ -35,13 +34,15 @@ import numpy as np
 import torch
 import zarr
 from joblib import parallel_config
-from out_of_core import BATCH_SIZE, MEGABYTE, classifier, unique_memory, write_store
+from out_of_core import BATCH_SIZE, MEGABYTE, classifier, reset_peak, status, write_store
+from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
-from acluster import load, open_feature_sets
+from acluster import AttentionClusterClassifier, load, open_feature_sets
 
 MOMENTS = (0.0, 0.2, 0.4, 0.6, 0.8)  # the share of the ranges that are complete
 BACKENDS = ("loky", "dask", "ray")
+N_REHEARSED = 64  # items of the fits whose memory is the baseline
 
 
 def transform(model, store, out, n_jobs):
@@ -146,7 +147,10 @@ def two_workers(backend):
         from ray.util.joblib import register_ray
 
         register_ray()
-        ray.init(num_cpus=2, include_dashboard=False, object_store_memory=2 * 10**8)
+        # Unlike other workers, those of Ray do not look for modules where their caller does.
+        paths = {"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}}
+        options = {"num_cpus": 2, "include_dashboard": False, "runtime_env": paths}
+        ray.init(**options, object_store_memory=2 * 10**8)
         try:
             with parallel_config("ray"):
                 yield
@@ -157,51 +161,58 @@ def two_workers(backend):
             yield
 
 
-def watch_all(unique, stop):
-    """Record the private memory of all processes of Python that may be workers."""
-    while not stop.wait(0.05):
-        for folder in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError, StopIteration):  # it has ended, or is another user's
-                line = (folder / "cmdline").read_bytes()
-                if any(name in line for name in (b"popen_loky", b"multiprocessing", b"ray::")):
-                    unique.setdefault(int(folder.name), []).append(unique_memory(folder.name))
+def peak_memory(call):
+    """Return the most private memory of this process during a call, in megabytes."""
+    reset_peak()
+    call()
+    # The kernel keeps the peak of all resident memory. No file is mapped during the call, so what
+    # libraries and shared memory take at its end, they took at the peak.
+    return status("VmHWM") - status("RssFile") - status("RssShmem")
 
 
-def searched(sets, y, **parameters):
-    """Run a grid search; return the private memory of each of its workers over time."""
+class Rehearsing(AttentionClusterClassifier):
+    """Measures, in the process that fits, how much more memory all items need than few items.
 
-    def scores(clf, X, y):  # a nested function is sent by its code: workers need not import it
-        return {"accuracy": clf.score(X, y), "pid": os.getpid()}
+    The fits that are compared take as many steps, with batches and networks of one size: the first
+    one has allocated all buffers. What a second one takes more is memory for the items.
+    """
 
-    grid = GridSearchCV(
-        classifier(**parameters), {"cluster_size": [4, 8]}, scoring=scores, cv=2, n_jobs=2,
-        refit=False, error_score="raise",
-    )  # fmt: skip
-    unique, stop = {}, threading.Event()
-    watcher = threading.Thread(target=watch_all, args=(unique, stop))
-    watcher.start()
-    try:
-        results = grid.fit(sets, y).cv_results_
-    finally:
-        stop.set()
-        watcher.join()
-    pids = {int(pid) for i in range(2) for pid in results[f"split{i}_test_pid"]}
-    accuracies = [results[f"split{i}_test_accuracy"].tolist() for i in range(2)]
-    return {pid: unique[pid] for pid in pids}, accuracies
+    def fit(self, X, y):
+        call = AttentionClusterClassifier.fit
+        few, some = X[:N_REHEARSED], y[:N_REHEARSED]
+        rehearsal = clone(self).set_params(max_iter=len(X) // N_REHEARSED)
+        # The allocator needs some fits until it no longer asks for memory.
+        peaks = [peak_memory(lambda: call(rehearsal, few, some).score(few, some)) for _ in range(4)]
+        self.growth_ = peak_memory(lambda: call(self, X, y).score(X, y)) - peaks[-1]
+        return self
+
+
+def scores(clf, X, y):
+    """Return the accuracy, and the growth of the memory during the fit."""
+    return {"accuracy": clf.score(X, y), "growth": clf.growth_, "pid": os.getpid()}
 
 
 def search_memory(store, backend, max_bytes=500 * MEGABYTE, **parameters):
     """Return how much the private memory of the workers of a search grows with its data, in MB."""
     X = open_feature_sets(store)
     X = X[: int(len(X) * min(1, max_bytes / X.nbytes))]
-    few = X[: 16 * BATCH_SIZE]  # enough for all buffers of a fold to be in use
+    parameters = classifier(batch_size=N_REHEARSED // 8, **parameters).get_params()
+    grid = GridSearchCV(
+        Rehearsing(**parameters), {"learning_rate": [1e-3, 1e-2]}, scoring=scores, cv=2, n_jobs=2,
+        refit=False, error_score="raise",
+    )  # fmt: skip
     with two_workers(backend):
-        before, _ = searched(few, X.label[: len(few)], **parameters)
-        during, accuracies = searched(X, X.label, **parameters)
-    # Ray starts new workers for every call, and chance decides who trains the larger network.
-    most = max(map(max, before.values()))
-    growth = [max(used) - most for used in during.values()]
-    return {"data_mb": X.nbytes / MEGABYTE, "growth_mb": growth, "accuracies": accuracies}
+        results = grid.fit(X, X.label).cv_results_
+    found = {
+        name: np.concatenate([results[f"split{i}_test_{name}"] for i in range(2)]).tolist()
+        for name in ("growth", "pid", "accuracy")
+    }
+    return {
+        "fitted_mb": X.nbytes / 2 / MEGABYTE,
+        "growth_mb": found["growth"],
+        "workers": len(set(found["pid"]) - {os.getpid()}),
+        "accuracies": found["accuracy"],
+    }
 
 
 def memory(store, folder, options):
