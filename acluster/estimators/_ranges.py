@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from acluster._utils._progress import progress
+from acluster.nn import has_compiled_kernels
 from acluster.sets import (
     MultimodalFeatureSets,
     RangeOutput,
@@ -30,6 +31,8 @@ _T = TypeVar("_T")
 
 # Yields the rows of some items block by block: ``function(classifiers, X, first)``.
 Blocks = Callable[[Sequence[Any], MultimodalFeatureSets, int], Iterator[NDArray[Any]]]
+
+_KERNELS = {True: "compiled kernels (the extra 'fast')", False: "no compiled kernels"}
 
 # The features, or the results, of a range. It is what a killed process loses.
 _BYTES_PER_RANGE = 1 << 27
@@ -97,6 +100,9 @@ def write_rows(
     ------
     FileExistsError, StoreError, ValueError
         As `acluster.sets.range_output`.
+
+    RuntimeError
+        If a worker has no compiled kernels and the caller has, or the other way around.
     """
     light = _without_training_state(classifier)
     # Without a progress line; the first item alone tells width and dtype.
@@ -107,7 +113,7 @@ def write_rows(
     with range_output(out, layout, _identity(function, light, X)) as output:
         missing = output.missing()
         n_jobs = max(1, min(_effective_n_jobs(n_jobs), len(missing)))
-        work = partial(_write_range, function, output)
+        work = partial(_write_range, function, output, has_compiled_kernels())
         if n_jobs > 1:
             results = _in_parallel(work, [classifier], X, missing, n_jobs)
         else:
@@ -126,10 +132,18 @@ def _rows_of(
 def _write_range(
     function: Blocks,
     output: RangeOutput,
+    is_compiled: bool,
     classifiers: Sequence[Any],
     X: MultimodalFeatureSets,
     items: slice,
 ) -> None:
+    if has_compiled_kernels() != is_compiled:
+        raise RuntimeError(
+            f"The caller of transform(out=...) has {_KERNELS[is_compiled]}, but this worker has "
+            f"{_KERNELS[not is_compiled]}, whose rows differ by rounding. Install the same extras "
+            "of acluster on all hosts, and use another backend of joblib than 'multiprocessing': "
+            "its workers are forked, and kernels do not work after a fork."
+        )
     output.write(items, function(classifiers, X, items.start))
 
 
@@ -277,6 +291,7 @@ def _identity(function: Blocks, classifier: Any, X: MultimodalFeatureSets) -> di
         "X": f"{data_digest(modalities)} {files}",
         "batch_size": str(classifier.batch_size),
         "precision": classifier.precision,
+        "the kernels": _KERNELS[has_compiled_kernels()],
         "the device": next(classifier.network_.parameters()).device.type,
         "the version of torch or acluster": torch.__version__ + sys.modules["acluster"].__version__,
     }

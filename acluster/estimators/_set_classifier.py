@@ -523,6 +523,10 @@ class SetClassifier(
         acluster.sets.StoreError
             If another process is writing to `out`.
 
+        RuntimeError
+            If workers that write to `out` would round differently, because only they or only this
+            process has compiled kernels (the extra "fast"). Forked workers have none.
+
         Warns
         -----
         UserWarning

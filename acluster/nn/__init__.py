@@ -2,6 +2,7 @@
 
 from acluster.nn import integrations
 from acluster.nn._attention_cluster import AttentionCluster, ShiftingOperation
+from acluster.nn._compiled import has_compiled_kernels
 from acluster.nn._ensemble import EnsembleNetwork
 from acluster.nn._integration import Integration
 from acluster.nn._linear import DropoutLinear
@@ -38,5 +39,6 @@ __all__ = [
     "Weighting",
     "attend",
     "attention_weights",
+    "has_compiled_kernels",
     "integrations",
 ]

@@ -17,6 +17,25 @@ _INSTALLED = importlib.util.find_spec("numba") is not None
 _lock = threading.Lock()
 
 
+def has_compiled_kernels() -> bool:
+    """Return whether CPU kernels compiled by Numba compute what this process pools.
+
+    They round differently from torch, which replaces them without the extra "fast" and in forked
+    processes. So rows are equal to the bit only if both or neither of two processes has kernels.
+
+    Returns
+    -------
+    bool
+
+    Examples
+    --------
+    >>> from acluster.nn import has_compiled_kernels
+    >>> isinstance(has_compiled_kernels(), bool)
+    True
+    """
+    return _INSTALLED and bool(_kernels())
+
+
 def available_for(*tensors: Tensor) -> bool:
     """Return whether the kernels support these tensors: one dtype, float32 or 64, on the CPU."""
     dtype = tensors[0].dtype

@@ -21,6 +21,7 @@ from acluster import (
     save_feature_sets,
 )
 from acluster.estimators import _ranges
+from acluster.nn import has_compiled_kernels
 from acluster.sets._store._range_output import RangeOutput
 from tests.conftest import make_sets
 from tests.estimators.integrations import KillsProcess, Largest
@@ -145,6 +146,18 @@ class TestErrors:
             with parallel_config("threading"), pytest.raises(ValueError, match="for item 137 is"):
                 clf.predict_proba(arrays, n_jobs=n_jobs)
 
+    @needs_fork
+    @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
+    def test_transform_out_refuses_workers_that_round_differently(self, clf, tmp_path):
+        """Forked workers have no compiled kernels. Another call would mix rows of both kinds."""
+        if not has_compiled_kernels():
+            pytest.skip("needs Numba")
+        with parallel_config("multiprocessing"):
+            np.testing.assert_allclose(clf.transform(X, n_jobs=2), clf.transform(X), atol=1e-6)
+            with pytest.raises(RuntimeError, match="this worker has no compiled kernels"):
+                clf.transform(X, out=tmp_path / "G.zarr", n_jobs=2)
+        assert os.listdir(tmp_path) == []
+
     def test_n_jobs_0_is_refused(self, clf):
         with pytest.raises(ValueError, match="n_jobs == 0"):
             clf.predict(X, n_jobs=0)
@@ -175,7 +188,9 @@ class TestResume:
         assert n_written == [6]
         np.testing.assert_array_equal(written[...], clf.transform(X))
 
-    @pytest.mark.parametrize("changed", ["model", "X", "selection", "file", "batch_size"])
+    @pytest.mark.parametrize(
+        "changed", ["model", "X", "selection", "file", "batch_size", "kernels"]
+    )
     def test_transform_out_starts_over_if_anything_changed(
         self, clf, path, tmp_path, monkeypatch, changed
     ):
@@ -193,6 +208,10 @@ class TestResume:
             X_now = first[np.r_[1, 0, 2:200]]
         elif changed == "batch_size":
             clf_now.set_params(batch_size=20)
+        elif changed == "kernels":
+            if not has_compiled_kernels():
+                pytest.skip("needs Numba")
+            monkeypatch.setattr("acluster.nn._compiled._INSTALLED", False)
         else:
             [shard] = [p for p in (path / "features" / "c").rglob("*") if p.is_file()]
             os.utime(shard, ns=(1, 1))
