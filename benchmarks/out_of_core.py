@@ -1,26 +1,22 @@
 """Benchmark training and prediction from a store larger than the allowed memory.
 
-    python benchmarks/out_of_core.py [memory] [epochs] [reading] [search]
+    python benchmarks/out_of_core.py [memory] [epochs] [reading]
         [--gigabytes 4] [--repeats 5] [--folder DIR] [--json FILE]
 
 memory: a process limited to 1 GB of data (RLIMIT_DATA) trains for an epoch, predicts, and
     transforms into a zarr array, while its peak resident memory is measured.
 epochs: the same epoch, streamed from the warm store and in memory, interleaved.
 reading: shuffled batches of items, read by acluster, numpy.memmap and zarr-python.
-search: GridSearchCV(n_jobs=2) over 500 MB, with the unique memory of its workers.
 """
 
 import argparse
-import contextlib
 import json
 import multiprocessing
-import os
 import platform
 import resource
 import shutil
 import statistics
 import tempfile
-import threading
 import time
 from datetime import date
 from pathlib import Path
@@ -29,7 +25,6 @@ import numpy as np
 import sklearn
 import torch
 import zarr
-from sklearn.model_selection import GridSearchCV
 
 from acluster import AttentionClusterClassifier, FeatureSetsWriter, open_feature_sets
 
@@ -57,12 +52,6 @@ def status(field, process="self"):
     """Return a field of /proc/PID/status, in megabytes."""
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:"))
-
-
-def unique_memory(process):
-    """Return the memory that belongs to this process alone, in megabytes."""
-    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) / 1024 for line in lines if line.startswith("Private_"))
 
 
 def reset_peak():
@@ -215,46 +204,9 @@ def reading(path, folder, options):
     }
 
 
-def watch_workers(unique, stop):
-    """Record the unique memory of every child process, every 50 ms."""
-    while not stop.wait(0.05):
-        lists = Path(f"/proc/{os.getpid()}/task").glob("*/children")
-        for child in " ".join(children.read_text() for children in lists).split():
-            with contextlib.suppress(OSError):  # the child has ended
-                unique.setdefault(child, []).append(unique_memory(child))
-
-
-def search(path, folder, options):
-    """Return how much the memory of the workers of a grid search grows."""
-    X = open_feature_sets(path)
-    X = X[: int(len(X) * min(1, 500 * MEGABYTE / (X.lengths.sum() * N_FEATURES * 2)))]
-    y = X.label
-    data = X.lengths.sum() * N_FEATURES * 2 / MEGABYTE
-    # Growth is relative to workers that have already trained once, in memory, on few batches.
-    grid = GridSearchCV(classifier(), {"cluster_size": [4, 8]}, cv=2, n_jobs=2, refit=False)
-    few = X[: 4 * BATCH_SIZE].load()
-    stop, before, during = threading.Event(), {}, {}
-    for sets, noted in ((few, before), (X, during)):
-        stop.clear()
-        watcher = threading.Thread(target=watch_workers, args=(noted, stop))
-        watcher.start()
-        grid.fit(sets, y[: len(sets)])
-        stop.set()
-        watcher.join()
-    growth = {
-        child: max(used) - max(before[child]) for child, used in during.items() if child in before
-    }
-    return {
-        "data_mb": data,
-        "workers": len(growth),
-        "growth_mb": sorted(growth.values()),
-        "largest_growth_share": max(growth.values()) / data,
-    }
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parts = {"memory": memory, "epochs": epochs, "reading": reading, "search": search}
+    parts = {"memory": memory, "epochs": epochs, "reading": reading}
     parser.add_argument("parts", nargs="*", default=list(parts), help=f"some of {', '.join(parts)}")
     parser.add_argument("--gigabytes", type=float, default=4.0)
     parser.add_argument("--repeats", type=int, default=5)
