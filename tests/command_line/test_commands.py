@@ -633,4 +633,7 @@ def test_convert_resumes_a_store_with_places(data, capsys):
     copied = acluster.open_feature_sets("copy.zarr").places
     np.testing.assert_array_equal(copied.packed()[0], sets.places.packed()[0])
     run("convert", "sets.zarr", "without.zarr", fails=True)
-    assert "item 'item3': its local features have the coordinates x, but those" in capsys.readouterr().err
+    assert (
+        "item 'item3': its local features have the coordinates x, but those"
+        in capsys.readouterr().err
+    )
