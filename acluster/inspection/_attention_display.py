@@ -1,17 +1,26 @@
 """A display of the attention weights of one item, as in figure 5 of the paper."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from acluster.inspection._axes import as_axes
-from acluster.inspection._item import attend, by_modality, check_image, check_units, index
+from acluster.inspection._axes import as_axes, label_rows
+from acluster.inspection._bars import (
+    MAX_BARS,
+    MAX_BINS,
+    bar_width,
+    by_bin,
+    share_range,
+    smallest_gap,
+)
+from acluster.inspection._diversity import order_by_similarity
+from acluster.inspection._item import attend, by_modality, check_units, index, match_modalities
+from acluster.inspection._thumbnails import check_image, gray_limits
 
 _BAR_HEIGHT = 0.9  # of the largest weight, as a fraction of the height of a row
-_MAX_COLUMNS = 300  # that can be seen, of a few pixels each
-_MAX_BARS = 100  # drawn one by one, which takes matplotlib a millisecond each
+_MAX_SIZE = 16, 9  # of a new figure in inches, so that a screen can show it
 
 
 class AttentionDisplay:
@@ -19,8 +28,8 @@ class AttentionDisplay:
 
     With thumbnails, the weights are a heat map below them, as in figure 5 of the paper. Without
     thumbnails, they are bars. For an item of more than 100 local features, the bars show the
-    largest weight in each of at most 300 bins. Create a display with
-    `from_estimator` or `from_attention`, which also plot it.
+    largest weight in each of at most 300 bins. Units with similar weights are next to each other.
+    Create a display with `from_estimator` or `from_attention`, which also plot it.
 
     Parameters
     ----------
@@ -47,8 +56,12 @@ class AttentionDisplay:
     figure_ : matplotlib Figure
         The figure that contains them.
 
+    units_ : dict of str or None to ndarray of shape (n_units,)
+        The numbers of the units from top to bottom, for each modality.
+
     See Also
     --------
+    EvidenceDisplay : What each local feature adds to the logit of a class.
     AttentionMapDisplay : The weights over the positions of the local features in an image.
     UnitDiversityDisplay : Similarity of the units over many items.
 
@@ -81,8 +94,8 @@ class AttentionDisplay:
     ) -> None:
         self.attention = by_modality(attention)
         names = [*self.attention]
-        self.thumbnails = _match_modalities(names, thumbnails, "thumbnails")
-        self.times = _match_modalities(names, times, "times")
+        self.thumbnails = match_modalities(names, thumbnails, "thumbnails")
+        self.times = match_modalities(names, times, "times")
         self.time_unit = time_unit
         for kind, given in (("thumbnails", self.thumbnails), ("times", self.times)):
             for name, values in given.items():
@@ -93,10 +106,10 @@ class AttentionDisplay:
                         f"{n_expected} local features. Pass one per local feature, in their order."
                     )
         for name, images in self.thumbnails.items():
-            if images is not None and len(images) > _MAX_COLUMNS:
+            if images is not None and len(images) > MAX_BINS:
                 raise ValueError(
                     f"thumbnails{index(name)} has {len(images)} images, too many to see; draw at "
-                    f"most {_MAX_COLUMNS} local features. Choose some: from_attention(attention"
+                    f"most {MAX_BINS} local features. Choose some: from_attention(attention"
                     "[rows], thumbnails=[thumbnails[i] for i in rows])."
                 )
             for image in [] if images is None else images:
@@ -137,7 +150,7 @@ class AttentionDisplay:
             The unit of `times`; see the class. It is "s" for times that are taken from the places.
 
         units : sequence of int, optional
-            The units to draw, in this order. By default all units are drawn.
+            The units to draw, in this order. By default all units are drawn, ordered by similarity.
 
         ax : Axes, or sequence of one per modality, optional
             Axes to draw in. By default a new figure is created.
@@ -211,7 +224,7 @@ class AttentionDisplay:
             Axes to draw in. By default a new figure is created.
 
         units : sequence of int, optional
-            The units to draw, in this order. By default all units are drawn.
+            The units to draw, in this order. By default all units are drawn, ordered by similarity.
 
         cmap : str or Colormap, default="gray"
             Colormap of the weights if there are thumbnails.
@@ -221,16 +234,16 @@ class AttentionDisplay:
         AttentionDisplay
             The display, with `axes_` and `figure_` set.
         """
-        chosen = {name: check_units(units, a.shape[1], name) for name, a in self.attention.items()}
+        self.units_ = {name: _choose_units(units, a, name) for name, a in self.attention.items()}
         longest = max(len(a) for a in self.attention.values())
-        n_rows = max(len(rows) for rows in chosen.values())
-        size = min(2 + 0.35 * longest, 16), min(1.2 + 0.35 * n_rows, 12) * len(chosen)
-        self.axes_ = as_axes(ax, len(chosen), size)
+        n_rows, n_axes = max(map(len, self.units_.values())), len(self.units_)
+        size = 2 + 0.35 * longest, (1.2 + 0.35 * n_rows) * n_axes
+        self.axes_ = as_axes(ax, n_axes, (min(size[0], _MAX_SIZE[0]), min(size[1], _MAX_SIZE[1])))
         self.figure_ = self.axes_[0].figure
         on_clock = self._on_clock()
-        gap = _smallest_gap([self.times[name] for name in on_clock])
-        for axes, (name, a) in zip(self.axes_, self.attention.items(), strict=True):
-            drawn = a[:, chosen[name]]
+        gap = smallest_gap([self.times[name] for name in on_clock])
+        for axes, (name, units_of) in zip(self.axes_, self.units_.items(), strict=True):
+            drawn = self.attention[name][:, units_of]
             rows = np.arange(drawn.shape[1], dtype=float)
             if self.thumbnails[name] is not None:
                 _draw_map(axes, drawn, self.thumbnails[name], cmap)
@@ -238,12 +251,11 @@ class AttentionDisplay:
                 unit = self.time_unit if name in on_clock else None
                 _draw_bars(axes, drawn, self.times[name], unit, gap if name in on_clock else 1.0)
                 rows = rows[::-1] + _BAR_HEIGHT / 2
-            axes.set_yticks(rows, [f"unit {unit}" for unit in chosen[name]], fontsize="small")
+            label_rows(axes, rows, [f"unit {unit}" for unit in units_of])
             if name is not None:
-                axes.set_title(name if len(a) else f"{name}: missing", loc="left")
-        _share_range(
-            [axes for axes, name in zip(self.axes_, chosen, strict=True) if name in on_clock]
-        )
+                axes.set_title(name if len(drawn) else f"{name}: missing", loc="left")
+        on_time = [a for a, name in zip(self.axes_, self.units_, strict=True) if name in on_clock]
+        share_range(on_time)
         return self
 
     def _on_clock(self) -> list[str | None]:
@@ -257,18 +269,16 @@ class AttentionDisplay:
         ]
 
 
-def _share_range(axes: list[Any]) -> None:
-    """Give all Axes the union of the horizontal ranges of those that have bars."""
-    if limits := [one.get_xlim() for one in axes if one.patches]:
-        low, high = np.transpose(limits)
-        for one in axes:
-            one.set_xlim(low.min(), high.max())
-
-
-def _smallest_gap(times: list[ArrayLike]) -> float:
-    """Return the smallest distance in time within any modality, or 1."""
-    gaps = [np.diff(np.unique(np.asarray(own, dtype=float))) for own in times]
-    return min((float(own.min()) for own in gaps if len(own)), default=1.0)
+def _choose_units(
+    units: Sequence[int] | None, a: NDArray[Any], modality: str | None
+) -> NDArray[Any]:
+    """Return the units to draw: those given, or all, similar ones next to each other."""
+    chosen = check_units(units, a.shape[1], modality)
+    if units is not None:
+        return chosen
+    norms = np.linalg.norm(a, axis=0)
+    directions = a / np.where(norms > 0, norms, 1)
+    return order_by_similarity(directions.T @ directions)
 
 
 def _draw_map(axes: Any, a: NDArray[Any], thumbnails: Sequence[ArrayLike], cmap: str) -> None:
@@ -277,10 +287,7 @@ def _draw_map(axes: Any, a: NDArray[Any], thumbnails: Sequence[ArrayLike], cmap:
     if a.size:
         axes.imshow(a.T, cmap=cmap, vmin=0, aspect="equal")
     images, top = [np.asarray(image) for image in thumbnails], 0.0
-    limits = {}
-    if grays := [image.ravel() for image in images if image.ndim == 2]:
-        values = np.concatenate(grays)  # the images share one scale
-        limits = {"vmin": float(np.nanmin(values)), "vmax": float(np.nanmax(values))}
+    limits: Any = gray_limits(images)
     for i, image in enumerate(images):
         height = image.shape[0] / image.shape[1]
         extent = (i - 0.5, i + 0.5, -0.6, -0.6 - height)
@@ -302,43 +309,16 @@ def _draw_bars(
     rows = n_units - 1 - np.arange(n_units)
     for row in rows:
         axes.axhline(row, color="0.8", linewidth=0.8)
-    if n_features > _MAX_BARS:
-        edges, heights = _largest_by_bin(x, heights)
+    if n_features > MAX_BARS:
+        edges, heights, n_largest = by_bin(x, heights, np.maximum)
         for row, steps in zip(rows, heights.T, strict=True):
             axes.stairs(row + steps, edges, baseline=row, fill=True)
-        label += f", the largest weight in each of {len(edges) - 1} bins"
+        if n_largest > 1:
+            label += f", the largest weight in each of {len(edges) - 1} bins"
     elif n_features:
-        gaps = np.diff(np.unique(x))
-        # Bars do not overlap, unless their times are too close together to be told apart.
-        width = _BAR_HEIGHT * (gaps.min() if len(gaps) else default_gap)
-        width = max(width, np.ptp(x) / _MAX_COLUMNS)
+        width = bar_width(x, default_gap)
         for row, bars in zip(rows, heights.T, strict=True):
             axes.bar(x, bars, width=width, bottom=row)
     axes.set(ylim=(0, n_units), xlabel=label)
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def _largest_by_bin(x: NDArray[Any], heights: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the edges of bins of equal width, and the largest height of each unit in every bin."""
-    n_bins = min(len(x), _MAX_COLUMNS)
-    edges = np.linspace(x.min(), x.max() + (np.ptp(x) == 0), n_bins + 1)
-    bins = np.clip(np.searchsorted(edges, x, side="right") - 1, 0, n_bins - 1)
-    largest = np.zeros((n_bins, heights.shape[1]))
-    np.maximum.at(largest, bins, heights)
-    return edges, largest
-
-
-def _match_modalities(names: list[str | None], given: Any, parameter: str) -> dict[str | None, Any]:
-    """Return the value given for each modality, or None."""
-    if names == [None] or given is None:
-        return dict.fromkeys(names, given)
-    if len(names) == 1 and not isinstance(given, Mapping):
-        return {names[0]: given}
-    if not isinstance(given, Mapping) or not set(given) <= set(names):
-        shown = [*given] if isinstance(given, Mapping) else type(given).__name__
-        raise ValueError(
-            f"{parameter} is given for {shown}, but the item has the modalities {names}. Pass a "
-            "dict by modality."
-        )
-    return {name: given.get(name) for name in names}

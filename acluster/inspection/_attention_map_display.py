@@ -6,22 +6,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from acluster import FeatureSets
-from acluster.inspection._axes import as_axes
-from acluster.inspection._item import (
-    attend,
-    by_modality,
-    check_image,
-    check_one_item,
-    check_units,
-    columns_of,
-)
-from acluster.inspection._layouts import find_layout
+from acluster.inspection._item import attend, by_modality, check_units
+from acluster.inspection._map_frame import MapFrame, choose_modality
 
-_WIDTH, _SMALL_WIDTH = 5.5, 2.4  # of a single map and of one of several, in inches
-_OPACITY = 0.15, 0.75  # of the smallest and the largest weight over a thumbnail
-_N_COLORS = 256
-_N_COLUMNS = 4
+_WIDTH, _N_COLUMNS = 2.4, 4  # of one of several maps, in inches, and how many are side by side
 
 
 class AttentionMapDisplay:
@@ -116,17 +104,16 @@ class AttentionMapDisplay:
                 "Pass attention[name]."
             )
         self.attention = by_modality(attention)[None]
-        self.x, self.y = _coordinates(places, len(self.attention))
-        self.thumbnail = None if thumbnail is None else np.asarray(thumbnail)
-        if self.thumbnail is not None:
-            check_image(self.thumbnail)
-        if anchor not in ("corner", "center"):
-            raise ValueError(f"anchor={anchor!r} must be 'corner' or 'center'.")
-        for name, size in (("scale", scale), ("tile_size", tile_size)):
-            if size is not None and not 0 < size < np.inf:
-                raise ValueError(f"{name}={size!r} must be a positive number.")
-        self.extent = _check_extent(extent, scale, self.thumbnail)
-        self.tile_size, self.anchor, self.modality = tile_size, anchor, modality
+        self.frame = MapFrame.checked(
+            places,
+            len(self.attention),
+            thumbnail=thumbnail,
+            extent=extent,
+            scale=scale,
+            tile_size=tile_size,
+            anchor=anchor,
+        )
+        self.modality = modality
 
     @classmethod
     def from_estimator(
@@ -201,7 +188,7 @@ class AttentionMapDisplay:
             If the estimator is not fitted.
         """
         attention, found = attend(estimator, item)
-        name = _choose_modality([*attention], found, modality, places is not None)
+        name = choose_modality([*attention], found, modality, places is not None)
         display = cls(
             attention[name],
             found[name] if places is None else places,
@@ -291,29 +278,17 @@ class AttentionMapDisplay:
             The display, with `axes_`, `maps_` and `figure_` set.
         """
         titles, values = self._values(units)
-        layout = None
-        if len(self.attention):
-            layout = find_layout(self.x, self.y, self.tile_size, self.anchor)
-        edges = _union(self.extent, None if layout is None else layout.bounds)
-        n_maps, n_columns = len(titles), min(len(titles), _N_COLUMNS)
-        self.axes_ = as_axes(ax, n_maps, _figure_size(edges, n_maps), n_columns, "map")
-        self.figure_, self.maps_ = self.axes_[0].figure, []
-        colors: Any = cmap if alpha is not None or self.thumbnail is None else _faded(cmap)
-        style = {"cmap": colors, "alpha": alpha, "vmin": 0, "vmax": values.max(initial=0) or 1}
-        for axes, title, own in zip(self.axes_, titles, values.T, strict=True):
-            axes.set(aspect="equal", xlim=edges[:2], ylim=edges[2:])
-            axes.set_title(title, loc="left", fontsize="medium" if n_maps == 1 else "small")
-            if self.thumbnail is not None:
-                axes.imshow(self.thumbnail, extent=self.extent, cmap="gray")
-            if layout is not None:
-                self.maps_.append(layout.draw(axes, own, **style))
-            # Images set the limits to their own edges.
-            axes.set(xlim=edges[:2], ylim=edges[2:])
-            if n_maps > 1 or (layout is None and self.thumbnail is None):
-                axes.set(xticks=[], yticks=[])
-            else:
-                axes.set(xlabel="x", ylabel="y")
-                axes.locator_params(nbins=6)
+        self.axes_, self.maps_ = self.frame.draw(
+            ax,
+            values,
+            titles,
+            width=_WIDTH,
+            n_columns=_N_COLUMNS,
+            cmap=cmap,
+            limits=(0, values.max(initial=0) or 1),
+            alpha=alpha,
+        )
+        self.figure_ = self.axes_[0].figure
         if colorbar and self.maps_:
             bar = self.figure_.colorbar(self.maps_[0], ax=[*self.axes_], label="attention weight")
             bar.formatter.set_powerlimits((-3, 3))
@@ -333,115 +308,3 @@ class AttentionMapDisplay:
         if not len(self.attention):
             titles = ["missing"] * len(titles)
         return [prefix + title for title in titles], values
-
-
-def _coordinates(places: Any, n_features: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the columns x and y of the places of one item."""
-    if isinstance(places, FeatureSets):
-        check_one_item(places, "places")
-        places = columns_of(places)
-    if places is None or isinstance(places, np.ndarray | list | tuple):
-        raise TypeError(
-            f"places has type {type(places).__name__}; pass a mapping with the columns 'x' and "
-            "'y', a data frame, or the places of a container of one item, X.places[[i]]."
-        )
-    x, y = (_column(places, name, n_features) for name in ("x", "y"))
-    return x, y
-
-
-def _column(places: Any, name: str, n_features: int) -> NDArray[np.float64]:
-    if name not in places:
-        raise ValueError(
-            f"places has the columns {[*places]}, but a map needs 'x' and 'y'. For times, draw an "
-            "AttentionDisplay."
-        )
-    column = np.asarray(places[name], dtype=np.float64)
-    if column.shape != (n_features,):
-        raise ValueError(
-            f"places[{name!r}] has shape {column.shape}, but the item has {n_features} local "
-            "features. Pass one number per local feature, in their order."
-        )
-    if not np.isfinite(column).all():
-        i = int(np.flatnonzero(~np.isfinite(column))[0])
-        raise ValueError(
-            f"places[{name!r}] is {column[i]} for local feature {i}; a position must be finite."
-        )
-    return column
-
-
-def _choose_modality(
-    names: list[str | None], places: Mapping[Any, Any], given: str | None, has_own: bool
-) -> str | None:
-    """Return the modality to draw: the given one, or the only one that has positions."""
-    candidates = [name for name in names if has_own or {"x", "y"} <= set(places.get(name, {}))]
-    if not candidates:
-        columns = {name: [*own] for name, own in places.items()}
-        raise ValueError(
-            f"item has no positions: its places have the columns {columns.get(None, columns)}. "
-            "Pass a container with the places 'x' and 'y', X[[i]], or places={'x': x, 'y': y}."
-        )
-    if given is None and len(candidates) == 1:
-        return candidates[0]
-    if given not in candidates:
-        known = "the item has one modality, without a name" if candidates == [None] else candidates
-        raise ValueError(
-            f"modality={given!r} is not among those with positions: {known}. A map shows one "
-            "modality; pass its name."
-        )
-    return given
-
-
-def _check_extent(
-    extent: Sequence[float] | None, scale: float | None, thumbnail: NDArray[Any] | None
-) -> tuple[float, ...] | None:
-    """Return the edges of the thumbnail in the units of x and y; None without thumbnail."""
-    if thumbnail is None:
-        if extent is not None or scale is not None:
-            raise ValueError(
-                "extent and scale describe a thumbnail, but thumbnail is None. Pass it too."
-            )
-        return None
-    height, width = thumbnail.shape[:2]
-    if extent is None:
-        factor = 1 if scale is None else scale
-        return 0.0, width * factor, height * factor, 0.0
-    if scale is not None:
-        raise ValueError(f"extent={extent!r} and scale={scale!r} exclude each other; pass one.")
-    edges = np.asarray(extent, dtype=np.float64)
-    if edges.shape != (4,) or not np.isfinite(edges).all() or 0 in np.diff(edges)[::2]:
-        raise ValueError(
-            f"extent={extent!r} must be the left, right, bottom and top edges of the thumbnail, in "
-            "the units of x and y."
-        )
-    left, right, bottom, top = map(float, edges)
-    return left, right, bottom, top
-
-
-def _union(*boxes: tuple[float, ...] | None) -> tuple[float, float, float, float]:
-    """Return the left, right, bottom and top edges around all boxes; bottom has the largest y."""
-    edges = np.array([box for box in boxes if box is not None] or [(0, 1, 1, 0)])
-    x, y = edges[:, :2], edges[:, 2:]
-    return float(x.min()), float(x.max()), float(y.max()), float(y.min())
-
-
-def _faded(cmap: Any) -> Any:
-    """Return a colormap whose colors for small values let an image show through."""
-    from matplotlib import colormaps
-    from matplotlib.colors import ListedColormap
-
-    share = np.linspace(0, 1, _N_COLORS)
-    colors = colormaps.get_cmap(cmap)(share)
-    lowest, highest = _OPACITY
-    # The square root keeps weights of a tenth of the largest visible.
-    colors[:, 3] = lowest + (highest - lowest) * np.sqrt(share)
-    return ListedColormap(colors)
-
-
-def _figure_size(edges: tuple[float, float, float, float], n_maps: int) -> tuple[float, float]:
-    """Return the width and height of a figure, with room for titles and a color bar, in inches."""
-    left, right, bottom, top = edges
-    n_columns = min(n_maps, _N_COLUMNS)
-    n_rows = -(-n_maps // n_columns)
-    width = _WIDTH if n_maps == 1 else _SMALL_WIDTH
-    height = float(np.clip(width * (bottom - top) / (right - left), width / 3, 2 * width))
-    return n_columns * width + (2.0 if n_maps == 1 else 1.2), n_rows * (height + 0.3) + 0.4

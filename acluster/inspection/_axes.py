@@ -1,9 +1,12 @@
 """Helpers shared by the displays."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+_LABEL_HEIGHT = 0.16  # of a small tick label and the space around it, in inches
 
 
 def as_axes(
@@ -54,3 +57,25 @@ def as_axes(
     if len(axes) != n:
         raise ValueError(f"ax has {len(axes)} Axes, but {n} are needed, one per {part}.")
     return axes
+
+
+def label_rows(axes: Any, rows: NDArray[Any], names: Sequence[str]) -> None:
+    """Label rows of the vertical axis; if they lie too close together, only some of them.
+
+    Parameters
+    ----------
+    axes : matplotlib Axes
+        Its limits must be set.
+
+    rows : ndarray of shape (n,)
+        The positions of the rows, at equal distances.
+
+    names : sequence of str
+        A label per row.
+    """
+    box = axes.get_window_extent()
+    inches = box.height / axes.figure.dpi / np.ptp(axes.get_ylim())
+    if axes.get_aspect() != "auto":
+        inches = min(inches, box.width / axes.figure.dpi / np.ptp(axes.get_xlim()))
+    step = max(1, int(np.ceil(_LABEL_HEIGHT / inches)))
+    axes.set_yticks(rows[::step], names[::step], fontsize="small")

@@ -95,6 +95,19 @@ def unit_entropy(attention: FeatureSets) -> NDArray[np.float64]:
     return share.mean(axis=0) + 0.0  # turns -0.0 into 0.0
 
 
+def order_by_similarity(similarity: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the numbers of the units, similar units next to each other, shape (N,)."""
+    from scipy.cluster.hierarchy import leaves_list, linkage
+    from scipy.spatial.distance import squareform
+
+    if len(similarity) < 3:
+        return np.arange(len(similarity))
+    # squareform insists on an exactly symmetric matrix with zeros on the diagonal.
+    distances = np.clip(1 - (similarity + similarity.T) / 2, 0, None)
+    np.fill_diagonal(distances, 0)
+    return leaves_list(linkage(squareform(distances), "average", optimal_ordering=True))
+
+
 def _packed(attention: FeatureSets, at_least: int = 1) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the packed weights and the offsets of the sets with enough local features."""
     if isinstance(attention, MultimodalFeatureSets):

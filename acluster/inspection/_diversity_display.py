@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from acluster import MultimodalFeatureSets
 from acluster.inspection._axes import as_axes
-from acluster.inspection._diversity import unit_entropy, unit_similarity
+from acluster.inspection._diversity import order_by_similarity, unit_entropy, unit_similarity
 from acluster.inspection._item import check_attends
 
 _DEAD_ENTROPY = 0.99  # of the largest possible
@@ -61,7 +61,7 @@ class UnitDiversityDisplay:
                 "Pass the results of unit_similarity and unit_entropy for the same attention."
             )
         self.dead_units: NDArray[np.int64] = np.flatnonzero(self.entropy >= _DEAD_ENTROPY)
-        self.order = _order_by_similarity(self.similarity)
+        self.order = order_by_similarity(self.similarity)
 
     @classmethod
     def from_estimator(
@@ -163,16 +163,3 @@ class UnitDiversityDisplay:
         self.entropy_ax_.tick_params(labelleft=False)
         self.figure_.colorbar(image, cax=beside.append_axes("right", size="4%", pad=0.15))
         return self
-
-
-def _order_by_similarity(similarity: NDArray[Any]) -> NDArray[np.int64]:
-    """Order the units so that similar units are neighbors."""
-    from scipy.cluster.hierarchy import leaves_list, linkage
-    from scipy.spatial.distance import squareform
-
-    if len(similarity) < 3:
-        return np.arange(len(similarity))
-    # squareform insists on an exactly symmetric matrix with zeros on the diagonal.
-    distances = np.clip(1 - (similarity + similarity.T) / 2, 0, None)
-    np.fill_diagonal(distances, 0)
-    return leaves_list(linkage(squareform(distances), "average", optimal_ordering=True))

@@ -57,6 +57,28 @@ def columns_of(places: FeatureSets | None) -> Columns:
     return dict(zip(places.column_names, places[0].T, strict=True))
 
 
+def number_column(places: Any, name: str, n_features: int) -> NDArray[np.float64]:
+    """Return a column of the places of one item, a finite number per local feature.
+
+    Raises
+    ------
+    ValueError
+        If the column has another length, or a value is not finite.
+    """
+    column = np.asarray(places[name], dtype=np.float64)
+    if column.shape != (n_features,):
+        raise ValueError(
+            f"places[{name!r}] has shape {column.shape}, but the item has {n_features} local "
+            "features. Pass one number per local feature, in their order."
+        )
+    if not np.isfinite(column).all():
+        i = int(np.flatnonzero(~np.isfinite(column))[0])
+        raise ValueError(
+            f"places[{name!r}] is {column[i]} for local feature {i}; a position must be finite."
+        )
+    return column
+
+
 def check_one_item(container: Any, parameter: str) -> None:
     """Raise a ValueError that says how to choose one item, unless there is one."""
     if len(container) != 1:
@@ -97,45 +119,38 @@ def check_units(units: Sequence[int] | None, n_units: int, modality: str | None)
     return chosen
 
 
-def check_image(image: NDArray[Any]) -> None:
-    """Raise a ValueError unless matplotlib can draw the array as an image."""
-    is_image = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
-    if not is_image or not image.size or image.dtype.kind not in "biuf":
-        remedy = ""
-        if image.ndim == 3 and image.shape[0] in (3, 4):
-            remedy = " Move the channels last: np.moveaxis(image, 0, -1)."
-        raise ValueError(
-            "A thumbnail must be an array of numbers of shape (height, width) or (height, width, 3 "
-            f"or 4); got {image.dtype} of shape {image.shape}.{remedy}"
-        )
-    if image.ndim == 3:
-        highest = 1 if image.dtype.kind == "f" else 255
-        if np.nanmin(image) < 0 or np.nanmax(image) > highest * (1 + 1e-3):
-            raise ValueError(
-                f"A color thumbnail has values from {np.nanmin(image):g} to {np.nanmax(image):g}; "
-                f"they must be from 0 to {highest} for {image.dtype}. Rescale or convert it."
-            )
+def by_modality(
+    values: Any,
+    parameter: str = "attention",
+    shape: str = "(L, N), the weights",
+    method: str = "attention_weights",
+) -> dict[str | None, NDArray[Any]]:
+    """Return the values of one item by modality, which is None for a single array.
 
+    Parameters
+    ----------
+    values : array-like of shape (L, N), or dict of str to array-like
+        The attention weights or the evidence of one item.
 
-def by_modality(attention: Any) -> dict[str | None, NDArray[Any]]:
-    """Return the weights of one item by modality, which is None for a single array.
+    parameter, shape, method : str
+        The name, the meaning and the source of `values`, in the error messages.
 
     Raises
     ------
     ValueError
-        If there is no modality, or the weights do not have two dimensions.
+        If there is no modality, or the values do not have two dimensions.
     """
-    if isinstance(attention, Mapping):
-        found: dict[str | None, NDArray[Any]] = {k: np.asarray(a) for k, a in attention.items()}
+    if isinstance(values, Mapping):
+        found: dict[str | None, NDArray[Any]] = {k: np.asarray(a) for k, a in values.items()}
     else:
-        found = {None: np.asarray(attention)}
+        found = {None: np.asarray(values)}
     if not found:
-        raise ValueError("attention is an empty dict; pass the weights of at least one modality.")
+        raise ValueError(f"{parameter} is an empty dict; pass one with at least one modality.")
     for name, a in found.items():
         if a.ndim != 2:
             raise ValueError(
-                f"attention{index(name)} has shape {a.shape}; expected (L, N), the weights of "
-                "one item. Pass one item of the result: attention_weights(X)[0]."
+                f"{parameter}{index(name)} has shape {a.shape}; expected {shape} of one item. Pass "
+                f"one item of the result: {method}(X)[0]."
             )
     return found
 
@@ -143,3 +158,18 @@ def by_modality(attention: Any) -> dict[str | None, NDArray[Any]]:
 def index(name: str | None) -> str:
     """Return the index of a modality in a message: nothing, if it has no name."""
     return "" if name is None else f"[{name!r}]"
+
+
+def match_modalities(names: list[str | None], given: Any, parameter: str) -> dict[str | None, Any]:
+    """Return the value given for each modality, or None."""
+    if names == [None] or given is None:
+        return dict.fromkeys(names, given)
+    if len(names) == 1 and not isinstance(given, Mapping):
+        return {names[0]: given}
+    if not isinstance(given, Mapping) or not set(given) <= set(names):
+        shown = [*given] if isinstance(given, Mapping) else type(given).__name__
+        raise ValueError(
+            f"{parameter} is given for {shown}, but the item has the modalities {names}. Pass a "
+            "dict by modality."
+        )
+    return {name: given.get(name) for name in names}

@@ -95,7 +95,7 @@ class Squares(Layout):
         return _bounds(self.corners, self.corners + self.size)
 
     def draw(self, axes: Any, values: Floats, **style: Any) -> Any:
-        """Draw one map as polygons, those with the largest values on top."""
+        """Draw one map as polygons, those with the largest absolute values on top."""
         from matplotlib.collections import PolyCollection
 
         limits = style.pop("vmin"), style.pop("vmax")
@@ -123,7 +123,7 @@ class Points(Layout):
         return _bounds(self.centers - self.diameter / 2, self.centers + self.diameter / 2)
 
     def draw(self, axes: Any, values: Floats, **style: Any) -> Any:
-        """Draw one map as a scatter plot, with the largest values on top."""
+        """Draw one map as a scatter plot, with the largest absolute values on top."""
         left, right, bottom, top = self.bounds
         box = axes.get_window_extent()
         pixels = min(box.width / (right - left), box.height / (bottom - top)) * self.diameter
@@ -221,10 +221,10 @@ def _neighbors(centers: Floats) -> tuple[float, bool]:
 
 
 def _added_up(shapes: NDArray[np.int64], values: Floats) -> tuple[NDArray[np.int64], Floats]:
-    """Add up the values of each shape, and return the shapes and the sums in ascending order."""
+    """Add up the values of each shape; return the shapes and the sums by ascending absolute sum."""
     sums: Floats = np.zeros(shapes.max() + 1)
     np.add.at(sums, shapes, values)
-    order = np.argsort(sums, kind="stable")
+    order = np.argsort(np.abs(sums), kind="stable")
     return order, sums[order]
 
 

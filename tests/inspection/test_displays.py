@@ -1,5 +1,8 @@
 """The displays draw the attention weights, similarities and losses of the classifier."""
 
+import itertools
+import time
+
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
@@ -55,13 +58,15 @@ def test_attention_display_draws_weights_as_bars(fitted):
     clf, X = fitted
     item = int(np.argmax(X.lengths))
     display = AttentionDisplay.from_estimator(clf, X[item])
-    a = clf.attention_weights(X)[item]
+    order = display.units_[None]
+    assert sorted(order) == [0, 1, 2]
+    a = clf.attention_weights(X)[item][:, order]
     drawn = bars(display.axes_[0])
     np.testing.assert_allclose(drawn[:, 1] / drawn[:, 1].max(), a.T.ravel() / a.max(), rtol=1e-6)
     assert list(np.unique(drawn[:, 2])) == [0, 1, 2]
     ticks = zip(display.axes_[0].get_yticks(), display.axes_[0].get_yticklabels(), strict=True)
     labels = {round(tick): label.get_text() for tick, label in ticks}
-    assert labels == {2: "unit 0", 1: "unit 1", 0: "unit 2"}
+    assert labels == {2 - row: f"unit {unit}" for row, unit in enumerate(order)}
     display.figure_.canvas.draw()
 
 
@@ -193,6 +198,37 @@ def test_attention_display_bins_many_local_features(times):
     axes.figure.canvas.draw()
 
 
+def test_attention_display_orders_units_by_similarity():
+    one, other = np.random.default_rng(0).dirichlet(np.full(40, 0.1), size=2)
+    attention = np.stack([one, other, one, other, one], axis=1)
+    for thumbnails in (None, np.zeros((40, 2, 2))):
+        display = AttentionDisplay.from_attention(attention, thumbnails=thumbnails)
+        assert np.abs(np.diff(display.units_[None] % 2)).sum() == 1
+    display = AttentionDisplay.from_attention(attention, units=[4, 1, 0])
+    assert display.units_[None].tolist() == [4, 1, 0]
+    zeros = AttentionDisplay.from_attention(np.zeros((3, 4)))
+    assert sorted(zeros.units_[None]) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("n_modalities", [1, 4])
+def test_attention_display_of_many_units_and_local_features_fits_a_screen(n_modalities):
+    rng = np.random.default_rng(0)
+    attention = rng.random((60_000, 32), dtype=np.float32)
+    started = time.process_time()
+    display = AttentionDisplay.from_attention({f"m{i}": attention for i in range(n_modalities)})
+    display.figure_.canvas.draw()
+    assert time.process_time() - started < 5 * n_modalities  # 0.6 s each on one core
+    width, height = display.figure_.get_size_inches()
+    assert width <= 16
+    assert height <= 9
+    for axes in display.axes_:
+        assert "the largest weight in each of 300 bins" in axes.get_xlabel()
+        assert axes.get_yticklabels()[0].get_text() == f"unit {display.units_['m0'][0]}"
+        boxes = [label.get_window_extent() for label in axes.get_yticklabels()]
+        tops = sorted((box.y0, box.y1) for box in boxes)
+        assert all(below[1] <= above[0] for below, above in itertools.pairwise(tops))
+
+
 def test_attention_display_bins_equal_times():
     display = AttentionDisplay.from_attention(np.full((400, 1), 1 / 400), times=np.full(400, 3.0))
     heights, edges, _ = display.axes_[0].patches[0].get_data()
@@ -213,7 +249,8 @@ def test_attention_display_draws_thumbnails_above_a_map(fitted, shape):
     images = np.random.default_rng(0).random((X.lengths[item], *shape))
     display = AttentionDisplay.from_estimator(clf, X[item], thumbnails=images)
     drawn = [child for child in display.axes_[0].get_children() if isinstance(child, AxesImage)]
-    np.testing.assert_array_equal(drawn[0].get_array(), clf.attention_weights(X)[item].T)
+    weights = clf.attention_weights(X)[item].T[display.units_[None]]
+    np.testing.assert_array_equal(drawn[0].get_array(), weights)
     assert len(drawn) == 1 + len(images)
     for place, (image, artist) in enumerate(zip(images, drawn[1:], strict=True)):
         np.testing.assert_array_equal(artist.get_array(), image)
