@@ -1,9 +1,10 @@
-"""Inspect a fitted classifier: attention, unit diversity, modalities and learning curve."""
+"""Inspect a fitted classifier: evidence, attention, modalities and the learning curve."""
 
 from acluster.inspection._attention_display import AttentionDisplay
 from acluster.inspection._attention_map_display import AttentionMapDisplay
 from acluster.inspection._diversity import unit_entropy, unit_similarity
 from acluster.inspection._diversity_display import UnitDiversityDisplay
+from acluster.inspection._evidence_display import EvidenceDisplay
 from acluster.inspection._faithfulness import evidence_faithfulness
 from acluster.inspection._importance import modality_importance
 from acluster.inspection._learning_curve_display import LearningCurveDisplay
@@ -12,6 +13,7 @@ from acluster.inspection._modality_evidence import modality_evidence
 __all__ = [
     "AttentionDisplay",
     "AttentionMapDisplay",
+    "EvidenceDisplay",
     "LearningCurveDisplay",
     "UnitDiversityDisplay",
     "evidence_faithfulness",

@@ -57,6 +57,29 @@ def columns_of(places: FeatureSets | None) -> Columns:
     return dict(zip(places.column_names, places[0].T, strict=True))
 
 
+def as_columns(places: Any) -> Any:
+    """Return the places of one item as a mapping or data frame of columns.
+
+    Raises
+    ------
+    TypeError
+        If the places have no columns.
+
+    ValueError
+        If `places` is a container of several items, or of none.
+    """
+    if isinstance(places, FeatureSets):
+        check_one_item(places, "places")
+        return columns_of(places)
+    if places is None or isinstance(places, np.ndarray | list | tuple):
+        raise TypeError(
+            f"places has type {type(places).__name__}; pass a mapping with columns, such as 'x' "
+            "and 'y' or 'seconds', a data frame, or the places of a container of one item, "
+            "X.places[[i]]."
+        )
+    return places
+
+
 def number_column(places: Any, name: str, n_features: int) -> NDArray[np.float64]:
     """Return a column of the places of one item, a finite number per local feature.
 

@@ -7,9 +7,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from acluster import FeatureSets
 from acluster.inspection._axes import as_axes
-from acluster.inspection._item import check_one_item, columns_of, number_column
+from acluster.inspection._item import as_columns, number_column
 from acluster.inspection._layouts import Layout, find_layout
 from acluster.inspection._thumbnails import check_image
 
@@ -109,7 +108,7 @@ class MapFrame:
             Width of each of several maps of a new figure, in inches.
 
         n_columns : int
-            Number of maps side by side.
+            Largest number of maps side by side.
 
         cmap : str or Colormap
             Colormap of the values.
@@ -134,7 +133,8 @@ class MapFrame:
             layout = find_layout(self.x, self.y, self.tile_size, self.anchor)
         edges = _union(self.extent, None if layout is None else layout.bounds)
         n_maps, maps = len(titles), []
-        size = _figure_size(edges, n_maps, min(n_maps, n_columns), width)
+        n_columns = min(n_maps, n_columns)
+        size = _figure_size(edges, n_maps, n_columns, width)
         all_axes = as_axes(ax, n_maps, size, n_columns, "map")
         fades = alpha is None and self.thumbnail is not None
         colors: Any = _faded(cmap, limits) if fades else cmap
@@ -158,14 +158,7 @@ class MapFrame:
 
 def _coordinates(places: Any, n_features: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the columns x and y of the places of one item."""
-    if isinstance(places, FeatureSets):
-        check_one_item(places, "places")
-        places = columns_of(places)
-    if places is None or isinstance(places, np.ndarray | list | tuple):
-        raise TypeError(
-            f"places has type {type(places).__name__}; pass a mapping with the columns 'x' and "
-            "'y', a data frame, or the places of a container of one item, X.places[[i]]."
-        )
+    places = as_columns(places)
     if not {"x", "y"} <= set(places):
         raise ValueError(
             f"places has the columns {[*places]}, but a map needs 'x' and 'y'. For times, draw an "
