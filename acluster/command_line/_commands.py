@@ -12,7 +12,7 @@ import numpy as np
 import acluster.extraction
 import acluster.sets
 from acluster._utils._progress import progress
-from acluster.command_line import _attention, _convert, _evidence, _extract, _search, _splits
+from acluster.command_line import _convert, _evidence, _extract, _pictures, _search, _splits
 from acluster.command_line._evidence import find_item
 from acluster.command_line._labels import Roles, read_table
 from acluster.command_line._output import check_path, is_terminal, quiet, show, write_table
@@ -260,16 +260,7 @@ def evidence(options: argparse.Namespace) -> None:
 
 def attention(options: argparse.Namespace) -> None:
     """Print the attention weights of an item as tables, or draw them."""
-    check_path(options.png)
-    if options.png and Path(options.png).suffix not in ("", ".png"):
-        raise ValueError(
-            f"--png writes PNG files only, got {options.png!r}; name the file "
-            f"{Path(options.png).stem}.png."
-        )
-    if options.thumbnail and not options.png:
-        raise ValueError("--thumbnail is drawn below a map. Name its file too: --png map.png.")
-    if options.scale is not None and not options.thumbnail:
-        raise ValueError("--scale is about a picture below the map. Pass it too: --thumbnail PATH.")
+    _pictures.check_options(options)
     classifier, X = acluster.load(options.model), acluster.open_feature_sets(options.store)
     index = find_item(X, options.item)
     if not hasattr(classifier, "attention_weights"):
@@ -278,7 +269,7 @@ def attention(options: argparse.Namespace) -> None:
             "attention weights."
         )
     if options.png:
-        _attention.draw(classifier, X[index : index + 1], options)
+        _pictures.draw_attention(classifier, X[index : index + 1], options)
         show(options.png)
         return
     weights = classifier.attention_weights(X[index : index + 1])[0]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 import acluster
 from acluster._utils._progress import progress
 from acluster.command_line._output import check_path, show, write_table
+from acluster.command_line._pictures import check_options, draw_evidence
 from acluster.sets import FeatureSetsWriter, check_resumable, info
 
 _ITEMS_PER_BATCH = 256
@@ -38,6 +39,9 @@ def explain(options: argparse.Namespace) -> None:
     ValueError
         If a class is unknown, or the store to write holds something else.
     """
+    check_options(options)
+    if options.png and (options.item is None or options.out is not None):
+        raise ValueError("--png draws one item: pass --item ITEM, and leave --out out.")
     classifier, X = acluster.load(options.model), acluster.open_feature_sets(options.store)
     if not hasattr(classifier, "local_evidence"):
         raise TypeError(
@@ -47,6 +51,12 @@ def explain(options: argparse.Namespace) -> None:
     names = getattr(classifier, "label_names_", []) or classifier.classes_.tolist()
     classes = _chosen(options.classes, names)
     numbers = range(len(X)) if options.item is None else [find_item(X, options.item)]
+    if options.png:
+        # Without --class, the display chooses the most probable ones.
+        shown = classes if options.classes else None
+        draw_evidence(classifier, X[numbers], shown, options)
+        show(options.png)
+        return
     is_store = options.out is not None and Path(options.out).suffix == ".zarr"
     if is_store:
         _write_store(classifier, X, numbers, classes, options)

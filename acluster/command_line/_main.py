@@ -540,15 +540,7 @@ def _attention(command: _Command) -> None:
         type=lambda text: text.removeprefix("\0"),  # see _mark_ids
         help="the id of the item, or its position in the store",
     )
-    command.add_argument(
-        "--png", metavar="FILE", help="the figure to write; by default a CSV table is printed"
-    )
-    command.add_argument(
-        "--thumbnail", metavar="PATH", help="the image or slide below the map, or their folder"
-    )
-    command.add_argument(
-        "--scale", type=float, metavar="FACTOR", help="how many pixels of x a pixel is wide"
-    )
+    _add_picture_options(command, "the figure to write; by default a CSV table is printed")
 
 
 def _evidence(command: _Command) -> None:
@@ -559,8 +551,12 @@ def _evidence(command: _Command) -> None:
     features are the evidence, with a column per class and the same ids and places. The constant is
     a modality of its own there. An interrupted command continues such a store.
 
+    With --png, the evidence of one item is drawn for the predicted class and the next two, or for
+    those of --class: over time, or as a map over x and y and --thumbnail, as by "attention".
+
     Example:
 
+      acluster evidence videos.model videos.zarr --item item7 --png why.png
       acluster evidence videos.model videos.zarr --item item7 --class dog --class cat
       acluster evidence videos.model videos.zarr --out evidence.zarr
     """
@@ -576,4 +572,15 @@ def _evidence(command: _Command) -> None:
     )
     command.add_argument(
         "--out", metavar="FILE", help="the table or the store to write; default: print the table"
+    )
+    _add_picture_options(command, "the figure of one item to write, instead of a table")
+
+
+def _add_picture_options(command: _Command, help_of_png: str) -> None:
+    command.add_argument("--png", metavar="FILE", help=help_of_png)
+    command.add_argument(
+        "--thumbnail", metavar="PATH", help="the image or slide below the map, or their folder"
+    )
+    command.add_argument(
+        "--scale", type=float, metavar="FACTOR", help="how many pixels of x a pixel is wide"
     )

@@ -1,4 +1,4 @@
-"""Draw the attention weights of one item, as a map over its picture if there is one."""
+"""Draw the attention weights or the evidence of one item, over its picture if there is one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 import acluster
 from acluster._utils._files import replaced_file
-from acluster.command_line._output import show
+from acluster.command_line._output import check_path, show
 from acluster.extraction import Tiles, find_media, read_thumbnail
 
 Positions = dict[str, NDArray[np.float64]]
@@ -20,8 +20,22 @@ Positions = dict[str, NDArray[np.float64]]
 _SMALL = 0.02  # of the width and height of a picture, which the tiles of a slide exceed
 
 
-def draw(classifier: Any, item: Any, options: argparse.Namespace) -> None:
-    """Write the figure that the options of the command ask for.
+def check_options(options: argparse.Namespace) -> None:
+    """Raise a ValueError for options of a picture that contradict each other."""
+    check_path(options.png)
+    if options.png and Path(options.png).suffix not in ("", ".png"):
+        raise ValueError(
+            f"--png writes PNG files only, got {options.png!r}; name the file "
+            f"{Path(options.png).stem}.png."
+        )
+    if options.thumbnail and not options.png:
+        raise ValueError("--thumbnail is drawn below a map. Name its file too: --png map.png.")
+    if options.scale is not None and not options.thumbnail:
+        raise ValueError("--scale is about a picture below the map. Pass it too: --thumbnail PATH.")
+
+
+def draw_attention(classifier: Any, item: Any, options: argparse.Namespace) -> None:
+    """Write the figure of the attention weights that the options ask for.
 
     Parameters
     ----------
@@ -41,6 +55,34 @@ def draw(classifier: Any, item: Any, options: argparse.Namespace) -> None:
     """
     from acluster.inspection import AttentionDisplay, AttentionMapDisplay
 
+    arguments = _map_arguments(item, options)
+    display: Any
+    if arguments is None:
+        display = AttentionDisplay.from_estimator(classifier, item)
+    else:
+        display = AttentionMapDisplay.from_estimator(classifier, item, **arguments)
+        _warn_of_few(classifier)
+    _save(display, options.png)
+
+
+def draw_evidence(
+    classifier: Any, item: Any, classes: list[Any] | None, options: argparse.Namespace
+) -> None:
+    """Write the figure of the evidence for some classes; parameters as for `draw_attention`."""
+    from acluster.inspection import EvidenceDisplay
+
+    arguments = _map_arguments(item, options)
+    kind = "rows" if arguments is None else "map"
+    display = EvidenceDisplay.from_estimator(
+        classifier, item, classes=classes, kind=kind, **(arguments or {})
+    )
+    if arguments is not None:
+        _warn_of_few(classifier)
+    _save(display, options.png)
+
+
+def _map_arguments(item: Any, options: argparse.Namespace) -> dict[str, Any] | None:
+    """Return the arguments of a display that draws a map; None if there is none to draw."""
     located = _located(item)
     is_only = isinstance(item, acluster.FeatureSets) or len(item.names) == 1
     if options.thumbnail and len(located) != 1:
@@ -48,23 +90,25 @@ def draw(classifier: Any, item: Any, options: argparse.Namespace) -> None:
             f"--thumbnail is drawn below a map, but {options.store} has the places x and y in "
             f"{len(located)} modalities. A map needs exactly one that has them."
         )
-    display: Any
-    if len(located) == 1 and (is_only or options.thumbnail):
-        [(name, positions)] = located.items()
-        below = _below(item, positions, options) if options.thumbnail else {}
-        size = _tile_size(item if name is None else item[name], positions)
-        display = AttentionMapDisplay.from_estimator(
-            classifier, item, modality=name, tile_size=size, **below
+    if len(located) != 1 or not (is_only or options.thumbnail):
+        return None
+    [(name, positions)] = located.items()
+    below = _below(item, positions, options) if options.thumbnail else {}
+    size = _tile_size(item if name is None else item[name], positions)
+    return {"modality": name, "tile_size": size, **below}
+
+
+def _warn_of_few(classifier: Any) -> None:
+    if getattr(classifier, "n_attended", None) is not None:
+        show(
+            f"warning: each unit attends to {classifier.n_attended} local features at most, so "
+            "that the map is nearly empty. For a map, fit with --set n_attended=null.",
+            error=True,
         )
-        if getattr(classifier, "n_attended", None) is not None:
-            show(
-                f"warning: each unit attends to {classifier.n_attended} local features at most, so "
-                "that the map is nearly empty. For a map, fit with --set n_attended=null.",
-                error=True,
-            )
-    else:
-        display = AttentionDisplay.from_estimator(classifier, item)
-    with replaced_file(options.png) as unfinished:
+
+
+def _save(display: Any, path: str) -> None:
+    with replaced_file(path) as unfinished:
         display.figure_.savefig(unfinished, dpi=150, format="png")
 
 
