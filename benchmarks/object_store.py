@@ -8,8 +8,8 @@ epochs: the seconds in which an epoch of shuffled batches is read, without train
     fetched side by side. Both read the same batches; a compressed store goes through zarr in both.
 opening: the requests and the seconds until a store is open, with its labels.
 ranks: what all of W simulated ranks fetch in an epoch, as a multiple of the store. Windows: each
-    rank takes its part of every batch of one order. Segments: each rank takes its part of the order
-    of the blocks, and shuffles within windows of its own.
+    rank takes its part of every batch of one order. Lanes: each rank reads its own blocks, as in a
+    distributed fit.
 
 The server is a process on the same machine. It answers any number of requests at a time, so that a
 request takes as long as the network would make it, but bytes come as fast as the machine copies
@@ -37,7 +37,7 @@ from acluster import FeatureSets, FeatureSetsWriter, open_feature_sets
 from acluster.sets._store import _block_rows, _format, _remote_rows
 from acluster.sets._store._decoded_rows import DecodedRows
 from acluster.training import BatchSource
-from acluster.training._batches import shuffled
+from acluster.training._batches import shuffled, shuffled_in_lanes
 
 # The server is a helper of the tests, which are no part of the package.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -152,18 +152,11 @@ def opening(server, options):
     return report
 
 
-def of_rank_in_windows(order, rank):
+def of_rank(order, rank):
     """Yield the items that a rank takes from every batch of an order."""
     for first in range(0, len(order), BATCH_SIZE):
         batch = order[first : first + BATCH_SIZE]
         yield batch[len(batch) * rank // N_RANKS : len(batch) * (rank + 1) // N_RANKS]
-
-
-def of_rank_in_segments(order, rank):
-    """Yield the items that a rank takes, one segment of an order, batch by batch."""
-    segment = order[len(order) * rank // N_RANKS : len(order) * (rank + 1) // N_RANKS]
-    size = BATCH_SIZE // N_RANKS
-    yield from (segment[first : first + size] for first in range(0, len(segment), size))
 
 
 def ranks(server, options):
@@ -179,11 +172,14 @@ def ranks(server, options):
         one.start()
     write_store(server.folder / "bucket" / "small.zarr", 96 * MEGABYTE, n_features=12)
     report = {}
-    for name, of_rank in (("windows", of_rank_in_windows), ("segments", of_rank_in_segments)):
+    for name in ("windows", "lanes"):
         fetched = []
         for rank in range(N_RANKS):
             X = open_feature_sets("s3://bucket/small.zarr")
-            order = shuffled(len(X), np.random.RandomState(0), X.blocks)
+            draw = np.random.RandomState(0)
+            order = shuffled(len(X), draw, X.blocks)
+            if name == "lanes":
+                order = shuffled_in_lanes(X.blocks, BATCH_SIZE, N_RANKS, draw)
             server.counts()
             for items in of_rank(order, rank):
                 X[items].packed()

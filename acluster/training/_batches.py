@@ -220,9 +220,10 @@ class BatchSource:
             return
         blocks = (sets.blocks for sets in self.modalities)
         slow = next((numbers for numbers in blocks if numbers is not None), None)
-        order = shuffled(len(self), random_state, slow)
         if slow is not None and ranks.size > 1:
-            order = in_lanes(order, batch_size, ranks.size)
+            order = shuffled_in_lanes(slow, batch_size, ranks.size, random_state)
+        else:
+            order = shuffled(len(self), random_state, slow)
         size = batch_size * n_batches
         yield from (order[i : i + size] for i in range(0, len(order), size))
 
@@ -355,19 +356,47 @@ def _items_of(items: Items, part: slice, of_rank: slice | None) -> Items:
     return part if isinstance(items, slice) else items[part]
 
 
-def in_lanes(order: NDArray[np.int64], batch_size: int, n_ranks: int) -> NDArray[np.int64]:
-    """Deal consecutive items to the ranks, so that each reads its own blocks of a slow store.
+def shuffled_in_lanes(
+    blocks: NDArray[np.int64], batch_size: int, n_ranks: int, random_state: np.random.RandomState
+) -> NDArray[np.int64]:
+    """Return the items of a slow store in random order, so that each rank reads its own blocks.
 
-    The order is cut into a lane per rank, and every batch takes from each lane what its rank
-    computes.
+    Runs of consecutive blocks are shuffled and cut into a lane per rank. The items of a lane are
+    shuffled within windows of 32 blocks, and every batch takes from each lane what its rank
+    computes. A run has as many blocks as there are ranks. An item that lies in two blocks is then
+    rarely read twice, and a batch is drawn from as many places of the store as by one process.
+
+    Parameters
+    ----------
+    blocks : ndarray of shape (n_items,)
+        The number of the block in which each item begins.
+
+    batch_size : int
+        The number of items of a batch, of all ranks together.
+
+    n_ranks : int
+        The number of ranks.
+
+    random_state : RandomState
+        Draws the order.
     """
-    firsts = np.arange(0, len(order), batch_size)
-    sizes = np.minimum(batch_size, len(order) - firsts)
+    _, block = np.unique(blocks, return_inverse=True)
+    run = block // n_ranks
+    by_run = np.lexsort((block, random_state.permutation(run.max() + 1)[run]))
     # Where the items of each rank begin in each batch: what `Ranks.share` says.
+    sizes = np.diff([*range(0, len(block), batch_size), len(block)])
     edges = sizes[:, None] * np.arange(n_ranks + 1) // n_ranks
-    rank = np.concatenate([np.repeat(np.arange(n_ranks), np.diff(one)) for one in edges])
-    dealt = np.empty_like(order)
-    dealt[np.argsort(rank, kind="stable")] = order
+    rank_of_place = np.concatenate([np.repeat(np.arange(n_ranks), np.diff(one)) for one in edges])
+    lane = np.sort(rank_of_place)
+    is_new = np.diff(block[by_run], prepend=-1) != 0
+    is_new |= np.diff(lane, prepend=-1) != 0
+    n_before = np.cumsum(is_new)
+    firsts = n_before[np.searchsorted(lane, lane)]
+    window = (n_before - firsts) // _BLOCKS_PER_WINDOW
+    dealt = np.empty_like(by_run)
+    dealt[np.argsort(rank_of_place, kind="stable")] = by_run[
+        np.lexsort((random_state.random_sample(len(block)), window, lane))
+    ]
     return dealt
 
 

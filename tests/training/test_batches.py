@@ -17,10 +17,10 @@ from acluster import FeatureSets, open_feature_sets, save_feature_sets
 from acluster.training import ALONE, BatchSource, Ranks, cached
 from acluster.training._batches import (
     consecutive_parts,
-    in_lanes,
     keep_modalities,
     prefetched,
     shuffled,
+    shuffled_in_lanes,
 )
 from acluster.training._packing import sampled_rows
 
@@ -54,17 +54,43 @@ def test_epoch_visits_every_item_once(n_items, batch_size):
     np.testing.assert_array_equal(np.sort(np.concatenate(seen)), numbers)
 
 
-@given(n_items=st.integers(1, 90), batch_size=st.integers(1, 40), n_ranks=st.integers(2, 5))
-def test_in_lanes_gives_each_rank_consecutive_items(n_items, batch_size, n_ranks):
-    order = in_lanes(np.arange(n_items), batch_size, n_ranks)
-    owned = []
-    for rank in range(n_ranks):
-        ranks = Ranks()
-        ranks.rank, ranks.size = rank, n_ranks
-        for first in range(0, n_items, batch_size):
-            batch = order[first : first + batch_size]
-            owned += [*batch[ranks.own(len(batch))]]
-    assert owned == [*range(n_items)]
+def owned_by(rank, n_ranks, order, batch_size):
+    """Return the items that a rank takes of the batches of an order."""
+    ranks = Ranks()
+    ranks.rank, ranks.size = rank, n_ranks
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    return np.concatenate([batch[ranks.own(len(batch))] for batch in batches])
+
+
+@given(
+    blocks=st.lists(st.integers(0, 60), min_size=1, max_size=120),
+    batch_size=st.integers(1, 40),
+    n_ranks=st.integers(2, 5),
+    seed=st.integers(0, 9),
+)
+def test_shuffled_in_lanes_gives_each_rank_its_own_blocks(blocks, batch_size, n_ranks, seed):
+    blocks = np.array(blocks)
+    order = shuffled_in_lanes(blocks, batch_size, n_ranks, np.random.RandomState(seed))
+    np.testing.assert_array_equal(np.sort(order), np.arange(len(blocks)))
+    pairs = {
+        (rank, block)
+        for rank in range(n_ranks)
+        for block in blocks[owned_by(rank, n_ranks, order, batch_size)]
+    }
+    assert len(pairs) < len(set(blocks.tolist())) + n_ranks  # a lane may end within a block
+
+
+def test_shuffled_in_lanes_draws_from_many_runs_of_blocks():
+    blocks = np.repeat(np.arange(800), 10)
+    order = shuffled_in_lanes(blocks, 40, 4, np.random.RandomState(0))
+    for rank in range(4):
+        own = blocks[owned_by(rank, 4, order, 40)]
+        for window in np.split(own, range(320, len(own), 320))[:-1]:
+            assert len(set(window)) == 32
+            assert (np.diff(window) < 0).any(), "items of a window are not shuffled"
+            runs = {block // 4 for block in window}
+            assert 8 <= len(runs) <= 9
+            assert max(runs) - min(runs) > 20, "runs in order"
 
 
 @given(n_items=st.integers(1, 50), batch_size=st.integers(1, 60))
