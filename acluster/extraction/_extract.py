@@ -21,7 +21,7 @@ from acluster.extraction._batches import Batches
 from acluster.extraction._files import media_files
 from acluster.extraction._processes import check_workers
 from acluster.extraction._reading import ReadAhead
-from acluster.extraction._report import ExtractionReport, notes_on_missing, notes_on_waiting
+from acluster.extraction._report import ExtractionReport, notes_on_waiting
 from acluster.extraction._tables import ItemTable
 from acluster.extraction._view import View
 from acluster.sets import (
@@ -30,6 +30,7 @@ from acluster.sets import (
     check_new_names,
     info,
     narrowed,
+    notes_on_missing,
     open_feature_sets,
 )
 

@@ -9,6 +9,7 @@ from acluster.sets._arrays import (
     to_numpy,
 )
 from acluster.sets._checks import (
+    as_container,
     check_multimodal_sets,
     check_sets,
     check_streamed,
@@ -24,6 +25,7 @@ from acluster.sets._feature_sets import (
     rows_of_runs,
     with_extraction,
 )
+from acluster.sets._missing import notes_on_missing
 from acluster.sets._multimodal import MultimodalFeatureSets
 from acluster.sets._names import COLUMNS, check_modality_names, check_new_names
 from acluster.sets._nested import as_feature_sets, group_rows, list_arrays

@@ -165,6 +165,45 @@ def normalized(X: Any) -> Any:
     return X if isinstance(X, list | tuple) else list(bounded(X))
 
 
+def as_container(X: Any) -> FeatureSets | MultimodalFeatureSets:
+    """Convert X to a container, without comparing it with an estimator.
+
+    Parameters
+    ----------
+    X : FeatureSets or MultimodalFeatureSets, arrays, or the path or URL of a store
+        In any form that a classifier takes.
+
+    Returns
+    -------
+    FeatureSets or MultimodalFeatureSets
+        With named modalities if X has them.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If X is invalid.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from acluster.sets._checks import as_container
+    >>> as_container({"rgb": [np.ones((2, 3)), None]}).lengths["rgb"]
+    array([2, 0])
+    """
+    X = normalized(X)
+    if not is_multimodal(X):
+        return _to_modality(X)
+    if isinstance(X, list | tuple | np.ndarray):
+        X = MultimodalFeatureSets.from_items(X)
+    if isinstance(X, MultimodalFeatureSets):
+        return X
+    modalities = {}
+    for name in X:
+        with in_modality(name):
+            modalities[name] = _to_modality(normalized(X[name]))
+    return MultimodalFeatureSets(modalities)
+
+
 def _check_unnamed(
     X: Any, estimator: BaseEstimator, reset: bool, ensure_all_finite: bool
 ) -> tuple[MultimodalFeatureSets, list[str]]:

@@ -21,10 +21,10 @@ from acluster.extraction import (
     patch_descriptor,
 )
 from acluster.extraction._batches import Batches, Item
-from acluster.extraction._report import notes_on_missing, notes_on_waiting
+from acluster.extraction._report import notes_on_waiting
 from acluster.extraction._tables import ItemTable
 from acluster.extraction._view import Chunk
-from acluster.sets import StoreError, info
+from acluster.sets import StoreError, info, notes_on_missing
 from tests.extraction.media import make_media
 from tests.extraction.test_sound import noise, write_wav
 from tests.extraction.test_video import clips
