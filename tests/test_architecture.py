@@ -27,7 +27,7 @@ ARROWS = {
     "acluster": {"_load", "estimators", "sets", "_utils"},
     "preprocessing": {"sets"},
     "model_selection": {"estimators", "training", "_utils"},
-    "inspection": {"acluster"},
+    "inspection": {"acluster", "estimators", "sets", "_utils"},
     "datasets": {"acluster", "training"},
     "extraction": {"acluster", "sets", "training", "_utils"},
     "formats": {"sets"},
@@ -70,6 +70,7 @@ ROOMS_OF = {
     "numba": {"nn"},
     "triton": {"nn"},
     "matplotlib": {"inspection"},
+    "jinja2": {"inspection"},
     "h5py": {"formats"},
     "pyarrow": {"formats"},
 }

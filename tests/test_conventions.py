@@ -137,6 +137,8 @@ def test_wheel_contains_only_the_package(distributions):
     names = zipfile.ZipFile(distributions[0]).namelist()
     for name in ("acluster/py.typed", "acluster/nn/pooling/__init__.py", "acluster/__main__.py"):
         assert name in names
+    for suffix in ("html", "css", "js"):
+        assert f"acluster/inspection/_report/templates/report.{suffix}" in names
     assert not any(name.startswith(("tests", "examples", "docs")) for name in names)
     assert any(name.endswith("entry_points.txt") for name in names)
 

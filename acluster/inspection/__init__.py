@@ -1,4 +1,4 @@
-"""Inspect a fitted classifier: evidence, attention, modalities and the learning curve."""
+"""Inspect a fitted classifier: evidence, attention, modalities, learning curve, a report."""
 
 from acluster.inspection._attention_display import AttentionDisplay
 from acluster.inspection._attention_map_display import AttentionMapDisplay
@@ -9,16 +9,19 @@ from acluster.inspection._faithfulness import evidence_faithfulness
 from acluster.inspection._importance import modality_importance
 from acluster.inspection._learning_curve_display import LearningCurveDisplay
 from acluster.inspection._modality_evidence import modality_evidence
+from acluster.inspection._report import Report, report
 
 __all__ = [
     "AttentionDisplay",
     "AttentionMapDisplay",
     "EvidenceDisplay",
     "LearningCurveDisplay",
+    "Report",
     "UnitDiversityDisplay",
     "evidence_faithfulness",
     "modality_evidence",
     "modality_importance",
+    "report",
     "unit_entropy",
     "unit_similarity",
 ]

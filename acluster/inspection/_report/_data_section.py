@@ -1,0 +1,130 @@
+"""The sections about the data: sizes, classes, modalities that are missing, the extraction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from acluster import FeatureSets, MultimodalFeatureSets
+from acluster._utils._text import escape
+from acluster.inspection._report import _pictures
+from acluster.inspection._report._blocks import (
+    Cell,
+    Section,
+    Table,
+    Text,
+    count_cell,
+    name_cell,
+    number_cell,
+)
+from acluster.inspection._report._predictions import Predictions
+from acluster.sets import notes_on_missing
+
+MAX_ROWS = 1000  # of a table
+
+
+def modalities_of(X: FeatureSets | MultimodalFeatureSets) -> dict[str, FeatureSets]:
+    """Return the sets by modality; a single one without a name is "features"."""
+    if isinstance(X, MultimodalFeatureSets):
+        return {name: X[name] for name in X.names}
+    return {"features": X}
+
+
+def data_section(X: FeatureSets | MultimodalFeatureSets, predictions: Predictions) -> Section:
+    """Return the section with the sizes of the sets and the classes of the items."""
+    modalities = modalities_of(X)
+    lengths = {name: sets.lengths for name, sets in modalities.items()}
+    figure = _pictures.draw_sizes({escape(name): own for name, own in lengths.items()})
+    blocks = [
+        _sizes_table(modalities),
+        _pictures.picture_of(
+            figure, "Histogram of the number of local features per item", "Sizes of the sets."
+        ),
+        _classes_table(lengths, predictions),
+        *_remarks(lengths, predictions),
+        *(_extraction_text(name, sets) for name, sets in modalities.items()),
+    ]
+    return Section("data", "Data", blocks)
+
+
+def _sizes_table(modalities: Mapping[str, FeatureSets]) -> Table:
+    rows = []
+    for name, sets in modalities.items():
+        present = sets.lengths[sets.lengths > 0]
+        sizes = [present.min(), np.median(present), present.max()] if len(present) else [np.nan] * 3
+        rows.append(
+            [
+                name_cell(name),
+                count_cell(sets.n_features),
+                *(number_cell(float(size), ",.6g") for size in sizes),
+                count_cell(int(sets.lengths.sum())),
+                count_cell(int((sets.lengths == 0).sum())),
+            ]
+        )
+    header = ["modality", "features", "smallest", "median", "largest", "local features", "missing"]
+    caption = (
+        "The sets by modality: the width of a local feature, the size of the smallest, the median "
+        "and the largest set, all local features, and the items that lack the modality."
+    )
+    return Table(caption, header, rows)
+
+
+def _classes_table(lengths: Mapping[str, NDArray[np.int64]], predictions: Predictions) -> Table:
+    counts, n_items = predictions.counts(), len(predictions.true)
+    missing = {name: own == 0 for name, own in lengths.items() if (own == 0).any()}
+    is_member = (
+        (lambda c: predictions.true == c)
+        if predictions.has_one_label
+        else (lambda c: predictions.true[:, c] > 0)
+    )
+    rows = []
+    for c in np.argsort(-counts, kind="stable")[:MAX_ROWS]:
+        row = [Cell(predictions.names[c]), count_cell(int(counts[c]))]
+        row.append(number_cell(counts[c] / n_items, ".1%"))
+        for is_missing in missing.values():
+            share = is_missing[is_member(c)].mean() if counts[c] else np.nan
+            row.append(number_cell(float(share), ".1%"))
+        rows.append(row)
+    what = "class" if predictions.has_one_label else "label"
+    header = [what, "items", "share", *(f"without {escape(name)}" for name in missing)]
+    shown = f"The {MAX_ROWS:,} most frequent of " if len(counts) > MAX_ROWS else "The "
+    caption = f"{shown}{len(counts):,} {'classes' if what == 'class' else 'labels'} of the items."
+    if missing:
+        caption += " The last columns are the share of its items that lack a modality."
+    return Table(caption, header, rows)
+
+
+def _remarks(lengths: Mapping[str, NDArray[np.int64]], predictions: Predictions) -> list[Text]:
+    """Return what to know before the scores are believed."""
+    labels = None
+    if predictions.has_one_label:
+        labels = np.array(predictions.names, dtype=object)[predictions.true].astype(str)
+    missing = {escape(name): own == 0 for name, own in lengths.items()}
+    remarks = [
+        f"{note} The classifier may have learned which items lack it."
+        for note in notes_on_missing(missing, labels)
+    ]
+    absent = [
+        name
+        for name, count in zip(predictions.names, predictions.counts(), strict=True)
+        if not count
+    ]
+    if absent:
+        shown = ", ".join(absent[:5]) + (", …" if len(absent) > 5 else "")
+        remarks.append(
+            f"{len(absent)} of the {predictions.n_classes} classes or labels have no item here: "
+            f"{shown}. Scores by class leave them out."
+        )
+    return [Text(remark, "remark") for remark in remarks]
+
+
+def _extraction_text(name: str, sets: FeatureSets) -> Text:
+    extraction: Any = sets.extraction
+    if not extraction:
+        return Text(f"How {escape(name)} were extracted is not known.")
+    shown = json.dumps(extraction, ensure_ascii=False)
+    return Text(f"How {escape(name)} were extracted: {escape(shown):.2000}")

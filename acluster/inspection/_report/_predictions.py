@@ -1,0 +1,136 @@
+"""The predictions for all items, which every section shares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils.validation import check_is_fitted
+
+from acluster._utils._text import escape
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The labels of all items, and what the classifier says.
+
+    Attributes
+    ----------
+    kind : {"binary", "multiclass", "multilabel"}
+        The task.
+
+    classes : ndarray of shape (C,)
+        The classes of the classifier; with several labels per item, their numbers.
+
+    names : list of str
+        The names of the classes or labels, without control characters.
+
+    true, predicted : ndarray of int, shape (n,) or (n, C)
+        The numbers of the classes; with several labels per item, 0 and 1.
+
+    probabilities : ndarray of shape (n, C), or None
+        None if the classifier has no `predict_proba`.
+    """
+
+    kind: str
+    classes: NDArray[Any]
+    names: list[str]
+    true: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    probabilities: NDArray[np.float64] | None
+
+    @property
+    def n_classes(self) -> int:
+        """The number of classes or labels."""
+        return len(self.names)
+
+    @property
+    def has_one_label(self) -> bool:
+        """Whether each item has exactly one label."""
+        return self.kind != "multilabel"
+
+    def counts(self) -> NDArray[np.int64]:
+        """Return the number of items of each class, or with each label."""
+        if self.has_one_label:
+            return np.bincount(self.true, minlength=self.n_classes)
+        return self.true.sum(axis=0)
+
+
+def predictions_of(estimator: Any, X: Any, y: ArrayLike) -> Predictions:
+    """Predict all items in one pass.
+
+    Parameters
+    ----------
+    estimator : fitted classifier
+        With `predict`, `classes_` and perhaps `predict_proba`.
+
+    X : FeatureSets or MultimodalFeatureSets
+        n items.
+
+    y : array-like of shape (n,) or (n, n_labels)
+        Their labels.
+
+    Raises
+    ------
+    ValueError
+        If there are no items, or the labels do not fit the items or the classifier.
+
+    TypeError
+        If the estimator is not a classifier.
+    """
+    # Importing estimators imports torch, which acluster.inspection does not need by itself.
+    from acluster.estimators import check_labels
+
+    check_is_fitted(estimator)
+    if not hasattr(estimator, "classes_") or not hasattr(estimator, "predict"):
+        raise TypeError(
+            f"{type(estimator).__name__} has no classes_ or predict. Pass a fitted classifier."
+        )
+    if len(X) == 0:
+        raise ValueError("X has no items; a report needs at least one item with a label.")
+    y = check_labels(y, type(estimator).__name__)
+    if len(y) != len(X):
+        raise ValueError(
+            f"y has {len(y)} labels, but X has {len(X)} items. Pass the labels of the same items."
+        )
+    has_one_label = np.ndim(estimator.predict(X[:1])) == 1
+    classes = np.asarray(estimator.classes_)
+    true = _encoded(y, classes, has_one_label)
+    if hasattr(estimator, "predict_proba"):
+        probabilities = np.asarray(estimator.predict_proba(X), dtype=np.float64)
+        if has_one_label:
+            predicted = probabilities.argmax(axis=1)
+        else:
+            predicted = (probabilities > 0.5).astype(np.int64)
+    else:
+        probabilities = None
+        predicted = _encoded(np.asarray(estimator.predict(X)), classes, has_one_label)
+    kind = "multilabel"
+    if has_one_label:
+        kind = "binary" if len(classes) == 2 else "multiclass"
+    names = list(getattr(estimator, "label_names_", []))
+    if not names:
+        names = [str(name) if has_one_label else f"label {name}" for name in classes.tolist()]
+    return Predictions(kind, classes, [*map(escape, names)], true, predicted, probabilities)
+
+
+def _encoded(y: NDArray[Any], classes: NDArray[Any], has_one_label: bool) -> NDArray[np.int64]:
+    """Return the numbers of the classes, or an indicator as it is."""
+    if y.shape[1:] != (() if has_one_label else (len(classes),)):
+        expected = "one label per item" if has_one_label else f"{len(classes)} label columns"
+        raise ValueError(
+            f"y has shape {y.shape}; the classifier was fitted on {expected}. Pass the labels in "
+            "the form of fit."
+        )
+    if not has_one_label:
+        return y.astype(np.int64)
+    are_text = [labels.dtype.kind in "UOST" for labels in (y, classes)]
+    unknown = y if are_text[0] != are_text[1] else np.setdiff1d(y, classes)
+    if len(unknown):
+        raise ValueError(
+            f"y has the label {unknown.tolist()[0]!r}, but the classifier knows "
+            f"{classes.tolist()!s:.200}. Pass items with these labels."
+        )
+    return np.searchsorted(classes, y)

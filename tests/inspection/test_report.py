@@ -1,0 +1,591 @@
+"""The report shows what scikit-learn computes, for every kind of model, and loads nothing."""
+
+import base64
+import hashlib
+import re
+import sys
+from functools import partial
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics
+from sklearn.exceptions import NotFittedError
+from sklearn.preprocessing import StandardScaler
+
+from acluster import (
+    AttentionClusterClassifier,
+    AttentionClusterClassifierCV,
+    FeatureSets,
+    MultimodalAttentionClusterClassifier,
+    MultimodalAttentionClusterClassifierCV,
+    MultimodalFeatureSets,
+    save_feature_sets,
+)
+from acluster.inspection import report as full_report
+from acluster.inspection._report import _blocks, _pictures, _scores
+from acluster.inspection._report._calibration import calibration_of
+from acluster.inspection._report._mistakes import evidence_for, most_confident_mistakes
+from acluster.inspection._report._model_sections import sample_of
+from acluster.inspection._report._predictions import Predictions, predictions_of
+from acluster.inspection._report._scores import _Scorer, held_out_scores
+from acluster.inspection._report._strips import strip_of
+from acluster.rivals import (
+    AttentionMILClassifier,
+    AverageClassifier,
+    PooledClassifier,
+    PooledSVMClassifier,
+)
+from tests.conftest import make_sets
+
+pytest.importorskip("jinja2")
+
+HOSTILE = "<script>alert('1')</script>\"&$x^{\u202e"
+report = partial(full_report, n_mistakes=2)  # each takes a tenth of a second
+VOID = {"meta", "img", "link", "br", "hr", "input"}
+SECTIONS = [
+    "scores",
+    "confusion",
+    "mistakes",
+    "calibration",
+    "data",
+    "learning",
+    "units",
+    "importance",
+]
+
+
+@pytest.fixture(autouse=True)
+def _few_resamples(monkeypatch):
+    monkeypatch.setattr(_scores, "_RESAMPLES", (50, 50))
+
+
+class Page(HTMLParser):
+    """The elements of a page, with a check that each is closed."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.elements, self.open, self.texts = [], [], []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.texts.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.texts).split())
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def check_page(html):
+    """Check that the page is whole, has all sections, and loads and runs nothing else."""
+    page = Page(html)
+    assert [attributes["id"] for attributes in page.all("section")] == SECTIONS
+    for tag, attributes in page.elements:
+        assert tag not in ("link", "iframe", "object", "embed", "base", "form")
+        for name, value in attributes.items():
+            assert not name.startswith("on")
+            if name == "src":
+                assert re.match(r"data:image/(png|svg\+xml);base64,", value)
+            if name == "href":
+                assert value[1:] in SECTIONS
+            assert name not in ("srcset", "action", "style")
+    assert all(image["alt"] for image in page.all("img"))
+    assert "url(" not in html
+    assert "@import" not in html
+    assert html.count("<script>") == html.count("</script>") == 1
+    policy = next(m["content"] for m in page.all("meta") if "http-equiv" in m)
+    script = re.search("<script>(.*)</script>", html, re.S)[1]
+    assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in policy
+    assert "default-src 'none'" in policy
+    return page
+
+
+def quick(kind=AttentionClusterClassifier, **parameters):
+    return kind(max_iter=8, random_state=0, **parameters)
+
+
+def make_multimodal(n=60, seed=0):
+    """Items of two modalities, the second of which is missing more often from class 1."""
+    rng = np.random.default_rng(seed)
+    rgb, y = make_sets(n=n, n_classes=3, seed=seed)
+    items = []
+    for i, rows in enumerate(rgb):
+        item = {"rgb": rows}
+        if y[i] != 1 or i % 5 == 0:
+            item["audio"] = rng.normal(size=(rng.integers(1, 5), 2)) + y[i]
+        items.append(item)
+    return MultimodalFeatureSets.from_items(items), y
+
+
+X, y3 = make_sets(n=60, n_classes=3, dtype=np.float32)  # as in a store
+labels = np.array(["wren", "robin", "tit"])[y3]
+indicator = np.stack([y3 == 0, y3 < 2, y3 == 2], axis=1).astype(int)
+
+
+def random_predictions(kind, n=40, n_classes=4, seed=0, decimals=1):
+    """Predictions with ties among the probabilities."""
+    rng = np.random.default_rng(seed)
+    n_classes = 2 if kind == "binary" else n_classes
+    if kind == "multilabel":
+        probabilities = np.round(rng.random((n, n_classes)), decimals)
+        true = rng.integers(2, size=(n, n_classes))
+        predicted = (probabilities > 0.5).astype(int)
+    else:
+        # Powers of two in the denominator: rows add up to exactly 1.
+        counts = rng.multinomial(16, np.full(n_classes, 1 / n_classes), size=n)
+        probabilities, true = counts / 16, rng.integers(n_classes, size=n)
+        true[:n_classes] = np.arange(n_classes)
+        predicted = probabilities.argmax(axis=1)
+    names = [f"class {c}" for c in range(n_classes)]
+    return Predictions(kind, np.arange(n_classes), names, true, predicted, probabilities)
+
+
+def reference_scores(p, weight):
+    """The same by scikit-learn."""
+    true, predicted, proba = p.true, p.predicted, p.probabilities
+    common = {"sample_weight": weight}
+    f1 = {"zero_division": np.nan, **common}
+    eps = np.finfo(float).eps
+    if p.kind == "multilabel":
+        clipped = np.clip(proba, eps, 1 - eps)
+        loss = -(true * np.log(clipped) + (1 - true) * np.log(1 - clipped)).mean(axis=1)
+        used = [c for c in range(true.shape[1]) if len(set(true[weight > 0, c])) == 2]
+        return {
+            "macro F1": metrics.f1_score(true, predicted, average="macro", **f1),
+            "micro F1": metrics.f1_score(true, predicted, average="micro", **f1),
+            "all labels right": metrics.accuracy_score(true, predicted, **common),
+            "log-loss": np.average(loss, weights=weight),
+            "ROC AUC": np.mean(
+                [metrics.roc_auc_score(true[:, c], proba[:, c], **common) for c in used]
+            ),
+        }
+    classes = np.unique(true)
+    roc_auc = [metrics.roc_auc_score(true == c, proba[:, c], **common) for c in classes]
+    return {
+        "accuracy": metrics.accuracy_score(true, predicted, **common),
+        "balanced accuracy": metrics.balanced_accuracy_score(true, predicted, **common),
+        "macro F1": metrics.f1_score(true, predicted, average="macro", **f1),
+        "log-loss": metrics.log_loss(true, proba, labels=p.classes, **common),
+        "ROC AUC": roc_auc[1] if p.kind == "binary" else np.mean(roc_auc),
+    }
+
+
+@settings(max_examples=25)
+@given(st.sampled_from(["binary", "multiclass", "multilabel"]), st.integers(0, 2**31))
+def test_scores_equal_those_of_scikit_learn_with_sample_weight(kind, seed):
+    p = random_predictions(kind, seed=seed)
+    # The weights of a resample are whole; every class is kept, as scikit-learn needs it.
+    weight = np.random.default_rng(seed).integers(1, 4, size=len(p.true)).astype(float)
+    found = _Scorer(p)(weight)
+    expected = reference_scores(p, weight)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-10, err_msg=name)
+
+
+@settings(max_examples=25)
+@given(st.sampled_from(["binary", "multiclass", "multilabel"]), st.integers(0, 2**31))
+def test_scores_of_a_resample_equal_those_of_repeated_items(kind, seed):
+    p = random_predictions(kind, n=12, seed=seed)
+    weight = np.bincount(np.random.default_rng(seed).integers(12, size=12), minlength=12)
+    chosen = np.repeat(np.arange(12), weight)
+    repeated = Predictions(
+        kind, p.classes, p.names, p.true[chosen], p.predicted[chosen], p.probabilities[chosen]
+    )
+    expected = _Scorer(repeated)(np.ones(12))
+    for name, value in _Scorer(p)(weight.astype(float)).items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-10, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel"])
+def test_class_scores_equal_those_of_scikit_learn(kind):
+    p = random_predictions(kind)
+    found = held_out_scores(p, n_resamples=1)
+    expected = metrics.precision_recall_fscore_support(
+        p.true, p.predicted, labels=p.classes, zero_division=np.nan
+    )
+    for own, value in zip((found.precision, found.recall, found.f1), expected, strict=False):
+        np.testing.assert_allclose(own, value)
+    assert np.array_equal(p.counts(), expected[3])
+
+
+def test_intervals_contain_the_true_accuracy_at_their_level():
+    rng, share, n_inside = np.random.default_rng(0), 0.8, 0
+    for seed in range(200):
+        true = np.zeros(150, dtype=int)
+        predicted = (rng.random(150) > share).astype(int)
+        p = Predictions("binary", np.arange(2), ["a", "b"], true, predicted, None)
+        score = held_out_scores(p, n_resamples=100, random_state=np.random.RandomState(seed))
+        assert score.scores[0].name == "accuracy"
+        n_inside += score.scores[0].low <= share <= score.scores[0].high
+    assert 0.89 * 200 <= n_inside <= 0.99 * 200
+
+
+def test_intervals_depend_on_the_random_state_only():
+    p = random_predictions("multiclass")
+    first, second, other = (
+        held_out_scores(p, random_state=np.random.RandomState(seed)).scores for seed in (0, 0, 1)
+    )
+    assert first == second
+    assert first != other
+
+
+def test_groups_are_drawn_whole():
+    p = random_predictions("multiclass")
+    order = np.random.default_rng(0).permutation(np.repeat(np.arange(40), 5))
+    copies = Predictions(
+        p.kind, p.classes, p.names, p.true[order], p.predicted[order], p.probabilities[order]
+    )
+    alone = held_out_scores(p, random_state=np.random.RandomState(0))
+    grouped = held_out_scores(copies, order, random_state=np.random.RandomState(0))
+    assert grouped.n_units == 40
+    for one, other in zip(alone.scores, grouped.scores, strict=True):
+        np.testing.assert_allclose(
+            [one.value, one.low, one.high], [other.value, other.low, other.high]
+        )
+    single = held_out_scores(copies, random_state=np.random.RandomState(0)).scores[0]
+    assert single.high - single.low < 0.7 * (grouped.scores[0].high - grouped.scores[0].low)
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel"])
+def test_calibration_equals_its_definition(kind):
+    p = random_predictions(kind, n=200, decimals=3)
+    found = calibration_of(p, p.probabilities)
+    if kind == "multilabel":
+        pairs = list(zip(p.probabilities.ravel(), p.true.ravel(), strict=True))
+    elif kind == "binary":
+        pairs = list(zip(p.probabilities[:, 1], p.true, strict=True))
+    else:
+        pairs = list(zip(p.probabilities.max(axis=1), p.true == p.predicted, strict=True))
+    expected = 0
+    for b in range(10):
+        inside = [(q, t) for q, t in pairs if b / 10 <= q and (q < (b + 1) / 10 or b == 9)]
+        assert found.counts[b] == len(inside)
+        if inside:
+            q, t = np.mean(inside, axis=0)
+            expected += abs(q - t) * len(inside) / len(pairs)
+    assert found.expected_error == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel"])
+def test_mistakes_are_the_wrong_labels_of_highest_probability(kind):
+    p = random_predictions(kind)
+    expected = []
+    for i in range(len(p.true)):
+        if kind != "multilabel" and p.true[i] != p.predicted[i]:
+            expected.append(p.probabilities[i, p.predicted[i]])
+        for c in range(p.n_classes) if kind == "multilabel" else ():
+            if p.true[i, c] != p.predicted[i, c]:
+                q = p.probabilities[i, c]
+                expected.append(max(q, 1 - q))
+    found = most_confident_mistakes(p, p.probabilities, 5)
+    np.testing.assert_allclose([m.probability for m in found], sorted(expected)[::-1][:5])
+    for one in found:
+        if kind == "multilabel":
+            assert p.true[one.item, one.true] != p.predicted[one.item, one.true]
+            assert one.true_probability == pytest.approx(1 - one.probability)
+        else:
+            assert (one.true, one.predicted) == (p.true[one.item], p.predicted[one.item])
+            assert one.true_probability == p.probabilities[one.item, one.true]
+
+
+@pytest.mark.parametrize("y", [labels, labels == "wren", indicator])
+def test_strips_of_mistakes_add_up_to_the_evidence_of_their_classes(y):
+    clf = quick().fit(X, y)
+    wrong = np.roll(y, 1, axis=0)
+    p = predictions_of(clf, X, wrong)
+    mistakes = most_confident_mistakes(p, p.probabilities, 6)
+    logits = clf.decision_function(X).reshape(len(X), -1)
+    _, constants = clf.local_evidence(X, return_constants=True)
+    assert mistakes
+    for mistake, strips in zip(mistakes, evidence_for(clf, X, p, mistakes), strict=True):
+        sums = strips[""].values.sum(axis=1)
+        of_features = (logits - constants.total)[mistake.item]
+        if p.kind == "binary":
+            expected = of_features * (1 if mistake.predicted == 1 else -1)
+        elif p.kind == "multilabel":
+            expected = of_features[[mistake.predicted]]
+        else:
+            expected = of_features[[mistake.predicted, mistake.true]]
+        np.testing.assert_allclose(sums, expected, atol=1e-6)
+
+
+@given(st.integers(1, 700), st.booleans(), st.integers(0, 2**31))
+def test_strips_keep_all_evidence(n, is_timed, seed):
+    rng = np.random.default_rng(seed)
+    evidence = rng.normal(size=(n, 2))
+    seconds = rng.integers(0, 900, size=n) / 4 if is_timed else None
+    strip = strip_of(evidence, seconds)
+    assert strip.values.shape == (2, len(strip.edges) - 1)
+    assert strip.values.shape[1] <= 200
+    assert (np.diff(strip.edges) > 0).all()
+    np.testing.assert_allclose(strip.values.sum(axis=1), evidence.sum(axis=0), atol=1e-9)
+    if is_timed and strip.values.shape[1] < 200:
+        for time in np.unique(seconds):
+            cell = np.searchsorted(strip.edges, time, "right") - 1
+            own = evidence[seconds == time].sum(axis=0)
+            np.testing.assert_allclose(strip.values[:, cell], own, atol=1e-9)
+
+
+def test_sample_of_bounds_local_features():
+    rng = np.random.RandomState(0)
+    assert len(sample_of(X, 7, 10**9, rng)) == 7
+    chosen = sample_of(X, 60, 50, rng)
+    assert X.lengths[chosen].sum() <= 50
+    assert (np.diff(chosen) > 0).all()
+    assert len(sample_of(X, 60, 0, rng)) == 1
+
+
+KINDS = {
+    "multiclass": (quick(), X, labels, {}),
+    "binary": (quick(n_members=2, cluster_size=4), X, labels == "wren", {}),
+    "multilabel": (quick(), X, indicator, {"confusion": "several labels"}),
+    "rival": (
+        AttentionMILClassifier(max_iter=3, tol=None, random_state=0),
+        X,
+        labels,
+        {"mistakes": "no evidence", "importance": "one modality"},
+    ),
+    "average": (
+        AverageClassifier(max_iter=3, tol=None, random_state=0),
+        X,
+        labels,
+        {"mistakes": "no evidence", "units": "no attention weights"},
+    ),
+    "pooled": (
+        PooledClassifier(),
+        X,
+        labels,
+        {"learning": "no learning curve", "mistakes": "no evidence", "units": "no attention"},
+    ),
+    "svm": (
+        PooledSVMClassifier(),
+        X,
+        labels,
+        {"calibration": "predict_proba", "scores": "predict_proba", "mistakes": "predict_proba"},
+    ),
+    "cv": (
+        AttentionClusterClassifierCV(cv=2, max_iter=3, n_configurations=2, random_state=0),
+        X,
+        labels,
+        {"learning": "several folds", "units": "no attention"},
+    ),
+    "multimodal": (quick(MultimodalAttentionClusterClassifier), *make_multimodal(), {}),
+    "multimodal cv": (
+        MultimodalAttentionClusterClassifierCV(
+            cv=2, max_iter=3, n_configurations=1, random_state=0
+        ),
+        *make_multimodal(),
+        {"learning": "several folds"},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_report_of_every_kind_of_model(kind):
+    clf, items, y, absent = KINDS[kind]
+    clf.fit(items[:40], y[:40])
+    found = report(clf, items[40:], y[40:])
+    page = check_page(found.html)
+    for section, reason in absent.items():
+        own = found.html.split(f'<section id="{section}">')[1].split("</section>")[0]
+        line = re.search('<p class="absent">(.*?)</p>', own, re.S)[1]
+        assert reason in line
+    score = found.scores["macro F1" if kind == "multilabel" else "accuracy"]
+    if kind != "multilabel":
+        assert score[0] == pytest.approx(clf.score(items[40:], y[40:]))
+    else:
+        assert found.scores["all labels right"][0] == clf.score(items[40:], y[40:])
+    assert f"{score[0]:.3f}" in page.text
+    assert type(clf).__name__ in page.text
+    if hasattr(clf, "oof_score_"):
+        assert f"{clf.oof_score_:.3f}" in page.text
+    assert "20 items" in page.text
+
+
+def test_report_escapes_names_from_files():
+    items, y = make_multimodal(n=30)
+    bold = "<b onclick='x'>audio"  # names of modalities have no slash
+    items = MultimodalFeatureSets({"rgb": items["rgb"], bold: items["audio"]})
+    names = np.array([f"{HOSTILE}{c}" for c in range(3)])
+    clf = quick(MultimodalAttentionClusterClassifier).fit(items, names[y])
+    folder_y = np.roll(names[y], 1)  # so that there are mistakes, whose ids are shown
+
+    class Named(MultimodalFeatureSets):
+        id = np.array([f"{HOSTILE}item{i}" for i in range(30)])
+
+    found = report(clf, Named({name: items[name] for name in items.names}), folder_y,
+                   description=HOSTILE)  # fmt: skip
+    page = check_page(found.html)
+    assert "\u202e" not in found.html
+    shown = HOSTILE.replace("\u202e", "\\u202e")
+    for text in (shown, f"{shown}item", bold, f"{shown}2"):
+        assert text in page.text
+
+
+def test_report_reads_a_store_and_its_columns(tmp_path):
+    ids, groups = [f"clip{i}" for i in range(60)], np.arange(60) // 6
+    save_feature_sets(tmp_path / "s.zarr", X, label=labels, id=ids, group=groups)
+    clf = quick().fit(X, labels)
+    stored = report(clf, tmp_path / "s.zarr")
+    page = check_page(stored.html)
+    assert "resamples of the 10 groups" in page.text
+    assert str(tmp_path / "s.zarr") in page.text
+    assert stored.scores == report(clf, X, labels, groups=groups).scores
+    alone = report(clf, tmp_path / "s.zarr", groups=False)
+    assert "resamples of the 60 items" in Page(alone.html).text
+    assert alone.scores == report(clf, X, labels).scores
+    wrong = report(clf, tmp_path / "s.zarr", np.roll(labels, 1))
+    assert "clip" in " ".join(re.findall("<h3>(.*?)</h3>", wrong.html))
+
+
+def test_report_names_items_without_ids_by_their_numbers():
+    clf = quick().fit(X, labels)
+    found = full_report(clf, X[[7, 8, 9]], np.roll(labels[7:10], 1))
+    assert {"item 7", "item 8", "item 9"} == set(re.findall("<h3>(.*?)</h3>", found.html))
+
+
+def test_report_shows_times_of_places():
+    timed = FeatureSets.from_arrays(
+        list(X), places=[{"seconds": 0.5 * np.arange(length)} for length in X.lengths]
+    )
+    clf = quick().fit(timed, labels)
+
+    def units(items):
+        html = report(clf, items, np.roll(labels, 1)).html
+        card = html.split('<ol class="cards">')[1]
+        return base64.b64decode(re.search(r"svg\+xml;base64,([^\"]*)", card)[1]).decode()
+
+    assert ">seconds<" in units(timed)
+    assert ">local feature<" in units(X)
+
+
+def test_report_notes_missing_modalities():
+    items, y = make_multimodal()
+    clf = quick(MultimodalAttentionClusterClassifier).fit(items, y)
+    page = check_page(report(clf, items, y).html)
+    assert "A missing modality predicts the label: 80% of the items labelled 1" in page.text
+    assert "without audio" in page.text
+
+
+def test_report_of_one_item_and_of_absent_classes():
+    clf = PooledClassifier().fit(X, labels)
+    found = report(clf, X[:1], labels[:1])
+    page = check_page(found.html)
+    assert np.isnan(found.scores["accuracy"][1:]).all()
+    assert np.isnan(found.scores["ROC AUC"][0])
+    assert "2 of the 3 classes or labels have no item here: robin, tit" in page.text
+
+
+def test_report_of_many_classes_lists_pairs_instead_of_a_matrix():
+    y = np.arange(60) % 30
+    clf = PooledClassifier().fit(X, y)
+    wrong = np.where(y == 3, 4, y)
+    found = report(clf, X, wrong)
+    assert "Confusion matrix of" not in found.html
+    predicted = clf.predict(X)
+    pairs = {(t, p) for t, p in zip(wrong.tolist(), predicted.tolist(), strict=True) if t != p}
+    assert f"There are {len(pairs)} pairs with mistakes" in Page(found.html).text
+
+
+def test_report_predicts_once():
+    class Spy(PooledClassifier):
+        n_predicted = 0
+
+        def predict_proba(self, X):
+            Spy.n_predicted += len(X)
+            return super().predict_proba(X)
+
+    report(Spy().fit(X, labels), X, labels)
+    assert Spy.n_predicted == 60
+
+
+def test_report_accepts_what_classifiers_accept():
+    clf = quick().fit(X, labels)
+    expected = report(clf, X, labels).scores
+    assert report(clf, list(X), labels.tolist()).scores == expected
+    items, y = make_multimodal(n=12)
+    both = quick(MultimodalAttentionClusterClassifier).fit(items, y)
+    expected = report(both, items, y).scores
+    audio = [rows if len(rows) else None for rows in items["audio"]]
+    assert report(both, {"rgb": items["rgb"], "audio": audio}, y).scores == expected
+    assert report(both, list(items), y).scores == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"y": None}, r"X has no labels\. Pass them as y"),
+        ({"y": labels[:9]}, "y has 9 labels, but X has 60 items"),
+        ({"y": np.where(y3 == 0, "owl", labels)}, r"label 'owl', but the classifier knows \['rob"),
+        ({"y": y3}, "y has the label 0, but the classifier knows"),
+        ({"y": indicator}, r"y has shape \(60, 3\); .* fitted on one label per item"),
+        ({"groups": [1, 2]}, r"groups has shape \(2,\), but X has 60 items"),
+        ({"n_mistakes": -1}, "n_mistakes=-1"),
+        ({"X": X[:0], "y": labels[:0]}, "X has no items"),
+    ],
+)
+def test_report_rejects(arguments, message):
+    clf = PooledClassifier().fit(X, labels)
+    with pytest.raises(ValueError, match=message):
+        report(clf, **({"X": X, "y": labels} | arguments))
+
+
+def test_report_rejects_what_is_no_fitted_classifier():
+    with pytest.raises(NotFittedError):
+        report(quick(), X, labels)
+    with pytest.raises(TypeError, match="no classes_ or predict"):
+        report(StandardScaler().fit([[1.0]]), X, labels)
+
+
+@pytest.mark.parametrize("package", ["jinja2", "matplotlib.figure"])
+def test_report_names_the_extra_that_it_needs(monkeypatch, package):
+    clf = PooledClassifier().fit(X, labels)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match="with its extra 'report'"):
+        report(clf, X, labels)
+
+
+def test_report_is_saved_whole_or_not_at_all(tmp_path):
+    found = report(PooledClassifier().fit(X, labels), X, labels)
+    path = tmp_path / "page.html"
+    found.save(path)
+    assert path.read_text(encoding="utf-8") == found.html
+    assert "accuracy" in repr(found)
+    with pytest.raises(FileNotFoundError):
+        found.save(tmp_path / "no" / "page.html")
+    assert [one.name for one in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_pictures_are_png_where_svg_is_larger():
+    def picture(n_lines):
+        figure = _pictures.new_figure(3, 2)
+        figure.subplots().plot(np.random.default_rng(0).normal(size=(50, n_lines)))
+        return _pictures.picture_of(figure, "lines").source
+
+    with _pictures.style():
+        assert picture(1).startswith("data:image/svg+xml;base64,")
+        assert picture(200).startswith("data:image/png;base64,")
+        assert picture(1) == picture(1)
+
+
+def test_cells_of_undefined_numbers_are_dashes():
+    assert _blocks.number_cell(np.nan).text == "\N{EN DASH}"
+    assert _blocks.number_cell(0.25, ".0%").text == "25%"
+    assert len(_blocks.shortened("a" * 99)) == 40
