@@ -12,7 +12,15 @@ import numpy as np
 import acluster.extraction
 import acluster.sets
 from acluster._utils._progress import progress
-from acluster.command_line import _convert, _evidence, _extract, _pictures, _search, _splits
+from acluster.command_line import (
+    _convert,
+    _evidence,
+    _extract,
+    _pictures,
+    _report,
+    _search,
+    _splits,
+)
 from acluster.command_line._evidence import find_item
 from acluster.command_line._labels import Roles, read_table
 from acluster.command_line._output import check_path, is_terminal, quiet, show, write_table
@@ -276,3 +284,8 @@ def attention(options: argparse.Namespace) -> None:
     for modality, a in (weights if isinstance(weights, dict) else {"": weights}).items():
         header = [f"{modality} local feature".strip(), *(f"unit {k}" for k in range(a.shape[1]))]
         write_table(None, header, ([i, *map("{:.6g}".format, row)] for i, row in enumerate(a)))
+
+
+def report(options: argparse.Namespace) -> None:
+    """Write a page about a model, and print its scores."""
+    _report.write_report(options)

@@ -38,6 +38,7 @@ an item is the name of its file without .npy.
   acluster search videos.zarr --out videos.model --hold-out 0.2
   acluster predict videos.model new.zarr --out predictions.csv
   acluster attention videos.model videos.zarr item7 --png item7.png
+  acluster report videos.model held_out.zarr --out report.html
 """
 
 
@@ -136,6 +137,7 @@ def _make_parser() -> argparse.ArgumentParser:
         (_transform, "write the global features of a store's items", ["model", "store"]),
         (_attention, "show the attention weights of one item", ["model", "store"]),
         (_evidence, "write what each local feature adds for each class", ["model", "store"]),
+        (_report, "write a page about a model: scores, mistakes, attention", ["model", "store"]),
     ):
         command = commands.add_parser(
             add_arguments.__name__.strip("_"),
@@ -456,7 +458,7 @@ def _add_splits(command: _Command) -> None:
         "--hold-out",
         type=float,
         metavar="FRACTION",
-        help="the fraction of the items to hold out and report the accuracy on, such as 0.2",
+        help="the fraction of the items to hold out and report the scores on, such as 0.2",
     )
     command.add_argument(
         "--group",
@@ -584,3 +586,29 @@ def _add_picture_options(command: _Command, help_of_png: str) -> None:
     command.add_argument(
         "--scale", type=float, metavar="FACTOR", help="how many pixels of x a pixel is wide"
     )
+
+
+def _report(command: _Command) -> None:
+    """Write a page about a model and its predictions for the labelled items of a store.
+
+    The page is one HTML file that loads nothing from the network: the sizes and classes of the
+    items, the learning curve, scores with confidence intervals, the confusion matrix, the
+    calibration, the most confident mistakes with the evidence of their local features, the
+    attention units, and the importance of the modalities.
+
+    The items must not be those of the training, which would make the scores too high. Pass another
+    store or, after acluster fit --hold-out 0.2, the same store and the same --hold-out and --group:
+    the items that were held out are then scored.
+
+    If the store has groups, the confidence intervals draw whole groups; --no-group ignores them.
+
+    Example:
+
+      acluster report videos.model held_out.zarr --out report.html
+      acluster report videos.model videos.zarr --hold-out 0.2 --out report.html
+    """
+    command.add_argument("--out", required=True, metavar="HTML", help="the file to write")
+    command.add_argument(
+        "--mistakes", type=int, default=12, metavar="N", help="how many mistakes to show"
+    )
+    _add_splits(command)
