@@ -53,7 +53,7 @@ def items(n_items, draw):
     lengths = draw.integers(15, 36, size=n_items)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     values = draw.normal(size=(offsets[-1], N_FEATURES)).astype(np.float32)
-    centers = np.random.default_rng(0).normal(size=(N_CLASSES, N_FEATURES))
+    centers = np.random.default_rng(0).normal(scale=0.6, size=(N_CLASSES, N_FEATURES))
     values[offsets[:-1] + draw.integers(lengths)] += centers[y]
     seconds = np.concatenate([np.arange(length) / 2 for length in lengths])
     names = np.array([f"class {label}" for label in y])

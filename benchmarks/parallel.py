@@ -3,7 +3,8 @@
     python benchmarks/parallel.py [speed] [kills] [memory]
         [--gigabytes 4] [--repeats 3] [--backends loky dask ray] [--folder DIR] [--json FILE]
 
-speed: `transform(X, out=...)` of a float16 store by two processes and by one, interleaved.
+speed: `transform(X, out=...)` of a float16 store by two processes and by one, interleaved. Beside
+    it, how much faster two processes copy memory than one, which bounds it.
 kills: the same call, one of whose workers is killed (SIGKILL) when 0 to 80 % of the ranges of items
     are complete, and is resumed. All results are compared with that of one process, bit by bit.
 memory: GridSearchCV over a store of 500 MB, or of all of it if it is smaller: how much more private
@@ -66,6 +67,26 @@ def are_equal(a, b):
     return a.shape == b.shape and all((a[i : i + size] == b[i : i + size]).all() for i in rows)
 
 
+def copies_per_second():
+    """Return how often this process copies 128 MiB per second, for three seconds."""
+    source = np.ones(1 << 25, np.float32)
+    target, n, started = np.empty_like(source), 0, time.perf_counter()
+    while time.perf_counter() - started < 3:
+        target[:] = source
+        n += 1
+    return n / (time.perf_counter() - started)
+
+
+def copy_speedup():
+    """Return how much faster two processes copy memory than one."""
+    totals = []
+    for n in (1, 2):
+        command = [sys.executable, __file__, "--copy"]
+        processes = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(n)]
+        totals.append(sum(float(process.communicate()[0]) for process in processes))
+    return totals[1] / totals[0]
+
+
 def speed(store, folder, options):
     """Return the seconds with one and two processes, and whether their results are equal."""
     model = fitted(store, folder)
@@ -82,6 +103,7 @@ def speed(store, folder, options):
         "seconds": {str(n_jobs): times for n_jobs, times in seconds.items()},
         "speedup": median(ratios),
         "speedup_range": [min(ratios), max(ratios)],
+        "speedup_of_copying_memory": copy_speedup(),
         "equal": are_equal(folder / "G1.zarr", folder / "G2.zarr"),
     }
 
@@ -230,6 +252,9 @@ def memory(store, folder, options):
 def main():
     if sys.argv[1:2] == ["--transform"]:
         transform(*sys.argv[2:], n_jobs=2)
+        return
+    if sys.argv[1:2] == ["--copy"]:
+        print(copies_per_second())
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parts = {"speed": speed, "kills": kills, "memory": memory}
