@@ -21,7 +21,7 @@ from acluster import (
     save_feature_sets,
 )
 from acluster.estimators import _ranges
-from acluster.nn import has_compiled_kernels
+from acluster.nn import _compiled, has_compiled_kernels
 from acluster.sets._store._range_output import RangeOutput
 from tests.conftest import make_sets
 from tests.estimators.integrations import KillsProcess, Largest
@@ -275,6 +275,8 @@ class TestSigkill:
         self, killed, tmp_path, monkeypatch
     ):
         clf, store = killed(117)
+        # A forked child has no compiled kernels, which another process could not continue with.
+        monkeypatch.setattr(_compiled, "_INSTALLED", False)
         if not (child := os.fork()):
             clf.transform(store, out=tmp_path / "G.zarr")
             os._exit(0)

@@ -545,9 +545,11 @@ class FeatureSetsWriter:
             if error_type is None:
                 self.close()
             elif self._closed is None:
-                self.flush()
-                if self._is_new and not len(self):
-                    self._remove()
+                try:
+                    self.flush()
+                finally:
+                    if self._is_new and not self._state.n_written:
+                        self._remove()
         finally:
             # What cannot be written, as on a full disk, must not keep other writers out for as
             # long as the traceback of the error refers to this one.
