@@ -303,14 +303,21 @@ def test_no_process_outlives_an_extraction_that_ends(tmp_path, kind, to_group, h
     if holds_lock and sys.platform != "linux":
         pytest.skip("only Linux ends a process that hangs inside a library")
     root = write(tmp_path / "files", "a", "b", "c")
-    command = [sys.executable, "-c", SCRIPT, root, tmp_path / "s.zarr", str(holds_lock)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    command = [sys.executable, "-X", "faulthandler", "-c", SCRIPT, root, tmp_path / "s.zarr"]
+    process = subprocess.Popen(
+        [*command, str(holds_lock)], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     try:
         files = eventually(lambda: len(found := [*root.glob("*.pid")]) == 2 and found)
         pids = [int(eventually(path.read_text)) for path in files]
         assert all(map(is_running, pids))
         (os.killpg if to_group else os.kill)(process.pid, kind)
         _, errors = process.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        os.kill(process.pid, signal.SIGABRT)  # which prints where its threads are
+        for pid in filter(is_running, pids):
+            os.kill(pid, signal.SIGKILL)
+        pytest.fail(f"children that run: {pids}\n{process.communicate()[1]}")
     finally:
         process.kill()
     eventually(lambda: not any(map(is_running, pids)), 10)
