@@ -48,9 +48,10 @@ def explain(options: argparse.Namespace) -> None:
             f"{options.model} holds a model of class {type(classifier).__name__}, which has no "
             "evidence. Attention cluster classifiers have it."
         )
-    names = getattr(classifier, "label_names_", []) or classifier.classes_.tolist()
-    classes = _chosen(options.classes, names)
+    classes = _chosen(classifier, X, options.classes)
     numbers = range(len(X)) if options.item is None else [find_item(X, options.item)]
+    known = X.id  # read once
+    ids = [number if known is None else known[number] for number in numbers]
     if options.png:
         # Without --class, the display chooses the most probable ones.
         shown = classes if options.classes else None
@@ -59,14 +60,18 @@ def explain(options: argparse.Namespace) -> None:
         return
     is_store = options.out is not None and Path(options.out).suffix == ".zarr"
     if is_store:
-        _write_store(classifier, X, numbers, classes, options)
+        _write_store(classifier, X, dict(zip(numbers, ids, strict=True)), classes, options)
         show(f"{options.out}: {len(numbers)} items, {len(classes)} classes")
         return
     check_path(options.out)
     has_names = isinstance(X, acluster.MultimodalFeatureSets)
     header = ["id", *(["modality"] if has_names else []), "local feature", *_place_names(X)]
     header += [f"evidence for {name}" for name in classes]
-    write_table(options.out, header, _table(classifier, X, numbers, classes, has_names))
+    write_table(
+        options.out,
+        header,
+        _table(classifier, X, dict(zip(numbers, ids, strict=True)), classes, has_names),
+    )
 
 
 def find_item(X: Any, item: str) -> int:
@@ -82,10 +87,12 @@ def find_item(X: Any, item: str) -> int:
     )
 
 
-def _chosen(wanted: Sequence[str] | None, names: Sequence[Any]) -> list[Any]:
-    """Return the classes that texts name; without any, all, or the second of two."""
+def _chosen(classifier: Any, X: Any, wanted: Sequence[str] | None) -> list[Any]:
+    """Return the classes that texts name; without any, all, or the second of two classes."""
+    names = list(getattr(classifier, "label_names_", [])) or classifier.classes_.tolist()
     if wanted is None:
-        return [names[1]] if len(names) == 2 else list(names)
+        # Two labels have a logit each, and two classes share one.
+        return names[1:] if classifier.decision_function(X[:1]).ndim == 1 else names
     by_text = {str(name): name for name in names}
     for text in wanted:
         if text not in by_text:
@@ -97,23 +104,23 @@ def _chosen(wanted: Sequence[str] | None, names: Sequence[Any]) -> list[Any]:
 
 def _explained(
     classifier: Any, X: Any, numbers: Sequence[int], classes: list[Any]
-) -> Iterator[tuple[Any, Rows, NDArray[Any], dict[str, Any]]]:
-    """Yield the id, the evidence by modality, the constants and the places of every item."""
+) -> Iterator[tuple[Rows, NDArray[Any], dict[str, Any]]]:
+    """Yield the evidence by modality, the constants and the places of every item."""
     starts = range(0, len(numbers), _ITEMS_PER_BATCH)
     for i in progress(starts, f"batches of {_ITEMS_PER_BATCH} items", len(starts)):
-        own = numbers[i : i + _ITEMS_PER_BATCH]
-        batch = X[np.asarray(own)]
+        batch = X[np.asarray(numbers[i : i + _ITEMS_PER_BATCH])]
         evidence, constants = classifier.local_evidence(batch, classes, return_constants=True)
         is_single = isinstance(evidence, acluster.FeatureSets)
         sets = {"": evidence} if is_single else {name: evidence[name] for name in evidence.names}
-        for k, number in enumerate(own):
+        located = {name: one.places.load() for name, one in sets.items() if one.places is not None}
+        for k in range(len(batch)):
             rows = {name: one[k] for name, one in sets.items()}
             places = {
-                name: dict(zip(one.places.column_names, one.places[k].T, strict=True))
-                for name, one in sets.items()
-                if one.places is not None and len(rows[name])
+                name: dict(zip(own.column_names, own[k].T, strict=True))
+                for name, own in located.items()
+                if len(rows[name])
             }
-            yield number if X.id is None else X.id[number], rows, constants.total[k], places
+            yield rows, constants.total[k], places
 
 
 def _place_names(X: Any) -> list[str]:
@@ -123,11 +130,15 @@ def _place_names(X: Any) -> list[str]:
 
 
 def _table(
-    classifier: Any, X: Any, numbers: Sequence[int], classes: list[Any], has_names: bool
+    classifier: Any, X: Any, ids: Mapping[int, Any], classes: list[Any], has_names: bool
 ) -> Iterator[list[Any]]:
-    """Yield a row per local feature, and one for the constant of every item."""
+    """Yield a row per local feature, and one for the constant of every item.
+
+    `ids` are those of the items to explain, by their numbers.
+    """
     columns = _place_names(X)
-    for id_, by_modality, constant, places in _explained(classifier, X, numbers, classes):
+    explained = _explained(classifier, X, [*ids], classes)
+    for id_, (by_modality, constant, places) in zip(ids.values(), explained, strict=True):
         for modality, rows in by_modality.items():
             own: Mapping[str, Any] = places.get(modality, {})
             for k, row in enumerate(rows):
@@ -139,7 +150,7 @@ def _table(
 
 
 def _write_store(
-    classifier: Any, X: Any, numbers: Sequence[int], classes: list[Any], options: argparse.Namespace
+    classifier: Any, X: Any, ids: Mapping[int, Any], classes: list[Any], options: argparse.Namespace
 ) -> None:
     """Write a store whose local features are the evidence, or continue an interrupted call."""
     if isinstance(X, acluster.MultimodalFeatureSets) and _CONSTANT in X.names:
@@ -149,20 +160,22 @@ def _write_store(
         )
     digest = hashlib.sha256(Path(options.model).read_bytes()).hexdigest()
     description = {"classes": [str(name) for name in classes], "model_sha256": digest}
+    names = [str(id_) if isinstance(id_, int) else id_ for id_ in ids.values()]
     attributes = {"evidence": description}
-    ids = [str(number) if X.id is None else X.id[number] for number in numbers]
     with FeatureSetsWriter(options.out, resume=True, attributes=attributes) as writer:
+        # Also without items: a store keeps the description with which it was begun.
+        if info(writer.path).attributes.get("evidence") != description:
+            raise ValueError(
+                f"{options.out} does not hold the evidence of this model for these classes. "
+                "Name another store."
+            )
         if len(writer):
-            if info(writer.path).attributes.get("evidence") != description:
-                raise ValueError(
-                    f"{options.out} does not hold the evidence of this model for these classes. "
-                    "Name another store."
-                )
-            check_resumable(writer, {"id": ids}, options.store)
+            check_resumable(writer, {"id": names}, options.store)
         done = len(writer)
-        for id_, rows, constant, places in _explained(classifier, X, numbers[done:], classes):
+        explained = _explained(classifier, X, [*ids][done:], classes)
+        for id_, (rows, constant, places) in zip(names[done:], explained, strict=True):
             name_of = {name: name or "features" for name in rows}
             item = {name_of[name]: own for name, own in rows.items() if len(own)}
             item[_CONSTANT] = constant[None]
             named = {name_of[name]: own for name, own in places.items()}
-            writer.append(item, id=str(id_) if X.id is None else id_, places=named or None)
+            writer.append(item, id=id_, places=named or None)

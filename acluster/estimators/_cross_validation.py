@@ -32,7 +32,7 @@ from acluster.estimators._evidence import Evidence, evidence_of, explained, mean
 from acluster.estimators._fitting import fit_together
 from acluster.estimators._folds import splits_of
 from acluster.estimators._inference import logits_of
-from acluster.estimators._items import Items, check_items, check_X, copy_checked, unwrapped
+from acluster.estimators._items import Items, check_items, check_X, copy_checked
 from acluster.estimators._labels import LabelCoding, LabelledClassifierMixin, check_labels
 from acluster.estimators._parameters import (
     TrainingParameters,
@@ -287,7 +287,9 @@ class CrossValidatedClassifier(
         """
         check_is_fitted(self)
         widths = self.estimators_[0][0]._architecture.widths
-        X = check_X(self, X, seen=widths)
+        return self._checked_proba(check_X(self, X, seen=widths), n_jobs)
+
+    def _checked_proba(self, X: MultimodalFeatureSets, n_jobs: int | None) -> NDArray[Any]:
         used = np.flatnonzero(self.weights_)
         # One pass per fold: where a modality is missing, folds have different means for it.
         folds = zip(*(self.estimators_[i] for i in used), strict=True)
@@ -315,12 +317,17 @@ class CrossValidatedClassifier(
         ndarray of shape (n, n_classes), (n, n_labels) or (n,)
             For two classes, only the logit of the second class.
         """
-        probabilities = np.clip(self.predict_proba(X, n_jobs=n_jobs), SMALLEST_PROBABILITY, 1.0)
+        logits = self._logits_of(self.predict_proba(X, n_jobs=n_jobs))
+        return logits[:, 0] if self._coding.kind == "binary" else logits
+
+    def _logits_of(self, probabilities: NDArray[Any]) -> NDArray[Any]:
+        """Return the logits, (n, n_outputs), of probabilities."""
+        probabilities = np.clip(probabilities, SMALLEST_PROBABILITY, 1.0)
         if self._coding.kind == "multiclass":
             return np.log(probabilities)
         opposite = np.clip(1 - probabilities, SMALLEST_PROBABILITY, 1.0)
         logits: NDArray[Any] = np.log(probabilities / opposite)
-        return logits[:, 1] if self._coding.kind == "binary" else logits
+        return logits[:, 1:] if self._coding.kind == "binary" else logits
 
     def local_evidence(
         self, X: Any, classes: ArrayLike | None = None, *, return_constants: bool = False
@@ -395,11 +402,9 @@ class CrossValidatedClassifier(
         used, n_folds = np.flatnonzero(self.weights_), len(self.estimators_[0])
         networks = [one for i in used for one in self.estimators_[i]]
         weights = np.repeat(self.weights_[used] / n_folds, n_folds).tolist()
-        logits = self.decision_function(unwrapped(self, X)).reshape(len(X), -1)
-        pairs = zip(weights, networks, strict=True)
-        mean = sum(weight * logits_of([one], X)[0] for weight, one in pairs)
-        parts = [evidence_of(one, X, contrasts) for one in networks]
-        return mean_evidence(parts, weights, (logits - mean) @ contrasts)
+        proba = self._checked_proba(X, None)
+        parts = (evidence_of(one, X, contrasts) for one in networks)
+        return mean_evidence(parts, weights, X, self._logits_of(proba) @ contrasts)
 
     def predict(self, X: Any, *, n_jobs: int | None = None) -> NDArray[Any]:
         """Return the most probable label of every item.

@@ -29,9 +29,9 @@ class EvidenceConstants:
     Attributes
     ----------
     by_modality : dict of str to ndarray of shape (n, C)
-        What each modality adds whatever the item's local features are: the shift β of its units,
-        and the evidence of the local feature that replaces a missing set. Sets without a name are
-        the modality "features".
+        What each modality adds beside the evidence: the shift β of its units, scaled by their norms
+        for this item, and the evidence of the local feature that replaces a missing set. Sets
+        without a name are the modality "features".
 
     rest : ndarray of shape (n, C)
         The bias. For an ensemble, also the logit of the mean probability less the mean of the
@@ -229,18 +229,37 @@ def explained(
 
 
 def mean_evidence(
-    parts: Sequence[Evidence], weights: Sequence[float], remainder: NDArray[Any]
+    parts: Iterable[Evidence],
+    weights: Sequence[float],
+    X: MultimodalFeatureSets,
+    logits: NDArray[Any],
 ) -> Evidence:
     """Return the weighted mean of the evidence of several classifiers of the same items.
 
-    `remainder`, of shape (n, C), is added to the constants.
+    Parameters
+    ----------
+    parts : iterable of Evidence
+        Each is added up before the next one is asked for.
+
+    weights : sequence of float
+        Their weights, which add up to 1.
+
+    X : MultimodalFeatureSets
+        The items.
+
+    logits : ndarray of shape (n, C)
+        Those of the ensemble. What the mean evidence and constants lack to them is added to the
+        constants.
     """
-
-    def mean(arrays: Iterable[NDArray[Any]]) -> NDArray[Any]:
-        return sum(weight * one for weight, one in zip(weights, arrays, strict=True))  # type: ignore[return-value]
-
-    names = parts[0].by_modality
-    rows = {name: mean(one.by_modality[name] for one in parts) for name in names}
-    constants = {name: mean(one.constants.by_modality[name] for one in parts) for name in names}
-    rest = mean(one.constants.rest for one in parts) + remainder
-    return Evidence(rows, EvidenceConstants(constants, rest))
+    rows: dict[str, Any] = dict.fromkeys(X.names, 0)
+    constants: dict[str, Any] = dict.fromkeys(X.names, 0)
+    rest: Any = 0
+    for weight, part in zip(weights, parts, strict=True):
+        rest = rest + weight * part.constants.rest
+        for name in X.names:
+            rows[name] = rows[name] + weight * part.by_modality[name]
+            constants[name] = constants[name] + weight * part.constants.by_modality[name]
+    mean = rest + sum(constants.values())
+    for name, values in rows.items():
+        np.add.at(mean, np.repeat(np.arange(len(X)), X[name].lengths), values)
+    return Evidence(rows, EvidenceConstants(constants, rest + logits - mean))

@@ -26,7 +26,8 @@ def scores_of(
     ----------
     kind : {"evidence", "attention", "gradient", "random"}
         Evidence for the class; the mean attention weight of all units; the gradient of the logit
-        of the class times the local feature; random numbers.
+        of the class times the local feature, standardized if the classifier does so; random
+        numbers.
 
     estimator : fitted classifier
         What is explained.
@@ -94,23 +95,40 @@ def _gradient(estimator: Any, X: MultimodalFeatureSets, targets: NDArray[np.int6
         )
     network = estimator.to_torch()
     like, scores = next(network.parameters()), {name: np.empty(0) for name in names}
+    # The mean of the training set is the origin of standardized features; all members have one.
+    origins = getattr(network, "members", [network])[0].standardizations
     for i in range(0, len(X), _ITEMS_PER_BATCH):
         batch = X[i : i + _ITEMS_PER_BATCH]
         own = torch.tensor(targets[i : i + _ITEMS_PER_BATCH], device=like.device)
-        packed = [batch[name].packed() for name in names]
+        packed = _in_order_of_fit(estimator, batch, names)
         values = [torch.tensor(rows).to(like).requires_grad_() for rows, _ in packed]
         logits = network(
             [(rows, torch.tensor(o)) for rows, (_, o) in zip(values, packed, strict=True)]
         )
         if logits.shape[1] == 1:  # that of the second class
             logits = torch.cat([-logits, logits], dim=1)
-        of_classes = logits.gather(1, own[:, None]).sum()
-        for name, rows, gradient in zip(
-            names, values, torch.autograd.grad(of_classes, values), strict=True
-        ):
-            product = (gradient * rows.detach()).sum(dim=1).cpu().numpy()
+        gradients = torch.autograd.grad(logits.gather(1, own[:, None]).sum(), values)
+        for k, name in enumerate(names):
+            inputs = values[k].detach() - (0 if origins is None else origins[k].mean)
+            product = (gradients[k] * inputs).sum(dim=1).cpu().numpy()
             scores[name] = np.concatenate([scores[name], product])
     return scores
+
+
+def _in_order_of_fit(
+    estimator: Any, X: MultimodalFeatureSets, names: list[str]
+) -> list[tuple[NDArray[Any], NDArray[np.int64]]]:
+    """Return the packed sets of the modalities, with named columns in the order of `fit`."""
+    packed, first = [], 0
+    for name in names:
+        values, offsets = X[name].packed()
+        own, columns = getattr(estimator, "feature_names_in_", None), X[name].column_names
+        if own is not None and columns is not None:
+            order = [columns.index(one) for one in own[first : first + values.shape[1]]]
+            values = values[:, order]
+        first += values.shape[1]
+        packed.append((values, offsets))
+    return packed
 
 
 def _by_modality(found: Any) -> Scores:

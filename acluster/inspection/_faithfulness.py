@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from acluster import FeatureSets, MultimodalFeatureSets
 from acluster.inspection._attributions import Scores, scores_of, unwrapped
+from acluster.sets import with_column_names
 
 _KINDS = ("evidence", "attention", "gradient", "random")
 
@@ -42,12 +43,13 @@ def evidence_faithfulness(
             default="evidence"
         What ranks the local features: their evidence for the class (``local_evidence``), their mean
         attention weight over all units, the gradient of the logit of the class times the local
-        feature, or random numbers, as a baseline. Or scores of your own: sets like X with one
-        column, for several modalities a dict of them or a `MultimodalFeatureSets`.
+        feature (standardized, if the classifier does so), or random numbers, as a baseline. Or
+        scores of your own: sets like X with one column; for several modalities, a dict of them or a
+        `MultimodalFeatureSets`.
 
     y : array-like of shape (n,), optional
         The class of each item whose probability is observed; of a multilabel classifier, the number
-        of a label. By default, the most probable one.
+        or the name of a label. By default, the most probable one.
 
     n_steps : int, default=10
         The number of steps in which all local features are removed.
@@ -154,6 +156,7 @@ class _Ranking:
 
     def __init__(self, X: MultimodalFeatureSets, scores: Scores) -> None:
         self._packed = {name: X[name].packed() for name in X.names}
+        self._columns = {name: X[name].column_names for name in X.names}
         lengths = {name: X[name].lengths for name in X.names}
         self._n_local = np.sum([*lengths.values()], axis=0)
         self._item = {name: np.repeat(np.arange(len(X)), own) for name, own in lengths.items()}
@@ -176,7 +179,9 @@ class _Ranking:
             item = self._item[name]
             chosen = (self._rank[name] < n_first[item]) == keeps_first
             lengths = np.bincount(item[chosen], minlength=len(n_first))
-            sets[name] = FeatureSets(values[chosen], np.concatenate([[0], np.cumsum(lengths)]))
+            kept = FeatureSets(values[chosen], np.concatenate([[0], np.cumsum(lengths)]))
+            # Classifiers that were fitted on named columns match them by name.
+            sets[name] = with_column_names(kept, self._columns[name])
         return MultimodalFeatureSets(sets)
 
 
@@ -192,16 +197,18 @@ def _in_memory(X: Any) -> MultimodalFeatureSets:
 
 
 def _numbers(estimator: Any, y: ArrayLike, n_items: int) -> NDArray[np.int64]:
-    labels, classes = np.asarray(y), np.asarray(estimator.classes_)
+    """Return the position of the class, or of the named label, of every item."""
+    labels, classes = np.asarray(y), estimator.classes_.tolist()
     if labels.shape != (n_items,):
         raise ValueError(f"y has shape {labels.shape}; pass one class per item, ({n_items},).")
-    unknown = labels[~np.isin(labels, classes)]
-    if len(unknown):
-        raise ValueError(
-            f"y contains {unknown.tolist()[0]!r}, which is not a class of the classifier: "
-            f"{classes.tolist()!s:.200}."
-        )
-    return np.searchsorted(classes, labels)
+    position = {label: i for i, label in enumerate(classes)}
+    position |= {name: i for i, name in enumerate(getattr(estimator, "label_names_", []))}
+    for label in labels.tolist():
+        if label not in position:
+            raise ValueError(
+                f"y contains {label!r}, which is not a class of the classifier: {classes!s:.200}."
+            )
+    return np.array([position[label] for label in labels.tolist()])
 
 
 def _given(scores: Any, X: MultimodalFeatureSets) -> Scores:
@@ -216,11 +223,19 @@ def _given(scores: Any, X: MultimodalFeatureSets) -> Scores:
     names = [*scores] if isinstance(scores, Mapping) else scores.names
     if set(names) != set(X.names):
         raise ValueError(f"scores has the modalities {names}, but X has {X.names}.")
+    found = {}
     for name in names:
         own = scores[name]
+        if not isinstance(own, FeatureSets):
+            raise TypeError(
+                f"scores of modality {name!r} has type {type(own).__name__}; expected FeatureSets."
+            )
         if own.n_features != 1 or not np.array_equal(own.lengths, X[name].lengths):
             raise ValueError(
                 f"scores of modality {name!r} must have one column and the lengths of X; got "
                 f"{own}, and X has {X[name]}."
             )
-    return {name: scores[name].packed()[0][:, 0] for name in names}
+        found[name] = own.packed()[0][:, 0].astype(np.float64)
+        if not np.isfinite(found[name]).all():
+            raise ValueError(f"scores of modality {name!r} has a number that is not finite.")
+    return found

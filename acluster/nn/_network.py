@@ -269,6 +269,12 @@ class ScoreFusionNetwork(IntegrationNetwork):
         super().__init__(integrations, n_outputs, dropout, widths)
         self.is_softmax = is_softmax
 
+    def local_evidence(
+        self, sets: Sequence[Packed], contrasts: Tensor
+    ) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """Raise a NotImplementedError: these logits are not sums over the local features."""
+        raise NotImplementedError("The logits of averaged probabilities have no local evidence.")
+
     def forward(self, sets: Sequence[Packed], generator: torch.Generator | None = None) -> Tensor:
         """Return the logits of the averaged probabilities; see `IntegrationNetwork.forward`."""
         sizes = [integration.global_size for integration in self.integrations]

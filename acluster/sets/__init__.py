@@ -23,6 +23,7 @@ from acluster.sets._feature_sets import (
     SetsInMemory,
     pieces,
     rows_of_runs,
+    with_column_names,
     with_extraction,
 )
 from acluster.sets._missing import notes_on_missing

@@ -550,6 +550,13 @@ class FeatureSets(ItemSequence):
         )
 
 
+def with_column_names(X: FeatureSets, names: tuple[Any, ...] | None) -> FeatureSets:
+    """Return the same sets with other names of their columns, or with none."""
+    named = copy.copy(X)
+    named._feature_names = names
+    return named
+
+
 def with_extraction(X: FeatureSets, extraction: Mapping[str, Any] | None) -> FeatureSets:
     """Return sets in memory with a description of how they were extracted.
 

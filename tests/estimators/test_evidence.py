@@ -125,6 +125,16 @@ def test_local_evidence_of_a_cross_validated_ensemble_adds_up(kind):
     classifier.weights_ /= classifier.weights_.sum()
     check_sums(classifier, X)
     check_sums(classifier, X, classifier.classes_[:1])
+    evidence, constants = classifier.local_evidence(X, return_constants=True)
+    expected, rest = 0, classifier.decision_function(X).reshape(len(X), -1)
+    for weight, networks in zip(classifier.weights_, classifier.estimators_, strict=True):
+        for one in networks:
+            expected = expected + weight / 2 * one.local_evidence(X).packed()[0]
+            _, own = one.local_evidence(X, return_constants=True)
+            rest = rest + weight / 2 * own.rest
+            rest -= weight / 2 * one.decision_function(X).reshape(len(X), -1)
+    np.testing.assert_allclose(evidence.packed()[0], expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(constants.rest, rest, rtol=0, atol=1e-10)
 
 
 def test_local_evidence_of_a_multimodal_cross_validated_ensemble_adds_up():

@@ -54,7 +54,8 @@ def test_curves_are_those_of_a_slow_loop(fitted, kind):
         numbers = np.random.RandomState(3).random_sample(X.lengths.sum())
         scores = np.split(numbers, np.cumsum(X.lengths)[:-1])
     else:
-        scores = [numeric_gradient(classifier, x, c) for x, c in zip(X, targets, strict=True)]
+        mean = X.packed()[0].mean(axis=0)  # the origin of standardized features
+        scores = [numeric_gradient(classifier, x, c, mean) for x, c in zip(X, targets, strict=True)]
     expected = slow_curves(classifier, X, scores, targets, 4)
     for name, rows in expected.items():
         np.testing.assert_allclose(found[name], rows, rtol=0, atol=1e-9)
@@ -63,7 +64,7 @@ def test_curves_are_those_of_a_slow_loop(fitted, kind):
     np.testing.assert_array_equal(found.fractions, [0, 0.25, 0.5, 0.75, 1])
 
 
-def numeric_gradient(classifier, item, target, step=1e-5):
+def numeric_gradient(classifier, item, target, origin, step=1e-5):
     """The gradient of a logit times the item, by central differences, summed over features."""
     changed = []
     for index in np.ndindex(item.shape):
@@ -73,7 +74,7 @@ def numeric_gradient(classifier, item, target, step=1e-5):
             changed.append(one)
     logits = classifier.decision_function(changed)[:, target].reshape(-1, 2)
     gradient = (logits[:, 0] - logits[:, 1]) / (2 * step)
-    return (gradient.reshape(item.shape) * item).sum(axis=1)
+    return (gradient.reshape(item.shape) * (item - origin)).sum(axis=1)
 
 
 def test_own_scores_and_classes_give_the_same_curves(fitted):
@@ -88,6 +89,50 @@ def test_own_scores_and_classes_give_the_same_curves(fitted):
     before = classifier.predict_proba(X)[np.arange(len(X)), y]
     np.testing.assert_allclose(expected.deletion[:, 0], before, rtol=0, atol=1e-12)
     np.testing.assert_allclose(expected.insertion[:, -1], before, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_columns_are_matched_by_name(kind):
+    pandas = pytest.importorskip("pandas")
+    X, y = make_sets(n=30, n_classes=3)
+    frames = [pandas.DataFrame(x, columns=[*"abcd"]) for x in X]
+    other = FeatureSets.from_arrays([frame[[*"dbca"]] for frame in frames])
+    classifier = AttentionClusterClassifier(max_iter=3, random_state=0)
+    classifier.fit(FeatureSets.from_arrays(frames), y)
+    expected = evidence_faithfulness(
+        classifier, FeatureSets.from_arrays(frames), scores=kind, random_state=0
+    )
+    found = evidence_faithfulness(classifier, other, scores=kind, random_state=0)
+    np.testing.assert_allclose(found.deletion, expected.deletion, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, bool, np.float16])
+def test_scores_of_any_real_dtype_rank_alike(fitted, dtype):
+    classifier, X = fitted
+    rng = np.random.default_rng(0)
+    low = -128 if dtype is np.int8 else 0
+    rows = rng.integers(low, 128 if low else 2, size=(X.lengths.sum(), 1))
+    offsets = np.concatenate([[0], np.cumsum(X.lengths)])
+    wide, narrow = (FeatureSets(rows.astype(kind), offsets) for kind in (np.float64, dtype))
+    expected = evidence_faithfulness(classifier, X, scores=wide)
+    found = evidence_faithfulness(classifier, X, scores=narrow)
+    np.testing.assert_array_equal(found.deletion, expected.deletion)
+    bad = FeatureSets(np.full(rows.shape, np.nan), offsets)
+    with pytest.raises(ValueError, match="scores of modality 'features' has a number that is not"):
+        evidence_faithfulness(classifier, X, scores=bad)
+
+
+def test_y_takes_label_names_and_no_texts_of_numbers(fitted):
+    pandas = pytest.importorskip("pandas")
+    classifier, X = fitted
+    with pytest.raises(ValueError, match="y contains '0', which is not a class"):
+        evidence_faithfulness(classifier, X, y=["0"] * 30)
+    y = pandas.DataFrame(np.arange(60).reshape(30, 2) % 3 > 0, columns=["cat", "dog"]).astype(int)
+    labelled = AttentionClusterClassifier(max_iter=2, random_state=0).fit(X, y)
+    named = evidence_faithfulness(labelled, X, y=["dog"] * 30)
+    np.testing.assert_array_equal(
+        named.deletion, evidence_faithfulness(labelled, X, y=[1] * 30).deletion
+    )
 
 
 def two_modalities():
