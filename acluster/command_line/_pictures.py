@@ -99,10 +99,17 @@ def _map_arguments(item: Any, options: argparse.Namespace) -> dict[str, Any] | N
 
 
 def _warn_of_few(classifier: Any) -> None:
-    if getattr(classifier, "n_attended", None) is not None:
+    """Warn if no network gives weights to all local features."""
+    several = [one for own in getattr(classifier, "estimators_", []) for one in own]
+    limits: list[int | None] = []
+    for one in several or [classifier]:
+        own = getattr(one, "n_attended", None)
+        limits += own.values() if isinstance(own, Mapping) else [own]
+    numbers = [limit for limit in limits if limit is not None]
+    if len(numbers) == len(limits):
         show(
-            f"warning: each unit attends to {classifier.n_attended} local features at most, so "
-            "that the map is nearly empty. For a map, fit with --set n_attended=null.",
+            f"warning: each unit attends to {max(numbers)} local features at most, so that the map "
+            "is nearly empty. For a map, fit one classifier with --set n_attended=null.",
             error=True,
         )
 

@@ -76,8 +76,9 @@ class AttentionClusters(SetClassifier, ClusterParameters):
         ``logit_c = constant_c + Σ_l Σ_k a_kl·α_k·⟨w_kc, x_l⟩ / (√N·‖α_k·v_k + β_k‖)``,
         where k runs over the N units, ``v_k`` is the average of unit k (equation 2) and ``w_kc``
         its part of the weights of class c. The term of a local feature is its evidence: positive
-        for the class, negative against it. Local features are standardized first, so that the mean
-        local feature of the training set has no evidence, unless there are learned features.
+        for the class, negative against it. With `standardize`, it is that of standardized local
+        features, so that the mean local feature of the training set has no evidence, unless there
+        are learned features.
 
         Parameters
         ----------
@@ -100,7 +101,9 @@ class AttentionClusters(SetClassifier, ClusterParameters):
 
         EvidenceConstants
             Only if `return_constants`. Its `total`, of shape (n, C), and the evidence of an item
-            add up to its logits. `by_modality` has the part of every modality.
+            add up to its logits. `by_modality` is a dict with the part of every modality. `rest`
+            has the bias and, for an ensemble, the logit of the mean probability less the mean
+            logit.
 
         Raises
         ------

@@ -358,7 +358,9 @@ class CrossValidatedClassifier(
 
         EvidenceConstants
             Only if `return_constants`. Its `total`, of shape (n, C), and the evidence of an item
-            add up to its logits. `by_modality` has the part of every modality.
+            add up to its logits. `by_modality` is a dict with the part of every modality. `rest`
+            has the bias and, for an ensemble, the logit of the mean probability less the mean
+            logit.
 
         Raises
         ------

@@ -253,7 +253,8 @@ class AttentionDisplay:
                 rows = rows[::-1] + _BAR_HEIGHT / 2
             label_rows(axes, rows, [f"unit {unit}" for unit in units_of])
             if name is not None:
-                axes.set_title(name if len(drawn) else f"{name}: missing", loc="left")
+                title = name if len(drawn) else f"{name}: missing"
+                axes.set_title(title, loc="left", parse_math=False)
         on_time = [a for a, name in zip(self.axes_, self.units_, strict=True) if name in on_clock]
         share_range(on_time)
         return self

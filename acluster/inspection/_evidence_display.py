@@ -33,7 +33,8 @@ class EvidenceDisplay:
 
     - "rows": a row of bars per class, over time if the places of the item have "seconds", else in
       the order of the local features. The modalities of an item are below one another, on one
-      scale. Bars of more than 300 local features show the sum of the evidence in each of 300 bins.
+      scale. Bars of more than 100 local features show the sum of the evidence in each of at most
+      300 bins, and the title says so.
     - "map": a map per class over the positions x and y, also over an image.
     - "strips": the images of the local features with the largest evidence for and against each
       class.
@@ -364,7 +365,7 @@ class EvidenceDisplay:
         titles = self.evidence.titles(name, is_narrow=True)
         if not len(values):
             titles = [f"{title}\nmissing" for title in titles]
-        limit = float(np.abs(values).max(initial=0)) or 1.0
+        limit = float(np.abs(values).sum(axis=0).max(initial=0)) or 1.0
         self.axes_, self.maps_ = frame.draw(
             ax,
             values,
@@ -374,6 +375,10 @@ class EvidenceDisplay:
             cmap=evidence_colors() if cmap is None else cmap,
             limits=(-limit, limit),
         )
+        # Values at one place are added up, so the largest one is known only now.
+        shown = [float(np.abs(one.get_array()).max()) for one in self.maps_]
+        for one in self.maps_:
+            one.set_clim(-(max(shown) or 1.0), max(shown) or 1.0)
         if colorbar and self.maps_:
             bar = self.axes_[0].figure.colorbar(self.maps_[0], ax=[*self.axes_], label=LABEL)
             bar.formatter.set_powerlimits((-3, 3))

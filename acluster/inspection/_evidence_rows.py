@@ -12,6 +12,7 @@ from acluster.inspection._evidence_item import AGAINST, FOR, LABEL, ItemEvidence
 
 _WIDTH, _ROW_HEIGHT, _MAX_HEIGHT = 10.0, 1.6, 9.0  # of a new figure, in inches
 _MAX_ROWS = 12  # in the largest height
+_TITLE: dict[str, Any] = {"fontsize": "small", "parse_math": False}  # names may contain "$"
 _MARGIN = 0.08  # above and below all bars, as a fraction of their range
 
 
@@ -58,12 +59,13 @@ def draw_rows(
     titles = evidence.titles(names[0] if len(names) == 1 else None)
     for axes, (c, name) in zip(all_axes, rows, strict=True):
         own = evidence.by_modality[name][:, c]
-        heights, n_bins = _draw_bars(axes, own, seconds.get(name), gap)
+        heights, note = _draw_bars(axes, own, seconds.get(name), gap)
         low, high = heights.min(initial=low), heights.max(initial=high)
-        axes.set_xlabel(_axis_label(name, name in seconds))
-        axes.set_title(_describe(name, own, n_bins), loc="right", fontsize="small")
-        if name == names[0]:
-            axes.set_title(titles[c], loc="left", fontsize="small")
+        axes.set_xlabel(_axis_label(name, name in seconds), parse_math=False)
+        described = _describe(name, own, note)
+        axes.set_title(described, loc="right", **_TITLE)
+        if name == names[0]:  # above the other title, if there is one
+            axes.set_title(f"{titles[c]}\n" if described else titles[c], loc="left", **_TITLE)
     margin = _MARGIN * (high - low or 1.0)
     for axes in all_axes:
         axes.set_ylim(low - margin, high + margin)
@@ -75,25 +77,28 @@ def draw_rows(
 
 def _draw_bars(
     axes: Any, evidence: NDArray[np.float64], seconds: NDArray[np.float64] | None, gap: float
-) -> tuple[NDArray[np.float64], int | None]:
-    """Draw one row; return the heights of its bars, and the number of bins if there are bins."""
+) -> tuple[NDArray[np.float64], str]:
+    """Draw one row; return the heights of its bars, and what each of them is the sum of."""
     axes.axhline(0, color="0.5", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.locator_params(axis="y", nbins=4)
     axes.tick_params(labelsize="small")
     if not len(evidence):
         axes.set_xticks([])
-        return evidence, None
+        return evidence, ""
     x = np.arange(float(len(evidence))) if seconds is None else seconds
     if len(evidence) <= MAX_BARS:
-        colors = np.where(evidence > 0, FOR, AGAINST).tolist()
-        axes.bar(x, evidence, width=bar_width(x, 1.0 if seconds is None else gap), color=colors)
-        return evidence, None
+        times, place = np.unique(x, return_inverse=True)
+        heights: NDArray[np.float64] = np.zeros(len(times))
+        np.add.at(heights, place, evidence)  # bars at one time would hide each other
+        colors = np.where(heights > 0, FOR, AGAINST).tolist()
+        axes.bar(times, heights, width=bar_width(x, 1.0 if seconds is None else gap), color=colors)
+        return heights, "sum at each time" if len(times) < len(x) else ""
     edges, sums, n_largest = by_bin(x, evidence[:, None], np.add)
     heights = sums[:, 0]
     axes.stairs(np.maximum(heights, 0), edges, fill=True, color=FOR)
     axes.stairs(np.minimum(heights, 0), edges, fill=True, color=AGAINST)
-    return heights, len(heights) if n_largest > 1 else None
+    return heights, f"sum in each of {len(heights)} bins" if n_largest > 1 else ""
 
 
 def _axis_label(name: str | None, is_time: bool) -> str:
@@ -102,16 +107,14 @@ def _axis_label(name: str | None, is_time: bool) -> str:
     return "local feature" if name is None else f"local feature of {name}"
 
 
-def _describe(name: str | None, evidence: NDArray[np.float64], n_bins: int | None) -> str:
+def _describe(name: str | None, evidence: NDArray[np.float64], note: str) -> str:
     """Return the name of a modality, the sum of its evidence, and what the bars are sums of."""
     parts = []
     if name is not None:
         parts.append(
             f"{name}, evidence {signed(evidence.sum())}" if len(evidence) else f"{name}: missing"
         )
-    if n_bins is not None:
-        parts.append(f"sum in each of {n_bins} bins")
-    return ", ".join(parts)
+    return ", ".join([*parts, *([note] if note else [])])
 
 
 def _name_axes(all_axes: NDArray[Any], is_new: bool) -> None:

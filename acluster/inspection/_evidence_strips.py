@@ -75,10 +75,10 @@ def draw_strips(
     all_axes = as_axes(ax, len(titles), (width, height), part="class")
     kind = "number" if seconds is None else "time"
     for axes, own, pair, title in zip(all_axes, values.T, ranked, titles, strict=True):
-        names = {i: f"#{i}" if seconds is None else f"{seconds[i]:.4g} s" for i in images}
+        names = {i: f"#{i}" if seconds is None else f"{seconds[i]:.2f} s" for i in images}
         _draw_strip(axes, own, pair, images, names, n_shown, limits)
         axes.set_ylim(tallest + 0.06, -0.06)
-        axes.set_title(f"{title}\n", loc="left", fontsize="small")
+        axes.set_title(f"{title}\n", loc="left", fontsize="small", parse_math=False)
     all_axes[-1].set_xlabel(f"{LABEL} and {kind} of the local feature", fontsize="small")
     return all_axes
 

@@ -141,7 +141,8 @@ class MapFrame:
         style = {"cmap": colors, "alpha": alpha, "vmin": limits[0], "vmax": limits[1]}
         for axes, title, own in zip(all_axes, titles, values.T, strict=True):
             axes.set(aspect="equal", xlim=edges[:2], ylim=edges[2:])
-            axes.set_title(title, loc="left", fontsize="medium" if n_maps == 1 else "small")
+            font = "medium" if n_maps == 1 else "small"
+            axes.set_title(title, loc="left", fontsize=font, parse_math=False)
             if self.thumbnail is not None:
                 axes.imshow(self.thumbnail, extent=self.extent, cmap="gray")
             if layout is not None:

@@ -349,7 +349,7 @@ def test_evidence_display_strips_rank_thumbnails():
     assert [image[0, 0] for image in shown_images(second)] == [4, 3]  # none opposes
     labels = [label.get_text() for label in first.get_xticklabels()]
     minus = "\N{MINUS SIGN}"
-    assert labels == ["+1.00\n0.5 s", "+0.50\n0 s", f"{minus}2.00\n0.25 s", f"{minus}0.10\n0.75 s"]
+    assert labels == ["+1.00\n0.50 s", "+0.50\n0.00 s", f"{minus}2.00\n0.25 s", f"{minus}0.10\n0.75 s"]
     assert [text.get_text() for text in first.texts] == ["supporting", "opposing"]
     assert [text.get_text() for text in second.texts] == ["supporting", "opposing: none"]
     colors = [to_rgb(line.get_color()) for line in first.lines]
@@ -490,3 +490,25 @@ def test_evidence_display_rejects_estimators_without_evidence(fitted):
     with pytest.raises(TypeError, match=r"pipe\[-1\], pipe\[:-1\]"):
         EvidenceDisplay.from_estimator(pipe, X[[0]])
     EvidenceDisplay.from_estimator(pipe[-1], pipe[:-1].transform(X[[0]]))
+
+
+def test_rows_add_up_local_features_of_one_time():
+    evidence, times = np.array([[1.0], [0.9], [-0.5], [2.0]]), [0.0, 0.0, 1.0, 1.0]
+    display = EvidenceDisplay.from_evidence(evidence, ["a"], places={"seconds": times})
+    heights = [bar.get_height() for bar in display.axes_[0].patches]
+    np.testing.assert_allclose(heights, [1.9, 1.5])
+    assert display.axes_[0].get_title(loc="right") == "sum at each time"
+
+
+def test_map_takes_its_colors_from_the_sums_of_a_place():
+    places = {"x": [0.0, 0.0, 1.0], "y": [0.0, 0.0, 0.0]}
+    display = EvidenceDisplay.from_evidence(np.array([[2.0], [3.0], [-1.0]]), ["a"], places=places)
+    assert display.maps_[0].get_clim() == (-5.0, 5.0)
+
+
+@pytest.mark.parametrize("name", [r"$\foo$", r"$\frac$", "US$ and A$_"])
+def test_names_are_no_formulas(name):
+    evidence = {name: np.array([[1.0], [-1.0]])}
+    display = EvidenceDisplay.from_evidence(evidence, [name])
+    display.figure_.canvas.draw()  # would raise for a wrong formula
+    assert name in display.axes_[0].get_title(loc="left")
