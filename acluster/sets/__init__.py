@@ -42,7 +42,13 @@ from acluster.sets._store._range_output import (
     range_output,
     ranges_of,
 )
-from acluster.sets._store._reader import info, open_feature_sets, open_if_store, validate
+from acluster.sets._store._reader import (
+    info,
+    label_names_of,
+    open_feature_sets,
+    open_if_store,
+    validate,
+)
 from acluster.sets._store._save import natural_key, places_reader, save_feature_sets
 from acluster.sets._store._writer import FeatureSetsWriter
 

@@ -455,6 +455,21 @@ def test_report_reads_a_store_and_its_columns(tmp_path):
     assert "clip" in " ".join(re.findall("<h3>(.*?)</h3>", wrong.html))
 
 
+def test_report_matches_label_columns_by_name(tmp_path):
+    pd = pytest.importorskip("pandas")
+    y = pd.DataFrame(indicator, columns=["wren", "owl", "tit"])
+    clf = quick().fit(X, y)
+    expected = report(clf, X, y).scores
+    turned = y[["tit", "wren", "owl"]]
+    assert report(clf, X, turned).scores == expected
+    assert report(clf, X, turned.to_numpy()).scores != expected
+    save_feature_sets(tmp_path / "s.zarr", X, label=turned)
+    assert report(clf, tmp_path / "s.zarr").scores == expected
+    message = r"columns \['wren', 'bat', 'tit'\], but .* fitted on \['wren', 'owl', 'tit'\]"
+    with pytest.raises(ValueError, match=message):
+        report(clf, X, y.rename(columns={"owl": "bat"}))
+
+
 def test_report_names_items_without_ids_by_their_numbers():
     clf = quick().fit(X, labels)
     found = full_report(clf, X[[7, 8, 9]], np.roll(labels[7:10], 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,8 +58,14 @@ class Predictions:
             return np.bincount(self.true, minlength=self.n_classes)
         return self.true.sum(axis=0)
 
+    def labels(self) -> NDArray[Any]:
+        """Return the labels of the items as the classifier takes them."""
+        return self.classes[self.true] if self.has_one_label else self.true
 
-def predictions_of(estimator: Any, X: Any, y: ArrayLike) -> Predictions:
+
+def predictions_of(
+    estimator: Any, X: Any, y: ArrayLike, label_names: Sequence[str] = ()
+) -> Predictions:
     """Predict all items in one pass.
 
     Parameters
@@ -71,6 +78,9 @@ def predictions_of(estimator: Any, X: Any, y: ArrayLike) -> Predictions:
 
     y : array-like of shape (n,) or (n, n_labels)
         Their labels.
+
+    label_names : sequence of str, optional
+        The names of the columns of y, which are brought into the order of `fit`.
 
     Raises
     ------
@@ -95,6 +105,7 @@ def predictions_of(estimator: Any, X: Any, y: ArrayLike) -> Predictions:
         raise ValueError(
             f"y has {len(y)} labels, but X has {len(X)} items. Pass the labels of the same items."
         )
+    y = _in_order_of_fit(y, list(label_names), list(getattr(estimator, "label_names_", [])))
     has_one_label = np.ndim(estimator.predict(X[:1])) == 1
     classes = np.asarray(estimator.classes_)
     true = _encoded(y, classes, has_one_label)
@@ -114,6 +125,18 @@ def predictions_of(estimator: Any, X: Any, y: ArrayLike) -> Predictions:
     if not names:
         names = [str(name) if has_one_label else f"label {name}" for name in classes.tolist()]
     return Predictions(kind, classes, [*map(escape, names)], true, predicted, probabilities)
+
+
+def _in_order_of_fit(y: NDArray[Any], names: list[str], expected: list[str]) -> NDArray[Any]:
+    """Return the label columns in the order of the classifier, if both have names."""
+    if not names or not expected or names == expected:
+        return y
+    if sorted(names) != sorted(expected):
+        raise ValueError(
+            f"y has the label columns {names!s:.200}, but the classifier was fitted on "
+            f"{expected!s:.200}. Pass columns of the same names, or an array in the order of fit."
+        )
+    return y[:, [names.index(name) for name in expected]]
 
 
 def _encoded(y: NDArray[Any], classes: NDArray[Any], has_one_label: bool) -> NDArray[np.int64]:

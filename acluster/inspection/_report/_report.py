@@ -34,7 +34,7 @@ from acluster.inspection._report._score_sections import (
     scores_section,
 )
 from acluster.inspection._report._scores import Score, held_out_scores
-from acluster.sets import as_container
+from acluster.sets import as_container, label_names_of, text_columns
 
 _MAX_DESCRIPTION = 300  # characters
 
@@ -104,7 +104,8 @@ def report(
         may be larger than memory.
 
     y : array-like of shape (n,) or (n, n_labels), optional
-        Their labels; by default those of the store.
+        Their labels; by default those of the store. The label columns of a data frame or store
+        are matched to those of `fit` by name, if both have names.
 
     groups : array-like of shape (n,), or bool, default=True
         Confidence intervals draw whole groups, such as patients. True: the groups of the store, if
@@ -169,6 +170,7 @@ def report(
     rng = check_random_state(random_state)
     about = _described(X) if description is None else description
     X = as_container(X)
+    label_names = label_names_of(X) if y is None else text_columns(y)
     y = X.label if y is None else y
     if y is None:
         raise ValueError(
@@ -176,7 +178,7 @@ def report(
             "STORE labeled.zarr --labels labels.csv"
         )
     drawn = _groups_of(X, groups)
-    predictions = predictions_of(estimator, X, y)
+    predictions = predictions_of(estimator, X, y, label_names)
     found = held_out_scores(predictions, drawn, random_state=rng)
     ids = np.array([f"item {number}" for number in X.numbers]) if X.id is None else X.id
     with _pictures.style():
@@ -188,7 +190,7 @@ def report(
             data_section(X, predictions),
             learning_section(estimator),
             units_section(estimator, X, rng),
-            importance_section(estimator, X, np.asarray(y), rng),
+            importance_section(estimator, X, predictions.labels(), rng),
         ]
     html = _rendered(template, estimator, about, len(X), found.scores, sections)
     return Report(html, {one.name: (one.value, one.low, one.high) for one in found.scores})

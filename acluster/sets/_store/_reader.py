@@ -186,6 +186,26 @@ def info(store: Any) -> Bunch:
     return Bunch(modalities=modalities, **{key: found[key] for key in keys})
 
 
+def label_names_of(X: FeatureSets | MultimodalFeatureSets) -> list[str]:
+    """Return the names of the label columns of the store that sets are from; else none.
+
+    Parameters
+    ----------
+    X : FeatureSets or MultimodalFeatureSets
+        Sets of a store or in memory.
+
+    Raises
+    ------
+    StoreError
+        If the names do not fit the labels.
+    """
+    source = (X[X.names[0]] if isinstance(X, MultimodalFeatureSets) else X)._source
+    if not isinstance(source, StoredSets) or "label" not in source.store.columns:
+        return []
+    path = source.store.name
+    return list(stored_names(member(source.store.group, "label", path), path) or ())
+
+
 def validate(store: Any) -> Bunch:
     """Read a whole store, including all features, and raise an error if it is damaged.
 
