@@ -600,6 +600,19 @@ def test_pictures_are_png_where_svg_is_larger():
         assert picture(1) == picture(1)
 
 
+def test_confusion_shows_whole_numbers_in_cells_that_fit_them():
+    counts = np.full((12, 12), 123_456)
+    with _pictures.style():
+        large = _pictures.draw_confusion(counts, list("abcdefghijkl"))
+        small = _pictures.draw_confusion(counts % 7, list("abcdefghijkl"))
+    large.canvas.draw()
+    axes = large.axes[0]
+    width = axes.get_window_extent().width / 12
+    assert {text.get_text() for text in axes.texts} == {"123456"}
+    assert max(text.get_window_extent().width for text in axes.texts) < width
+    assert large.get_figwidth() > small.get_figwidth()
+
+
 def test_cells_of_undefined_numbers_are_dashes():
     assert _blocks.number_cell(np.nan).text == "\N{EN DASH}"
     assert _blocks.number_cell(0.25, ".0%").text == "25%"

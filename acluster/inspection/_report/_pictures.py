@@ -126,12 +126,15 @@ def draw_confusion(counts: NDArray[np.int64], names: list[str]) -> Any:
     from sklearn.metrics import ConfusionMatrixDisplay
 
     shown = [shortened(name, _MAX_CLASS_NAME) for name in names]
-    # A cell is as wide as a number; a letter is less than a tenth of an inch.
-    side = 0.8 + max(0.42 * len(names), 1.6) + 0.085 * max(map(len, shown))
+    # A cell is as wide as its number; a letter is less than a tenth of an inch.
+    cell = max(0.42, 0.14 + 0.085 * len(str(counts.max())))
+    side = 0.8 + max(cell * len(names), 1.6) + 0.085 * max(map(len, shown))
     figure = new_figure(side, side)
     axes = figure.subplots()
     display = ConfusionMatrixDisplay(counts, display_labels=shown)
-    display.plot(ax=axes, cmap="Blues", colorbar=False, xticks_rotation="vertical")
+    display.plot(
+        ax=axes, cmap="Blues", colorbar=False, xticks_rotation="vertical", values_format="d"
+    )
     if len(names) > 10:
         for text in display.text_.ravel():
             text.set_fontsize("small")
