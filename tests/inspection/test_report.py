@@ -30,6 +30,7 @@ from acluster.inspection._report._calibration import calibration_of
 from acluster.inspection._report._mistakes import evidence_for, most_confident_mistakes
 from acluster.inspection._report._model_sections import sample_of
 from acluster.inspection._report._predictions import Predictions, predictions_of
+from acluster.inspection._report._score_sections import calibration_section
 from acluster.inspection._report._scores import _Scorer, held_out_scores
 from acluster.inspection._report._strips import strip_of
 from acluster.rivals import (
@@ -611,6 +612,14 @@ def test_confusion_shows_whole_numbers_in_cells_that_fit_them():
     assert {text.get_text() for text in axes.texts} == {"123456"}
     assert max(text.get_window_extent().width for text in axes.texts) < width
     assert large.get_figwidth() > small.get_figwidth()
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel"])
+def test_calibration_caption_holds_for_the_task(kind):
+    p = random_predictions(kind)
+    caption = calibration_section(p).blocks[-1].caption
+    assert ("too cautious" in caption) == (kind == "multiclass")
+    assert ("more often than predicted" in caption) == (kind != "multiclass")
 
 
 def test_cells_of_undefined_numbers_are_dashes():

@@ -165,11 +165,15 @@ def calibration_section(predictions: Predictions) -> Section:
         text = "Without predict_proba there are no probabilities to compare with frequencies."
         return Section("calibration", title, absent(text))
     found = calibration_of(predictions, probabilities)
+    if predictions.kind == "multiclass":
+        meaning = "Above the diagonal, the classifier is too cautious; below, too certain."
+    else:
+        # A probability below 0.5 that is too low is one of being too certain.
+        meaning = "Above the diagonal, it happens more often than predicted; below, less often."
     picture = _pictures.picture_of(
         _pictures.draw_calibration(found),
         f"Reliability curve of the {found.what}",
-        "Observed frequency by predicted probability, in 10 bins of equal width. Above the "
-        "diagonal, the classifier is too cautious; below, too certain.",
+        f"Observed frequency by predicted probability, in 10 bins of equal width. {meaning}",
     )
     summary = Text(
         f"Expected calibration error: {found.expected_error:.3f}. This is the mean distance of "
