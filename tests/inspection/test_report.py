@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import FixedThresholdClassifier
 from sklearn.preprocessing import StandardScaler
 
 from acluster import (
@@ -530,6 +531,15 @@ def test_report_predicts_once():
 
     report(Spy().fit(X, labels), X, labels)
     assert Spy.n_predicted == 60
+
+
+def test_report_scores_what_predict_returns():
+    y = np.where(labels == "wren", "wren", "other")
+    clf = FixedThresholdClassifier(PooledClassifier(), threshold=0.9, pos_label="wren").fit(X, y)
+    assert (clf.predict(X) != clf.estimator_.predict(X)).any()
+    p = predictions_of(clf, X, y)
+    assert np.array_equal(clf.classes_[p.predicted], clf.predict(X))
+    assert held_out_scores(p, n_resamples=1).scores[0].value == clf.score(X, y)
 
 
 def test_report_accepts_what_classifiers_accept():

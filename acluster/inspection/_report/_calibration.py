@@ -52,7 +52,7 @@ def calibration_of(predictions: Predictions, probabilities: NDArray[np.float64])
     the second; of several labels per item, all.
     """
     if predictions.kind == "multiclass":
-        values = probabilities.max(axis=1)
+        values = probabilities[np.arange(len(probabilities)), predictions.predicted]
         events = predictions.true == predictions.predicted
         what = "probability of the predicted class"
     elif predictions.kind == "binary":

@@ -66,7 +66,7 @@ class Predictions:
 def predictions_of(
     estimator: Any, X: Any, y: ArrayLike, label_names: Sequence[str] = ()
 ) -> Predictions:
-    """Predict all items in one pass.
+    """Predict all items, in one pass if the classifier is one of acluster.
 
     Parameters
     ----------
@@ -109,15 +109,15 @@ def predictions_of(
     has_one_label = np.ndim(estimator.predict(X[:1])) == 1
     classes = np.asarray(estimator.classes_)
     true = _encoded(y, classes, has_one_label)
+    probabilities = None
     if hasattr(estimator, "predict_proba"):
         probabilities = np.asarray(estimator.predict_proba(X), dtype=np.float64)
-        if has_one_label:
-            predicted = probabilities.argmax(axis=1)
-        else:
-            predicted = (probabilities > 0.5).astype(np.int64)
-    else:
-        probabilities = None
+    if probabilities is None or not _predicts_the_likeliest(estimator):
         predicted = _encoded(np.asarray(estimator.predict(X)), classes, has_one_label)
+    elif has_one_label:
+        predicted = probabilities.argmax(axis=1)
+    else:
+        predicted = (probabilities > 0.5).astype(np.int64)
     kind = "multilabel"
     if has_one_label:
         kind = "binary" if len(classes) == 2 else "multiclass"
@@ -125,6 +125,15 @@ def predictions_of(
     if not names:
         names = [str(name) if has_one_label else f"label {name}" for name in classes.tolist()]
     return Predictions(kind, classes, [*map(escape, names)], true, predicted, probabilities)
+
+
+def _predicts_the_likeliest(estimator: Any) -> bool:
+    """Return whether `predict` follows from the probabilities, so that one pass is enough.
+
+    This holds for the classifiers of acluster. Others may have a threshold other than 0.5, or
+    resolve ties in another way.
+    """
+    return str(getattr(type(estimator).predict, "__module__", "")).startswith("acluster.")
 
 
 def _in_order_of_fit(y: NDArray[Any], names: list[str], expected: list[str]) -> NDArray[Any]:

@@ -144,7 +144,8 @@ def report(
 
     Notes
     -----
-    Every item is predicted once. The intervals are percentiles of 1,000 bootstrap resamples, or of
+    A classifier of acluster predicts every item once, and the samples for the units and the
+    importances some more times. The intervals are percentiles of 1,000 bootstrap resamples, or of
     fewer if there are very many items and classes. Attention units are compared on 200 random items
     and modalities on 500, or fewer if they are large.
 
