@@ -508,6 +508,7 @@ def test_report_of_one_item_and_of_absent_classes():
     assert np.isnan(found.scores["accuracy"][1:]).all()
     assert np.isnan(found.scores["ROC AUC"][0])
     assert "2 of the 3 classes or labels have no item here: robin, tit" in page.text
+    assert "Balanced accuracy and ROC AUC leave them out; macro F1 counts one as 0" in page.text
 
 
 def test_report_of_many_classes_lists_pairs_instead_of_a_matrix():

@@ -114,10 +114,15 @@ def _remarks(lengths: Mapping[str, NDArray[np.int64]], predictions: Predictions)
         if not count
     ]
     if absent:
+        # Items with several labels have no balanced accuracy.
+        left_out = (
+            "Balanced accuracy and ROC AUC leave" if predictions.has_one_label else "ROC AUC leaves"
+        )
+        effect = f"{left_out} them out; macro F1 counts one as 0 if it is predicted."
         shown = ", ".join(absent[:5]) + (", …" if len(absent) > 5 else "")
         remarks.append(
             f"{len(absent)} of the {predictions.n_classes} classes or labels have no item here: "
-            f"{shown}. Scores by class leave them out."
+            f"{shown}. {effect}"
         )
     return [Text(remark, "remark") for remark in remarks]
 
