@@ -31,7 +31,7 @@ from acluster.inspection._report._calibration import calibration_of
 from acluster.inspection._report._mistakes import evidence_for, most_confident_mistakes
 from acluster.inspection._report._model_sections import sample_of
 from acluster.inspection._report._predictions import Predictions, predictions_of
-from acluster.inspection._report._score_sections import calibration_section
+from acluster.inspection._report._score_sections import calibration_section, scores_section
 from acluster.inspection._report._scores import _Scorer, held_out_scores
 from acluster.inspection._report._strips import strip_of
 from acluster.rivals import (
@@ -631,6 +631,20 @@ def test_calibration_caption_holds_for_the_task(kind):
     caption = calibration_section(p).blocks[-1].caption
     assert ("too cautious" in caption) == (kind == "multiclass")
     assert ("more often than predicted" in caption) == (kind != "multiclass")
+
+
+@pytest.mark.parametrize(
+    ("n", "n_wrong", "remark"),
+    [(19, 9, "19 items are too few for"), (30, 0, "width 0 does not mean"), (30, 9, "")],
+)
+def test_scores_section_warns_of_unreliable_intervals(n, n_wrong, remark):
+    true = np.arange(n) % 2
+    predicted = np.where(np.arange(n) < n_wrong, 1 - true, true)
+    p = Predictions("binary", np.arange(2), ["a", "b"], true, predicted, None)
+    section = scores_section(held_out_scores(p, n_resamples=50), p, False, PooledSVMClassifier())
+    found = [block.text for block in section.blocks if getattr(block, "kind", "") == "remark"]
+    assert len(found) == bool(remark)
+    assert remark in "".join(found)
 
 
 def test_cells_of_undefined_numbers_are_dashes():

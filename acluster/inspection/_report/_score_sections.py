@@ -29,6 +29,7 @@ from acluster.inspection._report._strips import Strip, draw_strips
 
 _MAX_MATRIX = 20  # classes, which are legible on a page
 _MAX_PAIRS = 50
+_FEWEST_UNITS = 20  # items or groups, below which percentile intervals are too narrow
 
 _MEANINGS = {
     "accuracy": "share of the items whose class is right",
@@ -63,6 +64,7 @@ def scores_section(
     if scores.n_units < 2:
         caption = f"Scores of a single one of the {units}, for which there is no interval."
     blocks: list[Any] = [Table(caption, ["score", "value", "from", "to", "meaning"], rows)]
+    blocks += _doubts(scores, units)
     if predictions.has_one_label:
         most = predictions.counts().max() / len(predictions.true)
         blocks.append(
@@ -85,6 +87,22 @@ def scores_section(
         )
     blocks.append(_class_table(scores, predictions))
     return Section("scores", "Held-out scores", blocks)
+
+
+def _doubts(scores: HeldOutScores, units: str) -> list[Text]:
+    """Return why the intervals are not reliable, if they are not."""
+    if scores.n_units < 2:
+        return []
+    if scores.n_units < _FEWEST_UNITS:
+        text = f"{scores.n_units} {units} are too few for reliable intervals."
+        return [Text(text, "remark")]
+    if any(score.low == score.high for score in scores.scores):
+        text = (
+            "An interval of width 0 does not mean that the score is certain: there are too few "
+            "mistakes, or too few right items, for a reliable interval."
+        )
+        return [Text(text, "remark")]
+    return []
 
 
 def _class_table(scores: HeldOutScores, predictions: Predictions) -> Table:
