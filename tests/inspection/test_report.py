@@ -647,6 +647,21 @@ def test_scores_section_warns_of_unreliable_intervals(n, n_wrong, remark):
     assert remark in "".join(found)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_log_loss_of_certain_mistakes_equals_that_of_scikit_learn(dtype):
+    class Certain(PooledClassifier):
+        def predict_proba(self, X):
+            return np.eye(3, dtype=dtype)[self.classes_.searchsorted(self.predict(X))]
+
+        def predict(self, X):
+            return np.repeat("robin", len(X))
+
+    clf = Certain().fit(X, labels)
+    scores = {one.name: one.value for one in held_out_scores(predictions_of(clf, X, labels)).scores}
+    expected = metrics.log_loss(labels, clf.predict_proba(X))
+    assert scores["log-loss"] == pytest.approx(expected, rel=1e-6)
+
+
 def test_cells_of_undefined_numbers_are_dashes():
     assert _blocks.number_cell(np.nan).text == "\N{EN DASH}"
     assert _blocks.number_cell(0.25, ".0%").text == "25%"

@@ -33,6 +33,9 @@ class Predictions:
 
     probabilities : ndarray of shape (n, C), or None
         None if the classifier has no `predict_proba`.
+
+    rounding : float
+        The relative rounding error of the probabilities, before they were made float64.
     """
 
     kind: str
@@ -41,6 +44,7 @@ class Predictions:
     true: NDArray[np.int64]
     predicted: NDArray[np.int64]
     probabilities: NDArray[np.float64] | None
+    rounding: float = float(np.finfo(np.float64).eps)
 
     @property
     def n_classes(self) -> int:
@@ -109,9 +113,12 @@ def predictions_of(
     has_one_label = np.ndim(estimator.predict(X[:1])) == 1
     classes = np.asarray(estimator.classes_)
     true = _encoded(y, classes, has_one_label)
-    probabilities = None
+    probabilities, rounding = None, Predictions.rounding
     if hasattr(estimator, "predict_proba"):
-        probabilities = np.asarray(estimator.predict_proba(X), dtype=np.float64)
+        given = np.asarray(estimator.predict_proba(X))
+        probabilities = given.astype(np.float64)
+        if given.dtype.kind == "f":
+            rounding = float(np.finfo(given.dtype).eps)
     if probabilities is None or not _predicts_the_likeliest(estimator):
         predicted = _encoded(np.asarray(estimator.predict(X)), classes, has_one_label)
     elif has_one_label:
@@ -124,7 +131,8 @@ def predictions_of(
     names = list(getattr(estimator, "label_names_", []))
     if not names:
         names = [str(name) if has_one_label else f"label {name}" for name in classes.tolist()]
-    return Predictions(kind, classes, [*map(escape, names)], true, predicted, probabilities)
+    names = [*map(escape, names)]
+    return Predictions(kind, classes, names, true, predicted, probabilities, rounding)
 
 
 def _predicts_the_likeliest(estimator: Any) -> bool:

@@ -222,7 +222,7 @@ def _interval(values: list[float], confidence: float) -> tuple[float, float]:
 
 def _losses(predictions: Predictions, probabilities: Floats) -> Floats:
     """Return the negative log-likelihood of each item, the mean over the labels if several."""
-    smallest = np.finfo(np.float64).eps  # as in sklearn.metrics.log_loss
+    smallest = predictions.rounding  # as in sklearn.metrics.log_loss
     clipped = np.clip(probabilities, smallest, 1 - smallest)
     if predictions.has_one_label:
         return -np.log(clipped[np.arange(len(clipped)), predictions.true])
