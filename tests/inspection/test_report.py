@@ -25,11 +25,12 @@ from acluster import (
     MultimodalFeatureSets,
     save_feature_sets,
 )
+from acluster.inspection import modality_importance
 from acluster.inspection import report as full_report
 from acluster.inspection._report import _blocks, _pictures, _scores
 from acluster.inspection._report._calibration import calibration_of
 from acluster.inspection._report._mistakes import evidence_for, most_confident_mistakes
-from acluster.inspection._report._model_sections import sample_of
+from acluster.inspection._report._model_sections import importance_section, sample_of
 from acluster.inspection._report._predictions import Predictions, predictions_of
 from acluster.inspection._report._score_sections import calibration_section, scores_section
 from acluster.inspection._report._scores import _Scorer, held_out_scores
@@ -660,6 +661,21 @@ def test_log_loss_of_certain_mistakes_equals_that_of_scikit_learn(dtype):
     scores = {one.name: one.value for one in held_out_scores(predictions_of(clf, X, labels)).scores}
     expected = metrics.log_loss(labels, clf.predict_proba(X))
     assert scores["log-loss"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_importance_is_the_decrease_in_accuracy():
+    class Other(MultimodalAttentionClusterClassifier):
+        def score(self, X, y, sample_weight=None):
+            return 0.5
+
+    items, y = make_multimodal(n=30)
+    clf, rng = quick(Other).fit(items, y), np.random.RandomState(0)
+    rng.permutation(30)  # which draws the sample
+    expected = modality_importance(clf, items, y, scoring="accuracy", random_state=rng)
+    section = importance_section(clf, items, y, np.random.RandomState(0))
+    found = {row[0].text: row[1].value for row in section.blocks[-1].rows}
+    assert found == expected.importances_mean
+    assert any(found.values())
 
 
 def test_cells_of_undefined_numbers_are_dashes():

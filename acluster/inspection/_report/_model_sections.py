@@ -125,7 +125,13 @@ def importance_section(
         return Section("importance", title, absent("The items have one modality only."))
     chosen = sample_of(X, _ITEMS_FOR_IMPORTANCE, _LOCAL_FEATURES_FOR_IMPORTANCE, random_state)
     found = modality_importance(
-        estimator, X[chosen], y[chosen], n_repeats=_N_REPEATS, random_state=random_state
+        estimator,
+        X[chosen],
+        y[chosen],
+        # The method `score` of classifiers of other packages may be another score.
+        scoring="accuracy",
+        n_repeats=_N_REPEATS,
+        random_state=random_state,
     )
     names = sorted(X.names, key=lambda name: -found.importances_mean[name])
     mean = {escape(name): found.importances_mean[name] for name in names}
