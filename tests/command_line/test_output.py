@@ -53,6 +53,7 @@ def shown(capsys, *arguments, status=0):
 
 def test_escape_keeps_other_text():
     assert escape("Häher \u732b 5² \\ \U0001f426") == "Häher \u732b 5² \\ \U0001f426"
+    assert escape("\ufffd\ufffe\uffff") == "\ufffd" + r"\ufffe\uffff"
     assert escape("\x1b\n\x85\u202e\udcff") == r"\x1b\n\x85\u202e\udcff"
 
 
