@@ -561,7 +561,10 @@ def test_report_accepts_what_classifiers_accept():
     [
         ({"y": None}, r"X has no labels\. Pass them as y"),
         ({"y": labels[:9]}, "y has 9 labels, but X has 60 items"),
-        ({"y": np.where(y3 == 0, "owl", labels)}, r"label 'owl', but the classifier knows \['rob"),
+        (
+            {"y": np.where(y3 == 0, "owl", labels)},
+            r"label 'owl', but .* knows \['rob.* hold out another",
+        ),
         ({"y": y3}, "y has the label 0, but the classifier knows"),
         ({"y": indicator}, r"y has shape \(60, 3\); .* fitted on one label per item"),
         ({"groups": [1, 2]}, r"groups has shape \(2,\), but X has 60 items"),

@@ -171,6 +171,7 @@ def _encoded(y: NDArray[Any], classes: NDArray[Any], has_one_label: bool) -> NDA
     if len(unknown):
         raise ValueError(
             f"y has the label {unknown.tolist()[0]!r}, but the classifier knows "
-            f"{classes.tolist()!s:.200}. Pass items with these labels."
+            f"{classes.tolist()!s:.200}. Leave out the items whose label it was not trained on, or "
+            "train on some of them: add data, or hold out another fraction."
         )
     return np.searchsorted(classes, y)
