@@ -588,6 +588,7 @@ def test_report_rejects_what_is_no_fitted_classifier():
 @pytest.mark.parametrize("package", ["jinja2", "matplotlib.figure"])
 def test_report_names_the_extra_that_it_needs(monkeypatch, package):
     clf = PooledClassifier().fit(X, labels)
+    clf.predict = clf.predict_proba = None  # the message comes before any prediction
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match="with its extra 'report'"):
         report(clf, X, labels)

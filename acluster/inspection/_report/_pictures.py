@@ -31,12 +31,8 @@ _STYLE: Any = {
 }
 
 
-def new_figure(
-    width: float, height: float, layout: Literal["constrained"] | None = "constrained"
-) -> Any:
-    """Return a figure of this size in inches, which pyplot does not know.
-
-    `layout` is what arranges its parts.
+def check_matplotlib() -> None:
+    """Check that pictures can be drawn, before hours are spent on predictions.
 
     Raises
     ------
@@ -44,11 +40,22 @@ def new_figure(
         If matplotlib is not installed.
     """
     try:
-        from matplotlib.figure import Figure
+        import matplotlib.figure  # noqa: F401
     except ImportError:
         raise ImportError(
             "A report needs matplotlib; install acluster with its extra 'report'."
         ) from None
+
+
+def new_figure(
+    width: float, height: float, layout: Literal["constrained"] | None = "constrained"
+) -> Any:
+    """Return a figure of this size in inches, which pyplot does not know.
+
+    `layout` is what arranges its parts.
+    """
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width, height), layout=layout)
 
 

@@ -166,6 +166,7 @@ def report(
     '<!doctype html>'
     """
     template = _template()
+    _pictures.check_matplotlib()
     if not 0 <= n_mistakes <= 1000:
         raise ValueError(f"n_mistakes={n_mistakes!r} must be an int from 0 to 1000.")
     rng = check_random_state(random_state)
