@@ -4,6 +4,7 @@ import base64
 import hashlib
 import re
 import sys
+import tracemalloc
 from functools import partial
 from html.parser import HTMLParser
 
@@ -29,6 +30,7 @@ from acluster.inspection import modality_importance
 from acluster.inspection import report as full_report
 from acluster.inspection._report import _blocks, _pictures, _scores
 from acluster.inspection._report._calibration import calibration_of
+from acluster.inspection._report._data_section import data_section
 from acluster.inspection._report._mistakes import evidence_for, most_confident_mistakes
 from acluster.inspection._report._model_sections import importance_section, sample_of
 from acluster.inspection._report._predictions import Predictions, predictions_of
@@ -500,6 +502,20 @@ def test_report_notes_missing_modalities():
     page = check_page(report(clf, items, y).html)
     assert "A missing modality predicts the label: 80% of the items labelled 1" in page.text
     assert "without audio" in page.text
+
+
+def test_data_section_does_not_copy_long_labels_for_each_item():
+    items, y = make_multimodal(n=60)
+    chosen = items[np.arange(6000) % 60]
+    names = ["x" * 10_000 + str(c) for c in range(3)]
+    true = y[np.arange(6000) % 60]
+    p = Predictions("multiclass", np.arange(3), names, true, true, None)
+    tracemalloc.start()
+    section = data_section(chosen, p)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6  # as texts of equal length, they would take 240 MB
+    assert any("A missing modality predicts" in getattr(one, "text", "") for one in section.blocks)
 
 
 def test_report_of_one_item_and_of_absent_classes():

@@ -101,9 +101,10 @@ def _classes_table(lengths: Mapping[str, NDArray[np.int64]], predictions: Predic
 def _remarks(lengths: Mapping[str, NDArray[np.int64]], predictions: Predictions) -> list[Text]:
     """Return what to know before the scores are believed."""
     labels = None
-    if predictions.has_one_label:
-        labels = np.array(predictions.names, dtype=object)[predictions.true].astype(str)
-    missing = {escape(name): own == 0 for name, own in lengths.items()}
+    missing = {escape(name): own == 0 for name, own in lengths.items() if (own == 0).any()}
+    if predictions.has_one_label and missing:
+        # As objects, items share the text of their class, which may be long.
+        labels = np.array(predictions.names, dtype=object)[predictions.true]
     remarks = [
         f"{note} The classifier may have learned which items lack it."
         for note in notes_on_missing(missing, labels)
