@@ -161,7 +161,7 @@ def search(options: argparse.Namespace) -> None:
 
 def predict(options: argparse.Namespace) -> None:
     """Print or write the predicted labels, and print their accuracy if the store has labels."""
-    check_path(options.out)
+    check_path(options.out, options.model, *options.paths)
     classifier = acluster.load(options.model)
     # The progress line counts the batches of this loop. With --jobs, there is only one.
     classifier.set_params(verbose=options.jobs is not None)

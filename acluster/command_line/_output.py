@@ -84,10 +84,32 @@ def close() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def check_path(path: str | None) -> None:
-    """Check that a file can be written to `path`, before hours are spent on its content."""
+def check_path(path: str | None, *sources: str) -> None:
+    """Check that a file can be written to `path`, before hours are spent on its content.
+
+    Parameters
+    ----------
+    path : str or None
+        The file; None is standard output.
+
+    *sources : str
+        What the command reads: files, which it must not replace, folders or addresses.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+
+    ValueError
+        If it is one of the sources.
+    """
     if path is None:
         return
     target = check_target(path)
+    for source in sources:
+        if target.exists() and os.path.exists(source) and target.samefile(source):
+            raise ValueError(
+                f"{path} would be replaced, but the command reads it. Pass another name of a file."
+            )
     if not os.access(target.parent, os.W_OK):
         raise PermissionError(f"you may not write to the folder {str(target.parent)!r}")

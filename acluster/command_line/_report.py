@@ -21,7 +21,7 @@ def write_report(options: argparse.Namespace) -> None:
     """
     from acluster.inspection import report
 
-    check_path(options.out)
+    check_path(options.out, options.model, options.store)
     classifier = acluster.load(options.model)
     # Labels are checked, and groups found, in the way of `fit`.
     task = open_task(options)

@@ -61,6 +61,16 @@ def test_report_scores_the_items_that_fit_held_out(items, capsys):
     assert "the items of sets.zarr that fit --hold-out 0.3 holds out" in page
 
 
+@pytest.mark.parametrize("command", ["report", "predict"])
+def test_out_must_not_be_the_model(items, capsys, command):
+    before = Path("model").read_bytes()
+    Path("link").symlink_to("model")
+    for out in ("model", "./model", "link"):
+        run(command, "model", "sets.zarr", "--out", out, status=1)
+        assert f"{out} would be replaced, but the command reads it" in capsys.readouterr().err
+    assert Path("model").read_bytes() == before
+
+
 def test_report_needs_labels_and_keeps_the_former_page(items, capsys):
     X, _ = items
     acluster.save_feature_sets("bare.zarr", X)
