@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+import numpy as np
+
 import acluster
 from acluster.command_line import _splits
 from acluster.command_line._output import check_path, is_terminal, show
@@ -39,7 +41,9 @@ def write_report(options: argparse.Namespace) -> None:
     page.save(options.out)
     show(f"{options.out}: {len(X)} items, {len(page.html) / 1e6:.1f} MB")
     for name, (value, low, high) in page.scores.items():
-        show(f"{name}: {value:.4f} (95 % interval {low:.4f} to {high:.4f})")
+        # Of a single item or group, there is no interval.
+        interval = "" if np.isnan(low) else f" (95 % interval {low:.4f} to {high:.4f})"
+        show(f"{name}: {value:.4f}{interval}")
 
 
 def _chosen_items(task: Any, options: argparse.Namespace) -> tuple[Any, str]:

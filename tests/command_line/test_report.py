@@ -71,6 +71,15 @@ def test_out_must_not_be_the_model(items, capsys, command):
     assert Path("model").read_bytes() == before
 
 
+def test_report_of_one_group_prints_no_interval(items, capsys):
+    X, label = items
+    acluster.save_feature_sets("one.zarr", X[:9], label=label[:9], group=["a"] * 9)
+    run("report", "model", "one.zarr", "--out", "page.html", "--mistakes", "0")
+    output = capsys.readouterr().out
+    assert re.search(r"^accuracy: [.\d]+$", output, re.M)
+    assert "nan" not in output
+
+
 def test_report_needs_labels_and_keeps_the_former_page(items, capsys):
     X, _ = items
     acluster.save_feature_sets("bare.zarr", X)

@@ -39,11 +39,6 @@ class Score:
     low: float
     high: float
 
-    def __str__(self) -> str:
-        """Return the score and its interval, such as "0.912 (0.890 to 0.930)"."""
-        interval = "" if np.isnan(self.low) else f" ({self.low:.3f} to {self.high:.3f})"
-        return f"{self.value:.3f}{interval}"
-
 
 @dataclass(frozen=True)
 class HeldOutScores:
