@@ -5,6 +5,7 @@ import hashlib
 import re
 import sys
 import tracemalloc
+from dataclasses import replace
 from functools import partial
 from html.parser import HTMLParser
 
@@ -34,7 +35,11 @@ from acluster.inspection._report._data_section import data_section
 from acluster.inspection._report._mistakes import evidence_for, most_confident_mistakes
 from acluster.inspection._report._model_sections import importance_section, sample_of
 from acluster.inspection._report._predictions import Predictions, predictions_of
-from acluster.inspection._report._score_sections import calibration_section, scores_section
+from acluster.inspection._report._score_sections import (
+    calibration_section,
+    mistakes_section,
+    scores_section,
+)
 from acluster.inspection._report._scores import _Scorer, held_out_scores
 from acluster.inspection._report._strips import strip_of
 from acluster.rivals import (
@@ -585,6 +590,7 @@ def test_report_accepts_what_classifiers_accept():
         ({"y": indicator}, r"y has shape \(60, 3\); .* fitted on one label per item"),
         ({"groups": [1, 2]}, r"groups has shape \(2,\), but X has 60 items"),
         ({"n_mistakes": -1}, "n_mistakes=-1"),
+        ({"n_mistakes": 2.5}, "n_mistakes=2.5 must be an int"),
         ({"X": X[:0], "y": labels[:0]}, "X has no items"),
     ],
 )
@@ -696,6 +702,16 @@ def test_importance_is_the_decrease_in_accuracy():
     found = {row[0].text: row[1].value for row in section.blocks[-1].rows}
     assert found == expected.importances_mean
     assert any(found.values())
+
+
+def test_mistakes_that_are_not_asked_for_are_not_said_to_be_absent():
+    p = random_predictions("multiclass")
+    ids = np.arange(len(p.true))
+    (text,) = mistakes_section(PooledClassifier(), X, ids, p, 0).blocks
+    assert text.text == "Not shown (n_mistakes=0)."
+    right = replace(p, predicted=p.true)
+    (text,) = mistakes_section(PooledClassifier(), X, ids, right, 5).blocks
+    assert text.text == "There are no mistakes."
 
 
 def test_cells_of_undefined_numbers_are_dashes():

@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ def report(
         What the items are, in the words of the page. By default, the name of the store.
 
     n_mistakes : int, default=12
-        How many mistakes to show.
+        How many mistakes to show, from 0 to 1000.
 
     random_state : int, RandomState instance or None, default=0
         Controls the resamples of the intervals and the samples of items.
@@ -167,7 +168,7 @@ def report(
     """
     template = _template()
     _pictures.check_matplotlib()
-    if not 0 <= n_mistakes <= 1000:
+    if not isinstance(n_mistakes, Integral) or not 0 <= n_mistakes <= 1000:
         raise ValueError(f"n_mistakes={n_mistakes!r} must be an int from 0 to 1000.")
     rng = check_random_state(random_state)
     about = _described(X) if description is None else description

@@ -208,9 +208,11 @@ def mistakes_section(
     if probabilities is None:
         text = "Without predict_proba, mistakes cannot be ordered by their probability."
         return Section("mistakes", title, absent(text))
+    if n_mistakes == 0:
+        return Section("mistakes", title, absent("Not shown (n_mistakes=0)."))
     mistakes = most_confident_mistakes(predictions, probabilities, n_mistakes)
     if not mistakes:
-        return Section("mistakes", title, [Text("There are no mistakes to show.")])
+        return Section("mistakes", title, [Text("There are no mistakes.")])
     strips: list[dict[str, Strip]] = [{} for _ in mistakes]
     if hasattr(estimator, "local_evidence"):
         strips = evidence_for(estimator, X, predictions, mistakes)
