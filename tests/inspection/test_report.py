@@ -461,6 +461,7 @@ def test_report_reads_a_store_and_its_columns(tmp_path):
     alone = report(clf, tmp_path / "s.zarr", groups=False)
     assert "resamples of the 60 items" in Page(alone.html).text
     assert alone.scores == report(clf, X, labels).scores
+    assert alone.scores == report(clf, tmp_path / "s.zarr", groups=None).scores
     wrong = report(clf, tmp_path / "s.zarr", np.roll(labels, 1))
     assert "clip" in " ".join(re.findall("<h3>(.*?)</h3>", wrong.html))
 
@@ -589,6 +590,8 @@ def test_report_accepts_what_classifiers_accept():
         ({"y": y3}, "y has the label 0, but the classifier knows"),
         ({"y": indicator}, r"y has shape \(60, 3\); .* fitted on one label per item"),
         ({"groups": [1, 2]}, r"groups has shape \(2,\), but X has 60 items"),
+        ({"groups": [None, *"ab" * 29, "c"]}, r"groups\[0\] is None; every item needs"),
+        ({"groups": np.r_[np.nan, np.ones(59)]}, "Input groups contains NaN"),
         ({"n_mistakes": -1}, "n_mistakes=-1"),
         ({"n_mistakes": 2.5}, "n_mistakes=2.5 must be an int"),
         ({"X": X[:0], "y": labels[:0]}, "X has no items"),

@@ -83,7 +83,7 @@ def report(
     X: Any,
     y: ArrayLike | None = None,
     *,
-    groups: ArrayLike | bool = True,
+    groups: ArrayLike | bool | None = True,
     description: str | None = None,
     n_mistakes: int = 12,
     random_state: int | np.random.RandomState | None = 0,
@@ -108,9 +108,9 @@ def report(
         Their labels; by default those of the store. The label columns of a data frame or store
         are matched to those of `fit` by name, if both have names.
 
-    groups : array-like of shape (n,), or bool, default=True
+    groups : array-like of shape (n,), bool or None, default=True
         Confidence intervals draw whole groups, such as patients. True: the groups of the store, if
-        it has them. False: single items.
+        it has them. False or None: single items.
 
     description : str, optional
         What the items are, in the words of the page. By default, the name of the store.
@@ -201,9 +201,13 @@ def report(
 
 def _groups_of(X: Any, groups: Any) -> NDArray[Any] | None:
     """Return the groups to draw, or None for single items."""
-    if isinstance(groups, bool):
+    from acluster.estimators import without_missing  # which imports torch
+
+    if groups is None or isinstance(groups, bool):
         return X.group if groups else None
-    groups = np.asarray(groups)
+    # Unlike a list, an array of floats is not searched for NaN.
+    groups = np.asarray(without_missing(groups, "groups"))
+    without_missing(groups.astype(object), "groups")
     if groups.shape != (len(X),):
         raise ValueError(
             f"groups has shape {groups.shape}, but X has {len(X)} items. Pass one group per item."
