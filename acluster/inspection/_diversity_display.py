@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from acluster import MultimodalFeatureSets
-from acluster.inspection._axes import as_axes
+from acluster.inspection._axes import as_axes, label_rows
 from acluster.inspection._diversity import order_by_similarity, unit_entropy, unit_similarity
 from acluster.inspection._item import check_attends
 
@@ -154,7 +154,7 @@ class UnitDiversityDisplay:
         similarity = self.similarity[np.ix_(self.order, self.order)]
         image = self.ax_.imshow(similarity, vmin=0, vmax=1, cmap="viridis")
         names = [f"{unit} (dead)" if unit in self.dead_units else str(unit) for unit in self.order]
-        self.ax_.set_yticks(rows, names, fontsize="small")
+        label_rows(self.ax_, rows, names)
         self.ax_.set(xticks=[], title="similarity of attention", xlabel="unit", ylabel="unit")
         beside = make_axes_locatable(self.ax_)
         self.entropy_ax_ = beside.append_axes("right", size="25%", pad=0.1, sharey=self.ax_)

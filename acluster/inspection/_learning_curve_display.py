@@ -100,14 +100,19 @@ class LearningCurveDisplay:
             The display, with `ax_`, `score_ax_` and `figure_` set.
         """
         (self.ax_,) = as_axes(ax, 1, (6, 4))
+        from matplotlib.ticker import MaxNLocator  # whose absence as_axes has reported
+
         self.figure_, self.score_ax_ = self.ax_.figure, None
         epochs = np.arange(1, len(self.loss) + 1)
         lines = self.ax_.plot(epochs, self.loss, color="C0", label="training loss")
+        self.ax_.xaxis.set_major_locator(MaxNLocator(integer=True))
         self.ax_.set(xlabel="epoch", ylabel="training loss (nats)")
         if self.validation_scores is not None:
             self.score_ax_ = self.ax_.twinx()
             label = "validation accuracy"
             lines += self.score_ax_.plot(epochs, self.validation_scores, color="C1", label=label)
             self.score_ax_.set_ylabel(label)
-            self.ax_.legend(handles=lines, loc="center right")
+            # A style may hide this spine, which is the axis of the accuracy.
+            self.score_ax_.spines.right.set_visible(True)
+            self.ax_.legend(handles=lines, loc="best")
         return self

@@ -27,7 +27,7 @@ from acluster import (
     MultimodalFeatureSets,
     save_feature_sets,
 )
-from acluster.inspection import modality_importance
+from acluster.inspection import LearningCurveDisplay, UnitDiversityDisplay, modality_importance
 from acluster.inspection import report as full_report
 from acluster.inspection._report import _blocks, _pictures, _scores
 from acluster.inspection._report._calibration import calibration_of
@@ -41,7 +41,7 @@ from acluster.inspection._report._score_sections import (
     scores_section,
 )
 from acluster.inspection._report._scores import _Scorer, held_out_scores
-from acluster.inspection._report._strips import strip_of
+from acluster.inspection._report._strips import draw_strips, strip_of
 from acluster.rivals import (
     AttentionMILClassifier,
     AverageClassifier,
@@ -715,6 +715,52 @@ def test_mistakes_that_are_not_asked_for_are_not_said_to_be_absent():
     right = replace(p, predicted=p.true)
     (text,) = mistakes_section(PooledClassifier(), X, ids, right, 5).blocks
     assert text.text == "There are no mistakes."
+
+
+def test_axes_of_pictures_count_in_whole_numbers():
+    p = random_predictions("multiclass", n=4)
+    strip = strip_of(np.ones((2, 1)), None)
+    with _pictures.style():
+        sizes = _pictures.draw_sizes({"few": np.array([1, 2])})
+        calibration = _pictures.draw_calibration(calibration_of(p, p.probabilities))
+        strips = draw_strips({"": strip}, ["a"])
+        curve = _pictures.new_figure(5, 3)
+        shown = LearningCurveDisplay([1.0, 0.5], validation_scores=[0.5, 1]).plot(curve.subplots())
+    assert shown.score_ax_.spines.right.get_visible()
+    counting = [sizes.axes[0].xaxis, sizes.axes[0].yaxis, calibration.axes[1].yaxis]
+    for axis in [*counting, strips.axes[0].xaxis, curve.axes[0].xaxis]:
+        ticks = axis.get_majorticklocs()
+        assert len(ticks) > 1
+        assert (ticks == np.round(ticks)).all()
+
+
+def test_first_number_of_strips_is_within_the_picture():
+    seconds = 1000 + np.arange(30) / 8
+    with _pictures.style():
+        figure = draw_strips({"": strip_of(np.ones((30, 1)), seconds)}, ["a"])
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    low, high = axes.get_xlim()
+    boxes = [
+        label.get_window_extent()
+        for label, tick in zip(axes.get_xticklabels(), axes.get_xticks(), strict=True)
+        if low <= tick <= high
+    ]
+    assert min(box.x0 for box in boxes) >= 0
+
+
+def test_units_of_a_report_have_labels_that_do_not_overlap():
+    weights = np.random.default_rng(0).random((5, 128))
+    with _pictures.style():
+        figure = _pictures.new_figure(1.4 * 7, 7)
+        display = UnitDiversityDisplay.from_attention(
+            [weights / weights.sum(axis=0)], ax=figure.subplots()
+        )
+        figure.canvas.draw()
+    boxes = [label.get_window_extent() for label in display.ax_.get_yticklabels()]
+    tops, bottoms = (sorted(getattr(box, end) for box in boxes) for end in ("y1", "y0"))
+    assert len(boxes) >= 16
+    assert all(top <= bottom for top, bottom in zip(tops, bottoms[1:], strict=False))
 
 
 def test_cells_of_undefined_numbers_are_dashes():

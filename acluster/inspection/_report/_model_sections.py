@@ -107,7 +107,7 @@ def units_section(estimator: Any, X: Any, random_state: np.random.RandomState) -
 
 
 def _units_picture(attention: FeatureSets, modality: str) -> Any:
-    side = float(np.clip(1.8 + 0.16 * attention.n_features, 2.8, 6.5))
+    side = float(np.clip(1.8 + 0.16 * attention.n_features, 2.8, 7.0))
     figure = _pictures.new_figure(1.4 * side, side)
     display = UnitDiversityDisplay.from_attention(attention, ax=figure.subplots())
     n_dead = len(display.dead_units)

@@ -109,10 +109,13 @@ def draw_sizes(lengths: dict[str, NDArray[np.int64]]) -> Any:
         is_wide = len(present) and present.max() > 50 * present.min()
         axes.hist(present, bins=_bins(present, bool(is_wide)), color="#4477aa")
         axes.set_ylabel("items")
+        axes.yaxis.get_major_locator().set_params(integer=True)
         if is_wide:
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter("{x:,.0f}")
             axes.xaxis.set_minor_formatter("")
+        else:
+            axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_title(shortened(name), loc="left", fontsize="medium")
     axes.set_xlabel("local features per item")
     return figure
@@ -167,6 +170,7 @@ def draw_calibration(calibration: Calibration) -> Any:
     above.legend(fontsize="small")
     edges = calibration.edges
     below.bar(edges[:-1], calibration.counts, np.diff(edges), align="edge", color="#4477aa")
+    below.yaxis.get_major_locator().set_params(integer=True)
     below.set(ylabel="count", xlabel=shortened(calibration.what))
     return figure
 

@@ -17,8 +17,9 @@ Floats = NDArray[np.float64]
 
 _MAX_CELLS = 200  # of a strip, about two per millimeter
 
-# Inches: a line of text or a strip, the numbers below, the margin, the bar of colors.
-_WIDTH, _LINE, _AXIS, _MARGIN, _BAR = 4.2, 0.19, 0.42, 0.1, 0.75
+# Inches: a line of text or a strip, the numbers below, the bar of colors, the margin above, and
+# that on the left, into which half of the first number reaches.
+_WIDTH, _LINE, _AXIS, _BAR, _MARGIN, _LEFT = 4.2, 0.19, 0.42, 0.75, 0.1, 0.25
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def draw_strips(strips: Mapping[str, Strip], rows: Sequence[str]) -> Any:
     limit = max(float(np.abs(strip.values).max()) for strip in strips.values()) or 1.0
     for (name, strip), height in zip(strips.items(), heights, strict=True):
         bottom = top - height + _AXIS
-        box = _MARGIN, bottom, _WIDTH - _MARGIN - _BAR, part
+        box = _LEFT, bottom, _WIDTH - _LEFT - _BAR, part
         axes = figure.add_axes(_relative(figure, box))
         image = _draw_rows(axes, strip, rows, limit)
         if name:
@@ -133,5 +134,6 @@ def _draw_rows(axes: Any, strip: Strip, rows: Sequence[str], limit: float) -> An
     axes.set(xlim=strip.edges[[0, -1]], ylim=(2 * len(rows), 0), yticks=[])
     axes.spines.left.set_visible(False)
     axes.tick_params(axis="x", labelsize="small", pad=2)
+    axes.xaxis.get_major_locator().set_params(integer=strip.unit != "seconds")
     axes.set_xlabel(strip.unit, fontsize="small", labelpad=1)
     return image
