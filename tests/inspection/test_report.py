@@ -119,6 +119,12 @@ def check_page(html):
     assert "url(" not in html
     assert "@import" not in html
     assert html.count("<script>") == html.count("</script>") == 1
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len({*ids})
+    for tag in ("table", "div"):
+        names = [own["aria-labelledby"] for own in page.all(tag) if "aria-labelledby" in own]
+        assert len({*names}) == len(names) == len(page.all("table"))
+        assert {*names} <= {*ids}
     policy = next(m["content"] for m in page.all("meta") if "http-equiv" in m)
     script = re.search("<script>(.*)</script>", html, re.S)[1]
     assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in policy
