@@ -458,7 +458,7 @@ def _add_splits(command: _Command) -> None:
         "--hold-out",
         type=float,
         metavar="FRACTION",
-        help="the fraction of the items to hold out and report the scores on, such as 0.2",
+        help="the fraction of the items to hold out, such as 0.2; their accuracy is printed",
     )
     command.add_argument(
         "--group",

@@ -39,7 +39,8 @@ def write_report(options: argparse.Namespace) -> None:
         n_mistakes=options.mistakes,
     )
     page.save(options.out)
-    show(f"{options.out}: {len(X)} items, {len(page.html) / 1e6:.1f} MB")
+    items = "1 item" if len(X) == 1 else f"{len(X)} items"
+    show(f"{options.out}: {items}, {len(page.html) / 1e6:.1f} MB")
     for name, (value, low, high) in page.scores.items():
         # Of a single item or group, there is no interval.
         interval = "" if np.isnan(low) else f" (95 % interval {low:.4f} to {high:.4f})"

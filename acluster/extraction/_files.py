@@ -75,8 +75,8 @@ def media_files(root: Path) -> dict[str, Path]:
     -------
     dict of str to path
         From the id of each file, its path relative to `root` with "/", to the file; in natural
-        order, so that 2.mp4 comes before 10.mp4. Images that a .vms file names are parts of that
-        slide, and left out.
+        order, so that 2.mp4 comes before 10.mp4. Images that a .vms or .vmu file names are
+        parts of that slide, and left out.
 
     Raises
     ------

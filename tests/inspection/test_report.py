@@ -37,6 +37,7 @@ from acluster.inspection._report._model_sections import importance_section, samp
 from acluster.inspection._report._predictions import Predictions, predictions_of
 from acluster.inspection._report._score_sections import (
     calibration_section,
+    confusion_section,
     mistakes_section,
     scores_section,
 )
@@ -548,7 +549,7 @@ def test_report_of_many_classes_lists_pairs_instead_of_a_matrix():
     assert "Confusion matrix of" not in found.html
     predicted = clf.predict(X)
     pairs = {(t, p) for t, p in zip(wrong.tolist(), predicted.tolist(), strict=True) if t != p}
-    assert f"There are {len(pairs)} pairs with mistakes" in Page(found.html).text
+    assert f"In all, {len(pairs)} pairs of classes with mistakes" in Page(found.html).text
 
 
 def test_report_predicts_once():
@@ -767,6 +768,21 @@ def test_units_of_a_report_have_labels_that_do_not_overlap():
     tops, bottoms = (sorted(getattr(box, end) for box in boxes) for end in ("y1", "y0"))
     assert len(boxes) >= 16
     assert all(top <= bottom for top, bottom in zip(tops, bottoms[1:], strict=False))
+
+
+def test_single_things_are_named_in_the_singular():
+    true = np.arange(30) % 3
+    predicted = np.r_[1, true[1:]]
+    p = Predictions("multiclass", np.arange(3), list("abc"), true, predicted, np.eye(3)[predicted])
+    section = confusion_section(p)
+    assert section.blocks[-1].caption.endswith("In all, 1 pair of classes with mistakes.")
+    section = mistakes_section(PooledClassifier(), X[:30], np.arange(30), p, 5)
+    assert section.blocks[0].text == "There is no other mistake than this."
+    assert [_blocks.counted(n, "item") for n in (0, 1, 2000)] == [
+        "0 items",
+        "1 item",
+        "2,000 items",
+    ]
 
 
 def test_cells_of_undefined_numbers_are_dashes():

@@ -134,6 +134,11 @@ def count_cell(count: int) -> Cell:
     return Cell(f"{count:,}", float(count))
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number with a noun, such as "1 item" and "2,000 items"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def number_cell(value: float, form: str = ".3f") -> Cell:
     """Return the cell of a number; NaN is a dash, and sorted below all others."""
     return (

@@ -20,6 +20,7 @@ from acluster.inspection._report._blocks import (
     Text,
     absent,
     count_cell,
+    counted,
     number_cell,
 )
 from acluster.inspection._report._data_section import modalities_of
@@ -56,7 +57,7 @@ def learning_section(estimator: Any) -> Section:
         LearningCurveDisplay.from_estimator(estimator, ax=figure.subplots())
         picture = _pictures.picture_of(
             figure,
-            f"Training loss over {len(estimator.loss_curve_)} epochs",
+            f"Training loss over {counted(len(estimator.loss_curve_), 'epoch')}",
             "Training loss by epoch, and accuracy on validation items if there were any.",
         )
         return Section("learning", title, [picture])
@@ -92,8 +93,8 @@ def units_section(estimator: Any, X: Any, random_state: np.random.RandomState) -
     chosen = sample_of(X, _ITEMS_FOR_UNITS, _WEIGHTS_FOR_UNITS // n_units, random_state)
     blocks: list[Any] = [
         Text(
-            f"On a random sample of {len(chosen):,} items. Units of similarity 1 always attend to "
-            "the same local features; an entropy of 1 is a plain average."
+            f"On a random sample of {counted(len(chosen), 'item')}. Units of similarity 1 always "
+            "attend to the same local features; an entropy of 1 is a plain average."
         )
     ]
     for modality, sets in modalities_of(estimator.attention_weights(X[chosen])).items():
@@ -111,7 +112,7 @@ def _units_picture(attention: FeatureSets, modality: str) -> Any:
     figure = _pictures.new_figure(1.4 * side, side)
     display = UnitDiversityDisplay.from_attention(attention, ax=figure.subplots())
     n_dead = len(display.dead_units)
-    caption = f"{modality}: {attention.n_features} units, {n_dead} of them plain averages."
+    caption = f"{modality}: {counted(attention.n_features, 'unit')}. Plain averages: {n_dead}."
     alt = f"Similarity and entropy of the attention units of {modality}"
     return _pictures.picture_of(figure, alt, caption)
 
@@ -146,8 +147,8 @@ def importance_section(
         for name in mean
     ]
     caption = (
-        f"Mean and standard deviation of the decrease over repetitions, on a random sample of "
-        f"{len(chosen):,} items."
+        "Mean and standard deviation of the decrease over repetitions, on a random sample of "
+        f"{counted(len(chosen), 'item')}."
     )
     header = ["modality", "decrease", "standard deviation", "repetitions"]
     return Section("importance", title, [picture, Table(caption, header, rows)])

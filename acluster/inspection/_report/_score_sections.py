@@ -18,6 +18,7 @@ from acluster.inspection._report._blocks import (
     Text,
     absent,
     count_cell,
+    counted,
     number_cell,
 )
 from acluster.inspection._report._calibration import calibration_of
@@ -56,15 +57,15 @@ def scores_section(
         ]
         for score in scores.scores
     ]
-    units = "groups" if by_group else "items"
+    unit = "group" if by_group else "item"
     caption = (
         f"Scores on the {len(predictions.true):,} items, with 95 % percentile intervals of "
-        f"{scores.n_resamples:,} bootstrap resamples of the {scores.n_units:,} {units}."
+        f"{scores.n_resamples:,} bootstrap resamples of the {scores.n_units:,} {unit}s."
     )
     if scores.n_units < 2:
-        caption = f"Scores of a single one of the {units}, for which there is no interval."
+        caption = f"Scores of a single {unit}, for which there is no interval."
     blocks: list[Any] = [Table(caption, ["score", "value", "from", "to", "meaning"], rows)]
-    blocks += _doubts(scores, units)
+    blocks += _doubts(scores, unit)
     if predictions.has_one_label:
         most = predictions.counts().max() / len(predictions.true)
         blocks.append(
@@ -89,12 +90,12 @@ def scores_section(
     return Section("scores", "Held-out scores", blocks)
 
 
-def _doubts(scores: HeldOutScores, units: str) -> list[Text]:
+def _doubts(scores: HeldOutScores, unit: str) -> list[Text]:
     """Return why the intervals are not reliable, if they are not."""
     if scores.n_units < 2:
         return []
     if scores.n_units < _FEWEST_UNITS:
-        text = f"{scores.n_units} {units} are too few for reliable intervals."
+        text = f"{scores.n_units} {unit}s are too few for reliable intervals."
         return [Text(text, "remark")]
     if any(score.low == score.high for score in scores.scores):
         text = (
@@ -171,7 +172,7 @@ def _confused_pairs(predictions: Predictions) -> list[Any]:
         )
     caption = (
         "The pairs of classes that are confused most often, and the share of the true class. "
-        f"There are {len(found):,} pairs with mistakes."
+        f"In all, {counted(len(found), 'pair')} of classes with mistakes."
     )
     return [Table(caption, ["true", "predicted", "items", "share"], rows)]
 
@@ -228,8 +229,10 @@ def mistakes_section(
         for mistake, own in zip(mistakes, strips, strict=True)
     ]
     n_wrong = int((predictions.true != predictions.predicted).sum())
-    count = Text(f"The {len(cards)} of {n_wrong:,} mistakes with the highest probability.")
-    return Section("mistakes", title, [count, intro, Cards(cards)])
+    count = f"The {len(cards)} of {n_wrong:,} mistakes with the highest probability."
+    if len(cards) == n_wrong:
+        count = f"There is no other mistake than {'this' if n_wrong == 1 else 'these'}."
+    return Section("mistakes", title, [Text(count), intro, Cards(cards)])
 
 
 def _card(mistake: Mistake, strips: dict[str, Strip], title: str, predictions: Predictions) -> Card:

@@ -143,13 +143,12 @@ class FeatureSetsWriter:
     ``len(writer)`` is the number of items written or pending. With `resume`, skip that many
     inputs. As a context manager, the writer completes the store at the end of the block. If an
     exception ends the block, the appended items are kept and the store stays incomplete; a new
-    store without items is removed. If they
-    cannot be written, for example to a full disk, those in memory are lost; free space, and resume.
-    Threads may share a writer. Only one process at a time can write to a store: the writer
-    locks it until it is closed or its process ends. Resuming checks that all files of the
-    committed items are there, and the checksums of those that will be added to. Object storage has
-    no locks: make sure yourself that one process at a time writes to an address. A session of
-    icechunk is committed by you, after the writer is closed.
+    store without items is removed. If the items cannot be written, for example to a full disk,
+    those in memory are lost; free space, and resume. Threads may share a writer. Only one process
+    at a time can write to a store: the writer locks it until it is closed or its process ends.
+    Resuming checks that all files of the committed items are there, and the checksums of those that
+    will be added to. Object storage has no locks: make sure yourself that one process at a time
+    writes to an address. A session of icechunk is committed by you, after the writer is closed.
 
     Examples
     --------
