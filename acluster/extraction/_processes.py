@@ -181,16 +181,22 @@ class ReadingProcesses:
         """Return the process of this thread once it has begun to read a file.
 
         A process may end while it waits for a file, for example if the system needs its memory.
-        This is not the fault of the file, so that another process gets it.
+        This is not the fault of the file, so that another process gets it. The same holds for one
+        that hangs.
         """
         for _ in range(_TRIES):
             process = self._own_process()
             if process.begins(path, self._seconds_per_file):
                 return process
+            has_hung = process.has_hung
+            # Discarding kills the process, which would hide how it has ended.
+            ending = "" if has_hung else process.ending()
             self._discard(process)
+        if has_hung:
+            raise _too_slow(path, self._seconds_per_file)
         raise RuntimeError(
             f"{_TRIES} processes that were to read {path} did not begin it; the last one "
-            f"{process.ending()}. The memory may have run out: try fewer n_workers."
+            f"{ending}. The memory may have run out: try fewer n_workers."
         )
 
     def _discard(self, process: _Process) -> None:
@@ -245,6 +251,7 @@ class _Process:
             self._process.start()
         other.close()  # The pipe now ends with the process.
         self.is_idle = False
+        self.has_hung = False
 
     @property
     def is_alive(self) -> bool:
@@ -268,11 +275,15 @@ class _Process:
         self.is_idle = True
 
     def begins(self, path: Path, seconds: float | None) -> bool:
-        """Pass on a file; return whether the process begins to read it within some seconds."""
+        """Pass on a file; return whether the process begins to read it within some seconds.
+
+        If it neither begins nor ends, `has_hung` is set.
+        """
         self.is_idle = False
         try:
             self._pipe.send(path)
             if not self._pipe.poll(seconds):
+                self.has_hung = True
                 return False
             self._pipe.recv()
         except (EOFError, OSError):
@@ -288,7 +299,7 @@ class _Process:
             while True:
                 started = time.monotonic()
                 if not self._pipe.poll(left):
-                    raise MediaError(f"{path} was not read within {seconds:g} s.")
+                    raise _too_slow(path, seconds)
                 kind, *values = self._pipe.recv()
                 # The time that the thread waits for room does not count.
                 left = None if left is None else max(left - (time.monotonic() - started), 0)
@@ -351,6 +362,11 @@ class _Process:
             return f"was ended by {signal.Signals(-code).name}"
         except ValueError:  # real-time signals have no name
             return f"was ended by signal {-code}"
+
+
+def _too_slow(path: Path, seconds: float | None) -> MediaError:
+    """Return the error of a file that was not read in time."""
+    return MediaError(f"{path} was not read within {seconds:g} s.")
 
 
 @contextmanager

@@ -209,12 +209,33 @@ def test_a_process_that_does_not_begin_a_file_in_time_is_no_fault_of_the_file(tm
     assert not is_running(pids[0])
 
 
+def test_a_file_that_no_process_begins_in_time_fails_alone(tmp_path, monkeypatch):
+    root, begins = write(tmp_path / "files", "good", "good"), _Process.begins
+
+    def hangs(process, path, seconds):
+        if path.name == "good_0.mp4":
+            os.kill(process._process.pid, signal.SIGSTOP)
+        return begins(process, path, seconds)
+
+    monkeypatch.setattr(_Process, "begins", hangs)
+    report = extract(
+        root, tmp_path / "s.zarr", {"x": (ByName(), same)}, workers="processes", n_workers=1,
+        seconds_per_file=1, on_error="skip",
+    )  # fmt: skip
+    assert [*report.failed] == ["good_0.mp4"]
+    assert report.failed["good_0.mp4"].endswith("was not read within 1 s.")
+
+
 def test_extract_stops_if_no_process_begins_a_file(tmp_path, monkeypatch):
     root = write(tmp_path / "files", "a")
-    monkeypatch.setattr(_Process, "begins", lambda *_: False)
-    with pytest.raises(
-        RuntimeError, match=r"3 processes .*a_0\.mp4 did not begin.*fewer n_workers"
-    ):
+
+    def dies(process, *_):
+        os.kill(process._process.pid, signal.SIGABRT)
+        return False
+
+    monkeypatch.setattr(_Process, "begins", dies)
+    message = r"3 processes .*a_0\.mp4 did not begin.* ended by SIGABRT.*fewer n_workers"
+    with pytest.raises(RuntimeError, match=message):
         extract(root, tmp_path / "s.zarr", {"x": (ByName(), same)}, workers="processes")
     assert not (tmp_path / "s.zarr.failed.csv").exists()
 
