@@ -114,5 +114,10 @@ class LearningCurveDisplay:
             self.score_ax_.set_ylabel(label)
             # A style may hide this spine, which is the axis of the accuracy.
             self.score_ax_.spines.right.set_visible(True)
-            self.ax_.legend(handles=lines, loc="best")
+            # The best place of a legend is one beside the curves of its own Axes, which are those
+            # in front: they get an unseen copy of the loss.
+            self.score_ax_.plot(
+                epochs, self.loss, linestyle="none", transform=self.ax_.transData, label="_loss"
+            )
+            self.score_ax_.legend(handles=lines, loc="best")
         return self

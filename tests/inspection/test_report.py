@@ -741,6 +741,20 @@ def test_axes_of_pictures_count_in_whole_numbers():
         assert (ticks == np.round(ticks)).all()
 
 
+def test_legend_of_a_learning_curve_hides_no_curve():
+    epochs = np.arange(9.0)
+    figure = _pictures.new_figure(5.2, 3.2)
+    shown = LearningCurveDisplay(
+        list(np.exp(-epochs)), validation_scores=list(1 - np.exp(-epochs))
+    ).plot(figure.subplots())
+    figure.canvas.draw()
+    box = shown.score_ax_.get_legend().get_window_extent()
+    for axes in (shown.ax_, shown.score_ax_):
+        points = axes.lines[0].get_transform().transform(axes.lines[0].get_xydata())
+        assert not any(box.contains(*point) for point in points)
+    assert shown.score_ax_.get_ylim() == pytest.approx((-0.05, 1.05), abs=1e-3)
+
+
 def test_first_number_of_strips_is_within_the_picture():
     seconds = 1000 + np.arange(30) / 8
     with _pictures.style():
