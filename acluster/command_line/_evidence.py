@@ -63,7 +63,7 @@ def explain(options: argparse.Namespace) -> None:
         _write_store(classifier, X, dict(zip(numbers, ids, strict=True)), classes, options)
         show(f"{options.out}: {len(numbers)} items, {len(classes)} classes")
         return
-    check_path(options.out)
+    check_path(options.out, options.model, options.store)
     has_names = isinstance(X, acluster.MultimodalFeatureSets)
     header = ["id", *(["modality"] if has_names else []), "local feature", *_place_names(X)]
     header += [f"evidence for {name}" for name in classes]

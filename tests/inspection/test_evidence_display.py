@@ -349,7 +349,12 @@ def test_evidence_display_strips_rank_thumbnails():
     assert [image[0, 0] for image in shown_images(second)] == [4, 3]  # none opposes
     labels = [label.get_text() for label in first.get_xticklabels()]
     minus = "\N{MINUS SIGN}"
-    assert labels == ["+1.00\n0.50 s", "+0.50\n0.00 s", f"{minus}2.00\n0.25 s", f"{minus}0.10\n0.75 s"]
+    assert labels == [
+        "+1.00\n0.50 s",
+        "+0.50\n0.00 s",
+        f"{minus}2.00\n0.25 s",
+        f"{minus}0.10\n0.75 s",
+    ]
     assert [text.get_text() for text in first.texts] == ["supporting", "opposing"]
     assert [text.get_text() for text in second.texts] == ["supporting", "opposing: none"]
     colors = [to_rgb(line.get_color()) for line in first.lines]
