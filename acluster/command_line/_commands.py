@@ -32,6 +32,7 @@ from acluster.command_line._training import (
     show_model,
     train,
 )
+from acluster.sets import label_names_of
 
 _ITEMS_PER_BATCH = 256
 
@@ -191,8 +192,9 @@ def predict(options: argparse.Namespace) -> None:
             [item, _format_label(label, names), *map("{:.6g}".format, probabilities)]
             for item, label, probabilities in zip(ids, labels, proba, strict=True)
         ]
-        if batch.label is not None and _are_comparable(batch.label, labels):
-            correct.append(np.asarray(batch.label == labels).reshape(len(batch), -1).all(axis=1))
+        true = _true_labels(batch, names)
+        if true is not None and _are_comparable(true, labels):
+            correct.append(np.asarray(true == labels).reshape(len(batch), -1).all(axis=1))
     write_table(options.out, header, rows)
     if correct:
         show(f"accuracy: {np.concatenate(correct).mean():.4f}", error=True)
@@ -232,6 +234,16 @@ def _extracted_batches(
     # A classifier of one modality takes it without its name.
     is_unnamed = [*extraction] == ["features"]
     yield from ((ids, X["features"] if is_unnamed else X) for ids, X in parts)
+
+
+def _true_labels(batch: Any, names: list[str]) -> Any:
+    """Return the stored labels, their columns in the order of the model's; None without any."""
+    labels, stored = batch.label, label_names_of(batch)
+    if labels is None or not names or not stored or stored == names:
+        return labels
+    if set(stored) != set(names):
+        return None
+    return labels[:, [stored.index(name) for name in names]]
 
 
 def _are_comparable(labels: Any, predicted: Any) -> bool:

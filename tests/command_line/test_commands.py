@@ -637,3 +637,24 @@ def test_convert_resumes_a_store_with_places(data, capsys):
         "item 'item3': its local features have the coordinates x, but those"
         in capsys.readouterr().err
     )
+
+
+def test_predict_compares_label_columns_by_name(fitted, capsys):
+    X, _ = fitted
+    labels = np.stack([np.arange(40) % 2, np.arange(40) % 3 == 0], axis=1).astype(int)
+    for path, names, y in (
+        ("same.zarr", ["odd", "third"], labels),
+        ("swapped.zarr", ["third", "odd"], labels[:, ::-1]),
+        ("others.zarr", ["a", "b"], labels),
+    ):
+        with acluster.FeatureSetsWriter(path, label_names=names) as writer:
+            for item, label in zip(X, y, strict=True):
+                writer.append(item, label=label)
+    run("fit", "same.zarr", "--out", "two.model", "--set", "max_iter=3", "--hold-out", "0.2")
+    capsys.readouterr()
+    shown = []
+    for path in ("same.zarr", "swapped.zarr", "others.zarr"):
+        run("predict", "two.model", path)
+        shown.append(capsys.readouterr().err)
+    assert shown[0] == shown[1] != ""
+    assert "accuracy" not in shown[2]
