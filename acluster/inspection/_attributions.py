@@ -54,7 +54,7 @@ def scores_of(
     if kind in needed and not hasattr(estimator, needed[kind]):
         raise TypeError(
             f"{type(estimator).__name__} has no method {needed[kind]}, which scores={kind!r} "
-            'needs. Pass scores="random" or scores of your own.'
+            'needs. Pass scores="random" or your own scores.'
         )
     functions: dict[str, Callable[..., Scores]] = {
         "evidence": _evidence,

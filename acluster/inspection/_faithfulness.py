@@ -44,7 +44,7 @@ def evidence_faithfulness(
         What ranks the local features: their evidence for the class (``local_evidence``), their mean
         attention weight over all units, the gradient of the logit of the class times the local
         feature (standardized, if the classifier does so), or random numbers, as a baseline. Or
-        scores of your own: sets like X with one column; for several modalities, a dict of them or a
+        your own scores: sets like X with one column; for several modalities, a dict of them or a
         `MultimodalFeatureSets`.
 
     y : array-like of shape (n,), optional
