@@ -326,7 +326,12 @@ def test_no_process_outlives_an_extraction_that_ends(tmp_path, kind, to_group, h
     root = write(tmp_path / "files", "a", "b", "c")
     command = [sys.executable, "-X", "faulthandler", "-c", SCRIPT, root, tmp_path / "s.zarr"]
     process = subprocess.Popen(
-        [*command, str(holds_lock)], stderr=subprocess.PIPE, text=True, start_new_session=True
+        [*command, str(holds_lock)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # Shells let programs in the background ignore Ctrl-C, and so the tests and this program.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         files = eventually(lambda: len(found := [*root.glob("*.pid")]) == 2 and found)
