@@ -272,7 +272,18 @@ class ScoreFusionNetwork(IntegrationNetwork):
     def local_evidence(
         self, sets: Sequence[Packed], contrasts: Tensor
     ) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        """Raise a NotImplementedError: these logits are not sums over the local features."""
+        """Raise an error: these logits are not sums over the local features.
+
+        Parameters
+        ----------
+        sets, contrasts
+            As for `IntegrationNetwork.local_evidence`.
+
+        Raises
+        ------
+        NotImplementedError
+            Always.
+        """
         raise NotImplementedError("The logits of averaged probabilities have no local evidence.")
 
     def forward(self, sets: Sequence[Packed], generator: torch.Generator | None = None) -> Tensor:
