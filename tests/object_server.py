@@ -169,14 +169,14 @@ class _Handler(BaseHTTPRequestHandler):
             counts["requests"] += 1
             counts["keys"].append(f"{self.command} {self.key}")
             counts["peak"] = max(counts["peak"], self.state.busy)
+        time.sleep(self.state.settings["delay"])
+        with self.state.lock:
+            # Before the answer, after which the client may at once send the next request.
+            self.state.busy -= 1
         try:
-            time.sleep(self.state.settings["delay"])
             self._serve(body)
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
-        finally:
-            with self.state.lock:
-                self.state.busy -= 1
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _handle  # noqa: N815 - names of the base class
 

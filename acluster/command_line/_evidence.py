@@ -51,27 +51,22 @@ def explain(options: argparse.Namespace) -> None:
     classes = _chosen(classifier, X, options.classes)
     numbers = range(len(X)) if options.item is None else [find_item(X, options.item)]
     known = X.id  # read once
-    ids = [number if known is None else known[number] for number in numbers]
+    ids = {number: number if known is None else known[number] for number in numbers}
     if options.png:
         # Without --class, the display chooses the most probable ones.
         shown = classes if options.classes else None
         draw_evidence(classifier, X[numbers], shown, options)
         show(options.png)
         return
-    is_store = options.out is not None and Path(options.out).suffix == ".zarr"
-    if is_store:
-        _write_store(classifier, X, dict(zip(numbers, ids, strict=True)), classes, options)
+    if options.out is not None and Path(options.out).suffix == ".zarr":
+        _write_store(classifier, X, ids, classes, options)
         show(f"{options.out}: {len(numbers)} items, {len(classes)} classes")
         return
     check_path(options.out, options.model, options.store)
     has_names = isinstance(X, acluster.MultimodalFeatureSets)
     header = ["id", *(["modality"] if has_names else []), "local feature", *_place_names(X)]
     header += [f"evidence for {name}" for name in classes]
-    write_table(
-        options.out,
-        header,
-        _table(classifier, X, dict(zip(numbers, ids, strict=True)), classes, has_names),
-    )
+    write_table(options.out, header, _table(classifier, X, ids, classes, has_names))
 
 
 def find_item(X: Any, item: str) -> int:

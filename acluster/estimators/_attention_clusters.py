@@ -91,7 +91,7 @@ class AttentionClusters(SetClassifier, ClusterParameters):
             few if there are many: the result has a number per local feature and class.
 
         return_constants : bool, default=False
-            Whether to return also what the logits contain beside the evidence.
+            Whether to also return what the logits contain besides the evidence.
 
         Returns
         -------

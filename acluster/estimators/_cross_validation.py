@@ -348,7 +348,7 @@ class CrossValidatedClassifier(
             few if there are many: the result has a number per local feature and class.
 
         return_constants : bool, default=False
-            Whether to return also what the logits contain beside the evidence.
+            Whether to also return what the logits contain besides the evidence.
 
         Returns
         -------
@@ -381,7 +381,7 @@ class CrossValidatedClassifier(
         The evidence is the weighted mean of that of all networks; see
         :meth:`AttentionClusterClassifier.local_evidence
         <acluster.AttentionClusterClassifier.local_evidence>` for the equation. What the logits of
-        the ensemble contain beside their mean is in ``constants.rest``.
+        the ensemble contain besides this mean is in ``constants.rest``.
 
         Examples
         --------

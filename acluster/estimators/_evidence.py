@@ -24,13 +24,13 @@ Packed = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True)
 class EvidenceConstants:
-    """What the logits of each item contain beside the evidence of its local features.
+    """What the logits of each item contain besides the evidence of its local features.
 
     Attributes
     ----------
     by_modality : dict of str to ndarray of shape (n, C)
-        What each modality adds beside the evidence: the shift β of its units, scaled by their norms
-        for this item, and the evidence of the local feature that replaces a missing set. Sets
+        What each modality adds besides the evidence: the shift β of its units, scaled by their
+        norms for this item, and the evidence of the local feature that replaces a missing set. Sets
         without a name are the modality "features".
 
     rest : ndarray of shape (n, C)
@@ -46,7 +46,7 @@ class EvidenceConstants:
 
     @property
     def total(self) -> NDArray[Any]:
-        """The sum of all constants: what the evidence of an item lacks to the logits."""
+        """The sum of all constants: the logits less the evidence."""
         return sum(self.by_modality.values(), self.rest)
 
 
@@ -248,8 +248,8 @@ def mean_evidence(
         The items.
 
     logits : ndarray of shape (n, C)
-        Those of the ensemble. What the mean evidence and constants lack to them is added to the
-        constants.
+        Those of the ensemble. Their difference from the mean evidence and constants is added to
+        the constants.
     """
     rows: dict[str, Any] = dict.fromkeys(X.names, 0)
     constants: dict[str, Any] = dict.fromkeys(X.names, 0)

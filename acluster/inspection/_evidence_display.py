@@ -52,7 +52,7 @@ class EvidenceDisplay:
         The labels of the columns.
 
     constants : array-like of shape (C,), optional
-        What the logits contain beside the evidence, for the titles.
+        What the logits contain besides the evidence, for the titles.
 
     probabilities : array-like of shape (C,), optional
         The probabilities of the classes, for the titles.
@@ -283,7 +283,7 @@ class EvidenceDisplay:
             The labels of the columns.
 
         constants : array-like of shape (C,), optional
-            What the logits contain beside the evidence: ``constants.total[i]``.
+            What the logits contain besides the evidence: ``constants.total[i]``.
 
         probabilities : array-like of shape (C,), optional
             The probabilities of the classes.

@@ -31,7 +31,7 @@ class ItemEvidence:
         The label of each column.
 
     constants : ndarray of shape (C,) or None
-        What the logits contain beside the evidence.
+        What the logits contain besides the evidence.
 
     probabilities : ndarray of shape (C,) or None
         The probabilities of the classes.

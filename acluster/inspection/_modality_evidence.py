@@ -32,7 +32,7 @@ def modality_evidence(estimator: Any, X: Any, classes: ArrayLike | None = None) 
             The evidence of all local features of the modality, and its constant. Sets without a
             name are the modality "features".
         rest : ndarray of shape (n, C)
-            What the logits contain beside it: the bias and, for ensembles, the difference between
+            What the logits contain besides: the bias and, for ensembles, the difference between
             the logit of the mean probability and the mean logit.
 
     Raises

@@ -185,10 +185,8 @@ class IntegrationNetwork(nn.Module):
         scale = len(sets) / present.sum(dim=0).clamp(min=1)
         evidence, constants = [], []
         for i, (values, offsets) in enumerate(sets):
-            own, constant = (
-                values.new_zeros(0, contrasts.shape[1]),
-                bias.new_zeros(len(scale), len(bias)),
-            )
+            own = values.new_zeros(0, len(bias))
+            constant = bias.new_zeros(len(scale), len(bias))
             if len(values):
                 cluster: Any = self.integrations[i]
                 filled = present[i].nonzero().flatten()

@@ -70,7 +70,7 @@ class RemoteRows(BlockRows):
         self._n_chunks = -(-self.shape[0] // layout.rows_per_chunk)
         self._starts: dict[int, NDArray[np.int64]] = {}  # of the chunks, by shard
         self._end = 0  # the row after those of the last call
-        self._is_in_order = False  # whether this call goes on from there
+        self._is_in_order = False  # whether this call continues at that row
         self._read_on: set[int] = set()  # the blocks after which this call reads on
         self._n_extra = 0  # the rows after a block that are fetched with it
 
