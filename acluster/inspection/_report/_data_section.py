@@ -76,17 +76,12 @@ def _sizes_table(modalities: Mapping[str, FeatureSets]) -> Table:
 def _classes_table(lengths: Mapping[str, NDArray[np.int64]], predictions: Predictions) -> Table:
     counts, n_items = predictions.counts(), len(predictions.true)
     missing = {name: own == 0 for name, own in lengths.items() if (own == 0).any()}
-    is_member = (
-        (lambda c: predictions.true == c)
-        if predictions.has_one_label
-        else (lambda c: predictions.true[:, c] > 0)
-    )
     rows = []
     for c in np.argsort(-counts, kind="stable")[:MAX_ROWS]:
         row = [Cell(predictions.names[c]), count_cell(int(counts[c]))]
         row.append(number_cell(counts[c] / n_items, ".1%"))
         for is_missing in missing.values():
-            share = is_missing[is_member(c)].mean() if counts[c] else np.nan
+            share = is_missing[predictions.has(c)].mean() if counts[c] else np.nan
             row.append(number_cell(float(share), ".1%"))
         rows.append(row)
     what = "class" if predictions.has_one_label else "label"

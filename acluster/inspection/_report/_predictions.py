@@ -62,6 +62,10 @@ class Predictions:
             return np.bincount(self.true, minlength=self.n_classes)
         return self.true.sum(axis=0)
 
+    def has(self, c: int) -> NDArray[np.bool_]:
+        """Return which items are of a class, or have a label."""
+        return self.true == c if self.has_one_label else self.true[:, c] > 0
+
     def labels(self) -> NDArray[Any]:
         """Return the labels of the items as the classifier takes them."""
         return self.classes[self.true] if self.has_one_label else self.true

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,10 +149,9 @@ def held_out_scores(
     groups: NDArray[Any] | None = None,
     *,
     n_resamples: int | None = None,
-    confidence: float = 0.95,
     random_state: np.random.RandomState | None = None,
 ) -> HeldOutScores:
-    """Return the scores with the percentile intervals of a bootstrap.
+    """Return the scores with the 95 % percentile intervals of a bootstrap.
 
     Parameters
     ----------
@@ -165,9 +163,6 @@ def held_out_scores(
 
     n_resamples : int, optional
         How often items are drawn; by default 1,000, or fewer if there are very many.
-
-    confidence : float, default=0.95
-        The level of the intervals.
 
     random_state : RandomState, optional
         What draws.
@@ -185,7 +180,7 @@ def held_out_scores(
         weights = np.bincount(rng.randint(n_units, size=n_units), minlength=n_units)[units]
         for name, value in scorer(weights.astype(np.float64)).items():
             resampled[name].append(value)
-    scores = [Score(name, found[name], *_interval(resampled[name], confidence)) for name in found]
+    scores = [Score(name, found[name], *_interval(resampled[name])) for name in found]
     right, predicted, true = scorer.counts(np.ones(n_items))
     return HeldOutScores(
         scores,
@@ -205,13 +200,13 @@ def _by_class(scorer: _Scorer, predictions: Predictions, n_items: int) -> Floats
     return np.broadcast_to(scorer.roc_aucs(np.ones(n_items)), predictions.n_classes)
 
 
-def _interval(values: list[float], confidence: float) -> tuple[float, float]:
+def _interval(values: list[float]) -> tuple[float, float]:
+    """Return the ends of the 95 % percentile interval."""
     # In a resample without a class, ROC AUC may not be defined.
     defined = np.array([value for value in values if not np.isnan(value)])
     if not len(defined):
         return np.nan, np.nan
-    tail = 100 * (1 - confidence) / 2
-    low, high = np.percentile(defined, [tail, 100 - tail])
+    low, high = np.percentile(defined, [2.5, 97.5])
     return float(low), float(high)
 
 
@@ -227,13 +222,8 @@ def _losses(predictions: Predictions, probabilities: Floats) -> Floats:
 
 def _rankings(predictions: Predictions, probabilities: Floats) -> list[_Ranking]:
     """Return one ranking per class; only that of the second of two."""
-    is_positive: Callable[[int], NDArray[Any]] = (
-        (lambda c: predictions.true == c)
-        if predictions.has_one_label
-        else (lambda c: predictions.true[:, c])
-    )
     columns = [1] if predictions.kind == "binary" else range(predictions.n_classes)
-    return [_Ranking(is_positive(c), probabilities[:, c]) for c in columns]
+    return [_Ranking(predictions.has(c), probabilities[:, c]) for c in columns]
 
 
 def _ratio(part: Floats, whole: Floats) -> Floats:
