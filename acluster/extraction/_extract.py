@@ -90,9 +90,9 @@ def extract(
         The device of backbones that are torch modules. "auto" is a GPU if there is one.
 
     batch_size : int, default=64
-        The number of rows that a backbone is given at a time, of one file or of several. Choose a
-        multiple of 16, or 1: otherwise, the last bits of the features may depend on where in a
-        batch they are computed, and so on interruptions.
+        The number of rows that a backbone is given at a time, of one file or of several. The last
+        bits of the features may depend on where in a batch they are computed, and so on
+        interruptions. This is rarer with a multiple of 16, and excluded with 1.
 
     n_workers : int, optional
         The number of files that are read at a time. By default one per processor, 8 at most.

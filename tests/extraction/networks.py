@@ -72,15 +72,18 @@ def write_onnx(path, inputs, outputs, nodes, initializers=()):
 def assert_rows_are_independent(extractor, batch, others):
     """Check that the features of a row depend neither on its position nor on the other rows.
 
-    Libraries for matrix products treat the last rows of a batch apart, unless its size is a
-    multiple of what they process together.
+    Libraries for matrix products may sum some rows of a batch in another order, so that the last
+    bits depend on the position. Which rows these are depends on the processor.
     """
     assert len(batch) == len(others) == 16
     expected = np.asarray(extractor(batch))
-    assert len(np.unique(expected.reshape(len(batch), -1), axis=0)) == len(batch)
+    rounding = 1e-5 * np.abs(expected).max()
+    distances = np.abs(expected[:, None] - expected).reshape(16, 16, -1).max(axis=2)
+    assert distances[~np.eye(16, dtype=bool)].min() > 10 * rounding
     for shift in (1, 2, 3, 5, 8, 15):
         found = np.asarray(extractor(np.roll(batch, shift, axis=0)))
-        np.testing.assert_array_equal(found, np.roll(expected, shift, axis=0))
+        np.testing.assert_allclose(found, np.roll(expected, shift, axis=0), rtol=0, atol=rounding)
         mixed = others.copy()
         mixed[shift] = batch[0]
-        np.testing.assert_array_equal(np.asarray(extractor(mixed))[shift], expected[0])
+        found = np.asarray(extractor(mixed))[shift]
+        np.testing.assert_allclose(found, expected[0], rtol=0, atol=rounding)
