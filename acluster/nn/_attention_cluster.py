@@ -328,7 +328,8 @@ class AttentionCluster(Integration):
         """Return the logits of local features that are already extended."""
         logits = self.weighting(values)
         if self.pyramid_levels > 1:
-            positions, lengths = _masks.positions_and_lengths(offsets.to(logits.device))
+            offsets = offsets.to(logits.device, non_blocking=True)
+            positions, lengths = _masks.positions_and_lengths(offsets, len(logits))
             pyramid = self.cluster_size, self.pyramid_levels
             outside = _masks.outside_pyramid_part(positions, lengths, *pyramid)
             logits = _masks.mask_logits(logits, outside)

@@ -124,8 +124,8 @@ class CompiledMembers:
         self._n_hidden = 0 if cluster.hidden is None else len(cluster.hidden.bias)
         sizes = int(cluster.cluster_size), self._n_hidden
         self._arrays = *(one.numpy() for one in moments), *sizes
-        parts, part_of_unit = pyramid(sizes[0], cluster.pyramid_levels)
-        self._parts_of_units = parts[part_of_unit].numpy()
+        parts, part_of_unit = pyramid(sizes[0], cluster.pyramid_levels, "cpu")
+        self._parts_of_units = parts[:, part_of_unit].T.contiguous().numpy()
         self._dtype: np.dtype[Any] = self._theta.numpy().dtype
         buffers = [buffer.numpy() for buffer in networks[0].buffers()]
         self._standardization = tuple(buffers or [np.empty(0, self._dtype)] * 2)

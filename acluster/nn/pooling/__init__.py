@@ -15,8 +15,9 @@ from acluster.nn import _compiled
 from acluster.nn.pooling import _triton
 from acluster.nn.pooling._analytic import Shift, attend_analytic
 from acluster.nn.pooling._numba import attend_numba
+from acluster.nn.pooling._triton import runs_triton
 
-__all__ = ["attend", "attention_weights", "shifted"]
+__all__ = ["attend", "attention_weights", "runs_triton", "shifted"]
 
 
 def attend_plainly(values: Tensor, offsets: Tensor, logits: Tensor, shift: Shift = None) -> Tensor:

@@ -39,9 +39,32 @@ from acluster.nn.pooling._analytic import Scalars, Shift
 _INSTALLED = importlib.util.find_spec("triton") is not None
 # Triton compiles the host code that launches a kernel with a C compiler.
 _HAS_COMPILER = bool(os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang"))
-_VALUE_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 # The number of programs that fills a large GPU: about four for each of 132 multiprocessors.
 _MIN_PROGRAMS = 512
+
+
+def runs_triton(tensor: Tensor) -> bool:
+    """Return whether kernels can be run on a tensor: its device, its dtype, and what is installed.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        Local features or logits.
+
+    Returns
+    -------
+    bool
+        False on a CPU, where only Triton's interpreter runs the kernels, for tests.
+    """
+    return (
+        tensor.is_cuda
+        and tensor.dtype in _DTYPES
+        and _INSTALLED
+        and _HAS_COMPILER
+        and torch.version.hip is None
+        and torch.cuda.get_device_capability(tensor.device) >= (8, 0)  # bfloat16 and tf32
+    )
 
 
 def supports(values: Tensor, logits: Tensor) -> bool:
@@ -60,16 +83,9 @@ def supports(values: Tensor, logits: Tensor) -> bool:
     bool
         False on a CPU, where only Triton's interpreter runs the kernels, for tests.
     """
+    on_one_device = values.device == logits.device
     return (
-        values.is_cuda
-        and values.device == logits.device
-        and not values.requires_grad
-        and values.dtype in _VALUE_DTYPES
-        and logits.dtype in _VALUE_DTYPES
-        and _INSTALLED
-        and _HAS_COMPILER
-        and torch.version.hip is None
-        and torch.cuda.get_device_capability(values.device) >= (8, 0)  # bfloat16 and tf32
+        on_one_device and not values.requires_grad and runs_triton(values) and runs_triton(logits)
     )
 
 
