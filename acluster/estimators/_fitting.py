@@ -22,7 +22,7 @@ from acluster.estimators._missing import MissingModality
 from acluster.estimators._parameters import value_per_modality
 from acluster.estimators._split import splits_units
 from acluster.estimators._training_data import TrainingData, TrainingSets
-from acluster.nn import AttentionCluster, CompiledMembers, UnitsNetwork
+from acluster.nn import AttentionCluster, CompiledMembers, UnitsNetwork, reads_nothing_back
 from acluster.sets import FeatureSets
 from acluster.training import (
     ALONE,
@@ -42,6 +42,7 @@ from acluster.training import (
     bytes_per_part,
     make_generators,
     multiplies_in_bfloat16,
+    recorded_steps,
     resolve_device,
     stack_blocks,
     threads_for,
@@ -291,7 +292,7 @@ def _make_trainer(estimator: Any, ranks: Ranks, is_split: bool) -> Trainer | Ens
 def fast_steps(fits: Sequence[tuple[Any, Fit]]) -> Iterator[None]:
     """Train these estimators' fits with as many threads as pay, in compiled steps if they pay.
 
-    Networks of one kind take a compiled step together.
+    Networks of one kind take a compiled step together. On a GPU, steps are recorded.
     """
     groups: dict[Hashable, list[tuple[Any, Trainer]]] = {}
     sizes: dict[Hashable, float] = {None: 0.0}  # of the steps, in operations
@@ -307,10 +308,18 @@ def fast_steps(fits: Sequence[tuple[Any, Fit]]) -> Iterator[None]:
                 sizes[key] = sizes.get(key, 0.0) + size
         else:
             sizes[None] = max(sizes[None], size)
+    recorded = [trainer for _, fit in fits for trainer in fit.trainer.trainers if _records(fit)]
     with threads_for(max(sizes.values())), ExitStack() as stack:
         for pairs in groups.values():
             stack.callback(_compile(*zip(*pairs, strict=True)).release)
+        stack.enter_context(recorded_steps(recorded))
         yield
+
+
+def _records(fit: Fit) -> bool:
+    """Whether the steps of a fit are recorded as CUDA graphs."""
+    is_shared = fit.is_split or fit.batches.ranks.size > 1
+    return not is_shared and reads_nothing_back(fit.trainer.trainers[0].network)
 
 
 def _compile(estimators: Sequence[Any], trainers: Sequence[Trainer]) -> CompiledStep:

@@ -7,7 +7,7 @@ from acluster.nn._ensemble import EnsembleNetwork
 from acluster.nn._integration import Integration
 from acluster.nn._linear import DropoutLinear
 from acluster.nn._members import CompiledMembers
-from acluster.nn._network import IntegrationNetwork, ScoreFusionNetwork
+from acluster.nn._network import IntegrationNetwork, ScoreFusionNetwork, reads_nothing_back
 from acluster.nn._padded import PaddedNetwork
 from acluster.nn._standardization import Standardization
 from acluster.nn._units import UnitsNetwork
@@ -41,4 +41,5 @@ __all__ = [
     "attention_weights",
     "has_compiled_kernels",
     "integrations",
+    "reads_nothing_back",
 ]

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from acluster.nn._attention_cluster import AttentionCluster
 from acluster.nn._integration import Integration
 from acluster.nn._linear import DropoutLinear
 from acluster.nn._standardization import Standardization
-from acluster.nn.pooling import drop_empty_sets
+from acluster.nn._weighting import WEIGHTINGS
+from acluster.nn.pooling import drop_empty_sets, runs_triton
 
 Packed = tuple[Tensor, Tensor]  # values (R, M) and offsets (n + 1,) of one modality
 
@@ -107,16 +109,17 @@ class IntegrationNetwork(nn.Module):
         -------
         Tensor of shape (n, Σ N·M)
         """
-        present = [offsets.diff() > 0 for _, offsets in sets]
+        present = [_present(offsets) for _, offsets in sets]
         modalities = zip(self.integrations, sets, present, strict=True)
         parts = [
             _part(integration, self.standardized(i, values), offsets, has)
             for i, (integration, (values, offsets), has) in enumerate(modalities)
         ]
         g = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-        if all(bool(has.all()) for has in present):
+        missing = [~has for has in present if has is not None]
+        if not missing:
             return g
-        n_present = torch.stack(present, dim=1).sum(dim=1, keepdim=True)
+        n_present = len(parts) - torch.stack(missing, dim=1).sum(dim=1, keepdim=True)
         return g * (len(parts) / n_present.clamp(min=1)).to(g)
 
     def attention_weights(self, sets: Sequence[Packed]) -> list[Tensor]:
@@ -207,6 +210,8 @@ class IntegrationNetwork(nn.Module):
         sets : sequence of (values, offsets)
             One pair per modality: packed local features (R, M) and int64 offsets (n + 1,). With
             several modalities, an empty set means that the modality of the item is missing.
+            Offsets on a GPU are not read, so that the processor need not wait for it: then, no
+            set may be empty.
 
         generator : torch.Generator, optional
             Source of randomness for dropout in training mode; by default torch's global
@@ -217,6 +222,32 @@ class IntegrationNetwork(nn.Module):
         Tensor of shape (n, n_outputs)
         """
         return self.linear(self.global_feature(sets), generator)
+
+
+def reads_nothing_back(network: nn.Module) -> bool:
+    """Return whether training the network never waits for the device, if `offsets` are there.
+
+    Parameters
+    ----------
+    network : nn.Module
+        The network.
+
+    Returns
+    -------
+    bool
+        True on a GPU with Triton, for attention clusters without hidden features: features that
+        need a gradient are not pooled by a kernel. Only these steps can be CUDA graphs.
+    """
+    if type(network) is not IntegrationNetwork or type(network.linear) is not DropoutLinear:
+        return False
+    clusters = [one for one in network.integrations if type(one) is AttentionCluster]
+    return len(clusters) == len(network.integrations) and all(
+        type(cluster.weighting) in WEIGHTINGS.values()
+        and cluster.hidden is None
+        and all(parameter.requires_grad for parameter in cluster.parameters())
+        and runs_triton(network.linear.weight)
+        for cluster in clusters
+    )
 
 
 class ScoreFusionNetwork(IntegrationNetwork):
@@ -321,9 +352,19 @@ def _log_mean(logarithms: Tensor) -> Tensor:
     return logarithms.logsumexp(dim=0) - math.log(len(logarithms))
 
 
-def _part(integration: Integration, values: Tensor, offsets: Tensor, present: Tensor) -> Tensor:
+def _present(offsets: Tensor) -> Tensor | None:
+    """Return which sets are not empty; None for all, among them those of offsets on a GPU."""
+    if offsets.device.type != "cpu":
+        return None
+    present = offsets.diff() > 0
+    return None if bool(present.all()) else present
+
+
+def _part(
+    integration: Integration, values: Tensor, offsets: Tensor, present: Tensor | None
+) -> Tensor:
     """Return the part of one modality in the global features; zero where the set is missing."""
-    if bool(present.all()):
+    if present is None:
         return _integrate(integration, values, offsets)
     if len(values) == 0:  # the modality of every item is missing
         return values.new_zeros(len(present), integration.global_size)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from acluster.sets import FeatureSets
-from acluster.training._packing import Packed, Packer
+from acluster.training._packing import Packed, Packer, sent_to
 from acluster.training._ranks import ALONE, Ranks, Share
 
 Items = NDArray[np.int64] | slice
@@ -283,7 +283,10 @@ class TrainingBatches:
 
     def batch(self, part: Part) -> Batch:
         """Return a part with the targets and weights of its items."""
-        targets, weights = self.targets[part.items], self.weights[part.items]
+        items: Any = part.items
+        if not isinstance(items, slice):
+            items = sent_to(self.targets.device, torch.from_numpy(items))
+        targets, weights = self.targets[items], self.weights[items]
         if part.share is not None and not part.share.counts:
             weights = torch.zeros_like(weights)
         return Batch(part.sets, targets, weights, part.n_items, part.is_last, part.share)

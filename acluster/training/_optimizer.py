@@ -128,9 +128,22 @@ class Optimizer:
         self.max_grad_norm = max_grad_norm
         self._moments = [Moments.of(p, self.rule) for p in self.parameters]
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The running averages of all parameters, which steps change in place."""
+        return [tensor for moments in self._moments for tensor in moments]
+
     @torch.no_grad()
-    def step(self) -> None:
-        """Update the parameters and clear their gradients."""
+    def step(self, learning_rate: Tensor | None = None) -> None:
+        """Update the parameters and clear their gradients.
+
+        Parameters
+        ----------
+        learning_rate : Tensor of shape (), optional
+            The learning rate on the device, which a recorded step can read anew. By default that
+            of this optimizer.
+        """
+        rate = self.learning_rate if learning_rate is None else learning_rate
         divisor = None if self.max_grad_norm is None else self._divisor(self.max_grad_norm)
         small: list[tuple[Tensor, Tensor, Moments]] = []
         for p, moments in zip(self.parameters, self._moments, strict=True):
@@ -139,9 +152,9 @@ class Optimizer:
             if len(p) <= (size := _rows_per_tile(p)):
                 small.append((p, _gradient(p, slice(None)), moments))
             else:
-                self._update_by_tiles(p, size, moments, divisor)
+                self._update_by_tiles(p, size, moments, divisor, rate)
         if small:
-            self._update(small, divisor)
+            self._update(small, divisor, rate)
         self.clear()
 
     def clear(self) -> None:
@@ -155,7 +168,7 @@ class Optimizer:
         """Return the number to divide the gradients by, or None if they need no clipping."""
         dense_norm = nn.utils.get_total_norm(self._dense_gradients())
         factored = [factors for p in self.parameters if (factors := _factors(p)) is not None]
-        if dense_norm.device.type == "cpu":
+        if _is_on_cpu(dense_norm):
             # ‖DᵀG‖ ≤ ‖D‖ ‖G‖ is cheap and usually shows that nothing has to be clipped. On a GPU,
             # reading the result would stall the queue.
             bounds = [_norm(D) * _norm(G) for D, G in factored]
@@ -173,17 +186,25 @@ class Optimizer:
         return torch.linalg.vector_norm(torch.stack(norms))
 
     def _update_by_tiles(
-        self, parameter: Tensor, size: int, moments: Moments, divisor: Tensor | None
+        self,
+        parameter: Tensor,
+        size: int,
+        moments: Moments,
+        divisor: Tensor | None,
+        rate: float | Tensor,
     ) -> None:
         step = moments.step.clone()
         for first in range(0, len(parameter), size):
             rows = slice(first, first + size)
             moments.step.copy_(step)  # the kernel increments it for every tile
             tile = parameter[rows], _gradient(parameter, rows), moments.of_rows(rows)
-            self._update([tile], divisor)
+            self._update([tile], divisor, rate)
 
     def _update(
-        self, updates: list[tuple[Tensor, Tensor, Moments]], divisor: Tensor | None
+        self,
+        updates: list[tuple[Tensor, Tensor, Moments]],
+        divisor: Tensor | None,
+        rate: float | Tensor,
     ) -> None:
         parameters, gradients, moments = (list(column) for column in zip(*updates, strict=True))
         if divisor is not None and divisor.device.type not in _DIVIDING_DEVICES:
@@ -197,7 +218,7 @@ class Optimizer:
             [],
             steps,
             grad_scale=divisor,
-            lr=self.learning_rate,
+            lr=rate,
             beta1=self.rule.betas[0],
             beta2=self.rule.betas[1],
             eps=1e-8,
@@ -270,8 +291,12 @@ def _gradient(parameter: Tensor, rows: slice) -> Tensor:
     return parameter.grad[rows]
 
 
+def _is_on_cpu(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu"
+
+
 def _rows_per_tile(parameter: Tensor) -> int:
-    if parameter.device.type != "cpu":
+    if not _is_on_cpu(parameter):
         return len(parameter)
     return max(1, _NUMBERS_PER_TILE // parameter[0].numel())
 

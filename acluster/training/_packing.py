@@ -128,7 +128,7 @@ class Packer:
 
     def _taken(self, values: Any, rows: NDArray[np.int64]) -> Any:
         if isinstance(values, Tensor):
-            return values.index_select(0, torch.from_numpy(rows).to(values.device))
+            return values.index_select(0, sent_to(values.device, torch.from_numpy(rows)))
         out = self._room((len(rows), values.shape[1]), values.dtype)
         if not is_fit_for_torch(values):
             # With mode="raise", numpy would write to a buffer first and copy it to `out`.
@@ -219,6 +219,16 @@ class Packer:
             return self.like.new_empty(shape)
         dtype = np.dtype(str(self.like.dtype).removeprefix("torch."))
         return torch.from_numpy(self._room(shape, dtype))
+
+
+def sent_to(device: torch.device, tensor: Tensor) -> Tensor:
+    """Return a small tensor of the CPU on a device, without waiting for what the device does.
+
+    From memory that is not pinned, a copy to a GPU would wait for all kernels launched before.
+    """
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def is_fit_for_torch(values: NDArray[Any]) -> bool:

@@ -20,6 +20,7 @@ from acluster.training._device import autocast, to_numpy_state, to_torch_state
 from acluster.training._optimizer import EnsembleOptimizer, Optimizer, factored_gradients
 from acluster.training._packing import Packed
 from acluster.training._ranks import ALONE, Ranks, uninterrupted
+from acluster.training._recorded import RecordedSteps
 
 
 class Trainer:
@@ -95,6 +96,7 @@ class Trainer:
         self.precision = precision
         self.generator = generator
         self.compiled: CompiledStep | None = None
+        self.recorded: RecordedSteps | None = None
         self._device = next(network.parameters()).device
         self._memory = Pool()
 
@@ -130,6 +132,12 @@ class Trainer:
             The sum of the weighted losses before the step, divided by ``batch.n_items``. With
             several ranks, it is the sum over this rank's items.
         """
+        if self.recorded is not None and self.recorded.takes(batch):
+            return self.recorded.step(batch)
+        return self.plain_step(batch)
+
+    def plain_step(self, batch: Batch, learning_rate: Tensor | None = None) -> Tensor:
+        """Take a step kernel by kernel; `learning_rate` as for `Optimizer.step`."""
         assert isinstance(self.optimizer, Optimizer), "A compiled step trains this network."
         generator, share = self.generator, batch.share
         if share is not None:
@@ -145,7 +153,7 @@ class Trainer:
                 self.ranks.sum_gradients(self.optimizer.parameters)
                 self.optimizer.step()
         elif batch.ends_step:
-            self.optimizer.step()
+            self.optimizer.step(learning_rate)
         return loss.detach()
 
     def total(self, loss: Tensor) -> float:
