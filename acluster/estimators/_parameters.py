@@ -263,7 +263,10 @@ class TrainingParameters:
         default="auto",
         type="str",
         constraints=[str],
-        doc='Where to compute: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1".',
+        doc="""
+        Where to compute: "auto", "cpu", "cuda", "cuda:1". "auto" is a GPU if there is one, except
+        for steps so small that a GPU would mostly wait for the next kernel.
+        """,
     )
     dtype: str = choice(
         default="auto",

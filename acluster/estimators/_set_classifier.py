@@ -19,7 +19,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from acluster.estimators._adoption import adopt, identity_across_ranks
 from acluster.estimators._architecture import Architecture, members_of
-from acluster.estimators._fitting import fast_steps, fit_together, make_fit, member_numbers
+from acluster.estimators._fitting import (
+    fast_steps,
+    fit_together,
+    is_faster_without_gpu,
+    make_fit,
+    member_numbers,
+)
 from acluster.estimators._inference import global_feature_blocks, logits_of, outputs
 from acluster.estimators._items import check_partial_fit, check_X
 from acluster.estimators._labels import LabelCoding, LabelledClassifierMixin
@@ -162,6 +168,9 @@ class SetClassifier(
     _integration: ClassVar[type[Integration]]
     _integration_parameters: ClassVar[tuple[str, ...]] = ()
     _is_multimodal: ClassVar[bool] = True
+
+    # Whether device="auto" is the CPU for this model although there is a GPU.
+    _prefers_cpu = False
 
     # Set by `fit`.
     network_: IntegrationNetwork | EnsembleNetwork
@@ -338,7 +347,10 @@ class SetClassifier(
         architecture = self._architecture_for(data)
         if data.ranks.size > 1:
             data.ranks.check_same(identity_across_ranks(self, data))
-        device = data.ranks.own_device(resolve_device(self.device))
+        if not data.resumes:
+            has_choice = self.device == "auto" and resolve_device("auto").type != "cpu"
+            self._prefers_cpu = has_choice and is_faster_without_gpu(self, data)
+        device = data.ranks.own_device(resolve_device(_device_name(self)))
         check_precision(self.precision, self._dtype if data.resumes else self.dtype)
         if data.resumes:
             if architecture != self._architecture:
@@ -688,8 +700,13 @@ class SetClassifier(
             integration, sizes = state["_architecture"]
             self._architecture = Architecture.from_dict(sizes, integration, is_softmax)
             self.network_ = self._architecture.build(
-                self.dropout, self._dtype, to_torch_state(state["network_"]), self.device
+                self.dropout, self._dtype, to_torch_state(state["network_"]), _device_name(self)
             )
+
+
+def _device_name(classifier: Any) -> str:
+    is_small = classifier.device == "auto" and classifier._prefers_cpu
+    return "cpu" if is_small else classifier.device
 
 
 def _ranks_of(classifier: Any) -> Ranks:
