@@ -286,6 +286,9 @@ def _gradient(parameter: Tensor, rows: slice) -> Tensor:
     if (factors := _factors(parameter)) is not None:
         assert parameter.grad is None, "A gradient is either whole or in factors."
         D, G = factors
+        if D.dtype != parameter.dtype and not _is_on_cpu(D):
+            # Rounding to bfloat16 before would lose digits, and take two passes over the gradient.
+            return torch.mm(D[:, rows].T, G, out_dtype=parameter.dtype)
         return (D[:, rows].T @ G).to(parameter.dtype)
     assert parameter.grad is not None
     return parameter.grad[rows]

@@ -90,6 +90,25 @@ def test_steps_that_read_nothing_back(options):
     take_step(network)
 
 
+def test_a_gradient_in_bfloat16_factors_is_rounded_once():
+    parameter = torch.nn.Parameter(torch.empty(6, 4, device="meta"))
+    D, G = (torch.empty(5, size, dtype=torch.bfloat16, device="meta") for size in (6, 4))
+    parameter.grad_factors = D, G
+    dtypes = []
+
+    class Results(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            dtypes.append(result.dtype)
+            return result
+
+    with Results():
+        gradient = _optimizer._gradient(parameter, slice(None))
+    assert gradient.shape == parameter.shape
+    assert dtypes[-1] == torch.float32  # of the product itself: no conversion follows it
+    assert dtypes.count(torch.float32) == 1
+
+
 def test_offsets_on_the_cpu_are_copied():
     with pytest.raises(AssertionError, match=r"aten\.(slice|sub)"):
         take_step(make_network(), offsets_device="cpu")
