@@ -7,11 +7,11 @@ Time on a GPU may be short, so that every part is a process with a limit of its 
 its results as soon as it ends: `session.json` (how each part ended, and how long it took) and
 PART.log. The parts, with the seconds that they are expected to take on an H200:
 
-tests (150): the tests of the kernels, of recorded steps, of training on a GPU and of model files.
-pooling (60): the bandwidth of the pooling kernels, into `pooling.json`.
-epoch (120): start-up and epochs of the size of Kinetics, into `epoch.json`.
+tests (120): the tests of the kernels, of recorded steps, of training on a GPU and of model files.
+pooling (40): the bandwidth of the pooling kernels, into `pooling.json`.
+epoch (90): start-up and epochs of the size of Kinetics, into `epoch.json`.
 members (60): 16 networks in one pass over sets like those of Kinetics, and one alone.
-small (60): fits of small sets on the GPU and on the processor.
+small (40): fits of small sets on the GPU and on the processor.
 table1 (180): the command of Table 1 of the paper with all its epochs. It needs MNIST in
     $ACLUSTER_DATA; without it, the part is skipped.
 models (20): models trained on the GPU, as files, pickles and joblib files with their predictions.
