@@ -14,6 +14,7 @@ recorded, the training goes on kernel by kernel.
 
 from __future__ import annotations
 
+import threading
 import warnings
 import weakref
 from collections import Counter
@@ -43,6 +44,9 @@ _MAX_SHAPES = 16
 
 # Ragged sets are padded to a multiple of 1/8 of a power of two: by at most one eighth.
 _BITS_OF_ROWS = 3
+
+# A process can record one graph at a time; fits may run in several threads.
+_one_at_a_time = threading.Lock()
 
 
 class Shape(NamedTuple):
@@ -252,7 +256,7 @@ class CudaRecorder:
         recording = torch.cuda.graph(
             graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
         )
-        with torch.cuda.device(self._device), recording:
+        with _one_at_a_time, torch.cuda.device(self._device), recording:
             loss = step()
 
         def replay() -> Tensor:
