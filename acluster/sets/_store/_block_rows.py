@@ -55,7 +55,10 @@ class BlockRows(StoredRows):
     def _read(self, pieces: Pieces, out: NDArray[Any]) -> None:
         if not len(pieces.block):
             return
-        pieces = self._joined(pieces)
+        with self._lock:  # threads would load the same blocks
+            self._read_blocks(self._joined(pieces), out)
+
+    def _read_blocks(self, pieces: Pieces, out: NDArray[Any]) -> None:
         # Pieces are read block by block, so that each block is loaded once even if the cache
         # cannot hold them all.
         ordered = np.stack(pieces, axis=1)[np.argsort(pieces.block, kind="stable")]

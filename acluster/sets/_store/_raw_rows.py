@@ -84,10 +84,12 @@ class RawRows(StoredRows):
 
     def _read_pieces(self, pieces: Pieces, out: NDArray[Any]) -> None:
         shards = pieces.block // self._layout.chunks_per_shard
-        for shard in set(shards[~self._is_indexed[shards]].tolist()):
-            self._load_index(shard)
-        for chunk in np.unique(pieces.block[self._is_unverified.ravel()[pieces.block]]).tolist():
-            self._verify(*divmod(chunk, self._layout.chunks_per_shard))
+        with self._lock:
+            for shard in set(shards[~self._is_indexed[shards]].tolist()):
+                self._load_index(shard)
+            unverified = pieces.block[self._is_unverified.ravel()[pieces.block]]
+            for chunk in np.unique(unverified).tolist():
+                self._verify(*divmod(chunk, self._layout.chunks_per_shard))
         firsts, sizes, targets = np.stack(pieces[1:]) * self._row_bytes
         starts = self._chunk_starts.ravel()[pieces.block] + firsts
         buffer = out.reshape(-1).view(np.uint8).data

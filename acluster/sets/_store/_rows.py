@@ -23,7 +23,8 @@ class StoredRows(ABC):
     """Rows of a stored array of shape (R, M), from which runs of rows are gathered.
 
     Readers keep what they have learned about the files, so the store must not be written
-    to while they are in use. Threads take turns; forked and unpickled copies are independent.
+    to while they are in use. Threads may read at the same time; what they share is changed under
+    a lock. Forked and unpickled copies are independent.
 
     Attributes
     ----------
@@ -78,8 +79,7 @@ class StoredRows(ABC):
         starts, lengths = np.asarray(starts, np.int64), np.asarray(lengths, np.int64)
         self._check_runs(starts, lengths)
         out = self._check_out(out, int(lengths.sum()))
-        with self._lock:
-            self._read(_split_runs(starts, lengths, self.rows_per_block), out)
+        self._read(_split_runs(starts, lengths, self.rows_per_block), out)
         return out
 
     def check(self) -> None:
@@ -110,7 +110,7 @@ class StoredRows(ABC):
 
     @abstractmethod
     def _read(self, pieces: Pieces, out: Array) -> None:
-        """Read every piece into its rows of `out`."""
+        """Read every piece into its rows of `out`; threads may call this at the same time."""
 
     def _check_runs(self, starts: Int64Array, lengths: Int64Array) -> None:
         wrong = np.flatnonzero((starts < 0) | (lengths < 0) | (starts > self.shape[0] - lengths))
