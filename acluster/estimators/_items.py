@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,14 @@ from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import _check_sample_weight
 
 from acluster.estimators._labels import LabelCoding, check_labels, without_missing
-from acluster.sets import MultimodalFeatureSets, check_multimodal_sets, check_sets, text_columns
+from acluster.sets import (
+    AllFinite,
+    MultimodalFeatureSets,
+    check_finite,
+    check_multimodal_sets,
+    check_sets,
+    text_columns,
+)
 
 
 @dataclass(frozen=True)
@@ -30,7 +38,9 @@ class Items:
         return Items(self.X[index], self.y[index], self.sample_weight[index])
 
 
-def check_X(estimator: Any, X: Any, *, seen: dict[str, int] | None) -> MultimodalFeatureSets:
+def check_X(
+    estimator: Any, X: Any, *, seen: dict[str, int] | None, ensure_all_finite: AllFinite = True
+) -> MultimodalFeatureSets:
     """Check X, and return it with named modalities.
 
     Parameters
@@ -43,10 +53,14 @@ def check_X(estimator: Any, X: Any, *, seen: dict[str, int] | None) -> Multimoda
 
     seen : dict of str to int, or None
         The modalities and widths that X must have; None learns them, as a first `fit` does.
+
+    ensure_all_finite : bool or "deferred", default=True
+        Whether NaN and infinity raise an error; "deferred" leaves this to the caller.
     """
+    checks: dict[str, Any] = {"estimator": estimator, "ensure_all_finite": ensure_all_finite}
     if estimator._is_multimodal:
-        return check_multimodal_sets(X, estimator=estimator, seen=seen)
-    sets = check_sets(X, estimator=estimator, reset=seen is None)
+        return check_multimodal_sets(X, seen=seen, **checks)
+    sets = check_sets(X, reset=seen is None, **checks)
     return MultimodalFeatureSets({"features": sets})
 
 
@@ -55,15 +69,60 @@ def unwrapped(estimator: Any, X: MultimodalFeatureSets) -> Any:
     return X if estimator._is_multimodal else X["features"]
 
 
+@contextmanager
+def finite_first(unchecked: Callable[[], MultimodalFeatureSets | None]) -> Iterator[None]:
+    """Check local features before an error leaves this context, if that was deferred.
+
+    If X and another argument are wrong, the error is about X, as without deferring.
+
+    Parameters
+    ----------
+    unchecked : callable
+        Returns the sets that are not known to be finite, or None if there are none.
+    """
+    try:
+        yield
+    except Exception:
+        if (X := unchecked()) is not None:
+            try:
+                check_finite(X)
+            except ValueError as error:
+                raise error from None
+        raise
+
+
 def check_items(
-    estimator: Any, X: Any, y: Any, sample_weight: Any, *, seen: dict[str, int] | None
+    estimator: Any,
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+    *,
+    seen: dict[str, int] | None,
+    ensure_all_finite: AllFinite = True,
 ) -> Items:
-    """Check the items, and return them without those of weight 0."""
+    """Check the items, and return them without those of weight 0.
+
+    The parameters are those of `check_X`, and the labels and sample weights.
+    """
     names = text_columns(y)
     y = check_labels(y, type(estimator).__name__)
     if seen is None:
         estimator.label_names_ = names if y.ndim == 2 else []
-    sets = check_X(estimator, X, seen=seen)
+    sets = check_X(estimator, X, seen=seen, ensure_all_finite=ensure_all_finite)
+    with finite_first(lambda: sets if ensure_all_finite == "deferred" else None):
+        weight = _check_lengths(sets, X, y, sample_weight)
+        items, weighted = Items(sets, y, weight), weight > 0
+    if weighted.all():
+        return items
+    if ensure_all_finite == "deferred":
+        check_finite(sets)  # nothing reads those of weight 0 any more
+    return items[weighted]
+
+
+def _check_lengths(
+    sets: MultimodalFeatureSets, X: Any, y: NDArray[Any], sample_weight: Any
+) -> NDArray[np.float64]:
+    """Check that there are as many labels and sample weights as items; return the weights."""
     try:
         check_consistent_length(sets, y)
     except ValueError as error:
@@ -73,10 +132,11 @@ def check_items(
                 "the items, pass [group for _, group in X.groupby(level=0)]."
             ) from None
         raise
-    X, sample_weight = sets, without_missing(sample_weight, "sample_weight")
-    weight = _check_sample_weight(sample_weight, y, dtype=np.float64, ensure_non_negative=True)
-    items, weighted = Items(X, y, weight), weight > 0
-    return items if weighted.all() else items[weighted]
+    given = without_missing(sample_weight, "sample_weight")
+    weight: NDArray[np.float64] = _check_sample_weight(
+        given, y, dtype=np.float64, ensure_non_negative=True
+    )
+    return weight
 
 
 def copy_checked(estimator: Any, other: Any) -> None:

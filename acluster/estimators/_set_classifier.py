@@ -27,7 +27,7 @@ from acluster.estimators._fitting import (
     member_numbers,
 )
 from acluster.estimators._inference import global_feature_blocks, logits_of, outputs
-from acluster.estimators._items import check_partial_fit, check_X
+from acluster.estimators._items import check_partial_fit, check_X, finite_first
 from acluster.estimators._labels import LabelCoding, LabelledClassifierMixin
 from acluster.estimators._missing import MissingModality
 from acluster.estimators._parameters import (
@@ -733,12 +733,14 @@ def _fit_to(
     if checkpoint_dir is not None:
         check_resumable(classifier.random_state, classifier.warm_start)
     resumes = classifier.warm_start and hasattr(classifier, "network_")
-    data = TrainingData.of(
-        classifier, X, y, sample_weight, X_val, y_val, resumes=resumes, ranks=ranks
-    )
+    arguments = classifier, X, y, sample_weight, X_val, y_val
+    # A checkpoint compares the local features, and reads all of them on the host.
+    may_defer = checkpoint_dir is None
+    data = TrainingData.of(*arguments, resumes=resumes, ranks=ranks, may_defer=may_defer)
     is_plain = data.validation is None and checkpoint_dir is None
-    if not (is_plain and adopt(classifier, data)):
-        fit_together([classifier], data, checkpoint_dir)
+    with finite_first(lambda: data.unchecked):
+        if not (is_plain and adopt(classifier, data)):
+            fit_together([classifier], data, checkpoint_dir)
 
 
 @_fit_context(prefer_skip_nested_validation=True)

@@ -9,10 +9,18 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from acluster.estimators._items import Items, check_items, check_validation
+from acluster.estimators._items import Items, check_items, check_validation, finite_first
 from acluster.estimators._labels import LabelCoding
-from acluster.sets import FeatureSets, warn_of_scale
-from acluster.training import ALONE, FeatureMoments, Ranks, cached, feature_moments
+from acluster.sets import AllFinite, FeatureSets, MultimodalFeatureSets, warn_of_scale
+from acluster.training import (
+    ALONE,
+    FeatureMoments,
+    Ranks,
+    cached,
+    checks_while_copying,
+    feature_moments,
+    resolve_device,
+)
 
 _T = TypeVar("_T")
 
@@ -43,6 +51,9 @@ class TrainingData:
 
     ranks : Ranks
         The processes that train together.
+
+    is_checked : bool
+        Whether the local features in memory are known to be finite.
     """
 
     items: Items
@@ -52,6 +63,7 @@ class TrainingData:
     resumes: bool = False
     is_partial: bool = False
     ranks: Ranks = ALONE
+    is_checked: bool = True
     _shared: dict[Hashable, Any] = field(default_factory=dict)
 
     @classmethod
@@ -67,19 +79,38 @@ class TrainingData:
         classes: ArrayLike | None = None,
         resumes: bool = False,
         ranks: Ranks = ALONE,
+        may_defer: bool = False,
     ) -> Self:
-        """Check the arguments of `fit` or `partial_fit` of an estimator."""
+        """Check the arguments of `fit` or `partial_fit` of an estimator.
+
+        With `may_defer`, local features that are copied to a GPU are only checked there. The
+        caller then uses `finite_first` until they have been copied.
+        """
         seen = estimator._architecture.widths if resumes else None
-        items = check_items(estimator, X, y, sample_weight, seen=seen)
-        coding = estimator._coding if resumes else LabelCoding.of(items.y, classes)
-        validation = check_validation(estimator, X_val, y_val, coding, items.X.n_features)
-        is_weighted, is_partial = sample_weight is not None, classes is not None
-        data = cls(items, coding, validation, is_weighted, resumes, is_partial, ranks)
-        if not resumes and not data.is_standardized_for(estimator):
-            for name in items.X.names:
-                named = f"modality {name!r}" if len(items.X.names) > 1 else "X"
-                warn_of_scale(items.X[name], named)
+        # Those held out for early stopping do not come by the same copy.
+        is_whole = X_val is not None or not estimator.early_stopping
+        is_deferred = may_defer and is_whole and ranks.size == 1 and _is_for_gpu(estimator)
+        ensure_all_finite: AllFinite = "deferred" if is_deferred else True
+        items = check_items(
+            estimator, X, y, sample_weight, seen=seen, ensure_all_finite=ensure_all_finite
+        )
+        with finite_first(lambda: items.X if is_deferred else None):
+            coding = estimator._coding if resumes else LabelCoding.of(items.y, classes)
+            validation = check_validation(estimator, X_val, y_val, coding, items.X.n_features)
+            is_weighted, is_partial = sample_weight is not None, classes is not None
+            data = cls(
+                items, coding, validation, is_weighted, resumes, is_partial, ranks, not is_deferred
+            )
+            if not resumes and not data.is_standardized_for(estimator):
+                for name in items.X.names:
+                    named = f"modality {name!r}" if len(items.X.names) > 1 else "X"
+                    warn_of_scale(items.X[name], named)
         return data
+
+    @property
+    def unchecked(self) -> MultimodalFeatureSets | None:
+        """The sets that are not known to be finite; None if all are."""
+        return None if self.is_checked else self.items.X
 
     def is_standardized_for(self, estimator: Any) -> bool:
         """Whether the network of an estimator standardizes the local features."""
@@ -94,6 +125,15 @@ class TrainingData:
         if key not in self._shared:
             self._shared[key] = compute()
         return self._shared[key]
+
+
+def _is_for_gpu(estimator: Any) -> bool:
+    """Whether the local features may be copied to a device that checks them at the same time."""
+    try:
+        device = resolve_device(estimator.device)
+    except ValueError:  # which `fit` raises after the errors of X
+        return False
+    return estimator.cache in ("auto", "device") and checks_while_copying(device)
 
 
 @dataclass(eq=False)
@@ -136,7 +176,14 @@ class TrainingSets:
 
         def move() -> dict[str, FeatureSets]:
             given, is_shared = self.given(), self.data.ranks.size > 1
-            moved = cached([*given.values()], self.cache, self.like, is_shared=is_shared)
+            moved = cached(
+                [*given.values()],
+                self.cache,
+                self.like,
+                is_shared=is_shared,
+                is_checked=self.data.is_checked,
+            )
+            self.data.is_checked = True
             return dict(zip(given, moved, strict=True))
 
         return self.data.share(("sets", self.key), move)

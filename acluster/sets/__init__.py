@@ -9,7 +9,9 @@ from acluster.sets._arrays import (
     to_numpy,
 )
 from acluster.sets._checks import (
+    AllFinite,
     as_container,
+    check_finite,
     check_multimodal_sets,
     check_sets,
     check_streamed,
@@ -22,6 +24,7 @@ from acluster.sets._feature_sets import (
     FeatureSets,
     SetsInMemory,
     pieces,
+    row_reader,
     rows_of_runs,
     with_column_names,
     with_extraction,

@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -31,6 +31,8 @@ from acluster.sets._store._reader import open_if_store
 if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
 
+AllFinite: TypeAlias = bool | Literal["deferred"]
+
 # Features are checked for NaN and infinity in pieces of about this many numbers, so that the memory
 # for the check is bounded.
 _NUMBERS_PER_CHECK = 1 << 21
@@ -42,7 +44,7 @@ _NUMBERS_FOR_SPREAD = 1 << 21  # this many numbers of them
 
 
 def check_sets(
-    X: Any, *, estimator: BaseEstimator, reset: bool, ensure_all_finite: bool = True
+    X: Any, *, estimator: BaseEstimator, reset: bool, ensure_all_finite: AllFinite = True
 ) -> FeatureSets:
     """Convert X to FeatureSets, and check it against what `estimator` was fitted on.
 
@@ -58,8 +60,9 @@ tensor, (n, M) array-like, path of a store, or zarr group
     reset : bool
         True in `fit`: `estimator` learns the width of X. False: X must have that width.
 
-    ensure_all_finite : bool, default=True
-        Whether NaN and infinity raise an error.
+    ensure_all_finite : bool or "deferred", default=True
+        Whether NaN and infinity raise an error. "deferred": only in tables; the caller checks the
+        other sets later, with `check_finite` or while they are copied to a device.
 
     Returns
     -------
@@ -83,7 +86,11 @@ tensor, (n, M) array-like, path of a store, or zarr group
 
 
 def check_multimodal_sets(
-    X: Any, *, estimator: BaseEstimator, seen: dict[str, int] | None, ensure_all_finite: bool = True
+    X: Any,
+    *,
+    estimator: BaseEstimator,
+    seen: dict[str, int] | None,
+    ensure_all_finite: AllFinite = True,
 ) -> MultimodalFeatureSets:
     """Convert X to MultimodalFeatureSets, and check it against what was seen in `fit`.
 
@@ -98,8 +105,9 @@ def check_multimodal_sets(
     seen : dict of str to int, or None
         The modalities of `fit` and their widths; None in `fit`.
 
-    ensure_all_finite : bool, default=True
-        Whether NaN and infinity raise an error.
+    ensure_all_finite : bool or "deferred", default=True
+        Whether NaN and infinity raise an error. "deferred": only in tables; the caller checks the
+        other sets later, with `check_finite` or while they are copied to a device.
 
     Returns
     -------
@@ -205,7 +213,7 @@ def as_container(X: Any) -> FeatureSets | MultimodalFeatureSets:
 
 
 def _check_unnamed(
-    X: Any, estimator: BaseEstimator, reset: bool, ensure_all_finite: bool
+    X: Any, estimator: BaseEstimator, reset: bool, ensure_all_finite: AllFinite
 ) -> tuple[MultimodalFeatureSets, list[str]]:
     """Convert and check one modality without a name; also return [UNNAMED] if X is a table."""
     _check_is_sequence(X)
@@ -215,7 +223,7 @@ def _check_unnamed(
     from sklearn.utils.validation import validate_data
 
     dtypes = [np.float64, np.float32, np.float16]
-    checks = {"reset": reset, "ensure_all_finite": ensure_all_finite}
+    checks = {"reset": reset, "ensure_all_finite": bool(ensure_all_finite)}
     table = validate_data(estimator, X, dtype=dtypes, **checks)
     return MultimodalFeatureSets({UNNAMED: _one_row_per_set(table)}), [UNNAMED]
 
@@ -312,7 +320,7 @@ def _is_table(X: Any) -> bool:
 
 
 def _check_features(
-    X: MultimodalFeatureSets, estimator: BaseEstimator, reset: bool, ensure_all_finite: bool
+    X: MultimodalFeatureSets, estimator: BaseEstimator, reset: bool, ensure_all_finite: AllFinite
 ) -> MultimodalFeatureSets:
     """Check the widths, that no item is empty, and that the features in memory are finite.
 
@@ -320,12 +328,29 @@ def _check_features(
     """
     X = _check_columns(X, estimator, reset)
     _check_not_empty(X, in_fit=reset)
-    for name in X.names if ensure_all_finite else ():
+    if ensure_all_finite is True:
+        check_finite(X)
+    return X
+
+
+def check_finite(X: MultimodalFeatureSets) -> None:
+    """Raise an error if local features in memory contain NaN or infinity.
+
+    Parameters
+    ----------
+    X : MultimodalFeatureSets
+        The sets. Those in a store are checked while they are read.
+
+    Raises
+    ------
+    ValueError
+        The message names the modality, the item and the local feature.
+    """
+    for name in X.names:
         with nullcontext() if name == UNNAMED else in_modality(name):
             sets = X[name]
-            if sets.dtype.kind == "f" and sets.in_memory:  # a store is checked while it is read
+            if sets.dtype.kind == "f" and sets.in_memory:
                 _raise_if_not_finite(sets, lambda i: f"X[{i}]")
-    return X
 
 
 def _check_columns(X: MultimodalFeatureSets, estimator: Any, reset: bool) -> MultimodalFeatureSets:
@@ -457,10 +482,7 @@ def check_streamed(X: FeatureSets, origin: FeatureSets | None = None) -> None:
 def _raise_if_not_finite(X: FeatureSets, item_name: Callable[[int], str]) -> None:
     first = 0
     for values in pieces(X, max(1, _NUMBERS_PER_CHECK // X.n_features)):
-        with np.errstate(over="ignore", invalid="ignore"):
-            # A finite sum is a quick proof. A sum may also overflow, which proves nothing.
-            is_finite = np.isfinite(values.sum()) or np.isfinite(values).all()
-        if not is_finite:
+        if not _are_finite(values):
             row, column = np.argwhere(~np.isfinite(values))[0]
             ends = np.cumsum(X.lengths)
             item = np.searchsorted(ends, first + row, side="right")
@@ -472,6 +494,17 @@ def _raise_if_not_finite(X: FeatureSets, item_name: Callable[[int], str]) -> Non
                 "impute it (acluster.preprocessing.LocalFeatureTransformer can wrap an imputer)."
             )
         first += len(values)
+
+
+def _are_finite(values: Any) -> bool:
+    if values.dtype == np.float16:
+        # numpy adds float16 slowly. As integers, infinity and NaN are the largest of their sign:
+        # positive ones among signed integers, negative ones among unsigned integers.
+        is_positive_finite = values.view(np.int16).max(initial=0) < 0x7C00
+        return bool(is_positive_finite and values.view(np.uint16).max(initial=0) < 0xFC00)
+    with np.errstate(over="ignore", invalid="ignore"):
+        # A finite sum is a quick proof. A sum may also overflow, which proves nothing.
+        return bool(np.isfinite(values.sum()) or np.isfinite(values).all())
 
 
 def warn_of_scale(X: FeatureSets, name: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Protocol
 
@@ -602,17 +602,49 @@ def pieces(X: FeatureSets, max_rows: int, out: Array | None = None) -> Iterator[
     ndarray of shape (at most max_rows, M)
         A view if the rows are adjacent in memory.
     """
+    read = row_reader(X)
+    for first in range(0, int(X.lengths.sum()), max_rows):
+        yield read(first, first + max_rows, out)
+
+
+def row_reader(X: FeatureSets) -> Callable[[int, int, Array | None], Array]:
+    """Return a function that reads some of the rows of `FeatureSets.packed`.
+
+    Threads may call it at the same time.
+
+    Parameters
+    ----------
+    X : FeatureSets
+        The sets.
+
+    Returns
+    -------
+    callable
+        ``read(first, last, out)`` returns the rows from number `first` to before number `last`,
+        or to the end if there are fewer. `out` is None or an array with at least as many rows, of
+        the same dtype; it is used as in `pieces`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from acluster import FeatureSets
+    >>> X = FeatureSets(np.array([[1.0], [2.0], [3.0]]), offsets=[0, 2, 3])
+    >>> row_reader(X[[1, 0]])(1, 3, None).ravel()
+    array([1., 2.])
+    """
     starts, lengths = X._source.offsets[X._items], X.lengths
     ends = np.cumsum(lengths)
-    for first in range(0, int(lengths.sum()), max_rows):
-        last = first + max_rows
+
+    def read(first: int, last: int, out: Array | None) -> Array:
         begin, end = np.searchsorted(ends, (first, last - 1), side="right")
         runs = slice(begin, end + 1)
         skipped = np.maximum(first - (ends - lengths)[runs], 0)
         beyond = np.maximum(ends[runs] - last, 0)
         taken = lengths[runs] - skipped - beyond
         room = None if out is None else out[: int(taken.sum())]
-        yield X._source.rows.gather(starts[runs] + skipped, taken, room)
+        return X._source.rows.gather(starts[runs] + skipped, taken, room)
+
+    return read
 
 
 def spaced_rows(X: FeatureSets, max_rows: int) -> Array:

@@ -21,6 +21,7 @@ from acluster.training._moments import FeatureMoments, feature_moments
 from acluster.training._optimizer import OPTIMIZERS, SCHEDULES
 from acluster.training._ranks import ALONE, RankError, Ranks, joined_group
 from acluster.training._recorded import recorded_steps
+from acluster.training._resident import checks_while_copying
 from acluster.training._threads import at_most_threads, threads_for
 from acluster.training._trainer import EnsembleTrainer, Trainer, infer, stack_blocks
 from acluster.training._units import UnitsTrainer

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from acluster.sets import FeatureSets, SetsInMemory, check_streamed, rows_of_runs
-from acluster.training._batches import BatchSource, items_per_block
+from acluster.training._packing import check_values
+from acluster.training._resident import checks_while_copying, copies_to, copy_rows
 from acluster.training._workers import in_worker
 
 CACHES = ("auto", "device", "memory", "stream")
@@ -21,7 +22,12 @@ _SMALL_BYTES = 1 << 22
 
 
 def cached(
-    modalities: Sequence[FeatureSets], cache: str, like: Tensor, *, is_shared: bool = False
+    modalities: Sequence[FeatureSets],
+    cache: str,
+    like: Tensor,
+    *,
+    is_shared: bool = False,
+    is_checked: bool = True,
 ) -> list[FeatureSets]:
     """Return the sets, moved to the place that `cache` selects.
 
@@ -43,9 +49,25 @@ def cached(
 
     is_shared : bool, default=False
         Whether other processes train on the same sets, which "auto" leaves in their store then.
+
+    is_checked : bool, default=True
+        Whether the values in memory are known to be finite. If not, they are checked here: on the
+        device, if they are copied to a GPU.
+
+    Raises
+    ------
+    ValueError
+        If a value that is checked or converted is not finite. The message names the item.
+
+    torch.OutOfMemoryError
+        If the device has not enough memory. A note says what to do.
     """
     if cache == "auto":
         cache = _choose(modalities, like, is_shared)
+    if not is_checked and not (cache == "device" and checks_while_copying(like.device)):
+        for sets in modalities:
+            if sets.in_memory:
+                check_streamed(sets)
     if cache == "device":
         return [_on_device(sets, like) for sets in modalities]
     return [_loaded(sets) for sets in modalities] if cache == "memory" else list(modalities)
@@ -84,7 +106,16 @@ def _choose(modalities: Sequence[FeatureSets], like: Tensor, is_shared: bool) ->
 
 
 class RowsOnDevice:
-    """Local features in one tensor on the device, gathered there."""
+    """Local features in one tensor on the device, gathered there.
+
+    Parameters
+    ----------
+    sets : FeatureSets
+        The sets that are copied, in memory or in a store.
+
+    like : Tensor
+        A parameter of the network: its device, and its dtype unless float16 features stay float16.
+    """
 
     is_fast = True
     rows_per_block = 1
@@ -94,11 +125,21 @@ class RowsOnDevice:
         n_rows = int(sets.lengths.sum())
         self.shape = (n_rows, sets.n_features)
         dtype = _resident_dtype(sets, like)
-        self.values = torch.empty(self.shape, dtype=dtype, device=like.device)
-        first = 0
-        for ((block, _),) in BatchSource([sets], like).in_order(items_per_block(sets)):
-            self.values[first : first + len(block)] = block
-            first += len(block)
+        try:
+            self.values = torch.empty(self.shape, dtype=dtype, device=like.device)
+        except torch.OutOfMemoryError as error:
+            gigabytes = n_rows * sets.n_features * dtype.itemsize / 1e9
+            error.add_note(
+                f"On {like.device}, the local features take {gigabytes:.3g} GB. Set "
+                'cache="stream", which copies batch by batch.'
+            )
+            raise
+
+        def check() -> None:
+            check_values(sets, like.dtype)
+
+        copies, n_readers = copies_to(sets, like.device)
+        copy_rows(sets, self.values, copies, check, n_readers)
 
     def gather(self, starts: NDArray[np.int64], lengths: NDArray[np.int64], out: Any = None) -> Any:
         """Return the runs end to end, as a tensor on the device."""

@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 
 from acluster.sets import FeatureSets, relative_rounding
 from acluster.training._batches import BatchSource, items_per_block
+from acluster.training._packing import device_of
 from acluster.training._ranks import ALONE, Ranks
 
-# Deviations and their squares are computed in float64, in pieces that fit into a cache.
-_NUMBERS_PER_PIECE = 1 << 18
+# Deviations and their squares are computed in float64, in pieces that fit into a cache. A GPU takes
+# larger ones, of several blocks of items: launching a kernel takes longer than a small piece.
+_NUMBERS_PER_PIECE, _NUMBERS_ON_GPU = 1 << 18, 1 << 24
+_BLOCKS_ON_GPU = 4
 
 
 class FeatureMoments(NamedTuple):
@@ -80,41 +83,49 @@ def feature_moments(
 
 
 def _sums(sets: FeatureSets, with_std: bool, weights: NDArray[np.float64] | None) -> _Sums:
-    zeros = torch.zeros(sets.n_features, dtype=torch.float64, device="cpu")
+    # Sums stay on the device of the local features: it would wait whenever one is read.
+    device = device_of(sets)
+    zeros = torch.zeros(sets.n_features, dtype=torch.float64, device=device)
     sums = _Sums(0, 0.0, zeros, zeros)
-    # float32 holds all integers of 2 bytes, but not those of 4.
-    is_wide = sets.dtype.itemsize > (4 if sets.dtype.kind == "f" else 2)
-    like = torch.empty((), dtype=torch.float64 if is_wide else torch.float32, device="cpu")
-    for values, own in _pieces(sets, like, weights):
+    for values, own in _pieces(sets, weights):
         if len(values):
             if own is None:
                 size, mean = float(len(values)), values.mean(dim=0, dtype=torch.float64)
             else:
                 size = float(own.sum())
+                own = own.to(device)
                 mean = own @ values.double() / size
             squares = torch.zeros_like(mean)
             if with_std:
                 deviations = (values.double() - mean).square_()
                 squares = deviations.sum(dim=0) if own is None else own @ deviations
-            sums = sums.merged(_Sums(len(values), size, mean.cpu(), squares.cpu()))
+            sums = sums.merged(_Sums(len(values), size, mean, squares))
         del values  # the next piece may need its memory
-    return sums
+    return sums._replace(mean=sums.mean.cpu(), squares=sums.squares.cpu())
 
 
 def _pieces(
-    sets: FeatureSets, like: torch.Tensor, weights: NDArray[np.float64] | None
+    sets: FeatureSets, weights: NDArray[np.float64] | None
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
-    """Yield the local features of blocks of items, divided if very large, and their weights."""
-    max_rows = max(1, _NUMBERS_PER_PIECE // sets.n_features)
+    """Yield the local features of blocks of items, divided if very large, and their weights.
+
+    Local features that are on a device stay there; their weights are on the CPU.
+    """
+    is_on_gpu = device_of(sets).type == "cuda"
+    max_rows = max(1, (_NUMBERS_ON_GPU if is_on_gpu else _NUMBERS_PER_PIECE) // sets.n_features)
+    n_items = items_per_block(sets) * (_BLOCKS_ON_GPU if is_on_gpu else 1)
+    # float32 holds all integers of 2 bytes, but not those of 4.
+    is_wide = sets.dtype.itemsize > (4 if sets.dtype.kind == "f" else 2)
+    like = torch.empty((), dtype=torch.float64 if is_wide else torch.float32, device="cpu")
     first = 0
-    for ((values, offsets),) in BatchSource([sets], like).in_order(items_per_block(sets)):
+    for ((values, offsets),) in BatchSource([sets], like).in_order(n_items):
         lengths = offsets.diff().cpu()
         if weights is None:
             for piece in values.split(max_rows):
                 yield piece, None
         else:
             of_items = torch.from_numpy(weights[first : first + len(lengths)])
-            of_rows = of_items.repeat_interleave(lengths).to(values.device)
+            of_rows = of_items.repeat_interleave(lengths)
             yield from zip(values.split(max_rows), of_rows.split(max_rows), strict=True)
         first += len(lengths)
         del values

@@ -45,9 +45,7 @@ class Packer:
         self.like = like
         self.stand_in = None if stand_in is None else torch.from_numpy(stand_in).to(like)
         self.is_read = not sets.in_memory
-        located = sets[:0].locate()
-        is_resident = located is not None and isinstance(located[0], Tensor)
-        self._is_copied = like.is_cuda and not is_resident
+        self._is_copied = like.is_cuda and device_of(sets).type == "cpu"
         self.reads_ahead = self.is_read or self._is_copied
         self._pool = Pool()
         if self._is_copied:
@@ -111,7 +109,7 @@ class Packer:
             total += copy_in_pieces(torch.from_numpy(piece), target)
             first += len(piece)
         if not np.isfinite(total):
-            self._refuse(sets)
+            check_values(sets, self.like.dtype)
         return tensor
 
     def _gathered(self, sets: FeatureSets, drawn: NDArray[np.int64] | None) -> Any:
@@ -167,7 +165,7 @@ class Packer:
             return source
         # float64 may overflow in float32, and values read from a store have not been checked yet.
         if not is_finite:
-            self._refuse(sets)
+            check_values(sets, self.like.dtype)
         return tensor
 
     @contextmanager
@@ -182,19 +180,6 @@ class Packer:
         with torch.cuda.stream(self._stream):
             yield
         self._stream.synchronize()
-
-    def _refuse(self, sets: FeatureSets) -> None:
-        """Raise an error that names the value that is not finite or overflows, if there is one."""
-        if self.is_read:
-            check_streamed(sets)
-        parts = pieces(sets, max(1, _NUMBERS_PER_READ // sets.n_features))
-        largest = max(float(np.abs(part).max()) for part in parts)
-        if largest > torch.finfo(self.like.dtype).max:
-            dtype = str(self.like.dtype).removeprefix("torch.")
-            raise ValueError(
-                f"X has values beyond the range of {dtype}, up to {largest:g}; "
-                "standardize the local features, or use float64 for X and dtype."
-            )
 
     def _filled(self, values: Tensor, offsets: Tensor) -> Packed:
         """Replace empty sets by the stand-in, if there is one."""
@@ -229,6 +214,40 @@ def sent_to(device: torch.device, tensor: Tensor) -> Tensor:
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def device_of(sets: FeatureSets) -> torch.device:
+    """Return the device where the local features are; that of features in a store is the CPU."""
+    located = sets[:0].locate()
+    is_tensor = located is not None and isinstance(located[0], Tensor)
+    return located[0].device if located is not None and is_tensor else torch.device("cpu")
+
+
+def check_values(sets: FeatureSets, dtype: torch.dtype) -> None:
+    """Raise an error if a value is not finite, or beyond the range of a dtype.
+
+    Parameters
+    ----------
+    sets : FeatureSets
+        In memory or in a store.
+
+    dtype : torch.dtype
+        The dtype of the network.
+
+    Raises
+    ------
+    ValueError
+        The message names the item of the value, or the largest value.
+    """
+    check_streamed(sets)
+    parts = pieces(sets, max(1, _NUMBERS_PER_READ // sets.n_features))
+    largest = max(float(np.abs(part).max()) for part in parts)
+    if largest > torch.finfo(dtype).max:
+        name = str(dtype).removeprefix("torch.")
+        raise ValueError(
+            f"X has values beyond the range of {name}, up to {largest:g}; "
+            "standardize the local features, or use float64 for X and dtype."
+        )
 
 
 def is_fit_for_torch(values: NDArray[Any]) -> bool:
