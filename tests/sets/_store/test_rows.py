@@ -21,7 +21,7 @@ from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, TransposeCodec
 from zarr.storage import LocalStore, MemoryStore
 
 from acluster.sets import StoreError
-from acluster.sets._store import _block_rows, _decoded_rows, _open_files
+from acluster.sets._store import _block_rows, _decoded_rows, _open_files, _raw_rows
 from acluster.sets._store._arrays import check_files
 from acluster.sets._store._decoded_rows import DecodedRows
 from acluster.sets._store._raw_rows import RawRows
@@ -735,6 +735,24 @@ def test_gather_is_thread_safe(tmp_path, monkeypatch, compressors):
     finally:
         sys.setswitchinterval(interval)
     assert wrong == []
+
+
+def test_gather_of_raw_rows_reads_in_several_threads_at_the_same_time(tmp_path, monkeypatch):
+    values, n_threads = numbers(60), 3
+    rows = open_rows(write(tmp_path, values, chunk=4))
+    gather_all(rows)  # which loads the indices
+    barrier, read = threading.Barrier(n_threads, timeout=20), _raw_rows._read_bytes
+
+    def read_together(*arguments):
+        barrier.wait()  # all threads are reading, or it times out
+        return read(*arguments)
+
+    monkeypatch.setattr(_raw_rows, "_read_bytes", read_together)
+    with ThreadPoolExecutor(n_threads) as pool:
+        firsts = [0, 20, 40]
+        found = pool.map(lambda first: rows.gather(np.array([first]), np.array([3])), firsts)
+        for first, part in zip(firsts, found, strict=True):
+            np.testing.assert_array_equal(part, values[first : first + 3])
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
