@@ -1,12 +1,16 @@
-"""Benchmark a CUDA device: pooling relative to memory bandwidth, and an epoch of Kinetics.
+"""Benchmark a CUDA device: pooling, the start of a fit, and an epoch of Kinetics.
 
-    python benchmarks/gpu.py [--parts pooling epoch] [--dtype float16] [--sets 246535]
-        [--repeats 30] [--json FILE] [--smoke]
+    python benchmarks/gpu.py [--parts pooling start-up epoch] [--dtype float16] [--sets 246535]
+        [--repeats 30] [--folder DIR] [--json FILE] [--smoke]
 
 pooling: median times of the forward pass, and of the forward and backward pass, for several
     numbers of units. The bytes counted are those that must be moved: features, logits and output
     once in the forward pass, and once more with two gradients in the backward pass. The rate is a
     share of the measured rate of a copy. Plain torch does the same work for comparison.
+start-up: what `fit` does before its first step with the sets of an epoch: the check, the copy to
+    the device, and the moments for `standardize=True`. The check and the copy are compared with the
+    time that the bus needs at the rate of a copy from pinned memory. The same for a store of at
+    most 4 GB, which has just been written to the folder, and so is in the file cache.
 epoch: `fit` on synthetic sets of the size of Kinetics (246,535 videos of 25 frames, 400 classes),
     held on the device, in mixed precision. The first epoch is a warm-up. The sets need 19 GB of
     memory, and on the device what `cache="device"` takes for them.
@@ -21,6 +25,7 @@ import json
 import os
 import statistics
 import sys
+import tempfile
 import time
 from datetime import date
 
@@ -30,17 +35,20 @@ import sklearn
 import torch
 from torch.nn import functional
 
-from acluster import AttentionClusterClassifier, FeatureSets
+from acluster import AttentionClusterClassifier, FeatureSets, save_feature_sets
+from acluster.estimators._training_data import TrainingData, TrainingSets
 from acluster.nn.pooling._triton import attend_triton
 
 GIGA = 1e9
 L = 25
-PARTS = ["pooling", "epoch"]
+PARTS = ["pooling", "start-up", "epoch"]
+MAX_STORED_BYTES = 4 * GIGA
 KINETICS = {"n": 246_535, "n_features": 1536, "cluster_size": 64, "n_classes": 400, "epochs": 4}
 POOLING = {"n": 1024, "n_features": 1536, "cluster_sizes": (8, 16, 32, 64, 128)}
 SMOKE = {
     "epoch": {"n": 40, "n_features": 8, "cluster_size": 4, "n_classes": 3, "epochs": 2},
     "pooling": {"n": 3, "n_features": 40, "cluster_sizes": (8, 17)},
+    "start-up": {"n": 40, "n_features": 8},
 }
 
 
@@ -137,6 +145,47 @@ def seconds_of_call(function):
     return time.perf_counter() - start
 
 
+def measure_start_up(n, n_features, device, folder=None):
+    """Time what `fit` does before its first step, with sets in memory and in a store."""
+    X, y = make_sets(n, n_features, 3)
+    report = {
+        "host_to_device_gb_per_second": machine.host_to_device_bandwidth(device, 0.5) / GIGA,
+        "threads": torch.get_num_threads(),
+    }
+    rate = report["host_to_device_gb_per_second"]
+    report["memory"] = start_up_of(X, y, rate, device)
+    n_stored = max(1, min(n, int(n * MAX_STORED_BYTES // X.nbytes)))
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        path = f"{name}/sets.zarr"
+        save_feature_sets(path, X[:n_stored])
+        report["store"] = start_up_of(path, y[:n_stored], rate, device)
+    return report
+
+
+def start_up_of(X, y, rate, device):
+    """Return the seconds of each stage; check and copy also in GB/s and in times of the bus."""
+    options = {"cluster_size": 1, "max_iter": 1, "device": device, "cache": "device"}
+    clf = AttentionClusterClassifier(**options, standardize=True, random_state=0)
+    like = torch.zeros((), device=device)
+    stages, ends = ["check", "copy", "moments"], [time.perf_counter()]
+    data = TrainingData.of(clf, X, y, None, may_defer=True)
+    ends.append(time.perf_counter())
+    sets = TrainingSets(data, "device", like)
+    n_bytes = sum(one.nbytes for one in sets.given().values())
+    sets.sets()
+    ends.append(time.perf_counter())
+    sets.moments(with_std=True)
+    ends.append(time.perf_counter())
+    seconds = dict(zip(stages, np.diff(ends).tolist(), strict=True))
+    until_copied = seconds["check"] + seconds["copy"]
+    return {
+        "gb": n_bytes / GIGA,
+        "seconds": seconds,
+        "gb_per_second": n_bytes / GIGA / until_copied,
+        "times_of_bus": until_copied / (n_bytes / GIGA / rate),
+    }
+
+
 class EpochClock:
     """Callback that records the end of each epoch, when its loss has arrived from the device."""
 
@@ -204,7 +253,7 @@ def make_sets(n, n_features, n_classes):
 
 def print_report(report):
     """Print the figures of a report."""
-    pooling, epoch = report.get("pooling"), report.get("epoch")
+    pooling, start_up, epoch = (report.get(part) for part in PARTS)
     if pooling is not None:
         print(f"copy: {pooling['copy_gb_per_second']:.0f} GB/s")
         for N, ways in pooling["units"].items():
@@ -214,6 +263,16 @@ def print_report(report):
                     for name, pass_ in figures.items()
                 )
                 print(f"N = {N:3} {way:6} {shown}")
+    if start_up is not None:
+        rate = start_up["host_to_device_gb_per_second"]
+        print(f"bus: {rate:.1f} GB/s from pinned memory; {start_up['threads']} threads")
+        for place in ("memory", "store"):
+            own = start_up[place]
+            stages = ", ".join(f"{name} {one:.2f} s" for name, one in own["seconds"].items())
+            print(
+                f"start-up, {own['gb']:.2f} GB in {place:6} {stages}; check and copy "
+                f"{own['gb_per_second']:.1f} GB/s, {own['times_of_bus']:.2f} times the bus"
+            )
     if epoch is not None:
         seconds, rate = epoch["median_seconds"], epoch["sets_per_second"]
         print(f"epoch: {seconds:.2f} s for {epoch['sets']} sets, {rate:.0f} sets/s")
@@ -238,6 +297,9 @@ def parse(arguments):
     parser.add_argument(
         "--sets", type=int, default=KINETICS["n"], help="number of sets in an epoch"
     )
+    parser.add_argument(
+        "--folder", help="folder for the store; by default, that for temporary files"
+    )
     parser.add_argument("--repeats", type=int, default=30, help="timed calls per pass")
     parser.add_argument("--smoke", action="store_true", help="run at tiny sizes on any machine")
     parser.add_argument("--json", help="file for the figures")
@@ -255,7 +317,8 @@ def main(arguments=None):
         print("Skipping pooling: Triton is not installed.")
     if device == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"  # must be set before Triton is imported
-    sizes = {"pooling": POOLING, "epoch": KINETICS | {"n": options.sets}}
+    start_up = {"n": options.sets, "n_features": KINETICS["n_features"]}
+    sizes = {"pooling": POOLING, "start-up": start_up, "epoch": KINETICS | {"n": options.sets}}
     sizes = SMOKE if options.smoke else sizes
     repeats = 1 if options.smoke else options.repeats
     report = describe(device)
@@ -264,6 +327,9 @@ def main(arguments=None):
         report["pooling"] = measure_pooling(
             **sizes["pooling"], dtype=dtype, device=device, repeats=repeats
         )
+    if "start-up" in parts:
+        where = {"device": device, "folder": options.folder}
+        report["start-up"] = measure_start_up(**sizes["start-up"], **where)
     if "epoch" in parts:
         report["epoch"] = measure_epoch(**sizes["epoch"], device=device)
     print_report(report)

@@ -71,6 +71,18 @@ def copy_bandwidth(device, budget):
     return 2 * source.nbytes / _fastest(lambda: target.copy_(source), device, budget)
 
 
+def host_to_device_bandwidth(device, budget):
+    """Return the peak bytes per second of a copy from pinned memory; on a CPU, from plain memory.
+
+    Without a GPU, the copy is one within memory.
+    """
+    is_cuda = torch.device(device).type == "cuda"
+    source = torch.zeros(COPIED // 4, pin_memory=is_cuda)  # 64 MB: pinning more takes long
+    target = torch.empty(len(source), device=device)
+    seconds_of_copy = _fastest(lambda: target.copy_(source, non_blocking=True), device, budget)
+    return source.nbytes / seconds_of_copy
+
+
 def _fastest(function, device, budget):
     """Return the shortest time of a call within the budget, after a warm-up."""
     function()
