@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,11 @@ class RawRows(StoredRows):
             unverified = pieces.block[self._is_unverified.ravel()[pieces.block]]
             for chunk in np.unique(unverified).tolist():
                 self._verify(*divmod(chunk, self._layout.chunks_per_shard))
+        # Without preadv, threads would move the position of a file for each other.
+        with nullcontext() if hasattr(os, "preadv") else self._lock:
+            self._read_runs(pieces, shards, out)
+
+    def _read_runs(self, pieces: Pieces, shards: Int64Array, out: NDArray[Any]) -> None:
         firsts, sizes, targets = np.stack(pieces[1:]) * self._row_bytes
         starts = self._chunk_starts.ravel()[pieces.block] + firsts
         buffer = out.reshape(-1).view(np.uint8).data

@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -707,7 +708,18 @@ def test_decoded_rows_reject_damaged_block(tmp_path, monkeypatch, shard):
 
 
 @pytest.mark.parametrize("compressors", [None, "auto"])
-def test_gather_is_thread_safe(tmp_path, monkeypatch, compressors):
+@pytest.mark.parametrize("has_preadv", [True, False])
+def test_gather_is_thread_safe(tmp_path, monkeypatch, compressors, has_preadv):
+    lseek = os.lseek
+
+    def slow_lseek(*arguments):
+        position = lseek(*arguments)
+        time.sleep(1e-4)  # another thread may move the position now
+        return position
+
+    if not has_preadv:
+        monkeypatch.delattr(os, "preadv", raising=False)
+        monkeypatch.setattr(os, "lseek", slow_lseek)
     monkeypatch.setattr(_open_files, "_MAX_OPEN_FILES", 2)
     sizes = ((_block_rows, "CACHE_BYTES", 100), (_block_rows, "_BLOCK_BYTES", 1))
     for module, name, n_bytes in (*sizes, (_decoded_rows, "_READ_BYTES", 1)):
