@@ -15,11 +15,6 @@ from acluster.training._batches import BatchSource, items_per_block
 from acluster.training._packing import device_of
 from acluster.training._ranks import ALONE, Ranks
 
-# Deviations and their squares are computed in float64, in pieces that fit into a cache. A GPU takes
-# larger ones, of several blocks of items: launching a kernel takes longer than a small piece.
-_NUMBERS_PER_PIECE, _NUMBERS_ON_GPU = 1 << 18, 1 << 24
-_BLOCKS_ON_GPU = 4
-
 
 class FeatureMoments(NamedTuple):
     """The mean and standard deviation of every feature, (M,), over `n_rows` local features."""
@@ -104,6 +99,14 @@ def _sums(sets: FeatureSets, with_std: bool, weights: NDArray[np.float64] | None
     return sums._replace(mean=sums.mean.cpu(), squares=sums.squares.cpu())
 
 
+def _piece_size(device: torch.device) -> tuple[int, int]:
+    """Return how many numbers a piece has, and how many blocks of items are read together."""
+    if device.type == "cuda":
+        return 1 << 24, 4  # launching a kernel takes longer than a smaller piece
+    # Deviations and their squares, in float64, fit into a cache.
+    return 1 << 18, 1
+
+
 def _pieces(
     sets: FeatureSets, weights: NDArray[np.float64] | None
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
@@ -111,9 +114,8 @@ def _pieces(
 
     Local features that are on a device stay there; their weights are on the CPU.
     """
-    is_on_gpu = device_of(sets).type == "cuda"
-    max_rows = max(1, (_NUMBERS_ON_GPU if is_on_gpu else _NUMBERS_PER_PIECE) // sets.n_features)
-    n_items = items_per_block(sets) * (_BLOCKS_ON_GPU if is_on_gpu else 1)
+    n_numbers, n_blocks = _piece_size(device_of(sets))
+    max_rows, n_items = max(1, n_numbers // sets.n_features), n_blocks * items_per_block(sets)
     # float32 holds all integers of 2 bytes, but not those of 4.
     is_wide = sets.dtype.itemsize > (4 if sets.dtype.kind == "f" else 2)
     like = torch.empty((), dtype=torch.float64 if is_wide else torch.float32, device="cpu")

@@ -11,9 +11,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from acluster import FeatureSets, open_feature_sets, save_feature_sets
-from acluster.training import BatchSource, cached, feature_moments
+from acluster.training import BatchSource, _moments, cached, feature_moments
 from acluster.training import _resident as resident
 from acluster.training._cache import RowsOnDevice
 from acluster.training._resident import CudaCopies, PlainCopies, copies_to, copy_rows
@@ -312,6 +313,41 @@ def test_moments_of_resident_sets_are_those_of_sets_in_memory(dtype, is_weighted
     found, expected = (feature_moments(one, True, weights) for one in (moved, sets))
     np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-12)
     np.testing.assert_allclose(found.std, expected.std, rtol=1e-6 if dtype == np.float32 else 1e-3)
+
+
+class ReadsOfScalars(TorchDispatchMode):
+    """Count how often a number is read from a tensor, for which a device would have to wait."""
+
+    n_reads = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.n_reads += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+def test_moments_of_resident_sets_come_in_large_pieces_without_waiting(monkeypatch):
+    values = np.random.default_rng(0).normal(size=(5000, 200)).astype(np.float16)
+    (moved,) = cached([FeatureSets(values, np.arange(0, 5001, 5))], "device", torch.zeros(()))
+    sizes, pieces = [], _moments._pieces
+
+    def recorded(*arguments):
+        for piece in pieces(*arguments):
+            sizes.append(len(piece[0]))
+            yield piece
+
+    monkeypatch.setattr(_moments, "_pieces", recorded)
+    monkeypatch.setattr("acluster.training._batches._BYTES_PER_BLOCK", 400_000)
+    feature_moments(moved, True)
+    assert sizes == [1000] * 5
+    sizes.clear()
+    on_gpu = _moments._piece_size(torch.device("cuda"))
+    monkeypatch.setattr(_moments, "_piece_size", lambda device: on_gpu)
+    with ReadsOfScalars() as counter:
+        mean, std, _ = feature_moments(moved, True)
+    assert sizes == [4000, 1000]
+    assert counter.n_reads == 0
+    np.testing.assert_allclose(mean, values.mean(axis=0, dtype=np.float64), atol=1e-14)
+    np.testing.assert_allclose(std, values.std(axis=0, dtype=np.float64), rtol=1e-12)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
