@@ -9,7 +9,9 @@ PART.log. The parts, with the seconds that they are expected to take on an H200:
 
 tests (120): the tests of the kernels, of recorded steps, of training on a GPU and of model files.
 pooling (40): the bandwidth of the pooling kernels, into `pooling.json`.
-epoch (90): start-up and epochs of the size of Kinetics, into `epoch.json`.
+start_up (35): check and copy of sets of the size of Kinetics, and their moments, relative to the
+    bus; also from a store of 4 GB, into `start_up.json`.
+epoch (70): epochs of the size of Kinetics, into `epoch.json`.
 members (60): 16 networks in one pass over sets like those of Kinetics, and one alone.
 small (40): fits of small sets on the GPU and on the processor.
 table1 (180): the command of Table 1 of the paper with all its epochs. It needs MNIST in
@@ -45,6 +47,7 @@ ROOT = HERE.parent
 TESTS = (
     "tests/test_gpu.py",
     "tests/test_load.py",
+    "tests/training/test_resident.py",
     "tests/nn/pooling/test_triton.py",
     "tests/nn/test_masks_triton.py",
     "tests/datasets/test_extractor.py",
@@ -53,6 +56,7 @@ TESTS = (
 LIMITS = {
     "tests": 240,
     "pooling": 120,
+    "start_up": 100,
     "epoch": 200,
     "members": 120,
     "small": 100,
@@ -79,6 +83,7 @@ def commands(folder, smoke):
     return {
         "tests": ["-m", "pytest", "-q", "-rf", "-p", "no:cacheprovider", *tests],
         "pooling": [*gpu, "--parts", "pooling", "--json", str(folder / "pooling.json")],
+        "start_up": [*gpu, "--parts", "start-up", "--json", str(folder / "start_up.json")],
         "epoch": [*gpu, "--parts", "epoch", "--json", str(folder / "epoch.json")],
         "members": [*own, "members"],
         "small": [*own, "small"],
