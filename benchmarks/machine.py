@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from stopwatch import seconds
 
-from acluster.training import is_faster_in_bfloat16
+from acluster.training import has_bfloat16
 
 DISTRIBUTIONS = ("acluster", "numpy", "scikit-learn", "torch", "numba", "skorch", "torchmil")
 MATMUL_SIZES = {"cpu": 2048, "cuda": 8192}
@@ -22,7 +22,7 @@ def describe(device, budget=0.5):
         "device": device_name(device),
         "threads": torch.get_num_threads(),
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        "bf16_is_faster": is_faster_in_bfloat16(torch.device(device)),
+        "has_bf16": has_bfloat16(torch.device(device)),
         "matmul_gflops": {
             "float32": matmul_peak(torch.float32, device, budget) / GIGA,
             "bfloat16": matmul_peak(torch.bfloat16, device, budget) / GIGA,

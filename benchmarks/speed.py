@@ -240,7 +240,7 @@ def show_machine(figures):
     print(
         f"{figures['device']}, {figures['threads']} threads: matrix products "
         f"{speeds['float32']:.0f} GFLOP/s in float32, {speeds['bfloat16']:.0f} in bfloat16 "
-        f"(mixed precision {'uses' if figures['bf16_is_faster'] else 'does not use'} it), "
+        f"({'with' if figures['has_bf16'] else 'without'} instructions for it), "
         f"copy {figures['copy_gb_per_second']:.1f} GB/s"
     )
     if (figures["load_average"] or 0) > 0.5:
@@ -259,7 +259,7 @@ def parse(arguments):
         "--precision",
         nargs="+",
         choices=["full", "mixed"],
-        help="precisions of acluster (default: both if bfloat16 is faster, else full)",
+        help="precisions of acluster (default: both if the device has bfloat16, else full)",
     )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
@@ -273,7 +273,7 @@ def measure(name, options, device_figures):
         task = make_task(name, options.sets, options.epochs, options.device)
     except FileNotFoundError as error:
         return str(error)
-    native = ["full", "mixed"] if device_figures["bf16_is_faster"] else ["full"]
+    native = ["full", "mixed"] if device_figures["has_bf16"] else ["full"]
     precisions = options.precision or native
     report = run(task, options.repeats, precisions, device_figures)
     if not options.no_memory:

@@ -193,7 +193,6 @@ class FrameExtractor(CallbackSupportMixin, BaseEstimator):
             learning_rate=self.learning_rate,
             weight_decay=0.0,
             max_grad_norm=None,
-            precision="full",
             generator=rng,
         )
         context = self._init_callback_context(max_subtasks=self.n_epochs)

@@ -18,7 +18,7 @@ from acluster.estimators._missing import MissingModality
 from acluster.estimators._parameters import with_former_defaults
 from acluster.nn import Integration
 from acluster.sets import check_modality_names
-from acluster.training import to_numpy_state, to_torch_state
+from acluster.training import check_operations, to_numpy_state, to_torch_state
 
 # Building the modules of each takes a millisecond, and a hostile file may list very many.
 _MAX_MODALITIES = 1000
@@ -36,6 +36,7 @@ def describe_network(model: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]
     description = {
         "parameters": parameters_to_json(model),
         "dtype": model._dtype,
+        "in_bfloat16": [*model._in_bfloat16],
         "modalities": plain(sizes["integrations"]),
         "network": plain(sizes["network"]),
         "loss_curve": model.loss_curve_,
@@ -66,6 +67,7 @@ def restore_network(
     parameters = with_former_defaults(kind, description["parameters"])
     model = with_parameters(kind, parameters, coding)
     model._dtype = one_of(description["dtype"], ("float32", "float64"), "dtype")
+    model._in_bfloat16 = check_operations(description.get("in_bfloat16", []))  # not in older files
     model._architecture = _restore_architecture(model, description, tensors)
     _restore_history(model, description)
     model._random_state = check_random_state(model.random_state)

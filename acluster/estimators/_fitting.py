@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -20,6 +20,7 @@ from acluster.estimators._items import Items, copy_checked, hold_out, unwrapped
 from acluster.estimators._labels import to_mean_one
 from acluster.estimators._missing import MissingModality
 from acluster.estimators._parameters import value_per_modality
+from acluster.estimators._precision import choose_operations, operations_of
 from acluster.estimators._split import splits_units
 from acluster.estimators._training_data import TrainingData, TrainingSets
 from acluster.nn import AttentionCluster, CompiledMembers, UnitsNetwork, reads_nothing_back
@@ -41,7 +42,6 @@ from acluster.training import (
     UnitsTrainer,
     bytes_per_part,
     make_generators,
-    multiplies_in_bfloat16,
     recorded_steps,
     resolve_device,
     stack_blocks,
@@ -199,8 +199,7 @@ def is_faster_without_gpu(estimator: Any, data: TrainingData) -> bool:
 def _is_compiled(estimator: Any, network: Any, modalities: Sequence[FeatureSets]) -> bool:
     limit = _MAX_OPERATIONS * (_MAX_RATIO_WITH_HIDDEN if _with_hidden(network) else 1)
     is_small = _n_operations(network, modalities, estimator.batch_size) <= limit
-    is_full = not multiplies_in_bfloat16(torch.device("cpu"), estimator.precision)
-    return is_full and is_small and CompiledMembers.supports(network)
+    return is_small and CompiledMembers.supports(network)
 
 
 def _n_operations(network: Any, modalities: Sequence[FeatureSets], batch_size: int) -> float:
@@ -237,7 +236,9 @@ def make_fit(
 ) -> Fit:
     """Create the `Fit` of an estimator's network on these items, before its first epoch."""
     like, ranks = next(estimator.network_.parameters()), training_sets.data.ranks
-    is_split = splits_units(estimator, training_sets.given(), ranks)
+    given = training_sets.given()
+    is_split = splits_units(estimator, given, ranks)
+    estimator._in_bfloat16 = _choose_operations(estimator, given, ranks)
     trainer = _make_trainer(estimator, ranks, is_split)
     sets = training_sets.sets()
     estimator._missing = _learn_moments(estimator, training_sets)
@@ -277,17 +278,31 @@ def make_fit(
     )
 
 
+def _choose_operations(
+    estimator: Any, given: Mapping[str, FeatureSets], ranks: Ranks
+) -> tuple[str, ...]:
+    network, modalities = members_of(estimator.network_)[0], [*given.values()]
+    return choose_operations(
+        estimator,
+        given,
+        ranks,
+        is_compiled=_is_compiled(estimator, network, modalities),
+        n_operations=_n_operations(network, modalities, estimator.batch_size),
+    )
+
+
 def _make_trainer(estimator: Any, ranks: Ranks, is_split: bool) -> Trainer | EnsembleTrainer:
     network, loss = estimator.network_, estimator._coding.loss
+    in_bfloat16 = operations_of(estimator)
     device = next(network.parameters()).device
     options = {
         name: getattr(estimator, name)
-        for name in ("optimizer", "learning_rate", "weight_decay", "max_grad_norm", "precision")
+        for name in ("optimizer", "learning_rate", "weight_decay", "max_grad_norm")
     }
     trainers: list[Trainer] = []
     generators = make_generators(estimator._random_state, device, member_numbers(estimator))
     for member, generator in zip(members_of(network), generators, strict=True):
-        shared = {**options, "generator": generator, "ranks": ranks}
+        shared = {**options, "generator": generator, "in_bfloat16": in_bfloat16, "ranks": ranks}
         if is_split:
             part = UnitsNetwork(member, ranks.rank, ranks.size, ranks.total)
             trainers.append(UnitsTrainer(member, part, loss, **shared))
@@ -313,7 +328,8 @@ def fast_steps(fits: Sequence[tuple[Any, Fit]]) -> Iterator[None]:
         size = _n_operations(network, source.modalities, fit.batches.batch_size)
         is_shared = fit.is_split or fit.batches.ranks.size > 1
         is_whole = source.comes_whole(fit.batches.batch_size) and not is_shared
-        if is_whole and _is_compiled(estimator, network, source.modalities):
+        is_full = not fit.in_bfloat16  # a checkpoint decides too
+        if is_full and is_whole and _is_compiled(estimator, network, source.modalities):
             for trainer in fit.trainer.trainers:
                 key = _compiled_key(estimator, trainer)
                 groups.setdefault(key, []).append((estimator, trainer))

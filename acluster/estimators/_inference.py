@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from acluster._utils._progress import progress
 from acluster.estimators._items import finite_blocks
+from acluster.estimators._precision import operations_of
 from acluster.estimators._ranges import stacked_rows
 from acluster.sets import MultimodalFeatureSets
-from acluster.training import BatchSource, autocast, cached, infer
+from acluster.training import BatchSource, cached, infer, multiplying_in_bfloat16
 
 
 def source_of(classifier: Any, X: MultimodalFeatureSets, cache: str = "stream") -> BatchSource:
@@ -26,7 +27,8 @@ def logits_function(classifier: Any) -> Callable[..., torch.Tensor]:
     network = classifier.network_
 
     def logits(sets: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-        with autocast(next(network.parameters()).device, classifier.precision):
+        device = next(network.parameters()).device
+        with multiplying_in_bfloat16(device, operations_of(classifier)):
             return network(sets)
 
     return logits

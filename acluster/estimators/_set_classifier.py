@@ -180,6 +180,9 @@ class SetClassifier(
     _missing: MissingModality
     _optimizer_state: tuple[str, Any]
 
+    # The operations that predictions on a CPU compute in bfloat16. Older pickles have none.
+    _in_bfloat16: tuple[str, ...] = ()
+
     # The place in a search without a seed. Places have their own initial weights and dropout for
     # one `random_state`, but draw the same batches.
     _place = 0
@@ -388,6 +391,8 @@ class SetClassifier(
         self.n_iter_ = len(fit.loss_curve)
         self.loss_curve_ = fit.loss_curve
         self.validation_scores_ = fit.validation_scores
+        is_on_cpu = next(self.network_.parameters()).device.type == "cpu"
+        self._in_bfloat16 = fit.in_bfloat16 if is_on_cpu else ()
         # Stored with the optimizer's name: another optimizer starts without running averages.
         state = fit.trainer.optimizer.state() if keep_optimizer else None
         self._optimizer_state = (self.optimizer, state)

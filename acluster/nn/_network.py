@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from acluster._utils._operations import precision_of
 from acluster.nn._attention_cluster import AttentionCluster
 from acluster.nn._integration import Integration
 from acluster.nn._linear import DropoutLinear
@@ -221,7 +222,11 @@ class IntegrationNetwork(nn.Module):
         -------
         Tensor of shape (n, n_outputs)
         """
-        return self.linear(self.global_feature(sets), generator)
+        return self._classify(self.global_feature(sets), generator)
+
+    def _classify(self, g: Tensor, generator: torch.Generator | None) -> Tensor:
+        with precision_of("linear", g.device):
+            return self.linear(g, generator)
 
 
 def reads_nothing_back(network: nn.Module) -> bool:
@@ -322,7 +327,7 @@ class ScoreFusionNetwork(IntegrationNetwork):
         repeats = torch.tensor(sizes, device=g.device)
         of_modality = torch.eye(len(sizes), device=g.device).repeat_interleave(repeats, dim=1)
         # The linear layer sees one modality at a time, with zeros in place of the others.
-        logits = torch.stack([self.linear(g * own, generator) for own in of_modality.to(g)])
+        logits = torch.stack([self._classify(g * own, generator) for own in of_modality.to(g)])
         return logits_of_mean(logits, is_softmax=self.is_softmax)
 
 
@@ -375,7 +380,8 @@ def _part(
 
 def _integrate(integration: Integration, values: Tensor, offsets: Tensor) -> Tensor:
     """Integrate non-empty sets, and check the result: the class may be a user's."""
-    g = integration(values, offsets)
+    with precision_of("integration", values.device):
+        g = integration(values, offsets)
     expected = (len(offsets) - 1, integration.global_size)
     if not isinstance(g, Tensor) or g.shape != expected:
         found = f"shape {tuple(g.shape)}" if isinstance(g, Tensor) else f"type {type(g).__name__}"

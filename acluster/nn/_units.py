@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from acluster._utils._generator import PartGenerator
+from acluster._utils._operations import precision_of
 from acluster.nn._attention_cluster import AttentionCluster
 from acluster.nn._integration import Integration
 from acluster.nn._network import IntegrationNetwork, Packed
@@ -136,7 +137,8 @@ class UnitsNetwork(IntegrationNetwork):
         """
         g = self.global_feature(sets)
         drawn = PartGenerator(generator, len(g), slice(None), *self._columns)
-        product, scale = self.linear.unscaled_product(g, drawn)
+        with precision_of("linear", g.device):
+            product, scale = self.linear.unscaled_product(g, drawn)
         logits: Tensor = _Total.apply(product * (scale * self._scale), self._total)
         return logits + self.linear.bias
 

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -52,22 +51,6 @@ def _available_devices() -> list[str]:
     return [name for name in names if _is_available(torch.device(name))]
 
 
-def is_faster_in_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies faster in bfloat16 than in float32.
-
-    An Intel CPU with bfloat16 vectors but without a matrix unit (AMX) does not. There, torch's
-    matrix products take longer than in float32 (`benchmarks/speed.py` prints both).
-    """
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "cpu":
-        able = torch.cpu.get_capabilities()
-        is_intel = "Intel" in able.get("cpu_name", "")
-        names = ("amx_bf16", "bf16") if is_intel else ("avx512_bf16", "amx_bf16", "bf16")
-        return any(able.get(name, False) for name in names)
-    return False
-
-
 def resolve_dtype(dtype: str, precision: str, feature_dtypes: Iterable[np.dtype[Any]]) -> str:
     """Return the dtype of the parameters: "float32" or "float64".
 
@@ -97,18 +80,6 @@ def check_precision(precision: str, dtype: str) -> None:
             "precision='mixed' needs parameters in float32, but these are float64. Use "
             "dtype='float32' and fit again, or precision='full'."
         )
-
-
-def multiplies_in_bfloat16(device: torch.device, precision: str) -> bool:
-    """Whether `precision` is "mixed" on a device that is faster in bfloat16."""
-    return precision == "mixed" and is_faster_in_bfloat16(device)
-
-
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    """Multiply in bfloat16 inside this context, if `precision` is "mixed" and that is faster."""
-    if multiplies_in_bfloat16(device, precision):
-        return torch.autocast(device.type, torch.bfloat16)
-    return nullcontext()
 
 
 def make_generators(

@@ -13,6 +13,7 @@ import torch
 
 from acluster.training._batches import TrainingBatches
 from acluster.training._device import to_numpy_state, to_torch_state
+from acluster.training._precision import check_operations
 from acluster.training._trainer import EnsembleTrainer, Trainer
 
 
@@ -142,6 +143,11 @@ class Fit:
         return self.stopped or self.patience.exhausted
 
     @property
+    def in_bfloat16(self) -> tuple[str, ...]:
+        """The operations of the network that multiply in bfloat16."""
+        return self.trainer.trainers[0].in_bfloat16
+
+    @property
     def is_split(self) -> bool:
         """Whether this process trains a part of the network only."""
         return self.trainer.trainers[0].is_split
@@ -206,6 +212,7 @@ class Fit:
             "validation_scores": self.validation_scores,
             "patience": [self.patience.best_score, self.patience.n_waited],
             "stopped": self.stopped,
+            "in_bfloat16": [*self.in_bfloat16],
         }
         arrays = {"trainer": self.trainer.state()}
         if self.best_state is not None:
@@ -237,7 +244,11 @@ class Fit:
             raise ValueError("its patience does not match its scores")
         if type(description["stopped"]) is not bool:
             raise TypeError(f"stopped is {description['stopped']!r:.50}, not true or false")
+        # The first checkpoints do not have it.
+        in_bfloat16 = check_operations(description.get("in_bfloat16", [*self.in_bfloat16]))
         self.trainer.load_state(arrays["trainer"])
+        for trainer in self.trainer.trainers:
+            trainer.in_bfloat16 = in_bfloat16
         self.batches.random_state.set_state(random_state)
         self.loss_curve, self.validation_scores = curve, scores
         self.patience, self.stopped = patience, description["stopped"]

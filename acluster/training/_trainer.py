@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain
 from typing import Any
@@ -16,9 +16,10 @@ from acluster._utils._generator import PartGenerator
 from acluster._utils._memory import Pool
 from acluster.training._batches import Batch, BatchSource
 from acluster.training._compiled import CompiledOptimizer, CompiledStep
-from acluster.training._device import autocast, to_numpy_state, to_torch_state
+from acluster.training._device import to_numpy_state, to_torch_state
 from acluster.training._optimizer import EnsembleOptimizer, Optimizer, factored_gradients
 from acluster.training._packing import Packed
+from acluster.training._precision import multiplying_in_bfloat16
 from acluster.training._ranks import ALONE, Ranks, uninterrupted
 from acluster.training._recorded import RecordedSteps
 
@@ -45,13 +46,13 @@ class Trainer:
     max_grad_norm : float or None
         Gradients are clipped to this l2 norm over all parameters together.
 
-    precision : {"full", "mixed"}
-        "mixed" multiplies in bfloat16 where that is faster.
-
     generator : torch.Generator
         Draws the dropout, on the device of the network. `step` only passes it on, so a network
         may require a generator of another type; `state` and `load_state` need torch's. With
         several ranks, it is a `PartGenerator`.
+
+    in_bfloat16 : collection of str, optional
+        The operations of the network that multiply in bfloat16 where the device has it.
 
     ranks : Ranks, optional
         The processes that share every batch.
@@ -77,8 +78,8 @@ class Trainer:
         learning_rate: float,
         weight_decay: float,
         max_grad_norm: float | None,
-        precision: str,
         generator: Any,
+        in_bfloat16: Collection[str] = (),
         ranks: Ranks = ALONE,
         make_optimizer: Callable[..., Optimizer] = Optimizer,
     ) -> None:
@@ -93,8 +94,8 @@ class Trainer:
             weight_decay=weight_decay,
             max_grad_norm=max_grad_norm,
         )
-        self.precision = precision
         self.generator = generator
+        self.in_bfloat16 = tuple(in_bfloat16)
         self.compiled: CompiledStep | None = None
         self.recorded: RecordedSteps | None = None
         self._device = next(network.parameters()).device
@@ -143,7 +144,7 @@ class Trainer:
         if share is not None:
             generator = PartGenerator(generator, share.n_items, share.items)
         # The forward pass alone is autocast: the loss and the update stay in full precision.
-        with autocast(self._device, self.precision):
+        with multiplying_in_bfloat16(self._device, self.in_bfloat16):
             logits = self._trained(batch.sets, generator=generator)
         losses = self.loss(logits, batch.targets) * batch.weights
         loss = losses.sum() / batch.n_items

@@ -7,7 +7,7 @@ MACHINE = {
     "device": "an abacus",
     "threads": 2,
     "load_average": 0.0,
-    "bf16_is_faster": False,
+    "has_bf16": False,
     "matmul_gflops": {"float32": 1.0, "bfloat16": 1.0},
     "copy_gb_per_second": 1.0,
 }

@@ -101,7 +101,6 @@ def make_trainers(members, optimizer="adam"):
             learning_rate=rates[i],
             weight_decay=decays[i],
             max_grad_norm=None if norms[i] == np.inf else norms[i],
-            precision="full",
             generator=torch.Generator().manual_seed(i),
         )
         for i, network in enumerate(members.networks)

@@ -50,7 +50,6 @@ def make_fit(targets, weights=None, *, batch_size=2, **changes):
         "learning_rate": 0.1,
         "weight_decay": 0.0,
         "max_grad_norm": None,
-        "precision": "full",
         "generator": make_generators(random_state, "cpu", range(1))[0],
     }
     network = Sums()
