@@ -21,16 +21,17 @@ from unittest.mock import patch
 
 import machine
 import numpy as np
+import torch
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from acluster import AttentionClusterClassifier
 from acluster.datasets import FrameExtractor, fetch_mnist, load_benchmark, make_flash_mnist
+from acluster.estimators import _fitting, _precision
 from acluster.nn import _compiled, _linear
 from acluster.nn.pooling import attend_plainly
 from acluster.preprocessing import LocalFeatureTransformer
-from acluster.training import _device
 
 WAYS = ("plain", "torch", "compiled", "mixed")
 
@@ -45,7 +46,11 @@ def way(name):
         ],
         "torch": [patch.object(_compiled, "_INSTALLED", False)],
         "compiled": [],
-        "mixed": [patch.object(_device, "is_faster_in_bfloat16", lambda device: True)],
+        "mixed": [
+            patch.object(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}),
+            patch.object(_precision, "bfloat16_gain", lambda trial: float("inf")),
+            patch.object(_fitting, "_MAX_OPERATIONS", 0),  # compiled steps are in full precision
+        ],
     }[name]
     stack = ExitStack()
     for one in patches:

@@ -6,14 +6,36 @@ from bfloat16: training amplifies rounding. In a network with kinks (ReLU, maxim
 """
 
 import copy
+from contextlib import contextmanager
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from sklearn.base import clone
 
-from acluster.training import autocast
+from acluster._utils._operations import OPERATIONS, choosing_bfloat16
+from acluster.estimators import _fitting, _precision
 
 UNIT_ROUNDOFF = 2.0**-8  # of bfloat16, which keeps 8 bits of a significand
+
+
+@contextmanager
+def gains(**of_operations):
+    """A processor with bfloat16, on which the operations gain this much, 2 by default.
+
+    Nothing is timed, and networks take no compiled steps, so that none is too small.
+    """
+    by_operation = {"linear": 2.0, "integration": 2.0, **of_operations}
+
+    def gain(trial):
+        return by_operation["linear" if trial.key["operation"] == "linear" else "integration"]
+
+    with (
+        patch.object(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}),
+        patch.object(_precision, "bfloat16_gain", gain),
+        patch.object(_fitting, "_MAX_OPERATIONS", 0),
+    ):
+        yield
 
 
 def assert_agree_on_equal_weights(clf, X, y, n_products):
@@ -53,14 +75,15 @@ def assert_both_learn(clf, X, y, accuracy):
 
 def _logits_and_gradient(clf, X, y, precision):
     """Return the logits of all items, and the gradient of their mean loss."""
-    clf.set_params(precision=precision)
+    operations = OPERATIONS if precision == "mixed" else ()
+    clf.set_params(precision=precision)._in_bfloat16 = operations
     network, batches = copy.deepcopy(clf.network_).eval(), []
     hook = clf.network_.register_forward_pre_hook(lambda _, arguments: batches.append(*arguments))
     logits = clf.decision_function(X)
     hook.remove()
     (batch,) = batches  # autograd needs copies of tensors made in inference mode
     batch = [(values.clone(), offsets.clone()) for values, offsets in batch]
-    with autocast(torch.device("cpu"), precision):
+    with choosing_bfloat16(operations):
         outputs = network(batch)
     torch.nn.functional.cross_entropy(outputs, torch.from_numpy(y)).backward()
     return logits, np.concatenate([p.grad.numpy().ravel() for p in network.parameters()])

@@ -16,6 +16,7 @@ from acluster import (
     save_feature_sets,
 )
 from tests.conftest import make_sets
+from tests.mixed_precision import gains
 
 OPTIONS = {"max_iter": 2, "tol": None, "random_state": 0, "batch_size": 16}
 CLASSIFIERS = {
@@ -44,13 +45,13 @@ def switches_often():
 
 @pytest.mark.usefixtures("switches_often")
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_predictions_of_eight_threads_equal_those_of_one(name, monkeypatch):
-    monkeypatch.setattr("acluster.training._device.is_faster_in_bfloat16", lambda device: True)
-    clf, X, _ = fitted(name)
-    expected = clf.predict_proba(X)
-    with ThreadPoolExecutor(8) as pool:
-        for found in pool.map(lambda _: clf.predict_proba(X), range(80)):
-            np.testing.assert_array_equal(found, expected)
+def test_predictions_of_eight_threads_equal_those_of_one(name):
+    with gains():
+        clf, X, _ = fitted(name)
+        expected = clf.predict_proba(X)
+        with ThreadPoolExecutor(8) as pool:
+            for found in pool.map(lambda _: clf.predict_proba(X), range(80)):
+                np.testing.assert_array_equal(found, expected)
 
 
 def test_predictions_of_eight_threads_from_one_store(tmp_path):

@@ -14,6 +14,8 @@ from acluster import AttentionClusterClassifier, load, save_feature_sets
 from acluster.training import Ranks
 from tests.conftest import make_sets
 from tests.estimators.killed_ranks import EPOCHS_PER_KILL
+from tests.estimators.mixed_ranks import OPTIONS as MIXED
+from tests.mixed_precision import gains
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {
@@ -207,3 +209,16 @@ def test_ranks_own_every_item_once(size, n_items):
         ranks.rank, ranks.size = rank, size
         owned += [*range(n_items)[ranks.own(n_items)]]
     assert np.array_equal(owned, np.arange(n_items))
+
+
+def test_ranks_take_the_precision_that_rank_0_has_measured(tmp_path):
+    torchrun(2, ROOT / "tests/estimators/mixed_ranks.py", tmp_path)
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    X, y = make_sets(n=24, dtype=np.float32)
+    with gains(integration=0.5):
+        alone = AttentionClusterClassifier(precision="mixed", **MIXED).fit(X, y)
+    for name in ("items", "units"):
+        assert first[name] == second[name]
+        assert first[name][0] == ["linear"]
+        # Each rank rounds its own partial sums to bfloat16.
+        np.testing.assert_allclose(first[name][2], alone.loss_curve_, rtol=1e-3)

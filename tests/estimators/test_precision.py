@@ -1,21 +1,43 @@
-"""`precision="mixed"`: the model of full precision, to within bfloat16."""
+"""`precision="mixed"`: bfloat16 in the operations that gain from it, and only in those."""
 
+import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
-from acluster import AttentionClusterClassifier, MultimodalAttentionClusterClassifier
-from acluster.nn import WEIGHTINGS
-from acluster.training import _device
+import acluster
+from acluster import (
+    AttentionClusterClassifier,
+    IntegrationClassifier,
+    MultimodalAttentionClusterClassifier,
+    rivals,
+)
+from acluster._utils._model_file import ModelFileError
+from acluster._utils._operations import _IN_BFLOAT16, OPERATIONS
+from acluster.estimators import _fitting, _precision
+from acluster.nn import WEIGHTINGS, DropoutLinear, Integration, IntegrationNetwork
+from acluster.training import Fit
+from acluster.training import _precision as timing
 from tests.conftest import make_sets
-from tests.mixed_precision import assert_agree_on_equal_weights, assert_both_learn
+from tests.mixed_precision import assert_agree_on_equal_weights, assert_both_learn, gains
 
 pytestmark = pytest.mark.numerical
 
 # Matrix products in sequence: those of the weighting function, then the last layer.
 N_PRODUCTS = {"average": 1, "fc1": 2, "fc2": 3}
+
+# The operations that gain, for each choice.
+CHOICES = {
+    (): {"linear": 0.5, "integration": 0.5},
+    ("linear",): {"integration": 0.5},
+    ("integration",): {"linear": 0.5},
+    OPERATIONS: {},
+}
 
 
 @pytest.fixture(params=["float32", "float64"])
@@ -24,9 +46,10 @@ def X_y(request):
 
 
 @pytest.fixture
-def able(monkeypatch):
-    """A device that multiplies in bfloat16; one that cannot gives the same, more slowly."""
-    monkeypatch.setattr(_device, "is_faster_in_bfloat16", lambda device: True)
+def able():
+    """A processor that gains from bfloat16; one that emulates it gives the same, more slowly."""
+    with gains():
+        yield
 
 
 def make(precision, **changes):
@@ -79,28 +102,6 @@ def test_validation_scores_and_predict_use_the_latest_weights(able):
     assert clf.validation_scores_[-1] == clf.score(X, y)
 
 
-@pytest.mark.parametrize(
-    ("cpu_name", "able", "faster"),
-    [
-        ("Intel Xeon", {"avx512_bf16": True, "amx_bf16": True}, True),
-        ("Intel Xeon", {"avx512_bf16": True, "amx_bf16": False}, False),
-        ("AMD EPYC", {"avx512_bf16": True, "amx_bf16": False}, True),
-        ("Neoverse-V2", {"bf16": True}, True),
-        ("AMD EPYC", {"avx512_f": True}, False),
-    ],
-)
-def test_is_faster_in_bfloat16_by_processor(monkeypatch, cpu_name, able, faster):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": cpu_name, **able})
-    assert _device.is_faster_in_bfloat16(torch.device("cpu")) is faster
-
-
-def test_mixed_precision_equals_full_without_bfloat16(monkeypatch, X_y):
-    monkeypatch.setattr(_device, "is_faster_in_bfloat16", lambda device: False)
-    X, y = X_y
-    full, mixed = make("full", max_iter=5).fit(X, y), make("mixed", max_iter=5).fit(X, y)
-    np.testing.assert_array_equal(mixed.predict_proba(X), full.predict_proba(X))
-
-
 def test_mixed_precision_with_missing_modalities(able):
     X, y = make_sets(n=90, n_classes=3)
     some_missing = [x if i % 4 else x[:0] for i, x in enumerate(X)]
@@ -124,3 +125,340 @@ def test_mixed_precision_rejects_float64():
     for call in (lambda: fitted.predict(X), lambda: fitted.fit(X, y)):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+class Mean(Integration):
+    """The mean of a linear map of the local features; records what dtype it computes in."""
+
+    dtypes: ClassVar[set[torch.dtype]] = set()
+
+    def __init__(self, n_features):
+        super().__init__()
+        self.map = torch.nn.Linear(n_features, 5)
+        self.global_size = 5
+
+    def forward(self, values, offsets):
+        values = self.as_computed(values)
+        self.dtypes.add(values.dtype)
+        mapped = self.map(values)
+        return torch.stack([one.mean(dim=0) for one in mapped.split(offsets.diff().tolist())])
+
+
+@pytest.fixture
+def dtypes(monkeypatch):
+    """The dtypes in which a fit or a prediction of `Mean` computes, by operation."""
+    found = {"integration": set(), "linear": set()}
+    monkeypatch.setattr(Mean, "dtypes", found["integration"])
+    cast = DropoutLinear._weight_as
+
+    def record(self, dtype):
+        found["linear"].add(dtype)
+        return cast(self, dtype)
+
+    monkeypatch.setattr(DropoutLinear, "_weight_as", record)
+    return found
+
+
+def expected_dtypes(chosen):
+    return {one: {torch.bfloat16 if one in chosen else torch.float32} for one in OPERATIONS}
+
+
+def clear(dtypes):
+    for found in dtypes.values():
+        found.clear()
+
+
+@pytest.mark.parametrize("chosen", CHOICES)
+def test_only_operations_that_gain_run_in_bfloat16(chosen, dtypes):
+    X, y = make_sets(dtype=np.float32)
+    clf = IntegrationClassifier(
+        integration=Mean, precision="mixed", max_iter=2, tol=None, random_state=0
+    )
+    with gains(**CHOICES[chosen]):
+        clf.fit(X, y)
+        assert dtypes == expected_dtypes(chosen)
+        # Batches of other sizes, and a copy, compute as in `fit`.
+        for one, sets in ((clf, X), (clf, X[:1]), (pickle.loads(pickle.dumps(clf)), X)):
+            clear(dtypes)
+            one.predict(sets)
+            assert dtypes == expected_dtypes(chosen)
+        clear(dtypes)
+        clf.transform(X)  # always in full precision
+        assert dtypes["integration"] == {torch.float32}
+
+
+@pytest.mark.parametrize("chosen", CHOICES)
+def test_logits_equal_a_reference_that_casts_in_the_chosen_operations(chosen):
+    X, y = make_sets(dtype=np.float32)
+    with gains(**CHOICES[chosen]):
+        clf = make("mixed", max_iter=2, shifting=False, standardize=False).fit(X, y)
+        found = clf.decision_function(X)
+
+    def product(a, b, operation):
+        dtype = torch.bfloat16 if operation in chosen else torch.float32
+        return a.to(dtype) @ b.to(dtype)
+
+    network, expected = clf.network_, []
+    [cluster] = network.integrations
+    for rows in map(torch.from_numpy, map(np.asarray, X)):
+        scores = product(rows, cluster.weighting.weight, "integration").softmax(dim=0)
+        g = product(scores.T, rows, "integration").flatten()
+        logit = product(g[None], network.linear.weight, "linear").float() + network.linear.bias
+        expected.append(logit.item())
+    # The reference may round to the other neighbour. Full precision is further from bfloat16.
+    tolerance = 2e-3 if chosen else 1e-6
+    np.testing.assert_allclose(found, expected, atol=tolerance * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("chosen", CHOICES)
+def test_weights_of_fit_equal_steps_under_autocast_of_the_chosen_operations(chosen):
+    X, y = make_sets(n=20, dtype=np.float32)
+    options = {"max_iter": 3, "batch_size": 20, "dropout": 0.0, "optimizer": "rmsprop"}
+    options |= {"learning_rate_schedule": "constant", "tol": None, "standardize": False}
+    with gains(**CHOICES[chosen]):
+        clf = make("mixed", max_grad_norm=None, **options).fit(X, y)
+        network = make("mixed", **{**options, "max_iter": 1, "learning_rate": 1e-30}).fit(X, y)
+    network = network.network_.train()
+    values = torch.from_numpy(np.concatenate([*X]))
+    offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(X.lengths)]))
+    squares = [torch.zeros_like(p) for p in network.parameters()]
+    for _ in range(3):
+        network.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled="integration" in chosen):
+            g = network.integrations[0](values, offsets)
+        with torch.autocast("cpu", torch.bfloat16, enabled="linear" in chosen):
+            logits = network.linear(g)
+        targets = torch.from_numpy(y).float()[:, None]
+        functional.binary_cross_entropy_with_logits(logits, targets).backward()
+        with torch.no_grad():
+            for p, square in zip(network.parameters(), squares, strict=True):
+                square.mul_(0.99).addcmul_(p.grad, p.grad, value=0.01)
+                p -= 0.01 * p.grad / (square.sqrt() + 1e-8)
+    for own, other in zip(clf.network_.parameters(), network.parameters(), strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-5)
+
+
+def test_save_and_load_keep_the_operations(tmp_path):
+    X, y = make_sets(dtype=np.float32)
+    with gains(integration=0.9):
+        clf = make("mixed", max_iter=2).fit(X, y)
+        clf.save(tmp_path / "model")
+        loaded = acluster.load(tmp_path / "model")
+        assert loaded._in_bfloat16 == ("linear",)
+        np.testing.assert_array_equal(loaded.decision_function(X), clf.decision_function(X))
+        mixed = clf.decision_function(X)
+    # Another machine, without bfloat16, does not emulate it.
+    full = clf.set_params(precision="full").decision_function(X)
+    np.testing.assert_array_equal(loaded.decision_function(X), full)
+    assert not np.array_equal(mixed, full)
+
+
+@pytest.mark.parametrize("operations", [[1], ["dropout"], ["linear"] * 2])
+def test_load_rejects_unknown_operations(operations, tmp_path):
+    X, y = make_sets(dtype=np.float32)
+    clf = make("mixed", max_iter=1).fit(X, y)
+    clf._in_bfloat16 = operations
+    clf.save(tmp_path / "model")
+    with pytest.raises(ModelFileError, match="operations in bfloat16"):
+        acluster.load(tmp_path / "model")
+
+
+def test_pickle_of_a_model_without_operations_predicts_in_full_precision(able):
+    X, y = make_sets(dtype=np.float32)
+    clf = make("mixed", max_iter=2).fit(X, y)
+    del clf.__dict__["_in_bfloat16"]  # as in pickles of earlier versions
+    old = pickle.loads(pickle.dumps(clf))
+    full = copy.deepcopy(old).set_params(precision="full")
+    np.testing.assert_array_equal(old.decision_function(X), full.decision_function(X))
+
+
+def test_fit_on_a_processor_without_bfloat16_equals_full_precision(monkeypatch, capsys, X_y):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True})
+    monkeypatch.setattr(_precision, "bfloat16_gain", lambda trial: pytest.fail("is measured"))
+    monkeypatch.setattr(_fitting, "_MAX_OPERATIONS", 0)
+    X, y = X_y
+    full, mixed = make("full", max_iter=5).fit(X, y), make("mixed", max_iter=5, verbose=True)
+    mixed.fit(X, y)
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "precision: float32, because this CPU has no instructions for bfloat16"
+    np.testing.assert_array_equal(mixed.predict_proba(X), full.predict_proba(X))
+
+
+def test_small_networks_take_compiled_steps_in_mixed_precision(capsys):
+    pytest.importorskip("numba")
+    X, y = make_sets(dtype=np.float32)
+    with gains(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_fitting, "_MAX_OPERATIONS", 1e8)
+        full, mixed = (make(one, max_iter=3).fit(X, y) for one in ("full", "mixed"))
+        make("mixed", max_iter=1, verbose=True).fit(X, y)
+        assert "compiled steps of a network of this size" in capsys.readouterr().out
+        assert mixed._in_bfloat16 == ()
+        np.testing.assert_array_equal(mixed.predict_proba(X), full.predict_proba(X))
+
+
+@pytest.mark.parametrize(
+    ("of_operations", "expected"),
+    [
+        (
+            {"linear": 1.93, "integration": 0.77},
+            "precision: float32 for weighting and pooling (bfloat16 would take 1.30 times as "
+            "long), bfloat16 for the linear layer (1.93 times as fast)",
+        ),
+        (
+            {"linear": 1.05, "integration": 2.5},
+            "precision: bfloat16 for weighting and pooling (2.50 times as fast), float32 for the "
+            "linear layer (bfloat16 would be 1.05 times as fast)",
+        ),
+    ],
+)
+def test_verbose_fit_says_what_is_in_bfloat16(capsys, of_operations, expected):
+    X, y = make_sets(dtype=np.float32)
+    with gains(**of_operations):
+        make("mixed", max_iter=1, verbose=True).fit(X, y)
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == expected
+    assert shown[1].startswith("epoch 1")
+    make("full", max_iter=1, verbose=True).fit(X, y)
+    assert "precision" not in capsys.readouterr().out
+
+
+def test_threads_predict_with_their_own_operations():
+    X, y = make_sets(dtype=np.float32)
+    models = []
+    for of_operations in CHOICES.values():
+        with gains(**of_operations):
+            models.append(make("mixed", max_iter=2).fit(X, y))
+    with gains():
+        expected = [clf.decision_function(X) for clf in models]
+        assert len({one.tobytes() for one in expected}) == len(models)
+        with ThreadPoolExecutor(8) as pool:
+            found = pool.map(lambda i: models[i % 4].decision_function(X), range(80))
+            for i, one in enumerate(found):
+                np.testing.assert_array_equal(one, expected[i % 4])
+
+
+def test_ensembles_and_warm_starts_choose_too(dtypes):
+    X, y = make_sets(dtype=np.float32)
+    clf = IntegrationClassifier(
+        integration=Mean, precision="mixed", max_iter=1, tol=None, n_members=2, warm_start=True
+    )
+    with gains(integration=0.5):
+        clf.fit(X, y)
+        assert dtypes == expected_dtypes(("linear",))
+    clear(dtypes)
+    with gains(linear=0.5):  # for example, with other items
+        clf.fit(X, y)
+        assert dtypes == expected_dtypes(("integration",))
+        clear(dtypes)
+        clf.partial_fit(X, y)
+        clf.predict(X)
+        assert dtypes == expected_dtypes(("integration",))
+
+
+def test_resumed_fit_keeps_the_operations_of_its_checkpoint(tmp_path, monkeypatch):
+    X, y = make_sets(dtype=np.float32)
+    options = {"max_iter": 6, "early_stopping": True, "validation_fraction": 0.3}
+    with gains(integration=0.5):
+        whole = make("mixed", **options).fit(X, y)
+        with monkeypatch.context() as patch:
+            ended, end_epoch = [], Fit.end_epoch
+
+            def end(fit, loss):
+                if len(ended) == 3:
+                    raise RuntimeError("killed")
+                ended.append(end_epoch(fit, loss))
+
+            patch.setattr(Fit, "end_epoch", end)
+            with pytest.raises(RuntimeError, match="killed"):
+                make("mixed", **options).fit(X, y, checkpoint_dir=tmp_path)
+    with gains(linear=0.5):  # the cache was deleted, and the measurement differs
+        resumed = make("mixed", **options).fit(X, y, checkpoint_dir=tmp_path)
+        assert resumed._in_bfloat16 == ("linear",)
+        assert resumed.loss_curve_ == whole.loss_curve_
+        assert resumed.validation_scores_ == whole.validation_scores_
+        np.testing.assert_array_equal(resumed.decision_function(X), whole.decision_function(X))
+        other = make("mixed", **options).fit(X, y)
+        assert other.loss_curve_ != whole.loss_curve_
+
+
+class Clock:
+    """A clock that moves by as much as an operation takes, in each precision."""
+
+    def __init__(self, monkeypatch, seconds):
+        self.now, self.n_measured = 0.0, 0
+        self.seconds = seconds
+        monkeypatch.setattr(timing, "_CLOCK", lambda: self.now)
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+        monkeypatch.setattr(timing, "_gains", {})
+        monkeypatch.setattr(_fitting, "_MAX_OPERATIONS", 0)
+        forward = DropoutLinear.forward
+        global_feature = IntegrationNetwork.global_feature
+
+        def linear(module, x, generator=None):
+            self.pass_time("linear")
+            return forward(module, x, generator)
+
+        def integration(network, sets):
+            self.pass_time("integration")
+            return global_feature(network, sets)
+
+        monkeypatch.setattr(DropoutLinear, "forward", linear)
+        monkeypatch.setattr(IntegrationNetwork, "global_feature", integration)
+
+    def pass_time(self, operation):
+        self.n_measured += 1
+        self.now += self.seconds[operation][operation in _IN_BFLOAT16.get()]
+
+
+def test_fit_times_the_operations_of_its_own_network_once(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    clock = Clock(monkeypatch, {"integration": (0.01, 0.02), "linear": (0.03, 0.01)})
+    X, y = make_sets(dtype=np.float32)
+    state = torch.get_rng_state()
+    clf = make("mixed", max_iter=1, verbose=True).fit(X, y)
+    assert capsys.readouterr().out.splitlines()[0] == (
+        "precision: float32 for weighting and pooling (bfloat16 would take 2.00 times as long), "
+        "bfloat16 for the linear layer (3.00 times as fast)"
+    )
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(p.grad is None for p in clf.network_.parameters())
+    n_first, clock.n_measured = clock.n_measured, 0
+    # Later fits, of this process and of others, do not measure again.
+    clock.seconds = {"integration": (0.02, 0.01), "linear": (0.01, 0.03)}
+    again = make("mixed", max_iter=1).fit(X, y)
+    n_of_training, clock.n_measured = clock.n_measured, 0
+    monkeypatch.setattr(timing, "_gains", {})
+    third = make("mixed", max_iter=1).fit(X, y)
+    assert clf._in_bfloat16 == again._in_bfloat16 == third._in_bfloat16 == ("linear",)
+    assert clock.n_measured == n_of_training < n_first
+    assert len([*tmp_path.rglob("*.json")]) == 2
+    # Other sizes are other measurements.
+    assert make("mixed", max_iter=1, cluster_size=64).fit(X, y)._in_bfloat16 == ("integration",)
+
+
+def test_measurement_leaves_the_statistics_of_batch_norm_alone(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    X, y = make_sets(dtype=np.float32)
+    options = {"max_iter": 1, "tol": None, "random_state": 0}
+    clf = rivals.NetVLADClassifier(precision="mixed", **options)
+    full = rivals.NetVLADClassifier(dtype="float32", **options)
+    Clock(monkeypatch, {"integration": (1.0, 2.0), "linear": (1.0, 2.0)})
+    clf.fit(X, y)
+    for own, other in zip(clf.network_.buffers(), full.fit(X, y).network_.buffers(), strict=True):
+        assert torch.equal(own, other)
+    np.testing.assert_array_equal(clf.predict_proba(X), full.predict_proba(X))
+
+
+@pytest.mark.parametrize("lengths", [(4, False), (4, True)])
+def test_trials_are_bounded(lengths):
+    one = Mean(1000)
+    [offsets] = _precision._offsets([one], 10_000, [1000], [lengths])
+    sizes = np.diff(offsets)
+    assert 100 < sizes.sum() <= 1.1 * _precision._MAX_NUMBERS / 1000 * torch.get_num_threads()
+    assert sizes.min() >= 1
+    assert (sizes.min() < sizes.max()) == lengths[1]
+    assert abs(sizes.mean() - 4) < 0.1
+    [offsets] = _precision._offsets([one], 3, [1000], [(1 << 20, lengths[1])])  # a huge set
+    assert offsets[-1] <= 1.1 * _precision._MAX_NUMBERS / 1000 * torch.get_num_threads()
+    [offsets] = _precision._offsets([one], 16, [1000], [lengths])
+    assert len(offsets) == 17

@@ -21,8 +21,7 @@ from acluster import (
     rivals,
     save_feature_sets,
 )
-from acluster.training import _device
-from tests.mixed_precision import assert_agree_on_equal_weights, assert_both_learn
+from tests.mixed_precision import assert_agree_on_equal_weights, assert_both_learn, gains
 
 pytestmark = pytest.mark.numerical
 
@@ -148,9 +147,10 @@ def test_early_stopping_and_warm_start(name):
 
 
 @pytest.fixture
-def bfloat16(monkeypatch):
+def bfloat16():
     """Mixed precision multiplies in bfloat16, whether or not this processor gains from it."""
-    monkeypatch.setattr(_device, "is_faster_in_bfloat16", lambda device: True)
+    with gains():
+        yield
 
 
 @pytest.mark.parametrize("name", NETWORKS)
