@@ -48,7 +48,7 @@ def prepared(benchmark, n_networks, coding, n_hidden):
 def torch_epochs(benchmark, n_epochs, n_hidden):
     coding = LabelCoding.of(benchmark.target)
     (network,), batches = prepared(benchmark, 1, coding, n_hidden)
-    options = {**UPDATE, "optimizer": "adam", "precision": "full"}
+    options = {**UPDATE, "optimizer": "adam"}
     trainer = Trainer(network, coding.loss, generator=torch.Generator(), **options)
 
     def run():
