@@ -2,7 +2,7 @@
 
     python benchmarks/speed.py [--workloads A B C musk1 vowels] [--repeats 5]
         [--epochs N] [--sets N] [--precision full mixed] [--device cpu] [--no-memory]
-        [--json FILE]
+        [--no-peers] [--json FILE]
 
 The estimator and its peers (peers.py) run in turn in one process, several times, after a warm-up.
 Each gets the sets in the form it needs. Preparing this form is not timed, but making batches is. A
@@ -31,7 +31,7 @@ from workloads import DROPOUT, LEARNING_RATE, MAX_GRAD_NORM, WORKLOADS, make_tas
 from acluster import AttentionClusterClassifier, FeatureSets
 
 PHASES = ("fit", "predict")
-OURS = "acluster"
+OURS, MIXED = "acluster", "acluster/mixed"
 AS_TORCHMIL = {
     "cluster_size": 1,
     "weighting": "fc2",
@@ -40,8 +40,8 @@ AS_TORCHMIL = {
     "dropout": 0.0,
 }
 DTYPES = {  # allowed dtypes of matrix products
-    "acluster": ["float32"],
-    "acluster/mixed": ["float32", "bfloat16"],
+    OURS: ["float32"],
+    MIXED: ["float32", "bfloat16"],
 }
 
 
@@ -78,14 +78,14 @@ class Ours:
 
 def our_methods(precisions):
     """Return the estimator in each precision, by name."""
-    names = {"full": OURS, "mixed": f"{OURS}/mixed"}
+    names = {"full": OURS, "mixed": MIXED}
     return {names[p]: partial(Ours, precision=p) for p in precisions}
 
 
-def methods_for(task, precisions):
+def methods_for(task, precisions, with_peers=True):
     """Return the methods to time by name, and the reasons for skipped ones."""
     ours = our_methods(precisions)
-    peers, skipped = available(task)
+    peers, skipped = available(task) if with_peers else ({}, {})
     if any(library(name) == "torchmil" for name in peers):
         ours[f"{OURS}/as torchmil"] = partial(Ours, **AS_TORCHMIL)
     return {**ours, **peers}, skipped
@@ -96,9 +96,9 @@ def library(name):
     return name.split("/")[0]
 
 
-def run(task, repeats, precisions, device_figures):
+def run(task, repeats, precisions, device_figures, with_peers=True):
     """Time all methods on a task, and return the report of the workload."""
-    methods, skipped = methods_for(task, precisions)
+    methods, skipped = methods_for(task, precisions, with_peers)
     made = {name: make(task) for name, make in methods.items()}
     calls = {(name, p): getattr(method, p) for name, method in made.items() for p in PHASES}
     seconds = interleaved(calls, repeats, task.device)
@@ -139,10 +139,13 @@ def figures(task, phase, seconds):
 
 
 def ratios(task, seconds, names):
-    """Return the seconds of each library, at its fastest setting, relative to ours."""
+    """Return the seconds of each library, at its fastest setting, relative to ours.
+
+    Full precision is a peer of mixed precision.
+    """
     ours = [name for name in names if library(name) == OURS]
     peers = dict.fromkeys(library(name) for name in names if name not in ours)
-    return {
+    found = {
         our: {
             peer: {
                 phase: ratio(seconds, (our, phase), fastest(seconds, names, peer, phase))
@@ -153,6 +156,10 @@ def ratios(task, seconds, names):
         }
         for our in ours
     }
+    if OURS in ours and MIXED in ours:
+        pairs = {phase: ((MIXED, phase), (OURS, phase)) for phase in PHASES}
+        found[MIXED][OURS] = {phase: ratio(seconds, *pair) for phase, pair in pairs.items()}
+    return found
 
 
 def are_comparable(task, our, peer):
@@ -194,9 +201,9 @@ def roofline_figures(task, seconds, device_figures):
     }
 
 
-def add_memory(report, workload, task, precisions):
+def add_memory(report, workload, task, precisions, with_peers):
     """Add the peak memory of every method; called last, to keep other processes from timings."""
-    methods, _ = methods_for(task, precisions)
+    methods, _ = methods_for(task, precisions, with_peers)
     for name, make in methods.items():
         peak = peak_of_fit(make, name=workload, n_sets=len(task), device=task.device)
         report["methods"][name]["fit_peak_mb"] = peak
@@ -263,6 +270,7 @@ def parse(arguments):
     )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
+    parser.add_argument("--no-peers", action="store_true", help="time acluster only")
     parser.add_argument("--json", type=Path, help="file for the figures")
     return parser.parse_args(arguments)
 
@@ -275,9 +283,10 @@ def measure(name, options, device_figures):
         return str(error)
     native = ["full", "mixed"] if device_figures["has_bf16"] else ["full"]
     precisions = options.precision or native
-    report = run(task, options.repeats, precisions, device_figures)
+    with_peers = not options.no_peers
+    report = run(task, options.repeats, precisions, device_figures, with_peers)
     if not options.no_memory:
-        add_memory(report, name, task, precisions)
+        add_memory(report, name, task, precisions, with_peers)
     return report
 
 

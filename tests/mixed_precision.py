@@ -20,10 +20,11 @@ UNIT_ROUNDOFF = 2.0**-8  # of bfloat16, which keeps 8 bits of a significand
 
 
 @contextmanager
-def gains(**of_operations):
+def gains(max_operations=0, **of_operations):
     """A processor with bfloat16, on which the operations gain this much, 2 by default.
 
-    Nothing is timed, and networks take no compiled steps, so that none is too small.
+    Nothing is timed. Networks take no compiled steps, unless their steps have at most
+    `max_operations`: else the networks of tests would be too small for bfloat16.
     """
     by_operation = {"linear": 2.0, "integration": 2.0, **of_operations}
 
@@ -33,7 +34,7 @@ def gains(**of_operations):
     with (
         patch.object(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}),
         patch.object(_precision, "bfloat16_gain", gain),
-        patch.object(_fitting, "_MAX_OPERATIONS", 0),
+        patch.object(_fitting, "_MAX_OPERATIONS", max_operations),
     ):
         yield
 

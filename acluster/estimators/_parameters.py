@@ -280,10 +280,12 @@ class TrainingParameters:
         default="full",
         options=("full", "mixed"),
         doc="""
-        "mixed" multiplies in bfloat16 in `fit` and in predictions where that is faster: on most
-        GPUs, on CPUs with AMX, and on AMD CPUs with AVX512-BF16. Parameters and their updates
-        stay in float32. On other devices it is the same as "full". `transform` and
-        `attention_weights` always use full precision.
+        "mixed" multiplies in bfloat16, in `fit` and in predictions, where that is faster: on GPUs
+        of compute capability 8.0 or higher, and in those operations of a CPU that `fit` has
+        measured to gain. The first measurement is kept in the user's cache folder, so that the
+        same seed gives the same bits; `verbose` shows the choice. Parameters and their updates
+        stay in float32. A CPU without instructions for bfloat16 computes as with "full".
+        `transform` and `attention_weights` always use full precision.
         """,
     )
     cache: str = choice(

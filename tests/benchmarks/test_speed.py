@@ -40,6 +40,22 @@ def test_main_writes_report(tmp_path, monkeypatch):
     assert compare.main([str(path), str(path)]) == compare.SAME
 
 
+def test_main_compares_mixed_with_full_precision_without_peers(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "describe", lambda device: MACHINE)
+    path = tmp_path / "speed.json"
+    options = ["--sets", "16", "--epochs", "1", "--repeats", "2", "--no-memory", "--no-peers"]
+    precisions = ["--precision", "full", "mixed"]
+    speed.main(["--workloads", "C", *options, *precisions, "--json", str(path)])
+    figures = json.loads(path.read_text())["workloads"]["C"]
+    assert figures["methods"].keys() == {"acluster", "acluster/mixed"}
+    assert figures["ratios"]["acluster"] == {}
+    for phase, found in figures["ratios"]["acluster/mixed"]["acluster"].items():
+        medians = [figures["methods"][name][phase] for name in ("acluster", "acluster/mixed")]
+        full, mixed = (one["seconds"]["median"] for one in medians)
+        assert found["of_medians"] == full / mixed
+        assert found["range"][0] <= found["range"][1]
+
+
 def test_main_skips_workload_without_data(tmp_path, monkeypatch):
     monkeypatch.setenv("ACLUSTER_DATA", str(tmp_path))
     monkeypatch.setattr(machine, "describe", lambda device: MACHINE)

@@ -287,8 +287,7 @@ def test_fit_on_a_processor_without_bfloat16_equals_full_precision(monkeypatch, 
 def test_small_networks_take_compiled_steps_in_mixed_precision(capsys):
     pytest.importorskip("numba")
     X, y = make_sets(dtype=np.float32)
-    with gains(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_fitting, "_MAX_OPERATIONS", 1e8)
+    with gains(max_operations=1e8):
         full, mixed = (make(one, max_iter=3).fit(X, y) for one in ("full", "mixed"))
         make("mixed", max_iter=1, verbose=True).fit(X, y)
         assert "compiled steps of a network of this size" in capsys.readouterr().out
@@ -355,7 +354,17 @@ def test_ensembles_and_warm_starts_choose_too(dtypes):
         assert dtypes == expected_dtypes(("integration",))
 
 
-def test_resumed_fit_keeps_the_operations_of_its_checkpoint(tmp_path, monkeypatch):
+def test_a_gpu_runs_all_operations_in_bfloat16_and_its_model_none_on_a_cpu():
+    X, y = make_sets(dtype=np.float32)
+    clf = make("mixed", max_iter=1).fit(X, y)
+    assert _precision.operations_of(clf) == ()
+    clf.network_ = clf.network_.to("meta")  # a device that is not a CPU
+    assert _precision.operations_of(clf) == OPERATIONS
+    assert _precision.operations_of(clf.set_params(precision="full")) == ()
+
+
+@pytest.mark.parametrize("max_operations", [0, 1e8], ids=["autograd", "could be compiled"])
+def test_resumed_fit_keeps_the_operations_of_its_checkpoint(tmp_path, monkeypatch, max_operations):
     X, y = make_sets(dtype=np.float32)
     options = {"max_iter": 6, "early_stopping": True, "validation_fraction": 0.3}
     with gains(integration=0.5):
@@ -371,14 +380,13 @@ def test_resumed_fit_keeps_the_operations_of_its_checkpoint(tmp_path, monkeypatc
             patch.setattr(Fit, "end_epoch", end)
             with pytest.raises(RuntimeError, match="killed"):
                 make("mixed", **options).fit(X, y, checkpoint_dir=tmp_path)
-    with gains(linear=0.5):  # the cache was deleted, and the measurement differs
+    with gains(max_operations, linear=0.5):  # another measurement, after the cache was deleted
         resumed = make("mixed", **options).fit(X, y, checkpoint_dir=tmp_path)
         assert resumed._in_bfloat16 == ("linear",)
         assert resumed.loss_curve_ == whole.loss_curve_
         assert resumed.validation_scores_ == whole.validation_scores_
         np.testing.assert_array_equal(resumed.decision_function(X), whole.decision_function(X))
-        other = make("mixed", **options).fit(X, y)
-        assert other.loss_curve_ != whole.loss_curve_
+        assert resumed.loss_curve_ != make("mixed", **options).fit(X, y).loss_curve_
 
 
 class Clock:

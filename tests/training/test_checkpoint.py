@@ -304,6 +304,8 @@ DAMAGED = {
     "another patience": of_description("patience", [0.0, 0]),
     "a patience of text": of_description("patience", "ab"),
     "stopped is text": of_description("stopped", "no"),
+    "unknown operations": of_description("in_bfloat16", ["dropout"]),
+    "operations are text": of_description("in_bfloat16", "linear"),
     "no patience": lambda description, _: description.pop("patience"),
     "an identity of numbers": lambda description, _: description["identity"].update(dtype=1),
     "weights of another shape": of_tensor(NETWORK, lambda w: w[:, :0].copy()),
