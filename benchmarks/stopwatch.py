@@ -6,13 +6,13 @@ import time
 import torch
 
 
-def seconds(function, device="cpu"):
+def seconds(function, device="cpu", clock=time.perf_counter):
     """Return the seconds of a call, until its work on the device is done."""
     synchronize(device)
-    started = time.perf_counter()
+    started = clock()
     function()
     synchronize(device)
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def synchronize(device):
@@ -21,7 +21,7 @@ def synchronize(device):
         torch.cuda.synchronize(device)
 
 
-def interleaved(functions, repeats, device="cpu"):
+def interleaved(functions, repeats, device="cpu", clock=time.perf_counter):
     """Return the seconds of every function in each repeat, after a warm-up.
 
     Every repeat calls all functions, so that a temporary slowdown of the machine affects all alike.
@@ -31,7 +31,7 @@ def interleaved(functions, repeats, device="cpu"):
     for repeat in range(repeats + 1):
         for name, function in functions.items():
             gc.collect()  # do not charge a function for garbage of the one before
-            taken = seconds(function, device)
+            taken = seconds(function, device, clock)
             if repeat > 0:
                 measured[name].append(taken)
     gc.unfreeze()

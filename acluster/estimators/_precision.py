@@ -224,8 +224,8 @@ def _offsets(
         n_numbers += n * length * width
     per_thread = max(n_operations / _MAX_OPERATIONS, n_numbers / _MAX_NUMBERS)
     share = min(1.0, torch.get_num_threads() / per_thread)
-    n_kept = max(1, int(n * share))
-    shortened = min(1.0, n * share / n_kept)  # less than 1 if a single set is too large
+    n_kept = max(min(n, 2), int(n * share))  # batch normalization needs two items
+    shortened = min(1.0, n * share / n_kept)  # less than 1 if these sets are too large
     offsets = []
     for length, is_ragged in lengths:
         mean = max(1.0, length * shortened)

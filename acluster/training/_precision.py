@@ -34,8 +34,6 @@ _MIN_ROUNDS, _MAX_ROUNDS, _MAX_SECONDS = 3, 9, 0.15
 # No further rounds can change such a ratio, as of emulated products, into a gain.
 _HOPELESS = 0.5
 
-_CLOCK = time.perf_counter
-
 # Raise it when the code that is timed changes, so that what older versions measured is not used.
 _VERSION = 1
 _MAX_FILE_BYTES = 1 << 16
@@ -194,14 +192,25 @@ def _measure(trial: Trial) -> float:
         for operations in ((), OPERATIONS):  # compiles and caches
             _seconds(step, operations)
         ratios: list[tuple[float, ...]] = []
-        end = _CLOCK() + _MAX_SECONDS
-        while _continues(ratios, has_time=_CLOCK() < end):
+        end = _now() + _MAX_SECONDS
+        while _continues(ratios, has_time=_now() < end):
             # Each precision is first in every other round, so that a drift cancels.
             order = ((), OPERATIONS) if len(ratios) % 2 else (OPERATIONS, ())
             seconds = {operations: _seconds(step, operations) for operations in order}
             pairs = zip(seconds[()], seconds[OPERATIONS], strict=True)
             ratios.append(tuple(full / mixed for full, mixed in pairs))
     return float(min(map(statistics.median, zip(*ratios, strict=True))))
+
+
+def _now() -> float:
+    """Return the processor time of the thread if torch uses no others, else the time.
+
+    Only the latter counts the waiting for other processes, which share the processor in turns of
+    several milliseconds.
+    """
+    # The processor time of Windows moves in steps of 16 ms.
+    is_alone = torch.get_num_threads() == 1 and os.name == "posix"
+    return time.thread_time() if is_alone else time.perf_counter()
 
 
 def _continues(ratios: Sequence[tuple[float, ...]], *, has_time: bool) -> bool:
@@ -216,13 +225,13 @@ def _seconds(
 ) -> tuple[float, float]:
     """Return the seconds of a forward pass, and of a whole step."""
     forward, backward = step
-    started = _CLOCK()
+    started = _now()
     with choosing_bfloat16(operations):
         output = forward()
-    passed = _CLOCK()
+    passed = _now()
     backward(output)
     smallest = 1e-9  # a coarse clock may not have moved
-    return max(passed - started, smallest), max(_CLOCK() - started, smallest)
+    return max(passed - started, smallest), max(_now() - started, smallest)
 
 
 def _replace_lock() -> None:

@@ -27,7 +27,7 @@ def test_main_writes_report(tmp_path, monkeypatch):
     options = ["--sets", "16", "--epochs", "1", "--repeats", "1", "--no-memory"]
     speed.main(["--workloads", "A", "C", *options, "--json", str(path)])
     report = json.loads(path.read_text())
-    assert report.keys() == {"date", "machine", "repeats", "workloads", "skipped"}
+    assert report.keys() == {"date", "machine", "repeats", "clock", "workloads", "skipped"}
     assert report["workloads"].keys() == {"A", "C"}
     for figures in report["workloads"].values():
         assert figures.keys() == {"task", "methods", "ratios", "roofline", "skipped"}
@@ -44,7 +44,7 @@ def test_main_compares_mixed_with_full_precision_without_peers(tmp_path, monkeyp
     monkeypatch.setattr(machine, "describe", lambda device: MACHINE)
     path = tmp_path / "speed.json"
     options = ["--sets", "16", "--epochs", "1", "--repeats", "2", "--no-memory", "--no-peers"]
-    precisions = ["--precision", "full", "mixed"]
+    precisions = ["--precision", "full", "mixed", "--clock", "cpu"]
     speed.main(["--workloads", "C", *options, *precisions, "--json", str(path)])
     figures = json.loads(path.read_text())["workloads"]["C"]
     assert figures["methods"].keys() == {"acluster", "acluster/mixed"}

@@ -395,7 +395,7 @@ class Clock:
     def __init__(self, monkeypatch, seconds):
         self.now, self.n_measured = 0.0, 0
         self.seconds = seconds
-        monkeypatch.setattr(timing, "_CLOCK", lambda: self.now)
+        monkeypatch.setattr(timing, "_now", lambda: self.now)
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
         monkeypatch.setattr(timing, "_gains", {})
         monkeypatch.setattr(_fitting, "_MAX_OPERATIONS", 0)
@@ -466,7 +466,8 @@ def test_trials_are_bounded(lengths):
     assert sizes.min() >= 1
     assert (sizes.min() < sizes.max()) == lengths[1]
     assert abs(sizes.mean() - 4) < 0.1
-    [offsets] = _precision._offsets([one], 3, [1000], [(1 << 20, lengths[1])])  # a huge set
+    [offsets] = _precision._offsets([one], 3, [1000], [(1 << 20, lengths[1])])  # huge sets
+    assert len(offsets) == 3
     assert offsets[-1] <= 1.1 * _precision._MAX_NUMBERS / 1000 * torch.get_num_threads()
     [offsets] = _precision._offsets([one], 16, [1000], [lengths])
     assert len(offsets) == 17

@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -37,7 +38,7 @@ class Steps:
     def __init__(self, monkeypatch, full, mixed, warm_up=0.0):
         self.now, self.order, self.n_made = 0.0, [], 0
         self._full, self._mixed, self._warm_up = full, mixed, warm_up
-        monkeypatch.setattr(timing, "_CLOCK", lambda: self.now)
+        monkeypatch.setattr(timing, "_now", lambda: self.now)
         self.trial = Trial({"operation": "linear", "items": 64}, self.make)
 
     def make(self):
@@ -103,6 +104,16 @@ def test_measurement_leaves_the_global_generator_of_torch_alone(monkeypatch):
     trial = Trial({}, lambda: (lambda: torch.rand(3), lambda output: torch.rand(1)))
     bfloat16_gain(trial)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="its processor time is coarse")
+def test_clock_does_not_count_waiting_for_other_processes_on_one_thread(monkeypatch):
+    monkeypatch.setattr(time, "thread_time", lambda: 1.0)
+    monkeypatch.setattr(time, "perf_counter", lambda: 2.0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert timing._now() == 1.0
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert timing._now() == 2.0
 
 
 def fixed(monkeypatch, gain):
