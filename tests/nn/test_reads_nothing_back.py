@@ -57,7 +57,6 @@ def take_step(network, offsets_device="meta", n_outputs=4):
         learning_rate=0.01,
         weight_decay=0.0,
         max_grad_norm=1.0,
-        precision="full",
         generator=None,
     )
     offsets = torch.tensor([0, 4, 9, 11]).to(offsets_device)

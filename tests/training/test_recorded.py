@@ -83,7 +83,6 @@ def make_fit(
         learning_rate=0.01,
         weight_decay=0.01,
         max_grad_norm=0.5,
-        precision="full",
         generator=torch.Generator().manual_seed(1),
     )
     if record is not None:
