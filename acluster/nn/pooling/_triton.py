@@ -2,24 +2,37 @@
 
 The kernels are bound by memory bandwidth, so what counts is how often each array crosses the
 memory bus. With N = 64, M = 1536 and 25 local features in float16, a set has 77 kB of features,
-393 kB of pooled output, and 6 kB of logits. This leads to three decisions:
+393 kB of pooled output in float32, and 6 kB of logits. This leads to these decisions:
 
-- The shift needs the norm of a unit's whole output before the first component is written.
-  Writing the unshifted output and rescaling it would move the output three times. Instead, each
-  program computes its output twice, one tile of columns at a time: once for the norm and once to
-  write it. The features should be in the cache when they are read again. The output moves once,
-  and the additional arithmetic is estimated to take less time than the writes do.
-- A batch of few sets would leave multiprocessors idle. In this case, several programs share the
-  columns of a set, and a separate kernel computes the norms beforehand.
-- The backward pass reads the features, the output w and its gradient G, and derives all
-  gradients from them. With U = αV + β, h = ⟨w, G⟩ and
-  D = X·∂Uᵀ = (X·Gᵀ − N·h·X·wᵀ) / (√N·‖U‖), these are ∂α = Σ a∘D, ∂β = Σ ∂U, and α·a∘(D − Σ a∘D)
-  for the logits. V is neither kept nor computed again. Besides w, the forward pass keeps three
-  numbers per unit and set.
+- Forward: the shift needs the norm of a unit's whole output before the first component is
+  written. A program therefore keeps the whole output of a block of units in registers: 16 units
+  of 1,536 columns are 96 KiB, or 96 registers for each of 256 threads. It reads the features and
+  the logits once and writes the output once. Two programs fit a multiprocessor of 64 Ki registers
+  and 227 KiB of shared memory: each has at most 128 registers a thread, and 96 KiB of features on
+  their way from memory. Other blocks of units of the same set find the features in the L2 cache.
+- Wider features (above 6 kB a row) do not fit: several programs share the columns of a set. A
+  first launch computes each one's part of the norm, and a second one writes the output.
+- Backward: with U = αV + β, h = ⟨w, G⟩ for the output w and its gradient G, and
+  D = X·∂Uᵀ = (X·Gᵀ − N·h·X·wᵀ) / (√N·‖U‖), the gradients are ∂α = Σ a∘D, ∂β = Σ ∂U, and
+  α·a∘(D − Σ a∘D) for the logits. Besides w, the forward pass keeps three numbers per unit and set:
+  the largest logit, the sum of exponentials, and ‖U‖. As w is linear in V = aᵀX, the Gram matrix
+  XXᵀ yields X·wᵀ, and X·Gᵀ yields h: one kernel reads the features and G once, and w not at all.
+  In the example, this moves 0.48 MB a set instead of 0.88 MB. The Gram matrix takes less than half
+  as many products as X·Gᵀ.
+- The Gram matrix of more than 64 rows is too large. Larger sets are worked on in blocks of rows,
+  which read w and G once each, mostly from the L2 cache. A block needs the mean Σ a∘D of all
+  rows, which follows from ∂β alone, because α·∂α + β·∂β = 0. No second kernel is needed.
+- Sets of 1 to 60,000 rows may be in one batch. A long set is divided into chunks of rows, whose
+  sums a second kernel adds up. Which program has which rows is found on the device. The order of
+  programs is fixed, and the hardware starts one whenever another ends: this balances the load,
+  which a fixed number of programs with fixed shares of the work would not.
 
 Results are deterministic, because no kernel uses atomic operations, and because tile sizes follow
 from the shapes alone: autotuning would choose them by timing, and so change the order of sums.
 Nothing reads data back from the device, so that a CUDA graph can record both passes.
+
+The members of an ensemble may be stacked, with the logits of P networks side by side. The features
+then cross the memory bus once for all P·N units. With a shift, the norm of a unit is 1/√(P·N).
 
 The kernels are in `_triton_kernels`, which is imported on first use. `import acluster` therefore
 neither needs Triton nor waits for it.
@@ -40,8 +53,14 @@ _INSTALLED = importlib.util.find_spec("triton") is not None
 # Triton compiles the host code that launches a kernel with a C compiler.
 _HAS_COMPILER = bool(os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang"))
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-# The number of programs that fills a large GPU: about four for each of 132 multiprocessors.
-_MIN_PROGRAMS = 512
+# The number of programs that a GPU runs at a time: about two for each of 132 multiprocessors.
+_PROGRAMS = 256
+# The least and the most rows of a chunk in the forward pass. Each chunk stores and loads its sums,
+# so there should not be more of them than programs that run at a time.
+_FORWARD_CHUNKS = (128, 1024)
+_BACKWARD_CHUNK = 256  # stores two numbers per unit
+_STAGE_BYTES = 96 * 1024  # features of a program that are loaded ahead
+_SLOTS = 16  # of a program that looks for long sets
 
 
 def runs_triton(tensor: Tensor) -> bool:
@@ -98,7 +117,8 @@ def attend_triton(values: Tensor, offsets: Tensor, logits: Tensor, shift: Shift 
     -----
     For half-precision features, the matrix products of the forward pass take weights rounded to
     the same dtype. Those of the backward pass take gradients rounded to tf32, which has the range
-    of float32. All sums are in float32.
+    of float32. All sums are in float32. Rows beyond the last set are ignored, and their logits get
+    a gradient of 0.
     """
     alpha, beta = (None, None) if shift is None else (s.contiguous() for s in shift)
     offsets = offsets.to(values.device, non_blocking=True)
@@ -114,31 +134,38 @@ class _Attend(torch.autograd.Function):
     def forward(
         ctx: Any, values: Tensor, offsets: Tensor, logits: Tensor, alpha: Scalars, beta: Scalars
     ) -> Tensor:
-        import triton.language as tl
-
         from acluster.nn.pooling import _triton_kernels as kernels
 
         n, N, M = len(offsets) - 1, logits.shape[1], values.shape[1]
-        blocks = _blocks(n, values, N)
-        n_programs = n * _cdiv(N, blocks["BLOCK_N"])
-        shares = min(_cdiv(_MIN_PROGRAMS, n_programs), _cdiv(M, blocks["BLOCK_M"]))
+        blocks = _forward_blocks(n, values, N)
+        width = blocks["BLOCK_M"] * blocks["TILES"]
+        n_blocks, n_shares = _cdiv(N, blocks["BLOCK_N"]), _cdiv(M, width)
+        chunk = _power_of_2(_cdiv(len(values) * n_blocks, _PROGRAMS), *_FORWARD_CHUNKS)
+        n_slots = _cdiv(len(values), chunk)
         pooled = logits.new_empty(n, N, M)
-        largest, total, norm = logits.new_empty(3, n, N, dtype=torch.float32)
-        inputs = (values, offsets, logits, alpha, beta)
-        # Triton's interpreter has no bfloat16 products.
-        dtype = values.dtype if values.is_cuda else torch.float32
-        operand = getattr(tl, str(dtype).removeprefix("torch."))
-        settings = {"N": N, "M": M, "OPERAND": operand, **blocks}
-        squares = None
-        if alpha is not None and shares > 1:
-            squares = logits.new_empty(n, shares, N, dtype=torch.float32)
-            kernels.squares_kernel[(n_programs * shares,)](*inputs, squares, shares, **settings)
-        kernels.forward_kernel[(n_programs * shares,)](
-            *(*inputs, squares, pooled, largest, total, norm, shares), **settings
+        statistics, partial, partial_statistics = (
+            logits.new_empty(shape, dtype=torch.float32)
+            for shape in ((n, 3, N), (n_slots, N, M), (n_slots, 2, N))
         )
-        # Without a shift, the gradients do not depend on the output.
-        kept = None if alpha is None else pooled
-        ctx.save_for_backward(*inputs, kept, largest, total, norm)
+        owners = offsets.new_empty(n_slots, dtype=torch.int32)
+        inputs = (values, offsets, logits, alpha, beta)
+        results = (pooled, statistics, owners, partial, partial_statistics)
+        settings = {"CHUNK": chunk, "N": N, "M": M, "OPERAND": _operand(values), **blocks}
+        squares = None
+        if alpha is not None and n_shares > 1:
+            squares = logits.new_empty(n, n_shares, N, dtype=torch.float32)
+            kernels.forward_kernel[(n * n_blocks * n_shares,)](
+                *inputs, *results, squares, n, MEASURE=True, **settings
+            )
+        kernels.forward_kernel[((n + n_slots) * n_blocks * n_shares,)](
+            *inputs, *results, squares, n, MEASURE=False, **settings
+        )
+        if len(values) >= 2 * chunk:  # else no set can be long
+            kernels.combine_kernel[(_cdiv(n_slots, _SLOTS) * N,)](
+                *(offsets, alpha, beta, *results, n_slots, chunk, N, M, _SLOTS),
+                **_combine_blocks(M),
+            )
+        ctx.save_for_backward(*inputs, pooled, statistics)
         return pooled
 
     @staticmethod
@@ -146,47 +173,90 @@ class _Attend(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         from acluster.nn.pooling import _triton_kernels as kernels
 
-        values, offsets, logits, alpha, beta, pooled, largest, total, norm = ctx.saved_tensors
+        values, offsets, logits, alpha, beta, pooled, statistics = ctx.saved_tensors
         n, N, M = gradient.shape
-        blocks = _blocks(n, values, N, backward=True)
-        n_programs = n * _cdiv(N, blocks["BLOCK_N"])
-        # The mean size of the sets, because reading the largest would wait for the device.
-        shares = _cdiv(_cdiv(len(values), n), blocks["BLOCK_L"])
-        derivative = torch.empty_like(logits, dtype=torch.float32)
-        alpha_terms, beta_terms = logits.new_empty(2, n, N, dtype=torch.float32)
-        precision = "ieee" if values.dtype == torch.float32 else "tf32"
-        kernels.derivative_kernel[(n_programs * shares,)](
-            *(values, offsets, alpha, pooled, gradient.contiguous(), norm, derivative, beta_terms),
-            *(shares, N, M, precision),
+        blocks = _backward_blocks(n, values, N)
+        n_entries = n + _cdiv(len(values), _BACKWARD_CHUNK)
+        d_logits = torch.empty_like(logits)
+        terms = logits.new_empty(n_entries, 2, N, dtype=torch.float32)
+        kernels.backward_kernel[(n_entries * _cdiv(N, blocks["BLOCK_N"]),)](
+            *(values, offsets, logits, alpha, beta, pooled, gradient.contiguous(), statistics),
+            *(d_logits, terms, n, len(values), _BACKWARD_CHUNK, N, M, _operand(values)),
+            PRECISION="ieee" if values.dtype == torch.float32 else "tf32",
             **blocks,
         )
-        del blocks["BLOCK_M"]
-        kernels.softmax_kernel[(n_programs,)](
-            *(offsets, logits, alpha, largest, total, derivative, alpha_terms, N), **blocks
-        )
-        d_logits = derivative.to(logits.dtype)
         if alpha is None:
             return None, None, d_logits, None, None
-        d_alpha, d_beta = alpha_terms.sum(dim=0), beta_terms.sum(dim=0)
+        d_alpha, d_beta = terms.sum(dim=0)
         return None, None, d_logits, d_alpha.view_as(alpha), d_beta.view_as(beta)
 
 
-def _blocks(n: int, values: Tensor, N: int, backward: bool = False) -> dict[str, Any]:
-    """Return the tile sizes of a program, and its compiler options.
+def _operand(values: Tensor) -> Any:
+    """Return Triton's name of the dtype of products of features."""
+    import triton.language as tl
 
-    Matrix units take powers of two from 16 on. The number of rows follows the mean size of the
-    sets, to pad little. A tile of the output leaves enough registers for three or four programs
-    of four warps per multiprocessor, which hide each other's memory latency. The backward pass
-    holds two such tiles and loads more of them ahead.
+    # Triton's interpreter has no bfloat16 products.
+    dtype = values.dtype if values.is_cuda else torch.float32
+    return getattr(tl, str(dtype).removeprefix("torch."))
+
+
+def _forward_blocks(n: int, values: Tensor, N: int) -> dict[str, Any]:
+    """Return the tile sizes of a program of the forward pass, and its compiler options.
+
+    Matrix units take powers of two from 16 on. The output of a program is a row of tiles, because
+    a single tile would take 2,048 columns for 1,536. It takes 96 registers of a thread at most.
     """
-    block_n = _power_of_2(N, 16, 64)
-    widest = min(256, (2048 if backward else 4096) // block_n)
+    (n_rows, M), itemsize = values.shape, values.element_size()
+    block_m = _power_of_2(M, 16, 256)
+    n_shares = _cdiv(M, _STAGE_BYTES // (16 * itemsize))
+    tiles = _cdiv(M, n_shares * block_m)
+    width = block_m * tiles
+    block_n = 16
+    while block_n < min(N, 64) and 2 * block_n * width <= 16 * 1536:
+        block_n *= 2
+    # The most rows that fit: the fewer blocks, the less often sums are rescaled. Larger blocks of
+    # units leave no registers for it.
+    row_bytes = width * itemsize
+    block_l = 32 if n_rows > 16 * n and block_n == 16 and 32 * row_bytes <= _STAGE_BYTES else 16
     return {
         "BLOCK_N": block_n,
-        "BLOCK_L": _power_of_2(_cdiv(len(values), n), 16, 64),
-        "BLOCK_M": _power_of_2(values.shape[1], 16, widest),
-        "num_stages": 3 if backward else 1,
-        # Triton's default, made explicit: Triton plans to change it, which would change results.
+        "BLOCK_L": block_l,
+        "BLOCK_M": block_m,
+        "TILES": tiles,
+        "num_warps": _power_of_2(_cdiv(block_n * width, 96 * 32), 4, 16),
+        "num_stages": 1 + min(3, _STAGE_BYTES // (block_l * row_bytes)),
+        "maxnreg": 128,
+        "enable_fp_fusion": True,  # Triton plans to change its default, and so the results
+    }
+
+
+def _combine_blocks(M: int) -> dict[str, Any]:
+    """Return the tile sizes of the programs that add up chunks: all columns, and eight chunks."""
+    block_m = _power_of_2(M, 128, 1 << 20)
+    return {
+        "BLOCK_C": 8,
+        "BLOCK_M": block_m,
+        "num_warps": _power_of_2(_cdiv(block_m, 256), 1, 16),
+        "enable_fp_fusion": True,
+    }
+
+
+def _backward_blocks(n: int, values: Tensor, N: int) -> dict[str, Any]:
+    """Return the tile sizes of a program of the backward pass, and its compiler options.
+
+    The number of rows follows the mean size of the sets, because sets of one block are faster.
+    The sizes and the number of registers let 12 warps or more run on a multiprocessor.
+    """
+    block_n = _power_of_2(N, 16, 32)
+    block_l = _power_of_2(_cdiv(len(values), n), 16, 64)
+    widest = (128 * 1024) // (block_n * max(block_l, 32) * values.element_size())
+    return {
+        "BLOCK_N": block_n,
+        "BLOCK_L": block_l,
+        "BLOCK_M": _power_of_2(values.shape[1], 16, max(widest, 32)),
+        "num_warps": 8 if block_l == 64 else 4,
+        "num_stages": 3,
+        "maxnreg": 128 if block_l == 64 else 168,
         "enable_fp_fusion": True,
     }
 

@@ -1,14 +1,18 @@
 """The device functions and kernels of `_triton`. Importing this module imports Triton.
 
-Axes are (unit, row) for logits and weights, and (unit, column) for outputs. N is the number of
-units, M the number of columns, and BLOCK_N, BLOCK_L and BLOCK_M are the tile's units, rows and
-columns. Tiles have the sizes of powers of two, so they may reach beyond the last unit, row or
-column; masks called `real` keep the kernels from reading and writing there.
+N is the number of units and M the number of columns; BLOCK_N, BLOCK_L and BLOCK_M are a tile's
+units, rows and columns. Tiles have the sizes of powers of two, so they may reach beyond the last
+unit, row or column; masks called `real` and `exists` keep the kernels from reading and writing
+there.
 
-A program is identified by a set, a block of units and a *share*: the columns of a set (in the
-forward pass) or its rows (in the backward pass) are divided among `shares` programs. Every number
-is written by exactly one program, which adds in a fixed order. There are no atomic operations, so
-that the same input always gives bit-identical results.
+The work list has n entries for the sets, followed by entries for *slots*. Slot s stands for the
+row (s + 1)·CHUNK - 1. A set of at least 2·CHUNK rows is *long*: it is divided into
+⌊rows / CHUNK⌋ chunks, one for each slot among its rows, in order; the last slot may remain
+without one. Sets that are not long are worked on by their own entries. Thus the length of the
+work list depends on the numbers of sets and rows only, and all else is found on the device.
+
+Every number is written by exactly one program, which adds in a fixed order. There are no atomic
+operations, so that the same input always gives bit-identical results.
 """
 
 import triton
@@ -16,201 +20,69 @@ import triton.language as tl
 
 
 @triton.jit
-def _place(offsets, shares, N: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Return the set, units, share, and first and last row of this program.
+def _set_of_row(offsets, n, row):
+    """Return the set that a row belongs to.
 
-    Programs of one set have consecutive numbers, so that they run at about the same time and
-    find its features in the cache.
+    Each step compares 128 offsets at once, because what takes time is waiting for memory.
     """
-    n_blocks: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
-    program = tl.program_id(0)
-    # Positions in (n, N, M) may exceed 2³¹. Row numbers are int64 as well, as offsets are.
-    item = (program // (shares * n_blocks)).to(tl.int64)
-    units = program // shares % n_blocks * BLOCK_N + tl.arange(0, BLOCK_N)
-    return item, units, program % shares, tl.load(offsets + item), tl.load(offsets + item + 1)
+    low = 0
+    high = n
+    while high - low > 1:
+        stride = (high - low + 127) // 128
+        places = low + stride * tl.arange(0, 128)
+        starts = tl.load(offsets + places, mask=places < high, other=row + 1)
+        low += stride * (tl.sum((starts <= row).to(tl.int32)) - 1)
+        high = tl.minimum(low + stride, high)
+    return low
 
 
 @triton.jit
-def _scores(logits, rows, stop, units, N: tl.constexpr):
-    """Load the logits of some rows: -inf beyond the last row, 0 beyond the last unit.
+def _owner(offsets, n, slot, CHUNK: tl.constexpr):
+    """Return the long set whose chunk a slot takes, or -1."""
+    row = (slot + 1).to(tl.int64) * CHUNK - 1
+    owner = -1
+    if row < tl.load(offsets + n):
+        item = _set_of_row(offsets, n, row)
+        start = tl.load(offsets + item)
+        n_chunks = (tl.load(offsets + item + 1) - start) // CHUNK
+        if n_chunks > 1 and slot - start // CHUNK < n_chunks:
+            owner = item
+    return owner
 
-    The zeros keep the softmax of units that do not exist finite.
+
+@triton.jit
+def _rows(offsets, item, slot, CHUNK: tl.constexpr):
+    """Return the first row of an entry, and the one after its last: those of set `item`.
+
+    A slot takes a chunk of the set. A negative slot takes all rows, or none of a long set.
     """
-    inside = (rows < stop)[None, :]
-    real = (units < N)[:, None] & inside
-    scores = tl.load(logits + rows[None, :] * N + units[:, None], mask=real, other=0.0)
-    return tl.where(inside, scores.to(tl.float32), float("-inf"))
+    start = tl.zeros((), tl.int64)
+    stop = tl.zeros((), tl.int64)
+    if item >= 0:
+        start = tl.load(offsets + item)
+        stop = tl.load(offsets + item + 1)
+        n_chunks = (stop - start) // CHUNK
+        if slot >= 0:
+            number = slot - start // CHUNK
+            start += number * CHUNK
+            if number < n_chunks - 1:
+                stop = start + CHUNK
+        elif n_chunks > 1:
+            stop = start
+    return start, stop
 
 
 @triton.jit
-def _statistics(
-    logits, start, stop, units, N: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_L: tl.constexpr
-):
-    """Return the largest logit of a set and the sum of exponentials relative to it, per unit."""
-    largest = tl.full((BLOCK_N,), float("-inf"), tl.float32)
-    total = tl.zeros((BLOCK_N,), tl.float32)
-    # The online softmax: one pass over the logits, which rescales the sum so far whenever a
-    # larger logit turns up.
-    for first in range(start, stop, BLOCK_L):
-        scores = _scores(logits, first + tl.arange(0, BLOCK_L), stop, units, N)
-        larger = tl.maximum(largest, tl.max(scores, axis=1))
-        total *= tl.exp(largest - larger)
-        total += tl.sum(tl.exp(scores - larger[:, None]), axis=1)
-        largest = larger
-    return largest, total
+def _inside(columns, rows, M: tl.constexpr, WIDTH: tl.constexpr):
+    """Return the mask of a tile, given that of its rows.
 
-
-@triton.jit
-def _output_tile(
-    values,
-    logits,
-    start,
-    stop,
-    units,
-    columns,
-    largest,
-    total,
-    alpha,
-    beta,
-    N: tl.constexpr,
-    M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_L: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    OPERAND: tl.constexpr,
-):
-    """Return some columns of a set's output: V, or αV + β with a shift."""
-    pooled = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
-    for first in range(start, stop, BLOCK_L):
-        rows = first + tl.arange(0, BLOCK_L)
-        real = (rows < stop)[:, None] & (columns < M)[None, :]
-        x = tl.load(values + rows[:, None] * M + columns[None, :], mask=real, other=0.0)
-        # The exponentials are divided by their sum after the product. The largest of a set is
-        # then 1, and rounding to float16 loses fewer of the small ones to underflow.
-        a = tl.exp(_scores(logits, rows, stop, units, N) - largest[:, None]).to(x.dtype)
-        pooled = tl.dot(a.to(OPERAND), x.to(OPERAND), pooled, input_precision="ieee")
-    pooled = pooled / total[:, None]
-    if alpha is not None:
-        factor = tl.load(alpha + units, mask=units < N, other=0.0).to(tl.float32)
-        term = tl.load(beta + units, mask=units < N, other=0.0).to(tl.float32)
-        pooled = factor[:, None] * pooled + term[:, None]
-    return pooled
-
-
-@triton.jit
-def _sum_of_squares(
-    values,
-    logits,
-    start,
-    stop,
-    units,
-    share,
-    largest,
-    total,
-    alpha,
-    beta,
-    shares,
-    N: tl.constexpr,
-    M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_L: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    OPERAND: tl.constexpr,
-):
-    """Return ‖αV + β‖² of every unit, over the columns of a share.
-
-    The squares are those of the shifted components. The expansion α²‖V‖² + 2αβΣV + Mβ² needs
-    no shifted components, but cancels where αV is close to -β.
+    WIDTH is a number of columns, of a tile or of all tiles of a program. Where it divides M, the
+    mask is that of the rows.
     """
-    squares = tl.zeros((BLOCK_N,), tl.float32)
-    for column in range(share * BLOCK_M, M, shares * BLOCK_M):
-        columns = column + tl.arange(0, BLOCK_M)
-        tile = _output_tile(
-            *(values, logits, start, stop, units, columns, largest, total, alpha, beta),
-            *(N, M, BLOCK_N, BLOCK_L, BLOCK_M, OPERAND),
-        )
-        squares += tl.sum(tl.where((columns < M)[None, :], tile * tile, 0.0), axis=1)
-    return squares
-
-
-@triton.jit
-def squares_kernel(
-    values,
-    offsets,
-    logits,
-    alpha,
-    beta,
-    squares,
-    shares,
-    N: tl.constexpr,
-    M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_L: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    OPERAND: tl.constexpr,
-):
-    """Fill `squares` (n, shares, N) ahead of `forward_kernel`, if several programs share a set."""
-    item, units, share, start, stop = _place(offsets, shares, N, BLOCK_N)
-    largest, total = _statistics(logits, start, stop, units, N, BLOCK_N, BLOCK_L)
-    own = _sum_of_squares(
-        *(values, logits, start, stop, units, share, largest, total, alpha, beta),
-        *(shares, N, M, BLOCK_N, BLOCK_L, BLOCK_M, OPERAND),
-    )
-    tl.store(squares + (item * shares + share) * N + units, own, mask=units < N)
-
-
-@triton.jit
-def forward_kernel(
-    values,
-    offsets,
-    logits,
-    alpha,
-    beta,
-    squares,
-    pooled,
-    largest_out,
-    total_out,
-    norm_out,
-    shares,
-    N: tl.constexpr,
-    M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_L: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    OPERAND: tl.constexpr,
-):
-    """Fill the output (n, N, M), and the statistics (n, N) that the backward pass needs."""
-    item, units, share, start, stop = _place(offsets, shares, N, BLOCK_N)
-    largest, total = _statistics(logits, start, stop, units, N, BLOCK_N, BLOCK_L)
-    if share == 0:  # all shares compute the same statistics
-        tl.store(largest_out + item * N + units, largest, mask=units < N)
-        tl.store(total_out + item * N + units, total, mask=units < N)
-    scale = tl.full((BLOCK_N,), 1.0, tl.float32)
-    if alpha is not None:
-        if squares is None:
-            square = _sum_of_squares(
-                *(values, logits, start, stop, units, share, largest, total, alpha, beta),
-                *(shares, N, M, BLOCK_N, BLOCK_L, BLOCK_M, OPERAND),
-            )
-        else:
-            square = tl.zeros((BLOCK_N,), tl.float32)
-            for one in range(shares):
-                pointer = squares + (item * shares + one) * N + units
-                square += tl.load(pointer, mask=units < N, other=0.0)
-        norm = tl.sqrt_rn(square)  # correctly rounded, unlike the default approximation
-        if share == 0:
-            tl.store(norm_out + item * N + units, norm, mask=units < N)
-        scale = _scale(norm, N)
-    # Computing the tiles again takes less time than storing them unscaled and reading them back.
-    for column in range(share * BLOCK_M, M, shares * BLOCK_M):
-        columns = column + tl.arange(0, BLOCK_M)
-        tile = _output_tile(
-            *(values, logits, start, stop, units, columns, largest, total, alpha, beta),
-            *(N, M, BLOCK_N, BLOCK_L, BLOCK_M, OPERAND),
-        )
-        real = (units < N)[:, None] & (columns < M)[None, :]
-        pointers = pooled + (item * N + units[:, None]) * M + columns[None, :]
-        tl.store(pointers, tile * scale[:, None], mask=real)
+    mask = rows[:, None]
+    if M % WIDTH != 0:
+        mask = mask & (columns < M)[None, :]
+    return mask
 
 
 @triton.jit
@@ -220,16 +92,431 @@ def _scale(norm, N: tl.constexpr):
 
 
 @triton.jit
-def derivative_kernel(
+def _weighted_sums(
+    values,
+    logits,
+    start,
+    stop,
+    first_unit,
+    first_column,
+    N: tl.constexpr,
+    M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_L: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    TILES: tl.constexpr,
+    OPERAND: tl.constexpr,
+):
+    """Return the largest logit, the sum of exponentials relative to it, and V times that sum.
+
+    The last is a tuple of tiles, so that its width need not be a power of two. The features and
+    the logits are read once.
+    """
+    unit = first_unit + tl.arange(0, BLOCK_N)
+    row = tl.arange(0, BLOCK_L)
+    largest = tl.full((BLOCK_N,), float("-inf"), tl.float32)
+    total = tl.zeros((BLOCK_N,), tl.float32)
+    sums = ()
+    for _ in tl.static_range(TILES):
+        sums += (tl.zeros((BLOCK_N, BLOCK_M), tl.float32),)
+    n_rows = (stop - start).to(tl.int32)
+    for first in range(0, n_rows, BLOCK_L):
+        exists = row < n_rows - first
+        pointers = logits + (start + first) * N + (row[None, :] * N + unit[:, None])
+        scores = tl.load(pointers, mask=exists[None, :] & (unit < N)[:, None], other=0.0)
+        # The zeros keep the softmax of units that do not exist finite.
+        scores = tl.where(exists[None, :], scores.to(tl.float32), float("-inf"))
+        # The online softmax: sums so far are rescaled whenever a larger logit turns up.
+        larger = tl.maximum(largest, tl.max(scores, axis=1))
+        shrink = tl.exp(largest - larger)
+        # The exponentials are divided by their sum after the product. The largest is then 1,
+        # and rounding to float16 loses fewer of the small ones to underflow.
+        a = tl.exp(scores - larger[:, None])
+        total = total * shrink + tl.sum(a, axis=1)
+        largest = larger
+        weights = a.to(values.dtype.element_ty).to(OPERAND)
+        added = ()
+        for tile in tl.static_range(TILES):
+            columns = first_column + tile * BLOCK_M + tl.arange(0, BLOCK_M)
+            pointers = values + (start + first) * M + (row[:, None] * M + columns[None, :])
+            mask = _inside(columns, exists, M, TILES * BLOCK_M)
+            x = tl.load(pointers, mask=mask, other=0.0)
+            own = sums[tile] * shrink[:, None]
+            added += (tl.dot(weights, x.to(OPERAND), own, input_precision="ieee"),)
+        sums = added
+    return largest, total, sums
+
+
+@triton.jit
+def _squares(
+    sums,
+    factor,
+    term,
+    first_column,
+    M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    TILES: tl.constexpr,
+):
+    """Return ‖αV + β‖² of every unit, over the columns of this program.
+
+    The squares are those of the shifted components. The expansion α²‖V‖² + 2αβΣV + Mβ² needs
+    no shifted components, but cancels where αV is close to -β.
+    """
+    squares = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
+    for tile in tl.static_range(TILES):
+        shifted = sums[tile] * factor[:, None] + term[:, None]
+        if M % (TILES * BLOCK_M) != 0:
+            columns = first_column + tile * BLOCK_M + tl.arange(0, BLOCK_M)
+            shifted = tl.where((columns < M)[None, :], shifted, 0.0)
+        squares += shifted * shifted
+    return tl.sum(squares, axis=1)
+
+
+@triton.jit
+def _store(
+    out,
+    sums,
+    factor,
+    term,
+    real,
+    first_column,
+    M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    TILES: tl.constexpr,
+):
+    """Store the tiles, each multiplied by the factor of its unit, plus the term."""
+    unit = tl.arange(0, BLOCK_N)
+    for tile in tl.static_range(TILES):
+        columns = first_column + tile * BLOCK_M + tl.arange(0, BLOCK_M)
+        mask = _inside(columns, real, M, TILES * BLOCK_M)
+        pointers = out + (unit[:, None] * M + columns[None, :])
+        tl.store(pointers, sums[tile] * factor[:, None] + term[:, None], mask=mask)
+
+
+@triton.jit
+def _keep(
+    largest,
+    total,
+    sums,
+    partial,
+    partial_statistics,
+    slot,
+    first_unit,
+    share,
+    N: tl.constexpr,
+    M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    TILES: tl.constexpr,
+):
+    """Store the sums of a chunk, for `combine_kernel`."""
+    place = slot.to(tl.int64) * N  # positions in (n, N, M) may exceed 2³¹
+    unit = first_unit + tl.arange(0, BLOCK_N)
+    stored_once = (unit < N) & (share == 0)
+    tl.store(partial_statistics + 2 * place + unit, largest, mask=stored_once)
+    tl.store(partial_statistics + 2 * place + N + unit, total, mask=stored_once)
+    one = tl.full((BLOCK_N,), 1.0, tl.float32)
+    first_column = share * (TILES * BLOCK_M)
+    out = partial + (place + first_unit) * M
+    _store(out, sums, one, 0 * one, unit < N, first_column, M, BLOCK_N, BLOCK_M, TILES)
+
+
+@triton.jit
+def _finish(
+    largest,
+    total,
+    sums,
+    alpha,
+    beta,
+    pooled,
+    statistics,
+    squares,
+    item,
+    first_unit,
+    share,
+    N: tl.constexpr,
+    M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    TILES: tl.constexpr,
+    MEASURE: tl.constexpr,
+):
+    """Apply the shift; store the output and its statistics, or with MEASURE, its norm squared."""
+    WIDTH: tl.constexpr = TILES * BLOCK_M
+    n_shares: tl.constexpr = (M + WIDTH - 1) // WIDTH
+    place = item.to(tl.int64)
+    unit = first_unit + tl.arange(0, BLOCK_N)
+    real = unit < N
+    stored_once = real & (share == 0)
+    factor = 1.0 / total
+    term = tl.zeros((BLOCK_N,), tl.float32)
+    if alpha is not None:
+        factor *= tl.load(alpha + unit, mask=real, other=0.0).to(tl.float32)
+        term = tl.load(beta + unit, mask=real, other=0.0).to(tl.float32)
+        square = tl.zeros((BLOCK_N,), tl.float32)
+        if MEASURE or n_shares == 1:
+            square = _squares(sums, factor, term, share * WIDTH, M, BLOCK_N, BLOCK_M, TILES)
+        else:
+            for other in range(n_shares):
+                pointers = squares + (place * n_shares + other) * N + unit
+                square += tl.load(pointers, mask=real, other=0.0)
+        if MEASURE:
+            tl.store(squares + (place * n_shares + share) * N + unit, square, mask=real)
+        norm = tl.sqrt_rn(square)  # correctly rounded, unlike the default approximation
+        tl.store(statistics + (3 * place + 2) * N + unit, norm, mask=stored_once)
+        factor *= _scale(norm, N)
+        term *= _scale(norm, N)
+    if not MEASURE:
+        tl.store(statistics + 3 * place * N + unit, largest, mask=stored_once)
+        tl.store(statistics + (3 * place + 1) * N + unit, total, mask=stored_once)
+        out = pooled + (place * N + first_unit) * M
+        _store(out, sums, factor, term, real, share * WIDTH, M, BLOCK_N, BLOCK_M, TILES)
+
+
+@triton.jit(do_not_specialize=["n"])
+def forward_kernel(
     values,
     offsets,
+    logits,
     alpha,
+    beta,
     pooled,
-    gradient,
-    norms,
-    derivative,
-    beta_terms,
-    shares,
+    statistics,
+    owners,
+    partial,
+    partial_statistics,
+    squares,
+    n,
+    CHUNK: tl.constexpr,
+    N: tl.constexpr,
+    M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_L: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    TILES: tl.constexpr,
+    OPERAND: tl.constexpr,
+    MEASURE: tl.constexpr,
+):
+    """Fill the output (n, N, M) and the statistics (n, 3, N) that the backward pass needs.
+
+    Of long sets, fill `partial` (slots, N, M) and its statistics (slots, 2, N), which
+    `combine_kernel` takes up. If several programs *share* the columns of a set, launch this kernel
+    twice: with MEASURE, for the sets alone, to fill `squares` (n, shares, N), and without.
+    """
+    n_blocks: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
+    WIDTH: tl.constexpr = TILES * BLOCK_M
+    n_shares: tl.constexpr = (M + WIDTH - 1) // WIDTH
+    # Programs of one set have consecutive numbers, so that they run at about the same time and
+    # its features cross the memory bus once.
+    program = tl.program_id(0) // n_blocks
+    first_unit = tl.program_id(0) % n_blocks * BLOCK_N
+    share, item = program % n_shares, program // n_shares
+    slot = item - n
+    if slot >= 0:
+        item = _owner(offsets, n, slot, CHUNK)
+        tl.store(owners + slot, item, mask=first_unit + share == 0)
+    start, stop = _rows(offsets, item, slot, CHUNK)
+    if stop == start:
+        return
+    largest, total, sums = _weighted_sums(
+        *(values, logits, start, stop, first_unit, share * WIDTH),
+        *(N, M, BLOCK_N, BLOCK_L, BLOCK_M, TILES, OPERAND),
+    )
+    if slot >= 0:
+        _keep(
+            *(largest, total, sums, partial, partial_statistics),
+            *(slot, first_unit, share, N, M, BLOCK_N, BLOCK_M, TILES),
+        )
+    else:
+        _finish(
+            *(largest, total, sums, alpha, beta, pooled, statistics, squares),
+            *(item, first_unit, share, N, M, BLOCK_N, BLOCK_M, TILES, MEASURE),
+        )
+
+
+@triton.jit
+def _combine(
+    slot,
+    item,
+    n_chunks,
+    unit,
+    alpha,
+    beta,
+    pooled,
+    statistics,
+    partial,
+    partial_statistics,
+    N: tl.constexpr,
+    M: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+):
+    """Add up the chunks of a long set for one unit, apply the shift, and store the results."""
+    columns = tl.arange(0, BLOCK_M)
+    largest = tl.full((), float("-inf"), tl.float32)
+    total = tl.zeros((), tl.float32)
+    output = tl.zeros((BLOCK_M,), tl.float32)
+    for first in range(0, n_chunks, BLOCK_C):
+        chunks = first + tl.arange(0, BLOCK_C)
+        exists = chunks < n_chunks
+        places = (slot + chunks).to(tl.int64) * N
+        pointers = partial_statistics + 2 * places + unit
+        own = tl.load(pointers, mask=exists, other=float("-inf"))
+        totals = tl.load(pointers + N, mask=exists, other=0.0)
+        pointers = partial + ((places + unit)[:, None] * M + columns[None, :])
+        sums = tl.load(pointers, mask=_inside(columns, exists, M, BLOCK_M), other=0.0)
+        larger = tl.maximum(largest, tl.max(own, axis=0))
+        shrink, weights = tl.exp(largest - larger), tl.exp(own - larger)
+        total = total * shrink + tl.sum(weights * totals, axis=0)
+        output = output * shrink + tl.sum(weights[:, None] * sums, axis=0)
+        largest = larger
+    output = output / total
+    own = statistics + item.to(tl.int64) * (3 * N) + unit
+    tl.store(own, largest)
+    tl.store(own + N, total)
+    if alpha is not None:
+        output = tl.load(alpha + unit) * output + tl.load(beta + unit)
+        norm = tl.sqrt_rn(tl.sum(tl.where(columns < M, output * output, 0.0), axis=0))
+        tl.store(own + 2 * N, norm)
+        output *= _scale(norm, N)
+    pointers = pooled + (item.to(tl.int64) * N + unit) * M + columns
+    tl.store(pointers, output, mask=columns < M)
+
+
+@triton.jit(do_not_specialize=["n_slots"])
+def combine_kernel(
+    offsets,
+    alpha,
+    beta,
+    pooled,
+    statistics,
+    owners,
+    partial,
+    partial_statistics,
+    n_slots,
+    CHUNK: tl.constexpr,
+    N: tl.constexpr,
+    M: tl.constexpr,
+    SLOTS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+):
+    """Fill the output and the statistics of long sets from those of their chunks.
+
+    A program has one unit, and the sets whose first slots are among SLOTS ones. Most batches have
+    no long set; a program then ends after one load. BLOCK_C chunks are loaded at a time.
+    """
+    unit, first = tl.program_id(0) % N, tl.program_id(0) // N * SLOTS
+    slots = first + tl.arange(0, SLOTS)
+    if tl.max(tl.load(owners + slots, mask=slots < n_slots, other=-1), axis=0) < 0:
+        return
+    for slot in range(first, tl.minimum(first + SLOTS, n_slots)):
+        item = tl.load(owners + slot)
+        if item >= 0:
+            start = tl.load(offsets + item)
+            if slot == start // CHUNK:
+                n_chunks = ((tl.load(offsets + item + 1) - start) // CHUNK).to(tl.int32)
+                _combine(
+                    *(slot, item, n_chunks, unit, alpha, beta, pooled, statistics),
+                    *(partial, partial_statistics, N, M, BLOCK_C, BLOCK_M),
+                )
+
+
+@triton.jit
+def _weights(pointers, exists, real, largest, total):
+    """Return the weights of some rows, (BLOCK_L, BLOCK_N); 0 beyond the last row or unit."""
+    inside = exists[:, None] & real[None, :]
+    scores = tl.load(pointers, mask=inside, other=0.0).to(tl.float32)
+    return tl.exp(tl.where(inside, scores - largest, float("-inf"))) / total
+
+
+@triton.jit
+def _tile(pointer, rows, first_column, M: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Load some columns of a matrix of M columns."""
+    columns = first_column + tl.arange(0, COLUMNS)
+    pointers = pointer + (tl.arange(0, ROWS)[:, None] * M + columns[None, :])
+    return tl.load(pointers, mask=_inside(columns, rows, M, COLUMNS), other=0.0)
+
+
+@triton.jit
+def _project(along_g, along_w, h, sum_w, sum_g, norm, N: tl.constexpr):
+    """Return X·∂Uᵀ and Σ∂U, the sum over columns, for the unscaled output U = αV + β."""
+    scale = _scale(norm, N)
+    # Where the bound replaces the norm, the divisor is a constant without derivative.
+    pull = tl.where(norm >= 1e-12, N * h, 0.0)
+    return scale * (along_g - pull * along_w), scale * (sum_g - pull * sum_w)
+
+
+@triton.jit
+def _set_gradients(
+    x_pointer,
+    g_pointer,
+    logits,
+    d_logits,
+    n_rows,
+    per_unit,
+    HAS_SHIFT: tl.constexpr,
+    N: tl.constexpr,
+    M: tl.constexpr,
+    OPERAND: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_L: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+):
+    """Store the gradient of the logits of a set of at most BLOCK_L rows; return those of α and β.
+
+    The features and the gradient of the output w are read once, and w not at all: it is linear
+    in V = aᵀX, so that X·wᵀ follows from the Gram matrix XXᵀ, and ⟨w, ∂w⟩ from X·∂wᵀ.
+    """
+    real, largest, total, factor, term, norm = per_unit
+    row = tl.arange(0, BLOCK_L)
+    exists = row < n_rows
+    along_g = tl.zeros((BLOCK_L, BLOCK_N), tl.float32)
+    gram = tl.zeros((BLOCK_L, BLOCK_L), tl.float32)
+    sum_x = tl.zeros((BLOCK_L,), tl.float32)
+    sum_g = tl.zeros((BLOCK_N,), tl.float32)
+    for column in range(0, M, BLOCK_M):
+        x = _tile(x_pointer, exists, column, M, BLOCK_L, BLOCK_M)
+        g = _tile(g_pointer, real, column, M, BLOCK_N, BLOCK_M).to(tl.float32)
+        # Half-precision features are exact in tf32. Its exponent range is that of float32, so
+        # small gradients do not underflow as they would in float16.
+        along_g = tl.dot(x.to(tl.float32), tl.trans(g), along_g, input_precision=PRECISION)
+        if HAS_SHIFT:
+            sum_x += tl.sum(x.to(tl.float32), axis=1)
+            sum_g += tl.sum(g, axis=1)
+            x = x.to(OPERAND)
+            gram = tl.dot(x, tl.trans(x), gram, input_precision=PRECISION)
+    places = row[:, None] * N + tl.arange(0, BLOCK_N)[None, :]
+    a = _weights(logits + places, exists, real, largest, total)
+    D, beta_term = along_g, sum_g
+    if HAS_SHIFT:
+        # Triton 3.7 fails to compile a sum of a loop that has two uses, which `where` makes one.
+        sum_x = tl.where(exists, sum_x, 0.0)[:, None]
+        sum_g = tl.where(real, sum_g, 0.0)
+        scale = _scale(norm, N)
+        along_w = factor * tl.dot(gram, a, input_precision="tf32x3") + term * sum_x
+        h = scale * (factor * tl.sum(a * along_g, axis=0) + term * sum_g)
+        sum_w = scale * (factor * tl.sum(a * sum_x, axis=0) + term * M)
+        D, beta_term = _project(along_g, scale * along_w, h, sum_w, sum_g, norm, N)
+    alpha_term = tl.sum(a * D, axis=0)
+    mask = exists[:, None] & real[None, :]
+    tl.store(d_logits + places, factor * a * (D - alpha_term), mask=mask)
+    return alpha_term, beta_term
+
+
+@triton.jit
+def _row_gradients(
+    x_pointer,
+    w_pointer,
+    g_pointer,
+    logits,
+    d_logits,
+    n_rows,
+    per_unit,
+    HAS_SHIFT: tl.constexpr,
     N: tl.constexpr,
     M: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -237,85 +524,167 @@ def derivative_kernel(
     BLOCK_L: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
-    """Fill D = X·∂Uᵀ (R, N) and the contribution of each set to ∂β (n, N).
+    """Store the gradient of the logits of some rows of a set; return what they add to ∂α, and ∂β.
 
-    The features, the output w and its gradient g are each read once per block of rows.
+    The mean of D under the weights needs no other rows: α·Σ a∘D = α·∂α, and α·∂α + β·∂β = 0,
+    because the output does not change when α and β are scaled. (With the bound in place of the
+    norm, it does change, and the sum is ⟨w, ∂w⟩.) The rounding error of ∂β does not decrease with
+    α, so it shows where α is less than a thousandth of β.
     """
-    item, units, share, start, stop = _place(offsets, shares, N, BLOCK_N)
-    for first in range(start + share * BLOCK_L, stop, shares * BLOCK_L):
-        rows = first + tl.arange(0, BLOCK_L)
-        D = tl.zeros((BLOCK_N, BLOCK_L), tl.float32)
-        along_w = tl.zeros((BLOCK_N, BLOCK_L), tl.float32)
-        h = tl.zeros((BLOCK_N,), tl.float32)
-        sum_w = tl.zeros((BLOCK_N,), tl.float32)
-        sum_g = tl.zeros((BLOCK_N,), tl.float32)
-        for column in range(0, M, BLOCK_M):
-            columns = column + tl.arange(0, BLOCK_M)
-            inside = (columns < M)[:, None] & (rows < stop)[None, :]
-            x = tl.load(values + rows[None, :] * M + columns[:, None], mask=inside, other=0.0)
-            output = (item * N + units[:, None]) * M + columns[None, :]
-            real = (units < N)[:, None] & (columns < M)[None, :]
-            # Half-precision features are exact in tf32. Its exponent range is that of float32,
-            # so small gradients do not underflow as they would in float16.
-            x = x.to(tl.float32)
-            g = tl.load(gradient + output, mask=real, other=0.0).to(tl.float32)
-            D = tl.dot(g, x, D, input_precision=PRECISION)
-            if alpha is not None:
-                w = tl.load(pooled + output, mask=real, other=0.0).to(tl.float32)
-                along_w = tl.dot(w, x, along_w, input_precision=PRECISION)
-                h += tl.sum(g * w, axis=1)
-                sum_w += tl.sum(w, axis=1)
-                sum_g += tl.sum(g, axis=1)
-        if alpha is not None:
-            norm = tl.load(norms + item * N + units, mask=units < N, other=1.0)
-            scale = _scale(norm, N)
-            # Where the bound replaces the norm, the divisor is a constant without derivative.
-            pull = tl.where(norm >= 1e-12, N * h, 0.0)
-            D = scale[:, None] * (D - pull[:, None] * along_w)
-            if first == start:  # the sums run over columns, and are the same for every row
-                term = scale * (sum_g - pull * sum_w)
-                tl.store(beta_terms + item * N + units, term, mask=units < N)
-        real = (units < N)[:, None] & (rows < stop)[None, :]
-        tl.store(derivative + rows[None, :] * N + units[:, None], D, mask=real)
+    real, largest, total, factor, term, norm = per_unit
+    row = tl.arange(0, BLOCK_L)
+    exists = row < n_rows
+    along_g = tl.zeros((BLOCK_L, BLOCK_N), tl.float32)
+    along_w = tl.zeros((BLOCK_L, BLOCK_N), tl.float32)
+    h = tl.zeros((BLOCK_N,), tl.float32)
+    sum_w = tl.zeros((BLOCK_N,), tl.float32)
+    sum_g = tl.zeros((BLOCK_N,), tl.float32)
+    for column in range(0, M, BLOCK_M):
+        x = _tile(x_pointer, exists, column, M, BLOCK_L, BLOCK_M).to(tl.float32)
+        g = _tile(g_pointer, real, column, M, BLOCK_N, BLOCK_M).to(tl.float32)
+        w = _tile(w_pointer, real, column, M, BLOCK_N, BLOCK_M).to(tl.float32)
+        along_g = tl.dot(x, tl.trans(g), along_g, input_precision=PRECISION)
+        h += tl.sum(g * w, axis=1)
+        if HAS_SHIFT:
+            along_w = tl.dot(x, tl.trans(w), along_w, input_precision=PRECISION)
+            sum_w += tl.sum(w, axis=1)
+            sum_g += tl.sum(g, axis=1)
+    places = row[:, None] * N + tl.arange(0, BLOCK_N)[None, :]
+    a = _weights(logits + places, exists, real, largest, total)
+    h = tl.where(real, h, 0.0)  # one use each, see `_set_gradients`
+    sum_w = tl.where(real, sum_w, 0.0)
+    sum_g = tl.where(real, sum_g, 0.0)
+    D, beta_term, mean = along_g, sum_g, h
+    if HAS_SHIFT:
+        D, beta_term = _project(along_g, along_w, h, sum_w, sum_g, norm, N)
+        mean = tl.where(norm >= 1e-12, 0.0, h) - term * beta_term
+    mask = exists[:, None] & real[None, :]
+    tl.store(d_logits + places, a * (factor * D - mean), mask=mask)
+    return tl.sum(a * D, axis=0), beta_term
 
 
 @triton.jit
-def softmax_kernel(
+def _per_unit(alpha, beta, statistics, item, unit, N: tl.constexpr):
+    """Return the mask of real units, largest logit, sum of exponentials, α, β and norm."""
+    real = unit < N
+    own = statistics + item.to(tl.int64) * (3 * N) + unit
+    largest = tl.load(own, mask=real, other=0.0)
+    total = tl.load(own + N, mask=real, other=1.0)
+    factor = tl.where(real, 1.0, 0.0)
+    term, norm = 0.0 * factor, factor
+    if alpha is not None:
+        factor = tl.load(alpha + unit, mask=real, other=0.0).to(tl.float32)
+        term = tl.load(beta + unit, mask=real, other=0.0).to(tl.float32)
+        norm = tl.load(own + 2 * N, mask=real, other=1.0)
+    return real, largest, total, factor, term, norm
+
+
+@triton.jit
+def _gradients(
+    values,
+    logits,
+    alpha,
+    beta,
+    pooled,
+    gradient,
+    statistics,
+    d_logits,
+    item,
+    start,
+    stop,
+    first_unit,
+    is_whole,
+    N: tl.constexpr,
+    M: tl.constexpr,
+    OPERAND: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_L: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+):
+    """Store the gradient of the logits of an entry; return what it adds to ∂α, and ∂β."""
+    HAS_SHIFT: tl.constexpr = alpha is not None
+    unit = first_unit + tl.arange(0, BLOCK_N)
+    per_unit = _per_unit(alpha, beta, statistics, item, unit, N)
+    alpha_term = tl.zeros((BLOCK_N,), tl.float32)
+    beta_term = tl.zeros((BLOCK_N,), tl.float32)
+    place = (item.to(tl.int64) * N + first_unit) * M
+    w, g = pooled + place, gradient + place
+    if is_whole and stop - start <= BLOCK_L:
+        place = start * N + first_unit
+        alpha_term, beta_term = _set_gradients(
+            *(values + start * M, g, logits + place, d_logits + place, stop - start, per_unit),
+            *(HAS_SHIFT, N, M, OPERAND, PRECISION, BLOCK_N, BLOCK_L, BLOCK_M),
+        )
+    else:
+        for first in range(start, stop, BLOCK_L):
+            place = first * N + first_unit
+            added, beta_term = _row_gradients(
+                *(values + first * M, w, g, logits + place, d_logits + place, stop - first),
+                *(per_unit, HAS_SHIFT, N, M, PRECISION, BLOCK_N, BLOCK_L, BLOCK_M),
+            )
+            alpha_term += added
+    return alpha_term, beta_term
+
+
+@triton.jit
+def _clear(matrix, start, stop, unit, N: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Fill rows with zeros."""
+    row = tl.arange(0, 16)[:, None]
+    for first in range(start, stop, 16):
+        mask = (row < stop - first) & (unit < N)[None, :]
+        pointers = matrix + first * N + (row * N + unit[None, :])
+        tl.store(pointers, tl.zeros((16, BLOCK_N), tl.float32), mask=mask)
+
+
+@triton.jit(do_not_specialize=["n", "n_rows"])
+def backward_kernel(
+    values,
     offsets,
     logits,
     alpha,
-    largest_in,
-    total_in,
-    derivative,
-    alpha_terms,
+    beta,
+    pooled,
+    gradient,
+    statistics,
+    d_logits,
+    terms,
+    n,
+    n_rows,
+    CHUNK: tl.constexpr,
     N: tl.constexpr,
+    M: tl.constexpr,
+    OPERAND: tl.constexpr,
+    PRECISION: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_L: tl.constexpr,
+    BLOCK_M: tl.constexpr,
 ):
-    """Replace D by the gradient of the logits, and fill the contribution of each set to ∂α.
+    """Fill the gradient of the logits (R, N), and what each entry adds to ∂α and ∂β.
 
-    This is a separate kernel because the mean of D under the weights needs all rows of a set,
-    which `derivative_kernel` divides among several programs.
+    `terms` is (entries, 2, N). Rows beyond the last set get a gradient of 0.
     """
-    item, units, _, start, stop = _place(offsets, 1, N, BLOCK_N)
-    real_units = units < N
-    largest = tl.load(largest_in + item * N + units, mask=real_units, other=0.0)
-    total = tl.load(total_in + item * N + units, mask=real_units, other=1.0)
-    mean = tl.zeros((BLOCK_N,), tl.float32)
-    for first in range(start, stop, BLOCK_L):
-        rows = first + tl.arange(0, BLOCK_L)
-        a = tl.exp(_scores(logits, rows, stop, units, N) - largest[:, None]) / total[:, None]
-        real = real_units[:, None] & (rows < stop)[None, :]
-        D = tl.load(derivative + rows[None, :] * N + units[:, None], mask=real, other=0.0)
-        mean += tl.sum(a * D, axis=1)
-    tl.store(alpha_terms + item * N + units, mean, mask=real_units)
-    factor = tl.full((BLOCK_N,), 1.0, tl.float32)
+    n_blocks: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
+    first_unit = tl.program_id(0) % n_blocks * BLOCK_N
+    item = tl.program_id(0) // n_blocks
+    unit = first_unit + tl.arange(0, BLOCK_N)
+    own_terms = terms + item.to(tl.int64) * (2 * N) + unit
+    slot = item - n
+    if slot >= 0:
+        row, end = slot.to(tl.int64) * CHUNK, tl.load(offsets + n)
+        _clear(d_logits, tl.maximum(row, end), tl.minimum(row + CHUNK, n_rows), unit, N, BLOCK_N)
+        item = _owner(offsets, n, slot, CHUNK)
+    start, stop = _rows(offsets, item, slot, CHUNK)
+    alpha_term = tl.zeros((BLOCK_N,), tl.float32)
+    beta_term = tl.zeros((BLOCK_N,), tl.float32)
+    if stop > start:
+        alpha_term, beta_term = _gradients(
+            *(values, logits, alpha, beta, pooled, gradient, statistics, d_logits),
+            *(item, start, stop, first_unit, slot < 0),
+            *(N, M, OPERAND, PRECISION, BLOCK_N, BLOCK_L, BLOCK_M),
+        )
+        # Every chunk of a set returns the same ∂β; the first one adds it.
+        beta_term = tl.where(start == tl.load(offsets + item), beta_term, 0.0)
     if alpha is not None:
-        factor = tl.load(alpha + units, mask=real_units, other=0.0).to(tl.float32)
-    for first in range(start, stop, BLOCK_L):
-        rows = first + tl.arange(0, BLOCK_L)
-        a = tl.exp(_scores(logits, rows, stop, units, N) - largest[:, None]) / total[:, None]
-        real = real_units[:, None] & (rows < stop)[None, :]
-        pointers = derivative + rows[None, :] * N + units[:, None]
-        D = tl.load(pointers, mask=real, other=0.0)
-        tl.store(pointers, factor[:, None] * a * (D - mean[:, None]), mask=real)
+        tl.store(own_terms, alpha_term, mask=unit < N)
+        tl.store(own_terms + N, beta_term, mask=unit < N)
