@@ -5,8 +5,10 @@
 
 pooling: median times of the forward pass, and of the forward and backward pass, for several
     numbers of units. The bytes counted are those that must be moved: features, logits and output
-    once in the forward pass, and once more with two gradients in the backward pass. The rate is a
-    share of the measured rate of a copy. Plain torch does the same work for comparison.
+    once in the forward pass; features, logits and the gradients of output and logits in the
+    backward pass. The rate is a share of the measured rate of a copy. Plain torch does the same
+    work for comparison. Two further cases are pooled by the kernels alone: ragged sets of 1 to
+    60,000 local features, and the stacked units of 16 networks.
 start-up: what `fit` does before its first step with the sets of an epoch: the check, the copy to
     the device, and the moments for `standardize=True`. The check and the copy are compared with the
     time that the bus needs at the rate of a copy from pinned memory. The same for a store of at
@@ -28,6 +30,7 @@ import sys
 import tempfile
 import time
 from datetime import date
+from itertools import accumulate
 
 import machine
 import numpy as np
@@ -43,45 +46,74 @@ GIGA = 1e9
 L = 25
 PARTS = ["pooling", "start-up", "epoch"]
 MAX_STORED_BYTES = 4 * GIGA
+CASES = ["ragged", "members"]  # of pooling, beside the numbers of units
 KINETICS = {"n": 246_535, "n_features": 1536, "cluster_size": 64, "n_classes": 400, "epochs": 4}
-POOLING = {"n": 1024, "n_features": 1536, "cluster_sizes": (8, 16, 32, 64, 128)}
+POOLING = {
+    "n": 1024,
+    "n_features": 1536,
+    "cluster_sizes": (8, 16, 32, 64, 128),
+    "ragged": {"n": 256, "longest": 60_000, "N": 64},
+    "members": {"n": 128, "N": 16 * 64},
+}
 SMOKE = {
     "epoch": {"n": 40, "n_features": 8, "cluster_size": 4, "n_classes": 3, "epochs": 2},
-    "pooling": {"n": 3, "n_features": 40, "cluster_sizes": (8, 17)},
+    "pooling": {
+        "n": 3,
+        "n_features": 40,
+        "cluster_sizes": (8, 17),
+        "ragged": {"n": 3, "longest": 300, "N": 4},
+        "members": {"n": 2, "N": 2 * 17},
+    },
     "start-up": {"n": 40, "n_features": 8},
 }
 
 
-def measure_pooling(n, n_features, cluster_sizes, dtype, device, repeats):
+def measure_pooling(n, n_features, cluster_sizes, ragged, members, dtype, device, repeats):
     """Return the rates of Triton's and torch's pooling, for each number of units."""
     copy = machine.copy_bandwidth(device, budget=0.5)
     report = {"copy_gb_per_second": copy / GIGA, "sets": n, "n_features": n_features, "units": {}}
+
+    def measure(attend, case):
+        return rates(passes(attend, *case), bytes_to_move(*case), copy, device, repeats)
+
     for N in cluster_sizes:
-        case = make_case(n, N, n_features, dtype, device)
-        n_bytes = bytes_to_move(*case)
-        report["units"][N] = {
-            name: rates(passes(attend, *case), n_bytes, copy, device, repeats)
-            for name, attend in {"triton": attend_triton, "torch": attend_in_torch}.items()
-        }
+        case = make_case([L] * n, N, n_features, dtype, device)
+        ways = {"triton": attend_triton, "torch": attend_in_torch}
+        report["units"][N] = {name: measure(attend, case) for name, attend in ways.items()}
+    cases = {
+        "ragged": (ragged_lengths(ragged["n"], ragged["longest"]), ragged["N"]),
+        "members": ([L] * members["n"], members["N"]),
+    }
+    for name, (lengths, N) in cases.items():
+        case = make_case(lengths, N, n_features, dtype, device)
+        report[name] = {"sets": len(lengths), "rows": sum(lengths), "units": N}
+        report[name]["triton"] = measure(attend_triton, case)
     return report
 
 
-def make_case(n, N, n_features, dtype, device):
+def ragged_lengths(n, longest):
+    """Return numbers of local features from 1 to `longest`, in equal steps of their logarithms."""
+    lengths = np.geomspace(1, longest, n).round().astype(int)
+    return np.random.default_rng(0).permutation(lengths).tolist()
+
+
+def make_case(lengths, N, n_features, dtype, device):
     """Return features, offsets, logits, (α, β), and a gradient of the output."""
-    values = torch.randn(n * L, n_features, device=device).to(dtype)
+    n_rows = sum(lengths)
+    values = torch.randn(n_rows, n_features, device=device, dtype=dtype)
     logits, alpha, beta = (
         torch.randn(*shape, device=device, requires_grad=True)
-        for shape in ((n * L, N), (N, 1), (N, 1))
+        for shape in ((n_rows, N), (N, 1), (N, 1))
     )
-    offsets = torch.arange(0, n * L + 1, L, device=device)
-    return values, offsets, logits, (alpha, beta), torch.randn(n, N, n_features, device=device)
+    offsets = torch.tensor([0, *accumulate(lengths)], device=device)
+    gradient = torch.randn(len(lengths), N, n_features, device=device)
+    return values, offsets, logits, (alpha, beta), gradient
 
 
 def bytes_to_move(values, offsets, logits, shift, gradient):
     """Return the least bytes that each pass moves; the output is as large as its gradient."""
     forward = values.nbytes + logits.nbytes + gradient.nbytes
-    backward = values.nbytes + 2 * logits.nbytes + 2 * gradient.nbytes
-    return {"forward": forward, "forward_backward": forward + backward}
+    return {"forward": forward, "forward_backward": 2 * forward + logits.nbytes}
 
 
 def passes(attend, values, offsets, logits, shift, gradient):
@@ -256,13 +288,17 @@ def print_report(report):
     pooling, start_up, epoch = (report.get(part) for part in PARTS)
     if pooling is not None:
         print(f"copy: {pooling['copy_gb_per_second']:.0f} GB/s")
-        for N, ways in pooling["units"].items():
-            for way, figures in ways.items():
-                shown = ", ".join(
-                    f"{name} {pass_['microseconds']:.0f} µs, {pass_['of_copy']:.2f} of a copy"
-                    for name, pass_ in figures.items()
-                )
-                print(f"N = {N:3} {way:6} {shown}")
+        lines = {
+            f"N = {N:3} {way:6}": figures
+            for N, ways in pooling["units"].items()
+            for way, figures in ways.items()
+        }
+        for label, figures in (lines | {c: pooling[c]["triton"] for c in CASES}).items():
+            shown = ", ".join(
+                f"{name} {pass_['microseconds']:.0f} µs, {pass_['of_copy']:.2f} of a copy"
+                for name, pass_ in figures.items()
+            )
+            print(f"{label} {shown}")
     if start_up is not None:
         rate = start_up["host_to_device_gb_per_second"]
         print(f"bus: {rate:.1f} GB/s from pinned memory; {start_up['threads']} threads")
