@@ -36,32 +36,49 @@ class Tape(TorchDispatchMode):
 
 
 class TapeRecorder:
-    """Records steps of trainers; unlike a capture, a tape also runs the step, which is undone."""
+    """Records steps of a trainer; unlike a capture, a tape also runs the step, which is undone.
 
-    def __init__(self, change_replay=lambda loss: loss):
+    `change(trainer)` is called after every repetition, to make it wrong.
+    """
+
+    def __init__(self, trainer, change=lambda trainer: None):
+        self.failure = None
         self.n_recorded = self.n_replayed = 0
-        self.recorded = None  # the `RecordedSteps` whose step is recorded
-        self._change_replay = change_replay
+        self._trainer = trainer
+        self._change = change
 
     def __call__(self, step, generator):
-        state = self.recorded._state()
+        assert generator is self._trainer.generator
+        state = self._trainer.state()
         with Tape() as tape:
             loss = step()
-        self.recorded._load(state)
+        self._trainer.load_state(state)
         self.n_recorded += 1
 
         def replay():
             self.n_replayed += 1
             tape.replay()
-            return self._change_replay(loss)
+            self._change(self._trainer)
+            return loss.clone()
 
         return replay
 
 
-def refuse(step, generator):
-    """Fail as a capture may, in the middle of a step."""
-    step()
-    raise RuntimeError("CUDA error: out of luck\nfurther lines")
+class FailingRecorder:
+    """Fails as a capture may, in the middle of a step, with gradients and an unusable generator."""
+
+    def __init__(self, trainer):
+        self.failure = None
+        self._trainer = trainer
+
+    def __call__(self, step, generator):
+        state = self._trainer.state()
+        step()
+        self._trainer.load_state(state)
+        generator.manual_seed(12345)
+        for parameter in self._trainer.network.parameters():
+            parameter.grad = torch.full_like(parameter, torch.nan)
+        raise RuntimeError("CUDA error: out of luck\nfurther lines")
 
 
 def attend_densely(values, offsets, logits, shift=None, n_learned=None):

@@ -51,8 +51,8 @@ from acluster.training import (
 
 # Of a training step, in operations. Larger ones are bound by memory, not by overhead.
 _MAX_OPERATIONS = 1e8
-# Launching the kernels of a step takes a GPU 3 to 5 ms, whatever the size (an H200). Two cores take
-# at most 2 ms for a compiled step of this size.
+# Before CUDA graphs, launching the kernels of a step took 3 to 5 ms on the machine of an H200. Two
+# cores of an AMD EPYC take about 2 ms for a compiled step of this size.
 _MAX_OPERATIONS_BEFORE_GPU = 3e7
 # With hidden features, torch also copies arrays of the size of the extended features several times,
 # so that the compiled step is faster up to about three times as many operations.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from acluster._utils._no_empty_sets import is_promised
 from acluster._utils._operations import precision_of
 from acluster.nn._attention_cluster import AttentionCluster
 from acluster.nn._integration import Integration
@@ -211,8 +212,6 @@ class IntegrationNetwork(nn.Module):
         sets : sequence of (values, offsets)
             One pair per modality: packed local features (R, M) and int64 offsets (n + 1,). With
             several modalities, an empty set means that the modality of the item is missing.
-            Offsets on a GPU are not read, so that the processor need not wait for it: then, no
-            set may be empty.
 
         generator : torch.Generator, optional
             Source of randomness for dropout in training mode; by default torch's global
@@ -230,7 +229,7 @@ class IntegrationNetwork(nn.Module):
 
 
 def reads_nothing_back(network: nn.Module) -> bool:
-    """Return whether training the network never waits for the device, if `offsets` are there.
+    """Return whether a step on sets, none of them empty, never waits for the device.
 
     Parameters
     ----------
@@ -241,7 +240,8 @@ def reads_nothing_back(network: nn.Module) -> bool:
     -------
     bool
         True on a GPU with Triton, for attention clusters without hidden features: features that
-        need a gradient are not pooled by a kernel. Only these steps can be CUDA graphs.
+        need a gradient are not pooled by a kernel. The offsets must be on the device, under
+        `no_empty_sets`. Only such steps can be CUDA graphs.
     """
     if type(network) is not IntegrationNetwork or type(network.linear) is not DropoutLinear:
         return False
@@ -358,8 +358,8 @@ def _log_mean(logarithms: Tensor) -> Tensor:
 
 
 def _present(offsets: Tensor) -> Tensor | None:
-    """Return which sets are not empty; None for all, among them those of offsets on a GPU."""
-    if offsets.device.type != "cpu":
+    """Return which sets are not empty; None for all."""
+    if is_promised():
         return None
     present = offsets.diff() > 0
     return None if bool(present.all()) else present

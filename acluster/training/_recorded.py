@@ -2,126 +2,56 @@
 
 A step of a small batch launches dozens of kernels, which takes the processor longer than they take
 the GPU. A CUDA graph launches all of them at once. It repeats the same kernels at the same
-addresses. A batch is therefore copied to memory for batches of its shape, and ragged sets are
-padded to one of a few numbers of rows. Rows beyond the last set belong to no item: pooling ignores
-them, and their gradient is 0.
+addresses, so that a batch is first copied to those of its shape (`StaticBatches`).
 
-Results never depend on what has been recorded. The first steps of a shape are taken kernel by
-kernel on the same memory. The recorded step must then equal the next one to the bit: the loss, the
-parameters, the running averages and the state of the generator. If it differs, or cannot be
-recorded, the training goes on kernel by kernel.
+Results do not depend on what has been recorded. Without a graph, steps are taken kernel by kernel
+on the same copies. After it has been recorded, the next step of its shape is taken in both ways,
+from the same state. Both must agree to the bit: the loss, the parameters, the running averages and
+the state of the generator. If they do not, or if a step cannot be recorded, the training goes on
+kernel by kernel. Only if memory runs out, later batches are neither copied nor padded, which
+changes the rounding.
 """
 
 from __future__ import annotations
 
-import threading
 import warnings
-import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
+from acluster._utils._no_empty_sets import no_empty_sets
 from acluster.training._batches import Batch
+from acluster.training._cuda_graph import CudaRecorder
 from acluster.training._optimizer import Optimizer
-from acluster.training._packing import sent_to
+from acluster.training._static_batches import Shape, StaticBatches
 
 if TYPE_CHECKING:
     from acluster.training._trainer import Trainer
 
-# Takes a step and its generator, and returns a function that repeats the step.
-Recorder = Callable[[Callable[[], Tensor], torch.Generator], Callable[[], Tensor]]
+# Recording makes the device wait and gives back its free memory, which takes as long as many steps.
+# A shape that is rarer than this is not worth it.
+_N_BEFORE_RECORDING = 10
 
-# Steps of a shape before it is recorded, which takes as long as a few steps. The first one may
-# compile kernels, and allocate memory that later ones use again.
-_N_BEFORE_RECORDING = 3
-
-# Each takes memory for a batch and the intermediate results of a step.
-_MAX_SHAPES = 16
-
-# Ragged sets are padded to a multiple of 1/8 of a power of two: by at most one eighth.
-_BITS_OF_ROWS = 3
-
-# A process can record one graph at a time; fits may run in several threads.
-_one_at_a_time = threading.Lock()
+Step = Callable[[], Tensor]
 
 
-class Shape(NamedTuple):
-    """What a recorded step depends on, beside the numbers in its batch."""
+class Recorder(Protocol):
+    """What records steps, such as a `CudaRecorder`.
 
-    rows: tuple[tuple[int, int, torch.dtype], ...]  # their number, width and dtype, per modality
-    targets: tuple[torch.Size, torch.dtype]
-    weights: torch.Size
-
-    @classmethod
-    def of(cls, batch: Batch) -> Shape:
-        """Return the shape of a batch, with the rows that its sets are padded to."""
-        rows = tuple(
-            (padded_rows(offsets), values.shape[1], values.dtype) for values, offsets in batch.sets
-        )
-        return cls(rows, (batch.targets.shape, batch.targets.dtype), batch.weights.shape)
-
-
-def padded_rows(offsets: Tensor) -> int:
-    """Return the number of rows of a batch with padding; none is added to sets of equal size."""
-    lengths, n_rows = offsets.diff(), int(offsets[-1])
-    if bool((lengths == lengths[0]).all()):
-        return n_rows
-    step = 1 << max(0, n_rows.bit_length() - 1 - _BITS_OF_ROWS)
-    return -(-n_rows // step) * step
-
-
-class StaticBatches:
-    """Memory at fixed addresses for the batches of every shape.
-
-    Trainers that take their steps on the same batches share it, so that the local features are
-    copied once for all of them.
-
-    Parameters
+    Attributes
     ----------
-    device : torch.device
-        The device of the network.
+    failure : str or None
+        Why no steps are recorded any more, if recording has failed.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._kept: dict[Shape, Batch] = {}
-        self._held: dict[Shape, list[weakref.ref[Tensor]]] = {}
+    failure: str | None
 
-    def keeps(self, shape: Shape) -> bool:
-        """Whether the next batch of this shape will be at the same address."""
-        return shape in self._kept
-
-    def filled(self, shape: Shape, batch: Batch) -> Batch:
-        """Return a batch at the address of its shape, with offsets on the device."""
-        static = self._kept.get(shape)
-        if static is None:
-            static = self._allocated(shape, batch)
-            if len(self._kept) < _MAX_SHAPES:
-                self._kept[shape] = static
-        given = [values for values, _ in batch.sets]
-        held = [reference() for reference in self._held.get(shape, [])]
-        if not held or any(one is not other for one, other in zip(held, given, strict=True)):
-            for (values, offsets), (own, own_offsets) in zip(batch.sets, static.sets, strict=True):
-                own[: len(values)].copy_(values)
-                own_offsets.copy_(sent_to(self._device, offsets))
-            if shape in self._kept:
-                self._held[shape] = [weakref.ref(values) for values in given]
-        static.targets.copy_(batch.targets)
-        static.weights.copy_(batch.weights)
-        return static
-
-    def _allocated(self, shape: Shape, batch: Batch) -> Batch:
-        # Products with the rows beyond the last set must be finite: these rows start at zero.
-        sets = [
-            (torch.zeros(n_rows, width, dtype=dtype, device=self._device), offsets.to(self._device))
-            for (n_rows, width, dtype), (_, offsets) in zip(shape.rows, batch.sets, strict=True)
-        ]
-        targets, weights = torch.empty_like(batch.targets), torch.empty_like(batch.weights)
-        return Batch(sets, targets, weights, batch.n_items)
+    def __call__(self, step: Step, generator: torch.Generator) -> Step:
+        """Return a function that repeats a step, or raise a RuntimeError."""
 
 
 class RecordedSteps:
@@ -130,140 +60,142 @@ class RecordedSteps:
     Parameters
     ----------
     trainer : Trainer
-        Its network reads nothing back from the device if the offsets are there.
+        Its network reads nothing back from the device.
 
     batches : StaticBatches
         The memory of the batches, which several trainers may share.
 
-    record : callable
-        Records a step, such as a `CudaRecorder`.
+    record : Recorder
+        Records a step. Trainers that share it give up together.
 
     Attributes
     ----------
-    failure : str or None
-        Why no steps are recorded, if recording has failed.
+    n_recorded : int
+        The number of shapes whose recorded step has proven right.
     """
 
     def __init__(self, trainer: Trainer, batches: StaticBatches, record: Recorder) -> None:
-        self.failure: str | None = None
         self._trainer = trainer
-        self._batches = batches
+        self._batches: StaticBatches | None = batches
         self._record = record
         device = next(trainer.network.parameters()).device
         self._rate = torch.zeros((), dtype=torch.float32, device=device)
         self._rate_set: float | None = None
         self._n_taken: Counter[Shape] = Counter()
-        self._replays: dict[Shape, Callable[[], Tensor]] = {}
+        self._unproven: dict[Shape, Step] = {}
+        self._proven: dict[Shape, Step] = {}
 
-    def takes(self, batch: Batch) -> bool:
-        """Whether this is a whole batch, of which no set is empty."""
-        is_whole = batch.ends_step and batch.share is None and len(batch.targets) == batch.n_items
-        return is_whole and all(bool((offsets.diff() > 0).all()) for _, offsets in batch.sets)
+    @property
+    def n_recorded(self) -> int:
+        """The number of shapes whose recorded step has proven right."""
+        return len(self._proven)
 
-    def step(self, batch: Batch) -> Tensor:
-        """Take a step; the result is that of `Trainer.step`."""
-        shape = Shape.of(batch)
-        static = self._batches.filled(shape, batch)
+    def step(self, batch: Batch) -> Tensor | None:
+        """Take a step on a whole batch, and return its loss.
+
+        Returns
+        -------
+        Tensor of shape (), or None
+            As `Trainer.step`. None if this batch is a part of one, or has an empty set: then
+            nothing has been done.
+        """
+        if self._batches is None or (shape := self._batches.shape_of(batch)) is None:
+            return None
+        try:
+            static = self._batches.copied(shape, batch)
+        except torch.OutOfMemoryError as error:
+            self._batches = None
+            self._give_up(str(error), self._trainer.generator.get_state())
+            return None
         self._set_rate(float(self._trainer.optimizer.learning_rate))
-        if (replay := self._replays.get(shape)) is not None:
+        if (replay := self._proven.get(shape)) is not None:
             return replay()
+        if (replay := self._unproven.pop(shape, None)) is not None:
+            return self._step_in_both_ways(shape, static, replay)
+        loss = self._plain_step(static)
         self._n_taken[shape] += 1
-        is_due = self._n_taken[shape] > _N_BEFORE_RECORDING and self._batches.keeps(shape)
-        if is_due and self.failure is None:
-            return self._recorded_step(shape, static)
-        return self._trainer.plain_step(static, self._rate)
+        is_due = self._n_taken[shape] == _N_BEFORE_RECORDING
+        if is_due and self._record.failure is None and self._batches.has_fixed_address(shape):
+            self._begin_recording(shape, static)
+        return loss
 
     def _set_rate(self, learning_rate: float) -> None:
         if learning_rate != self._rate_set:
             self._rate.fill_(learning_rate)
             self._rate_set = learning_rate
 
-    def _recorded_step(self, shape: Shape, static: Batch) -> Tensor:
-        """Take a step kernel by kernel, record it, and repeat it from the same state."""
-
-        def step() -> Tensor:
+    def _plain_step(self, static: Batch) -> Tensor:
+        with no_empty_sets():
             return self._trainer.plain_step(static, self._rate)
 
-        before = self._state()
-        expected = step()
-        after = self._state()
+    def _begin_recording(self, shape: Shape, static: Batch) -> None:
+        state = self._trainer.generator.get_state()
+        try:
+            step = self._record(lambda: self._plain_step(static), self._trainer.generator)
+        except RuntimeError as error:
+            self._give_up(str(error), state)
+        else:
+            self._unproven[shape] = step
+
+    def _step_in_both_ways(self, shape: Shape, static: Batch, replay: Step) -> Tensor:
+        """Take a step kernel by kernel, and repeat it from the same state as recorded."""
+        before = self._copied_state()
+        expected = self._plain_step(static)
+        after = None if before is None else self._copied_state()
+        if before is None or after is None:
+            reason = "there is no memory to compare it with a step of single kernels"
+            self._give_up(reason, self._trainer.generator.get_state())
+            return expected
         try:
             self._load(before)
-            replay = self._record(step, self._trainer.generator)
             loss = replay()
-            if not _same_bits([loss, *self._state()], [expected, *after]):
-                self.failure = "its result differs from that of single kernels"
-        except RuntimeError as error:
-            self.failure = str(error).partition("\n")[0]
-        if self.failure is None:
-            self._replays[shape] = replay
+            found = [loss, *self._tensors(), self._trainer.generator.get_state()]
+            is_right = _have_same_bits(found, [expected, *after])
+        except BaseException:
+            self._load(after)
+            raise
+        if is_right:
+            self._proven[shape] = replay
             return loss
-        self._give_up(after)
+        self._load(after)
+        self._give_up("its result differs from that of single kernels", after[-1])
         return expected
 
-    def _give_up(self, state: Sequence[Tensor]) -> None:
-        """Go on from a state, kernel by kernel."""
-        self._replays.clear()
+    def _give_up(self, reason: str, state: Tensor) -> None:
+        """Record nothing more, and go on with another generator from a state of this one."""
+        self._unproven.clear()
+        self._proven.clear()
         self._trainer.optimizer.clear()
         # A recording that has failed may leave its generator unusable.
         self._trainer.generator = torch.Generator(self._trainer.generator.device)
-        self._load(state)
-        warnings.warn(
-            f"A training step cannot be recorded as a CUDA graph: {self.failure}. The fit goes on "
-            "without one. Its results are the same, but small batches take longer.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        self._trainer.generator.set_state(state)
+        if self._record.failure is None:
+            self._record.failure = reason.partition("\n")[0]
+            warnings.warn(
+                f"A training step cannot be recorded as a CUDA graph: {self._record.failure}. The "
+                "fit goes on without graphs. Its results are the same, but small batches take "
+                "longer.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def _tensors(self) -> list[Tensor]:
         optimizer = self._trainer.optimizer
         assert isinstance(optimizer, Optimizer), "A compiled step is not recorded."
         return [*self._trainer.network.state_dict().values(), *optimizer.tensors]
 
-    def _state(self) -> list[Tensor]:
-        """Return copies of all that a step changes; the last one is that of the generator."""
-        copies = [tensor.clone() for tensor in self._tensors()]
+    def _copied_state(self) -> list[Tensor] | None:
+        """Return copies of all that a step changes, the generator last; None without memory."""
+        try:
+            copies = [tensor.clone() for tensor in self._tensors()]
+        except torch.OutOfMemoryError:
+            return None
         return [*copies, self._trainer.generator.get_state()]
 
     def _load(self, state: Sequence[Tensor]) -> None:
         for tensor, copy in zip(self._tensors(), state[:-1], strict=True):
             tensor.copy_(copy)
         self._trainer.generator.set_state(state[-1])
-
-
-class CudaRecorder:
-    """Record functions as CUDA graphs, whose intermediate results share memory.
-
-    Parameters
-    ----------
-    device : torch.device
-        The device of all tensors of the functions.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._stream = torch.cuda.Stream(device)
-        self._pool = torch.cuda.graph_pool_handle()
-
-    def __call__(
-        self, step: Callable[[], Tensor], generator: torch.Generator
-    ) -> Callable[[], Tensor]:
-        """Return a function that repeats `step`, which draws from `generator`, as one launch."""
-        graph = torch.cuda.CUDAGraph()
-        # Without this, every repetition would draw the same numbers.
-        graph.register_generator_state(generator)
-        # A thread that reads ahead may allocate and copy meanwhile.
-        recording = torch.cuda.graph(
-            graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
-        )
-        with _one_at_a_time, torch.cuda.device(self._device), recording:
-            loss = step()
-
-        def replay() -> Tensor:
-            graph.replay()
-            return loss
-
-        return replay
 
 
 @contextmanager
@@ -281,8 +213,8 @@ def recorded_steps(trainers: Sequence[Trainer]) -> Iterator[None]:
             trainer.recorded = None
 
 
-def _same_bits(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
-    """Whether tensors are equal; the same NaN are."""
+def _have_same_bits(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
+    """Return whether tensors have the same bits, so that the same NaN is equal to itself."""
     pairs = zip(found, expected, strict=True)
     return all(
         torch.equal(one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8))

@@ -133,9 +133,8 @@ class Trainer:
             The sum of the weighted losses before the step, divided by ``batch.n_items``. With
             several ranks, it is the sum over this rank's items.
         """
-        if self.recorded is not None and self.recorded.takes(batch):
-            return self.recorded.step(batch)
-        return self.plain_step(batch)
+        loss = None if self.recorded is None else self.recorded.step(batch)
+        return self.plain_step(batch) if loss is None else loss
 
     def plain_step(self, batch: Batch, learning_rate: Tensor | None = None) -> Tensor:
         """Take a step kernel by kernel; `learning_rate` as for `Optimizer.step`."""

@@ -1,5 +1,6 @@
 import json
 import re
+from pathlib import Path
 
 import gpu_session
 import numpy as np
@@ -19,7 +20,12 @@ def test_check_compares_models_with_the_predictions_where_they_were_trained(tmp_
 
 
 def test_parts_report_how_they_ended(tmp_path, monkeypatch):
-    code = {"tests": "print('seen')", "pooling": "raise SystemExit(3)", "epoch": "while True: pass"}
+    worker = "import subprocess; print(subprocess.Popen(['sleep', '600']).pid)"
+    code = {
+        "tests": "print('seen')",
+        "pooling": "raise SystemExit(3)",
+        "epoch": f"{worker}; import time; time.sleep(600)",
+    }
     monkeypatch.setattr(
         gpu_session, "commands", lambda *_: {part: ["-c", text] for part, text in code.items()}
     )
@@ -34,8 +40,18 @@ def test_parts_report_how_they_ended(tmp_path, monkeypatch):
     assert (tmp_path / "tests.log").read_text() == "seen\n"
     stopped = gpu_session.run_part(tmp_path, "epoch", 5, smoke=False)
     assert stopped["ended"] == "stopped after 5 s"
+    worker = int((tmp_path / "epoch.log").read_text())
+    assert not is_running(worker)
     skipped = gpu_session.run_part(tmp_path, "epoch", 4, smoke=False)
     assert skipped["ended"] == "skipped: no time was left"
+
+
+def is_running(pid):
+    """Whether a process goes on; one that was killed may not have been removed yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
 
 
 @pytest.mark.parametrize("part", ["members", "small"])

@@ -8,6 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from acluster._utils._no_empty_sets import no_empty_sets
 from acluster.nn import (
     AttentionCluster,
     FC1Weighting,
@@ -63,7 +64,7 @@ def take_step(network, offsets_device="meta", n_outputs=4):
     sets = [(torch.ones(12, width, device="meta"), offsets) for width in (6, 5)]
     targets = torch.zeros(3, dtype=torch.int64, device="meta")
     batch = Batch(sets, targets, torch.ones(3, device="meta"), 3)
-    with trainer.training(), OnMeta():
+    with trainer.training(), no_empty_sets(), OnMeta():
         trainer.plain_step(batch, torch.zeros((), device="meta"))
 
 
@@ -106,6 +107,16 @@ def test_a_gradient_in_bfloat16_factors_is_rounded_once():
     assert gradient.shape == parameter.shape
     assert dtypes[-1] == torch.float32  # of the product itself: no conversion follows it
     assert dtypes.count(torch.float32) == 1
+
+
+def test_offsets_are_read_unless_no_set_is_promised_to_be_empty():
+    network = make_network()
+    offsets = torch.tensor([0, 4, 4, 9])
+    sets = [(torch.ones(9, width), offsets) for width in (6, 5)]
+    logits = network.eval()(sets)
+    assert logits.isfinite().all()
+    with no_empty_sets():
+        assert not network(sets)[1].isfinite().all()
 
 
 def test_offsets_on_the_cpu_are_copied():
