@@ -181,6 +181,12 @@ class Architecture:
         )
 
 
+def device_name(classifier: Any) -> str:
+    """Return the device of a classifier's network; "auto" is the CPU for one that prefers it."""
+    is_small = classifier.device == "auto" and classifier._prefers_cpu
+    return "cpu" if is_small else str(classifier.device)
+
+
 def members_of(network: IntegrationNetwork | EnsembleNetwork) -> list[IntegrationNetwork]:
     """Return the networks of an ensemble, or the only network."""
     return [*network.members] if isinstance(network, EnsembleNetwork) else [network]

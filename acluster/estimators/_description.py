@@ -11,7 +11,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, validate_parameter_constraints
 
 from acluster._utils._model_file import ModelFileError, Tensors
-from acluster.estimators._architecture import Architecture
+from acluster.estimators._architecture import Architecture, device_name
 from acluster.estimators._json_values import from_json, numbers, one_of, plain, to_json
 from acluster.estimators._labels import LabelCoding
 from acluster.estimators._missing import MissingModality
@@ -37,6 +37,7 @@ def describe_network(model: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]
         "parameters": parameters_to_json(model),
         "dtype": model._dtype,
         "in_bfloat16": [*model._in_bfloat16],
+        "prefers_cpu": model._prefers_cpu,
         "modalities": plain(sizes["integrations"]),
         "network": plain(sizes["network"]),
         "loss_curve": model.loss_curve_,
@@ -68,6 +69,7 @@ def restore_network(
     model = with_parameters(kind, parameters, coding)
     model._dtype = one_of(description["dtype"], ("float32", "float64"), "dtype")
     model._in_bfloat16 = check_operations(description.get("in_bfloat16", []))  # not in older files
+    model._prefers_cpu = description.get("prefers_cpu") is True  # nor this
     model._architecture = _restore_architecture(model, description, tensors)
     _restore_history(model, description)
     model._random_state = check_random_state(model.random_state)
@@ -174,7 +176,7 @@ def _restore_weights(model: Any, tensors: Tensors) -> None:
             )
     state = {name: tensors[f"network.{name}"] for name in expected}
     model.network_ = model._architecture.build(
-        model.dropout, model._dtype, to_torch_state(state), model.device
+        model.dropout, model._dtype, to_torch_state(state), device_name(model)
     )
 
 

@@ -18,7 +18,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from acluster.estimators._adoption import adopt, identity_across_ranks
-from acluster.estimators._architecture import Architecture, members_of
+from acluster.estimators._architecture import Architecture, device_name, members_of
 from acluster.estimators._fitting import (
     fast_steps,
     fit_together,
@@ -353,7 +353,7 @@ class SetClassifier(
         if not data.resumes:
             has_choice = self.device == "auto" and resolve_device("auto").type != "cpu"
             self._prefers_cpu = has_choice and is_faster_without_gpu(self, data)
-        device = data.ranks.own_device(resolve_device(_device_name(self)))
+        device = data.ranks.own_device(resolve_device(device_name(self)))
         check_precision(self.precision, self._dtype if data.resumes else self.dtype)
         if data.resumes:
             if architecture != self._architecture:
@@ -705,13 +705,8 @@ class SetClassifier(
             integration, sizes = state["_architecture"]
             self._architecture = Architecture.from_dict(sizes, integration, is_softmax)
             self.network_ = self._architecture.build(
-                self.dropout, self._dtype, to_torch_state(state["network_"]), _device_name(self)
+                self.dropout, self._dtype, to_torch_state(state["network_"]), device_name(self)
             )
-
-
-def _device_name(classifier: Any) -> str:
-    is_small = classifier.device == "auto" and classifier._prefers_cpu
-    return "cpu" if is_small else classifier.device
 
 
 def _ranks_of(classifier: Any) -> Ranks:

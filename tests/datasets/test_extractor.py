@@ -189,9 +189,9 @@ def test_learning_rate_follows_the_schedule(monkeypatch, schedule):
     seen = []
     step = Optimizer.step
 
-    def remember(optimizer):
+    def remember(optimizer, *args):
         seen.append(optimizer.learning_rate)
-        step(optimizer)
+        step(optimizer, *args)
 
     monkeypatch.setattr(Optimizer, "step", remember)
     quick(n_epochs=2, batch_size=6, learning_rate=0.01, learning_rate_schedule=schedule).fit(

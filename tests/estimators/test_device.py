@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import acluster
 from acluster import AttentionClusterClassifier
 from acluster.datasets import load_benchmark
 from acluster.estimators import TrainingData, _architecture, _fitting, _set_classifier
@@ -61,11 +62,14 @@ def test_auto_of_a_distributed_fit_is_the_gpu():
     assert not _fitting.is_faster_without_gpu(clf, data)
 
 
-def test_a_model_that_auto_left_on_the_cpu_stays_there():
+def test_a_model_that_auto_left_on_the_cpu_stays_there(tmp_path):
     X, y = make_data()
     clf = AttentionClusterClassifier(cluster_size=8, max_iter=3, tol=None, random_state=0).fit(X, y)
     copied = pickle.loads(pickle.dumps(clf))
     np.testing.assert_array_equal(copied.predict_proba(X), clf.predict_proba(X))
+    clf.save(tmp_path / "a.model")
+    loaded = acluster.load(tmp_path / "a.model")
+    assert next(loaded.network_.parameters()).device.type == "cpu"
     copied.set_params(warm_start=True).fit(X, y)
     assert next(copied.network_.parameters()).device.type == "cpu"
     state = clf.__getstate__()

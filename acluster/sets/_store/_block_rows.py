@@ -44,6 +44,11 @@ class BlockRows(StoredRows):
         self._max_together = min(most, self._max_blocks)
         self._blocks: dict[int, NDArray[Any]] = {}  # ordered from least to most recently used
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Blocks are large, and in part memory that was never filled: it may hold anything, such as
+        # the credentials of a store.
+        return {**super().__getstate__(), "_blocks": {}}
+
     @abstractmethod
     def _load(self, blocks: list[int]) -> dict[int, NDArray[Any]]:
         """Return blocks, given in ascending order, and maybe more."""

@@ -273,6 +273,18 @@ def test_raw_rows_are_fast_with_blocks_of_one_chunk(tmp_path):
     assert rows.rows_per_block == 4
 
 
+def test_pickled_rows_hold_no_blocks(tmp_path):
+    values = np.random.default_rng(0).normal(size=(5000, M)).astype("f4")
+    array = write(tmp_path, values, chunk=1000, compressors="auto")
+    rows = open_rows(array)
+    assert isinstance(rows, DecodedRows)
+    size = len(pickle.dumps(rows))
+    np.testing.assert_array_equal(rows.gather(np.array([0]), np.array([5000])), values)
+    assert len(pickle.dumps(rows)) == size < 5000
+    copied = pickle.loads(pickle.dumps(rows))
+    np.testing.assert_array_equal(copied.gather(np.array([7]), np.array([9])), values[7:16])
+
+
 def test_error_names_array_at_root_of_store(tmp_path):
     array = zarr.create_array(tmp_path / "a.zarr" / "depth", shape=(8, M), dtype="f4")
     with pytest.raises(StoreError, match=r"array 'depth' of a\.zarr has 8 rows"):
