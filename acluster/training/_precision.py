@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import secrets
+import stat
 import statistics
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,12 +31,12 @@ MIN_GAIN = 1.1
 
 # Rounds of one step in each precision. After the first ones, none begins once the time is up.
 _MIN_ROUNDS, _MAX_ROUNDS, _MAX_SECONDS = 3, 9, 0.15
-# No further rounds can change such a ratio, as of emulated products, into a gain.
-_HOPELESS = 0.5
+# A ratio beyond these is an error of the clock. A file that holds one was not written here.
+_SMALLEST, _LARGEST = 1e-3, 1e3
 
 # Raise it when the code that is timed changes, so that what older versions measured is not used.
-_VERSION = 1
-_MAX_FILE_BYTES = 1 << 16
+_VERSION = 2
+_MAX_FILE_BYTES = 1 << 10
 
 # The gains that this process has measured or read, by their keys. One thread measures at a time.
 _gains: dict[str, float] = {}
@@ -98,11 +98,14 @@ def check_operations(names: Any) -> tuple[str, ...]:
     Raises
     ------
     ValueError
-        If it is not a list of different names in `OPERATIONS`.
+        If it is not a list of different names in `OPERATIONS`, in their order.
     """
     known = isinstance(names, list) and [one for one in OPERATIONS if one in names]
     if not isinstance(names, list) or known != names:
-        raise ValueError(f"its operations in bfloat16 are {names!r:.80}, not among {OPERATIONS}")
+        raise ValueError(
+            f"its operations in bfloat16 are {names!r:.80}, not some of {[*OPERATIONS]} in this "
+            "order"
+        )
     return tuple(names)
 
 
@@ -111,6 +114,11 @@ def bfloat16_gain(trial: Trial) -> float:
 
     The operation is timed the first time only: later calls, also of other processes, get the same
     number. If the folder of the cache cannot be written, the number holds for this process.
+
+    Raises
+    ------
+    Exception
+        What the trial raises. Nothing is kept then.
     """
     machine = {
         "version": _VERSION,
@@ -134,7 +142,7 @@ def _kept_gain(key: str, trial: Trial) -> float:
     if gain is None:
         gain = _measure(trial)
         with suppress(OSError):  # the choice then holds for this process
-            _write(path, {"gain": gain, "of": json.loads(key)})
+            _write(path, gain)
         # Another process may have been first, and its measurement counts for both.
         found = _read(path)
         gain = gain if found is None else found
@@ -154,30 +162,56 @@ def _path(key: str) -> Path | None:
 
 def _read(path: Path) -> float | None:
     """Return the gain in a file; None if the file does not exist or is damaged."""
+    # Not to wait for the other end of a pipe that takes the place of the file.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=lambda name, _: os.open(name, flags)) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return None
             gain = json.loads(file.read(_MAX_FILE_BYTES))["gain"]
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
-    is_gain = type(gain) is float and math.isfinite(gain) and gain > 0
+    is_gain = type(gain) is float and _SMALLEST <= gain <= _LARGEST
     return gain if is_gain else None
 
 
-def _write(path: Path, content: Mapping[str, Any]) -> None:
+def _write(path: Path, gain: float) -> None:
     """Write a file unless a valid one exists.
 
     A link appears at once with its content, and never replaces a file. Of several processes that
     measure at the same time, the first one thus decides.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    content = json.dumps({"gain": gain})
     own = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp")
     try:
-        own.write_text(json.dumps(content))
-        if path.exists() and _read(path) is None:  # damaged
-            path.unlink(missing_ok=True)
-        os.link(own, path)
+        if os.path.lexists(path) and not path.is_dir() and _read(path) is None:
+            with suppress(FileNotFoundError):  # another process took it away
+                _take_away(path, own)
+        own.write_text(content)
+        _link(own, path, content)
     finally:
         own.unlink(missing_ok=True)
+
+
+def _take_away(path: Path, to: Path) -> None:
+    """Remove a damaged file, unless another process has replaced it by a valid one meanwhile."""
+    os.replace(path, to)
+    gain = _read(to)
+    if gain is not None:
+        _link(to, path, json.dumps({"gain": gain}))
+    to.unlink()
+
+
+def _link(own: Path, path: Path, content: str) -> None:
+    """Give a file a second name, unless this name is taken."""
+    try:
+        os.link(own, path)
+    except FileExistsError:
+        return
+    except OSError:  # a file system without links, on which the file is empty for a moment
+        with suppress(FileExistsError), path.open("x") as file:
+            file.write(content)
 
 
 def _measure(trial: Trial) -> float:
@@ -193,13 +227,14 @@ def _measure(trial: Trial) -> float:
             _seconds(step, operations)
         ratios: list[tuple[float, ...]] = []
         end = _now() + _MAX_SECONDS
-        while _continues(ratios, has_time=_now() < end):
+        while len(ratios) < (_MAX_ROUNDS if _now() < end else _MIN_ROUNDS):
             # Each precision is first in every other round, so that a drift cancels.
             order = ((), OPERATIONS) if len(ratios) % 2 else (OPERATIONS, ())
             seconds = {operations: _seconds(step, operations) for operations in order}
             pairs = zip(seconds[()], seconds[OPERATIONS], strict=True)
             ratios.append(tuple(full / mixed for full, mixed in pairs))
-    return float(min(map(statistics.median, zip(*ratios, strict=True))))
+    gain = min(map(statistics.median, zip(*ratios, strict=True)))
+    return min(max(float(gain), _SMALLEST), _LARGEST)
 
 
 def _now() -> float:
@@ -211,13 +246,6 @@ def _now() -> float:
     # The processor time of Windows moves in steps of 16 ms.
     is_alone = torch.get_num_threads() == 1 and os.name == "posix"
     return time.thread_time() if is_alone else time.perf_counter()
-
-
-def _continues(ratios: Sequence[tuple[float, ...]], *, has_time: bool) -> bool:
-    if has_time:
-        return len(ratios) < _MAX_ROUNDS
-    is_clear = len(ratios) > 0 and min(ratios[-1]) < _HOPELESS
-    return len(ratios) < _MIN_ROUNDS and not is_clear
 
 
 def _seconds(
