@@ -85,6 +85,7 @@ class RawRows(StoredRows):
 
     def _read_pieces(self, pieces: Pieces, out: NDArray[Any]) -> None:
         shards = pieces.block // self._layout.chunks_per_shard
+        # A thread that came in between would learn the same. The lock only avoids that work.
         with self._lock:
             for shard in set(shards[~self._is_indexed[shards]].tolist()):
                 self._load_index(shard)

@@ -77,10 +77,12 @@ class RemoteRows(BlockRows):
     def gather(self, starts: Int64Array, lengths: Int64Array, out: Array | None = None) -> Array:
         """Read runs of rows, end to end."""
         short = lengths[lengths <= min(self.rows_per_block // 4, self._layout.rows_per_chunk)]
-        self._n_extra = max(self._n_extra, int(short.max(initial=0)) - 1)
         ends = starts + lengths
-        self._is_in_order = np.array_equal(starts, np.append(self._end, ends)[: len(starts)])
-        self._end = int(ends[-1]) if len(ends) else self._end
+        # These only say how much to fetch, so that a call of another thread may come in between.
+        with self._lock:
+            self._n_extra = max(self._n_extra, int(short.max(initial=0)) - 1)
+            self._is_in_order = np.array_equal(starts, np.append(self._end, ends)[: len(starts)])
+            self._end = int(ends[-1]) if len(ends) else self._end
         return super().gather(starts, lengths, out)
 
     def _check(self) -> None:

@@ -611,3 +611,16 @@ def test_sessions_of_icechunk_are_read_and_written():
         pickle.dumps(X)
     with pytest.raises(FileExistsError):
         save_feature_sets(repository.writable_session("main"), sets)
+
+
+def test_rows_change_what_threads_share_under_their_lock(stored):
+    class Watched(RemoteRows):
+        def __setattr__(self, name, value):
+            assert name.startswith("_lock") or self._lock.locked(), name
+            super().__setattr__(name, value)
+
+    address, expected = stored
+    X = open_feature_sets(address)
+    X._source.rows.__class__ = Watched
+    assert_same(X, expected)
+    X._source.rows.check()
