@@ -16,6 +16,7 @@ from acluster import (
     save_feature_sets,
 )
 from acluster.sets import _checks
+from acluster.training import Fit
 from acluster.training import _resident as resident
 from tests.conftest import make_sets
 from tests.estimators.common import have_same_weights
@@ -81,6 +82,18 @@ def test_fit_reads_all_features_once_and_learns_the_same(dtype, gpu, host_checks
     assert copies.n_copied > 3
     monkeypatch.undo()
     assert have_same_weights(clf, make(standardize=False).fit(X, y))
+
+
+def test_fit_does_not_check_again_for_an_error_after_the_copy(gpu, host_checks, monkeypatch):
+    def end_epoch(fit, loss):
+        raise RuntimeError("of the training")
+
+    monkeypatch.setattr(Fit, "end_epoch", end_epoch)
+    X, y = make_sets()
+    with pytest.raises(RuntimeError, match="of the training"):
+        make().fit(X, y)
+    assert len(gpu) == 1
+    assert host_checks == []
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from acluster._utils._operations import choosing_bfloat16
 from acluster.nn import (
     AttentionCluster,
     FC1Weighting,
@@ -48,6 +49,25 @@ def make_sets(n_modalities, lengths=((2, 1, 5, 3), (1, 0, 2, 4))):
 
 def parts_of(network, size, total=lambda part: part):
     return [UnitsNetwork(network, rank, size, total) for rank in range(size)]
+
+
+@pytest.mark.parametrize(
+    ("operations", "expected"), [(["linear"], torch.bfloat16), (["integration"], torch.float32)]
+)
+def test_linear_layer_of_a_part_computes_in_the_chosen_precision(operations, expected):
+    found = []
+    [part, _] = parts_of(make_network(4).float(), 2)
+    cast = part.linear._weight_as
+
+    def recording(dtype):
+        found.append(dtype)
+        return cast(dtype)
+
+    part.linear._weight_as = recording
+    sets = [(values.float(), offsets) for values, offsets in make_sets(1)]
+    with choosing_bfloat16(operations):
+        part(sets)
+    assert found == [expected]
 
 
 class TotalOverThreads:

@@ -222,22 +222,36 @@ class TestCopyRows:
 
 class FakeStream:
     def __init__(self, *arguments):
-        self.n_waits = 0
+        self.waits_for = []
 
     def wait_stream(self, other):
-        self.n_waits += 1
+        self.waits_for.append(other)
 
     def synchronize(self):
         pass
 
 
+class FakeEvent:
+    def __init__(self, blocking):
+        self.recorded, self.n_waits = [], 0
+
+    def record(self, stream):
+        self.recorded.append(stream)
+
+    def synchronize(self):
+        assert len(self.recorded) == 1, "an event that is not recorded is waited for in vain"
+        self.n_waits += 1
+
+
+CURRENT_STREAM = FakeStream()
+
+
 @pytest.fixture
 def cuda_copies(monkeypatch):
     """CudaCopies whose device is the CPU."""
-    events = SimpleNamespace(record=lambda stream: None, synchronize=lambda: None)
     monkeypatch.setattr(torch.cuda, "Stream", FakeStream)
-    monkeypatch.setattr(torch.cuda, "Event", lambda blocking: events)
-    monkeypatch.setattr(torch.cuda, "current_stream", FakeStream)
+    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: CURRENT_STREAM)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
     monkeypatch.setattr(CudaCopies, "buffer", lambda self, n: torch.empty(n, dtype=torch.uint8))
     return CudaCopies(torch.device("cpu"))
@@ -251,6 +265,36 @@ def test_cuda_copies_convert_on_the_device(cuda_copies, dtype, resident_dtype):
         target = copied(sets, cuda_copies, dtype=resident_dtype)
     assert torch.equal(target, torch.from_numpy(sets.packed()[0]).to(resident_dtype))
     assert cuda_copies.total() == target.double().sum()
+
+
+def test_cuda_copies_wait_for_queued_kernels_and_for_each_buffer(cuda_copies, monkeypatch):
+    log, events, start = [], [], cuda_copies.start
+    copy, record = torch.Tensor.copy_, FakeEvent.record
+
+    def copy_(target, source, **options):
+        log.append("copy" if target.dtype == source.dtype else "convert")
+        return copy(target, source, **options)
+
+    def recording(event, stream):
+        assert stream is cuda_copies._stream
+        log.append("record")
+        record(event, stream)
+
+    def starting(source, target):
+        log.clear()
+        events.append(start(source, target))
+        # A buffer may be filled again once it has been copied, even if not yet converted.
+        assert log == ["copy", "record", "convert"]
+        return events[-1]
+
+    monkeypatch.setattr(torch.Tensor, "copy_", copy_)
+    monkeypatch.setattr(FakeEvent, "record", recording)
+    monkeypatch.setattr(cuda_copies, "start", starting)
+    with blocks_of(4, np.float16):
+        copied(random_sets([3, 2, 5, 10], np.float16), cuda_copies, n_readers=1)
+    assert cuda_copies._stream.waits_for == [CURRENT_STREAM]
+    # Of five blocks, the last two take the buffers of the first two.
+    assert [event.n_waits for event in events] == [1, 1, 0, 0, 0]
 
 
 def test_cuda_copies_do_not_overflow_in_sums_of_float16(cuda_copies):
