@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -20,7 +20,7 @@ from acluster.estimators._items import Items, copy_checked, hold_out, unwrapped
 from acluster.estimators._labels import to_mean_one
 from acluster.estimators._missing import MissingModality
 from acluster.estimators._parameters import value_per_modality
-from acluster.estimators._precision import choose_operations, operations_of
+from acluster.estimators._precision import choose_operations, operations_of, show_kept_operations
 from acluster.estimators._split import splits_units
 from acluster.estimators._training_data import TrainingData, TrainingSets
 from acluster.nn import AttentionCluster, CompiledMembers, UnitsNetwork, reads_nothing_back
@@ -87,7 +87,8 @@ class _Fitting:
         like = next(estimator.network_.parameters())
         self.sets = TrainingSets(data, estimator.cache, like, train)
         chosen = slice(None) if train is None else train
-        fit = make_fit(estimator, self.sets, targets[chosen], weights[chosen], validation)
+        of_items = targets[chosen], weights[chosen], validation
+        fit = make_fit(estimator, self.sets, *of_items, checkpoint)
         metadata = {"sample_weight": items.sample_weight} if data.is_weighted else None
         seen_X = unwrapped(estimator, items.X)
         self.callbacks = EstimatorCallbacks(
@@ -95,7 +96,6 @@ class _Fitting:
         )
         self.callbacks.begin_fit()
         if checkpoint is not None:
-            checkpoint.restore(fit, estimator.max_iter)
             estimator._record(fit)  # callbacks see the epochs of the checkpoint
         schedule = estimator.learning_rate_schedule
         self.member = Member(fit, estimator.max_iter, self.callbacks, checkpoint, schedule)
@@ -233,12 +233,11 @@ def make_fit(
     targets: NDArray[Any],
     weights: NDArray[np.float64],
     validation: Items | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Fit:
-    """Create the `Fit` of an estimator's network on these items, before its first epoch."""
+    """Create the `Fit` of an estimator's network on these items, and restore its checkpoint."""
     like, ranks = next(estimator.network_.parameters()), training_sets.data.ranks
-    given = training_sets.given()
-    is_split = splits_units(estimator, given, ranks)
-    estimator._in_bfloat16 = _choose_operations(estimator, given, ranks)
+    is_split = splits_units(estimator, training_sets.given(), ranks)
     trainer = _make_trainer(estimator, ranks, is_split)
     sets = training_sets.sets()
     estimator._missing = _learn_moments(estimator, training_sets)
@@ -266,7 +265,7 @@ def make_fit(
     )
     # A schedule that falls until `max_iter` needs all epochs.
     tol = estimator.tol if estimator.learning_rate_schedule == "constant" else None
-    return Fit(
+    fit = Fit(
         trainer,
         batches,
         patience=Patience(tol, estimator.n_iter_no_change),
@@ -276,24 +275,35 @@ def make_fit(
         validation_scores=estimator.validation_scores_,
         verbose=estimator.verbose and ranks.rank == 0,
     )
+    if checkpoint is not None:
+        checkpoint.restore(fit, estimator.max_iter)
+    _choose_precision(estimator, fit, ranks)
+    return fit
 
 
-def _choose_operations(
-    estimator: Any, given: Mapping[str, FeatureSets], ranks: Ranks
-) -> tuple[str, ...]:
-    network, modalities = members_of(estimator.network_)[0], [*given.values()]
-    return choose_operations(
+def _choose_precision(estimator: Any, fit: Fit, ranks: Ranks) -> None:
+    """Choose what a fit in mixed precision computes in bfloat16, unless its checkpoint has."""
+    if estimator.precision == "full":
+        return
+    batches = fit.batches
+    if fit.has_precision:
+        show_kept_operations(estimator, fit.in_bfloat16, ranks)
+        estimator._in_bfloat16 = fit.in_bfloat16
+        return
+    network = fit.trainer.trainers[0].network
+    estimator._in_bfloat16 = choose_operations(
         estimator,
-        given,
+        batches.source.modalities,
+        batches.n_local_features,
         ranks,
-        is_compiled=_is_compiled(estimator, network, modalities),
-        n_operations=_n_operations(network, modalities, estimator.batch_size),
+        is_compiled=_takes_compiled_steps(estimator, fit),
+        n_operations=_n_operations(network, batches.source.modalities, batches.batch_size),
     )
+    fit.in_bfloat16 = operations_of(estimator)
 
 
 def _make_trainer(estimator: Any, ranks: Ranks, is_split: bool) -> Trainer | EnsembleTrainer:
     network, loss = estimator.network_, estimator._coding.loss
-    in_bfloat16 = operations_of(estimator)
     device = next(network.parameters()).device
     options = {
         name: getattr(estimator, name)
@@ -302,7 +312,7 @@ def _make_trainer(estimator: Any, ranks: Ranks, is_split: bool) -> Trainer | Ens
     trainers: list[Trainer] = []
     generators = make_generators(estimator._random_state, device, member_numbers(estimator))
     for member, generator in zip(members_of(network), generators, strict=True):
-        shared = {**options, "generator": generator, "in_bfloat16": in_bfloat16, "ranks": ranks}
+        shared = {**options, "generator": generator, "ranks": ranks}
         if is_split:
             part = UnitsNetwork(member, ranks.rank, ranks.size, ranks.total)
             trainers.append(UnitsTrainer(member, part, loss, **shared))
@@ -326,10 +336,8 @@ def fast_steps(fits: Sequence[tuple[Any, Fit]]) -> Iterator[None]:
     for estimator, fit in fits:
         source, network = fit.batches.source, fit.trainer.trainers[0].network
         size = _n_operations(network, source.modalities, fit.batches.batch_size)
-        is_shared = fit.is_split or fit.batches.ranks.size > 1
-        is_whole = source.comes_whole(fit.batches.batch_size) and not is_shared
-        is_full = not fit.in_bfloat16  # a checkpoint decides too
-        if is_full and is_whole and _is_compiled(estimator, network, source.modalities):
+        # A checkpoint may have steps in bfloat16 that could be compiled.
+        if not fit.in_bfloat16 and _takes_compiled_steps(estimator, fit):
             for trainer in fit.trainer.trainers:
                 key = _compiled_key(estimator, trainer)
                 groups.setdefault(key, []).append((estimator, trainer))
@@ -344,10 +352,24 @@ def fast_steps(fits: Sequence[tuple[Any, Fit]]) -> Iterator[None]:
         yield
 
 
+def _takes_compiled_steps(estimator: Any, fit: Fit) -> bool:
+    """Whether the steps of a fit in full precision are compiled."""
+    batches, network = fit.batches, fit.trainer.trainers[0].network
+    return (
+        not _is_shared(fit)
+        and batches.source.comes_whole(batches.batch_size)
+        and _is_compiled(estimator, network, batches.source.modalities)
+    )
+
+
+def _is_shared(fit: Fit) -> bool:
+    """Whether a step of a fit needs other processes."""
+    return fit.is_split or fit.batches.ranks.size > 1
+
+
 def _records(fit: Fit) -> bool:
     """Whether the steps of a fit are recorded as CUDA graphs."""
-    is_shared = fit.is_split or fit.batches.ranks.size > 1
-    return not is_shared and reads_nothing_back(fit.trainer.trainers[0].network)
+    return not _is_shared(fit) and reads_nothing_back(fit.trainer.trainers[0].network)
 
 
 def _compile(estimators: Sequence[Any], trainers: Sequence[Trainer]) -> CompiledStep:

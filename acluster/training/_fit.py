@@ -115,6 +115,9 @@ class Fit:
 
     stopped : bool
         Whether a callback ended the training.
+
+    has_precision : bool
+        Whether a checkpoint has determined which operations multiply in bfloat16.
     """
 
     trainer: Trainer | EnsembleTrainer
@@ -127,6 +130,7 @@ class Fit:
     verbose: bool = False
     best_state: dict[str, torch.Tensor] | None = field(default=None, init=False)
     stopped: bool = field(default=False, init=False)
+    has_precision: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self.loss_curve = [*self.loss_curve]  # that of an earlier fit must not grow
@@ -146,6 +150,11 @@ class Fit:
     def in_bfloat16(self) -> tuple[str, ...]:
         """The operations of the network that multiply in bfloat16."""
         return self.trainer.trainers[0].in_bfloat16
+
+    @in_bfloat16.setter
+    def in_bfloat16(self, operations: tuple[str, ...]) -> None:
+        for trainer in self.trainer.trainers:
+            trainer.in_bfloat16 = operations
 
     @property
     def is_split(self) -> bool:
@@ -244,11 +253,10 @@ class Fit:
             raise ValueError("its patience does not match its scores")
         if type(description["stopped"]) is not bool:
             raise TypeError(f"stopped is {description['stopped']!r:.50}, not true or false")
-        # The first checkpoints do not have it.
-        in_bfloat16 = check_operations(description.get("in_bfloat16", [*self.in_bfloat16]))
+        has_precision = "in_bfloat16" in description  # the first checkpoints do not have it
+        in_bfloat16 = check_operations(description["in_bfloat16"]) if has_precision else ()
         self.trainer.load_state(arrays["trainer"])
-        for trainer in self.trainer.trainers:
-            trainer.in_bfloat16 = in_bfloat16
+        self.in_bfloat16, self.has_precision = in_bfloat16, has_precision
         self.batches.random_state.set_state(random_state)
         self.loss_curve, self.validation_scores = curve, scores
         self.patience, self.stopped = patience, description["stopped"]

@@ -1,5 +1,7 @@
 """Fits in mixed precision on ranks that measure different gains, for `test_distributed.py`.
 
+Alone, networks this small would take compiled steps.
+
 Started by torchrun with a folder: every rank writes what it chose, and its weights' digest.
 """
 
@@ -26,7 +28,7 @@ def found(splits_units):
     """Fit, and return the operations in bfloat16 and the digest of the weights."""
     X, y = make_sets(n=24, dtype=np.float32)
     of_rank = {"integration": 0.5} if dist.get_rank() == 0 else {"linear": 0.5}
-    with patch.object(_split, "FORCED", splits_units), gains(**of_rank):
+    with patch.object(_split, "FORCED", splits_units), gains(1e8, **of_rank):
         clf = AttentionClusterClassifier(precision="mixed", distributed=True, **OPTIONS).fit(X, y)
     weights = [parameter.detach().numpy().tobytes() for parameter in clf.network_.parameters()]
     return [clf._in_bfloat16, hashlib.sha256(b"".join(weights)).hexdigest(), clf.loss_curve_]

@@ -2,17 +2,23 @@
 
 import copy
 import pickle
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import ClassVar
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.nn import functional
 
 import acluster
 from acluster import (
     AttentionClusterClassifier,
+    FeatureSets,
     IntegrationClassifier,
     MultimodalAttentionClusterClassifier,
     rivals,
@@ -20,7 +26,13 @@ from acluster import (
 from acluster._utils._model_file import ModelFileError
 from acluster._utils._operations import _IN_BFLOAT16, OPERATIONS
 from acluster.estimators import _fitting, _precision
-from acluster.nn import WEIGHTINGS, DropoutLinear, Integration, IntegrationNetwork
+from acluster.nn import (
+    WEIGHTINGS,
+    DropoutLinear,
+    Integration,
+    IntegrationNetwork,
+    ScoreFusionNetwork,
+)
 from acluster.training import Fit
 from acluster.training import _precision as timing
 from tests.conftest import make_sets
@@ -185,6 +197,19 @@ def test_only_operations_that_gain_run_in_bfloat16(chosen, dtypes):
         clear(dtypes)
         clf.transform(X)  # always in full precision
         assert dtypes["integration"] == {torch.float32}
+
+
+def test_score_fusion_runs_its_linear_layer_in_bfloat16(dtypes):
+    X, y = make_sets(dtype=np.float32)
+    with gains(integration=0.5):
+        clf = rivals.AverageClassifier(
+            fusion="scores", precision="mixed", max_iter=1, tol=None, random_state=0
+        ).fit({"one": X, "other": X}, y)
+        assert type(clf.network_) is ScoreFusionNetwork
+        assert dtypes["linear"] == {torch.bfloat16}
+        clear(dtypes)
+        clf.predict({"one": X, "other": X})
+        assert dtypes["linear"] == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("chosen", CHOICES)
@@ -363,6 +388,17 @@ def test_a_gpu_runs_all_operations_in_bfloat16_and_its_model_none_on_a_cpu():
     assert _precision.operations_of(clf.set_params(precision="full")) == ()
 
 
+def test_record_keeps_no_operations_of_a_fit_on_a_gpu():
+    X, y = make_sets(dtype=np.float32)
+    clf = make("mixed", max_iter=1).fit(X, y)
+    fit = SimpleNamespace(loss_curve=[1.0], validation_scores=None, in_bfloat16=OPERATIONS)
+    clf._record(fit)
+    assert clf._in_bfloat16 == OPERATIONS
+    clf.network_ = clf.network_.to("meta")  # a device that is not a CPU
+    clf._record(fit)
+    assert clf._in_bfloat16 == ()
+
+
 @pytest.mark.parametrize("max_operations", [0, 1e8], ids=["autograd", "could be compiled"])
 def test_resumed_fit_keeps_the_operations_of_its_checkpoint(tmp_path, monkeypatch, max_operations):
     X, y = make_sets(dtype=np.float32)
@@ -387,6 +423,222 @@ def test_resumed_fit_keeps_the_operations_of_its_checkpoint(tmp_path, monkeypatc
         assert resumed.validation_scores_ == whole.validation_scores_
         np.testing.assert_array_equal(resumed.decision_function(X), whole.decision_function(X))
         assert resumed.loss_curve_ != make("mixed", **options).fit(X, y).loss_curve_
+
+
+@pytest.mark.parametrize(
+    ("of_checkpoint", "line"),
+    [
+        ({}, "bfloat16 for weighting and pooling and for the linear layer, as in the checkpoint"),
+        ({"integration": 0.5}, "bfloat16 for the linear layer, as in the checkpoint"),
+        ({"integration": 0.5, "linear": 0.5}, "float32, as in the checkpoint"),
+    ],
+    ids=["both", "linear", "none"],
+)
+def test_resumed_fit_measures_nothing_and_says_what_it_does(
+    tmp_path, monkeypatch, capsys, of_checkpoint, line
+):
+    X, y = make_sets(dtype=np.float32)
+    options = {"learning_rate_schedule": "constant", "tol": None}
+    with gains(**of_checkpoint):
+        first = make("mixed", max_iter=2, **options).fit(X, y, checkpoint_dir=tmp_path)
+    with gains(), patch.object(_precision, "bfloat16_gain", lambda _: pytest.fail("is measured")):
+        resumed = make("mixed", max_iter=3, verbose=True, **options)
+        resumed.fit(X, y, checkpoint_dir=tmp_path)
+        assert capsys.readouterr().out.splitlines()[0] == f"precision: {line}"
+        assert resumed._in_bfloat16 == first._in_bfloat16
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    make("mixed", max_iter=4, verbose=True, **options).fit(X, y, checkpoint_dir=tmp_path)
+    shown = capsys.readouterr().out.splitlines()[0]
+    assert shown.startswith("precision: float32, ")
+    assert ("no instructions" in shown) == bool(first._in_bfloat16)
+
+
+def test_resumed_fit_measures_if_its_checkpoint_is_older(tmp_path, monkeypatch):
+    X, y = make_sets(dtype=np.float32)
+    options = {"learning_rate_schedule": "constant", "tol": None}
+    state = Fit.state
+
+    def older_state(fit):
+        description, arrays = state(fit)
+        del description["in_bfloat16"]
+        return description, arrays
+
+    with gains(integration=0.5):
+        with monkeypatch.context() as patched:
+            patched.setattr(Fit, "state", older_state)
+            make("mixed", max_iter=2, **options).fit(X, y, checkpoint_dir=tmp_path)
+        resumed = make("mixed", max_iter=3, **options).fit(X, y, checkpoint_dir=tmp_path)
+        assert resumed._in_bfloat16 == ("linear",)
+
+
+def test_fit_in_divided_batches_may_use_bfloat16(monkeypatch, capsys):
+    pytest.importorskip("numba")
+    X, y = make_sets(dtype=np.float32)
+    compiled = []
+    monkeypatch.setattr(_fitting, "_compile", lambda *pairs: compiled.append(pairs))
+    monkeypatch.setattr(_fitting, "bytes_per_part", lambda network: 300)
+    with gains(max_operations=1e8, integration=0.5):
+        clf = make("mixed", max_iter=1, verbose=True).fit(X, y)
+    assert clf._in_bfloat16 == ("linear",)
+    assert "bfloat16 for the linear layer" in capsys.readouterr().out.splitlines()[0]
+    assert not compiled
+
+
+def test_fit_in_full_precision_computes_no_choice(monkeypatch):
+    def fail(*arguments, **options):
+        pytest.fail("is computed")
+
+    monkeypatch.setattr(_fitting, "choose_operations", fail)
+    X, y = make_sets(dtype=np.float32)
+    make("full", max_iter=1).fit(X, y)
+
+
+class Convolution(Mean):
+    """The mean of a convolution, which needs at least three local features."""
+
+    def __init__(self, n_features):
+        super().__init__(n_features)
+        self.map = torch.nn.Conv1d(n_features, 5, 3)
+
+    def forward(self, values, offsets):
+        sets = self.as_computed(values).split(offsets.diff().tolist())
+        return torch.stack([self.map(one.T).mean(dim=1) for one in sets])
+
+
+class Counts(Mean):
+    """An integration of counts."""
+
+    def forward(self, values, offsets):
+        if (values < 0).any():
+            raise ValueError("counts must not be\nnegative")
+        return super().forward(values, offsets)
+
+
+class Locked(Mean):
+    """An integration that cannot be copied."""
+
+    def __init__(self, n_features):
+        super().__init__(n_features)
+        self.lock = threading.Lock()
+
+
+class Broken(Mean):
+    """An integration that fails on any data."""
+
+    def forward(self, values, offsets):
+        raise RuntimeError("is broken")
+
+
+@pytest.fixture
+def able_processor(monkeypatch, tmp_path):
+    """A processor with bfloat16, on which each operation is timed."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.setattr(timing, "_gains", {})
+    monkeypatch.setattr(_fitting, "_MAX_OPERATIONS", 0)
+    return tmp_path
+
+
+def make_counts(lengths):
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(0, 9, (length, 4)).astype(np.float32) for length in lengths]
+    return FeatureSets.from_arrays(arrays), np.arange(len(lengths)) % 2
+
+
+@pytest.mark.parametrize("lengths", [[3, 4, 5, 17] * 6, [3] * 24], ids=["ragged", "equal"])
+def test_trials_have_as_many_local_features_as_the_sets_of_the_fit(able_processor, capsys, lengths):
+    X, y = make_counts(lengths)
+    options = {"max_iter": 1, "tol": None, "verbose": True, "random_state": 0}
+    IntegrationClassifier(integration=Convolution, precision="mixed", **options).fit(X, y)
+    assert "could not be timed" not in capsys.readouterr().out
+    assert len([*able_processor.rglob("*.json")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("integration", "reason"),
+    [
+        (Counts, "ValueError: counts must not be negative"),
+        (Locked, "TypeError: cannot pickle '_thread.lock' object"),
+    ],
+)
+def test_operations_that_cannot_be_timed_stay_in_float32(
+    able_processor, capsys, integration, reason
+):
+    X, y = make_counts([3, 4, 5, 17] * 6)
+    options = {"max_iter": 2, "tol": None, "random_state": 0, "standardize": False}
+    clf = IntegrationClassifier(
+        integration=integration, precision="mixed", verbose=True, **options
+    ).fit(X, y)
+    shown = capsys.readouterr().out.splitlines()[0]
+    start = "precision: float32 for weighting and pooling (bfloat16 could not be timed: "
+    assert shown.startswith(f"{start}{reason}), ")
+    assert "integration" not in clf._in_bfloat16
+    assert len([*able_processor.rglob("*.json")]) == 1  # that of the linear layer
+    if "linear" not in clf._in_bfloat16:
+        full = IntegrationClassifier(integration=integration, **options).fit(X, y)
+        np.testing.assert_array_equal(clf.decision_function(X), full.decision_function(X))
+
+
+def test_training_raises_the_error_of_an_integration_that_is_wrong(able_processor):
+    X, y = make_counts([3, 4] * 6)
+    with pytest.raises(RuntimeError, match="is broken"):
+        IntegrationClassifier(integration=Broken, precision="mixed").fit(X, y)
+
+
+def test_trials_use_as_many_threads_as_the_steps(able):
+    X, y = make_sets(dtype=np.float32)
+    n_outside, found = torch.get_num_threads(), []
+
+    def gain(trial):
+        found.append(torch.get_num_threads())
+        return 2.0
+
+    torch.set_num_threads(2)
+    try:
+        with patch.object(_precision, "bfloat16_gain", gain):
+            make("mixed", max_iter=1).fit(X, y)
+            assert found == [1, 1]  # a small step
+            with patch.object(_fitting, "_n_operations", lambda *arguments: 1e9):
+                make("mixed", max_iter=1).fit(X, y)
+            assert found[2:] == [2, 2]
+    finally:
+        torch.set_num_threads(n_outside)
+
+
+def test_trials_begin_without_gradients_as_training_steps_do():
+    X, y = make_sets(dtype=np.float32)
+    clf = IntegrationClassifier(integration=Mean, max_iter=1, tol=None).fit(X, y)
+    gradients, forward = [], Mean.forward
+
+    def recording(self, values, offsets):
+        gradients.append(self.map.weight.grad)
+        return forward(self, values, offsets)
+
+    lengths = [_precision._Lengths.of(X.lengths, None)]
+    with patch.object(Mean, "forward", recording):
+        run, backward = _precision._integration(clf, clf.network_, 8, lengths)
+        for _ in range(3):
+            backward(run())
+    assert gradients == [None] * 3
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value"), [("max_grad_norm", None), ("weight_decay", 0.01), ("optimizer", "adam")]
+)
+def test_trials_of_other_updates_are_measured_separately(parameter, value):
+    X, y = make_sets(dtype=np.float32)
+    options = {"max_grad_norm": 5.0, "weight_decay": 0.0, "optimizer": "rmsprop"}
+    keys = []
+
+    def gain(trial):
+        keys.append(trial.key)
+        return 2.0
+
+    with gains(), patch.object(_precision, "bfloat16_gain", gain):
+        make("mixed", max_iter=1, **options).fit(X, y)
+        make("mixed", max_iter=1, **options | {parameter: value}).fit(X, y)
+    assert keys[0] == keys[2]  # of the integration, which does not depend on it
+    assert keys[1] != keys[3]
 
 
 class Clock:
@@ -457,17 +709,41 @@ def test_measurement_leaves_the_statistics_of_batch_norm_alone(monkeypatch, tmp_
     np.testing.assert_array_equal(clf.predict_proba(X), full.predict_proba(X))
 
 
-@pytest.mark.parametrize("lengths", [(4, False), (4, True)])
+def sizes_of_trial(lengths, n=10_000, width=1000):
+    [offsets] = _precision._offsets([Mean(width)], n, [width], [lengths])
+    return np.diff(offsets)
+
+
+@pytest.mark.parametrize("lengths", [(4.0, 4, 4), (4.0, 1, 7), (4.1, 3, 90)])
 def test_trials_are_bounded(lengths):
-    one = Mean(1000)
-    [offsets] = _precision._offsets([one], 10_000, [1000], [lengths])
-    sizes = np.diff(offsets)
+    lengths = _precision._Lengths(*lengths)
+    sizes = sizes_of_trial(lengths)
     assert 100 < sizes.sum() <= 1.1 * _precision._MAX_NUMBERS / 1000 * torch.get_num_threads()
-    assert sizes.min() >= 1
-    assert (sizes.min() < sizes.max()) == lengths[1]
-    assert abs(sizes.mean() - 4) < 0.1
-    [offsets] = _precision._offsets([one], 3, [1000], [(1 << 20, lengths[1])])  # huge sets
-    assert len(offsets) == 3
-    assert offsets[-1] <= 1.1 * _precision._MAX_NUMBERS / 1000 * torch.get_num_threads()
-    [offsets] = _precision._offsets([one], 16, [1000], [lengths])
-    assert len(offsets) == 17
+    assert sizes.min() == lengths.shortest
+    assert sizes.max() <= lengths.longest
+    assert (sizes.min() < sizes.max()) == lengths.are_ragged
+    assert abs(sizes.mean() - lengths.mean) < 0.3
+    assert len(sizes_of_trial(lengths, n=16)) == 16
+    # A trial of sets that are too large for a part of a batch has shorter ones.
+    huge = _precision._Lengths(*(one * (1 << 20) for one in lengths))
+    sizes = sizes_of_trial(huge, n=3)
+    assert len(sizes) == 2
+    assert sizes.sum() <= 1.1 * _precision._MAX_NUMBERS_OF_TWO / 1000
+
+
+@given(
+    lengths=st.lists(st.integers(0, 3000), min_size=1, max_size=40),
+    n_sampled=st.none() | st.integers(1, 50),
+    n=st.sampled_from([1, 2, 16, 1024]),
+    width=st.sampled_from([1, 30, 2048]),
+)
+def test_sets_of_a_trial_are_as_long_as_those_of_the_fit(lengths, n_sampled, n, width):
+    used = np.array(lengths)[np.array(lengths) > 0]
+    used = used if n_sampled is None else np.minimum(used, n_sampled)
+    found = _precision._Lengths.of(np.array(lengths), n_sampled)
+    sizes = sizes_of_trial(found, n, width)
+    assert 1 <= len(sizes) <= n
+    shortest, longest = (used.min(), used.max()) if len(used) else (1, 1)
+    assert shortest <= sizes.min() <= sizes.max() <= longest
+    if len(sizes) > 1:
+        assert (sizes.min() < sizes.max()) == (shortest < longest)
