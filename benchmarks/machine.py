@@ -72,10 +72,7 @@ def copy_bandwidth(device, budget):
 
 
 def host_to_device_bandwidth(device, budget):
-    """Return the peak bytes per second of a copy from pinned memory; on a CPU, from plain memory.
-
-    Without a GPU, the copy is one within memory.
-    """
+    """Return the peak bytes per second of a copy from pinned memory; on a CPU, within memory."""
     is_cuda = torch.device(device).type == "cuda"
     source = torch.zeros(COPIED // 4, pin_memory=is_cuda)  # 64 MB: pinning more takes long
     target = torch.empty(len(source), device=device)

@@ -281,11 +281,11 @@ class TrainingParameters:
         options=("full", "mixed"),
         doc="""
         "mixed" multiplies in bfloat16, in `fit` and in predictions, where that is faster: on GPUs
-        of compute capability 8.0 or higher, and in those operations of a CPU that `fit` has
-        measured to gain. The first measurement is kept in the user's cache folder, so that the
-        same seed gives the same bits; `verbose` shows the choice. Parameters and their updates
-        stay in float32. A CPU without instructions for bfloat16 computes as with "full".
-        `transform` and `attention_weights` always use full precision.
+        of compute capability 8.0 or higher, and on a CPU with bfloat16 instructions, in the
+        operations that `fit` measures to be faster. The first measurement is kept in the user's
+        cache folder, so that the same seed gives the same bits; `verbose` shows the choice.
+        Parameters and their updates stay in float32. A CPU without instructions for bfloat16
+        computes as with "full". `transform` and `attention_weights` always use full precision.
         """,
     )
     cache: str = choice(

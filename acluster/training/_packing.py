@@ -219,8 +219,9 @@ def sent_to(device: torch.device, tensor: Tensor) -> Tensor:
 def device_of(sets: FeatureSets) -> torch.device:
     """Return the device where the local features are; that of features in a store is the CPU."""
     located = sets[:0].locate()
-    is_tensor = located is not None and isinstance(located[0], Tensor)
-    return located[0].device if located is not None and is_tensor else torch.device("cpu")
+    if located is None or not isinstance(located[0], Tensor):
+        return torch.device("cpu")
+    return located[0].device
 
 
 def check_values(sets: FeatureSets, dtype: torch.dtype) -> None:

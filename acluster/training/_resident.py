@@ -18,7 +18,7 @@ from acluster.training._packing import copy_in_pieces, is_fit_for_torch
 # A GPU copies such a block in a third of a millisecond, while the next ones are read.
 _BYTES_PER_BLOCK = 1 << 24
 
-# One thread fills buffers more slowly than the bus empties them.
+# One thread may fill buffers more slowly than the bus empties them.
 _MAX_READERS = 8
 
 # Blocks that wait for the device, or are on their way to it, beside those that are being read.
@@ -143,7 +143,7 @@ def copies_to(sets: FeatureSets, device: torch.device) -> tuple[Copies, int]:
 
 
 def checks_while_copying(device: torch.device) -> bool:
-    """Whether `copy_rows` finds all values on this device that are not finite, at no cost."""
+    """Return whether `copy_rows` to this device also checks that all values are finite."""
     return device.type == "cuda"
 
 
