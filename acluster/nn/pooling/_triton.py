@@ -28,7 +28,8 @@ memory bus. With N = 64, M = 1536 and 25 local features in float16, a set has 77
   which a fixed number of programs with fixed shares of the work would not.
 
 Results are deterministic, because no kernel uses atomic operations, and because tile sizes follow
-from the shapes alone: autotuning would choose them by timing, and so change the order of sums.
+from the shapes and the kind of device: autotuning would choose them by timing, and so change the
+order of sums. GPUs with less shared memory than an H100 load fewer features ahead.
 Nothing reads data back from the device, so that a CUDA graph can record both passes.
 
 The members of an ensemble may be stacked, with the logits of P networks side by side. The features
@@ -59,7 +60,10 @@ _PROGRAMS = 256
 # so there should not be more of them than programs that run at a time.
 _FORWARD_CHUNKS = (128, 1024)
 _BACKWARD_CHUNK = 256  # stores two numbers per unit
-_STAGE_BYTES = 96 * 1024  # features of a program that are loaded ahead
+# The most bytes of features of a program that are loaded ahead. Two programs then fit an H100.
+_STAGE_BYTES = 96 * 1024
+# The shared memory of a program that its logits and changes of layout take, at most.
+_OTHER_BYTES = 12 * 1024
 _SLOTS = 16  # of a program that looks for long sets
 
 
@@ -200,41 +204,59 @@ def _operand(values: Tensor) -> Any:
     return getattr(tl, str(dtype).removeprefix("torch."))
 
 
+def _device_limits(values: Tensor) -> tuple[int, tuple[int, int]]:
+    """Return the shared memory of a program in bytes, and the compute capability.
+
+    Triton's interpreter gets those of an H100.
+    """
+    if not values.is_cuda:
+        return 227 * 1024, (9, 0)
+    device = torch.cuda.get_device_properties(values.device)
+    return device.shared_memory_per_block_optin, (device.major, device.minor)
+
+
 def _forward_blocks(n: int, values: Tensor, N: int) -> dict[str, Any]:
     """Return the tile sizes of a program of the forward pass, and its compiler options.
 
     Matrix units take powers of two from 16 on. The output of a program is a row of tiles, because
-    a single tile would take 2,048 columns for 1,536. It takes 96 registers of a thread at most.
+    a single tile would take 2,048 columns for 1,536. It takes 96 registers of a thread at most,
+    and 48 for float32 features, whose products need more registers for their factors.
     """
     (n_rows, M), itemsize = values.shape, values.element_size()
+    stage_bytes = min(_STAGE_BYTES, _device_limits(values)[0] - _OTHER_BYTES)
     block_m = _power_of_2(M, 16, 256)
-    n_shares = _cdiv(M, _STAGE_BYTES // (16 * itemsize))
+    n_shares = _cdiv(M, max(stage_bytes // (16 * itemsize * block_m), 1) * block_m)
     tiles = _cdiv(M, n_shares * block_m)
     width = block_m * tiles
     block_n = 16
     while block_n < min(N, 64) and 2 * block_n * width <= 16 * 1536:
         block_n *= 2
     # The most rows that fit: the fewer blocks, the less often sums are rescaled. Larger blocks of
-    # units leave no registers for it.
+    # units and float32 features leave no registers for it.
     row_bytes = width * itemsize
-    block_l = 32 if n_rows > 16 * n and block_n == 16 and 32 * row_bytes <= _STAGE_BYTES else 16
+    fits = block_n == 16 and itemsize == 2 and 32 * row_bytes <= stage_bytes
+    block_l = 32 if n_rows > 16 * n and fits else 16
+    registers = 96 if itemsize == 2 else 48
     return {
         "BLOCK_N": block_n,
         "BLOCK_L": block_l,
         "BLOCK_M": block_m,
         "TILES": tiles,
-        "num_warps": _power_of_2(_cdiv(block_n * width, 96 * 32), 4, 16),
-        "num_stages": 1 + min(3, _STAGE_BYTES // (block_l * row_bytes)),
+        "num_warps": _power_of_2(_cdiv(block_n * width, registers * 32), 4, 16),
+        "num_stages": 1 + min(3, stage_bytes // (block_l * row_bytes)),
         "maxnreg": 128,
         "enable_fp_fusion": True,  # Triton plans to change its default, and so the results
     }
 
 
 def _combine_blocks(M: int) -> dict[str, Any]:
-    """Return the tile sizes of the programs that add up chunks: all columns, and eight chunks."""
+    """Return the tile sizes of the programs that add up chunks: all columns of some chunks.
+
+    Triton allows tiles of 2²⁰ numbers.
+    """
     block_m = _power_of_2(M, 128, 1 << 20)
     return {
-        "BLOCK_C": 8,
+        "BLOCK_C": min(8, (1 << 20) // block_m),
         "BLOCK_M": block_m,
         "num_warps": _power_of_2(_cdiv(block_m, 256), 1, 16),
         "enable_fp_fusion": True,
@@ -245,10 +267,11 @@ def _backward_blocks(n: int, values: Tensor, N: int) -> dict[str, Any]:
     """Return the tile sizes of a program of the backward pass, and its compiler options.
 
     The number of rows follows the mean size of the sets, because sets of one block are faster.
-    The sizes and the number of registers let 12 warps or more run on a multiprocessor.
+    GPUs before the H100 lack the registers for 64 rows. The sizes and the number of registers let 12 warps or more run on a multiprocessor.
     """
     block_n = _power_of_2(N, 16, 32)
-    block_l = _power_of_2(_cdiv(len(values), n), 16, 64)
+    largest = 64 if _device_limits(values)[1] >= (9, 0) else 32
+    block_l = _power_of_2(_cdiv(len(values), n), 16, largest)
     widest = (128 * 1024) // (block_n * max(block_l, 32) * values.element_size())
     return {
         "BLOCK_N": block_n,

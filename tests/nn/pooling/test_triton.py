@@ -404,45 +404,81 @@ def test_import_without_triton(monkeypatch):
 
 # Runs in a separate process, because a process that imported the interpreter cannot compile. The
 # registers and the shared memory decide how many programs a multiprocessor of an H100 runs: it has
-# 64 Ki registers and 227 KiB of shared memory. Registers that do not suffice take stack.
+# 64 Ki registers and 227 KiB of shared memory. Registers that do not suffice take stack. A launch
+# raises where a program needs more shared memory than the device has.
 COMPILE = """
 import re, subprocess, sys, torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from acluster.nn.pooling import _triton, _triton_kernels
-n, N, M = 2, 64, 1536
-values = torch.empty(25 * n, M, dtype=torch.float16)
-settings = {"N": N, "M": M, "OPERAND": triton.language.float16, "PRECISION": "tf32"}
-settings |= {"CHUNK": 128, "SLOTS": 16, "MEASURE": False, "squares": None}
-programs = {
-    "forward": (_triton._forward_blocks(n, values, N), 2, 16),
-    "combine": (_triton._combine_blocks(M), 4, 0),
-    "backward": (_triton._backward_blocks(n, values, N), 3, 0),
-}
-for name, (blocks, at_a_time, stack) in programs.items():
+
+def compiled(name, arch, dtype, n_rows, N, M):
+    values = torch.empty(2 * n_rows, M, dtype=getattr(torch, dtype))
+    blocks = {
+        "forward": lambda: _triton._forward_blocks(2, values, N),
+        "combine": lambda: _triton._combine_blocks(M),
+        "backward": lambda: _triton._backward_blocks(2, values, N),
+    }[name]()
+    half = dtype == "float16"
+    settings = {"N": N, "M": M, "CHUNK": 128, "SLOTS": 16, "FORWARD_L": 16}
+    settings |= {"OPERAND": getattr(triton.language, dtype)}
+    settings |= {"PRECISION": "tf32" if half else "ieee"}
+    shares = -(-M // (blocks.get("TILES", 1) * blocks["BLOCK_M"]))
+    settings |= {"MEASURE": False} | ({"squares": None} if shares == 1 else {})
     kernel = getattr(_triton_kernels, f"{name}_kernel")
     options = {key: blocks.pop(key) for key in list(blocks) if key.islower()}
-    types = dict.fromkeys(kernel.arg_names, "*fp32") | {"values": "*fp16", "offsets": "*i64"}
-    types |= {"owners": "*i32"} | dict.fromkeys(("n", "n_rows", "n_slots"), "i32")
+    types = dict.fromkeys(kernel.arg_names, "*fp32") | {"offsets": "*i64", "owners": "*i32"}
+    types |= {"values": "*fp16" if half else "*fp32"}
+    types |= dict.fromkeys(("n", "n_rows", "n_slots"), "i32")
     own = {key: value for key, value in (settings | blocks).items() if key in kernel.arg_names}
     types = {key: "constexpr" if key in own else types[key] for key in kernel.arg_names}
     aligned = {(i,): [["tt.divisibility", 16]] for i, t in enumerate(types.values()) if t[0] == "*"}
     source = ASTSource(kernel, types, own, aligned)
-    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    result = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
     with open(f"{sys.argv[1]}/{name}.cubin", "wb") as file:
-        file.write(compiled.asm["cubin"])
+        file.write(result.asm["cubin"])
     command = [triton.knobs.nvidia.cuobjdump.path, "-res-usage", file.name]
     usage = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     used = {key: int(number) for key, number in re.findall(r"(REG|STACK):(\\d+)", usage)}
-    threads = 32 * options.get("num_warps", 4)
+    return used, result.metadata.shared, 32 * options["num_warps"]
+
+"""
+
+COMPILE_FOR_H100 = """
+for name, at_a_time, stack in (("forward", 2, 16), ("combine", 4, 0), ("backward", 3, 0)):
+    used, shared, threads = compiled(name, 90, "float16", 25, 64, 1536)
     assert used["REG"] * threads * at_a_time <= 64 * 1024, (name, used)
-    assert (compiled.metadata.shared + 1024) * at_a_time <= 227 * 1024, name
+    assert (shared + 1024) * at_a_time <= 227 * 1024, name
     assert used["STACK"] <= stack, (name, used)
 """
 
+COMPILE_FOR_RTX = """
+_triton._device_limits = lambda values: (99 * 1024, (8, 6))
+for case in (
+    ("forward", 86, "float16", 25, 1, 1536),
+    ("forward", 86, "float32", 25, 64, 512),
+    ("forward", 86, "float32", 25, 1, 768),
+    ("forward", 86, "float32", 10, 1, 1500),
+    ("backward", 86, "float16", 64, 64, 1536),
+    ("backward", 86, "float32", 64, 64, 1536),
+):
+    used, shared, _ = compiled(*case)
+    assert shared <= 99 * 1024, (case, shared)
+    assert used["STACK"] <= 16, (case, used)
+"""
 
-def test_kernels_compile_and_fit_a_multiprocessor(tmp_path):
+
+@pytest.mark.parametrize("checks", [COMPILE_FOR_H100, COMPILE_FOR_RTX], ids=["sm_90", "sm_86"])
+def test_kernels_compile_and_fit_a_multiprocessor(checks, tmp_path):
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path)
-    command = [sys.executable, "-W", "error", "-c", COMPILE, str(tmp_path)]
+    command = [sys.executable, "-W", "error", "-c", COMPILE + checks, str(tmp_path)]
     subprocess.run(command, check=True, env=environment)
+
+
+@pytest.mark.parametrize("M", [1, 1536, 200_000, 1 << 20])
+def test_tiles_of_chunks_have_at_most_a_million_numbers(M):
+    blocks = _triton._combine_blocks(M)
+    assert blocks["BLOCK_M"] >= M
+    assert blocks["BLOCK_C"] >= 1
+    assert blocks["BLOCK_M"] * blocks["BLOCK_C"] <= 1 << 20
