@@ -120,9 +120,9 @@ def attend_triton(values: Tensor, offsets: Tensor, logits: Tensor, shift: Shift 
     Notes
     -----
     For half-precision features, the matrix products of the forward pass take weights rounded to
-    the same dtype. Those of the backward pass take gradients rounded to tf32, which has the range
-    of float32. All sums are in float32. Rows beyond the last set are ignored, and their logits get
-    a gradient of 0.
+    the same dtype. Those of the backward pass take gradients and outputs rounded to tf32, which has
+    the range of float32. All sums are in float32. Rows beyond the last set are ignored, and their
+    logits get a gradient of 0.
     """
     alpha, beta = (None, None) if shift is None else (s.contiguous() for s in shift)
     offsets = offsets.to(values.device, non_blocking=True)
@@ -170,6 +170,7 @@ class _Attend(torch.autograd.Function):
                 **_combine_blocks(M),
             )
         ctx.save_for_backward(*inputs, pooled, statistics)
+        ctx.block_l = blocks["BLOCK_L"]
         return pooled
 
     @staticmethod
@@ -187,6 +188,7 @@ class _Attend(torch.autograd.Function):
             *(values, offsets, logits, alpha, beta, pooled, gradient.contiguous(), statistics),
             *(d_logits, terms, n, len(values), _BACKWARD_CHUNK, N, M, _operand(values)),
             PRECISION="ieee" if values.dtype == torch.float32 else "tf32",
+            FORWARD_L=ctx.block_l,
             **blocks,
         )
         if alpha is None:
@@ -267,7 +269,8 @@ def _backward_blocks(n: int, values: Tensor, N: int) -> dict[str, Any]:
     """Return the tile sizes of a program of the backward pass, and its compiler options.
 
     The number of rows follows the mean size of the sets, because sets of one block are faster.
-    GPUs before the H100 lack the registers for 64 rows. The sizes and the number of registers let 12 warps or more run on a multiprocessor.
+    GPUs before the H100 lack the registers for 64 rows. The sizes and the number of registers let
+    12 warps or more run on a multiprocessor.
     """
     block_n = _power_of_2(N, 16, 32)
     largest = 64 if _device_limits(values)[1] >= (9, 0) else 32

@@ -433,6 +433,47 @@ def _weights(pointers, exists, real, largest, total):
 
 
 @triton.jit
+def _forward_weights(
+    logits,
+    inside,
+    largest,
+    total,
+    values,
+    FORWARD_L: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_L: tl.constexpr,
+):
+    """Return the weights that the forward pass multiplied a set of at most BLOCK_L rows by.
+
+    It rounded the exponentials relative to the largest logit of its blocks of rows so far. The
+    norm is that of the output with these weights. With others, ∂β would not cancel as it should
+    where the features have a large mean.
+    """
+    scores = tl.where(inside, tl.load(logits, mask=inside, other=0.0).to(tl.float32), float("-inf"))
+    row = tl.arange(0, BLOCK_L)[:, None]
+    so_far = tl.zeros((BLOCK_L, BLOCK_N), tl.float32) + largest
+    for first in tl.static_range(0, BLOCK_L - FORWARD_L, FORWARD_L):
+        larger = tl.max(tl.where(row < first + FORWARD_L, scores, float("-inf")), axis=0)
+        so_far = tl.where(inside & (row >= first) & (row < first + FORWARD_L), larger, so_far)
+    rounded = tl.exp(scores - so_far).to(values.dtype.element_ty).to(tl.float32)
+    return rounded * (tl.exp(so_far - largest) / total)
+
+
+@triton.jit
+def _operand_of(tile, PRECISION: tl.constexpr):
+    """Return a float32 tile as the matrix units take it.
+
+    They cut float32 numbers off to tf32, which makes all products too small. This rounds them.
+    """
+    tile = tile.to(tl.float32)
+    if PRECISION == "tf32":
+        bits = (tile.to(tl.uint32, bitcast=True) + 0x1000) & 0xFFFFE000
+        # The sum would make a NaN another number; an infinity stays what it is.
+        tile = tl.where(tile == tile, bits.to(tl.float32, bitcast=True), tile)
+    return tile
+
+
+@triton.jit
 def _tile(pointer, rows, first_column, M: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Load some columns of a matrix of M columns."""
     columns = first_column + tl.arange(0, COLUMNS)
@@ -462,6 +503,7 @@ def _set_gradients(
     M: tl.constexpr,
     OPERAND: tl.constexpr,
     PRECISION: tl.constexpr,
+    FORWARD_L: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_L: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -480,7 +522,7 @@ def _set_gradients(
     sum_g = tl.zeros((BLOCK_N,), tl.float32)
     for column in range(0, M, BLOCK_M):
         x = _tile(x_pointer, exists, column, M, BLOCK_L, BLOCK_M)
-        g = _tile(g_pointer, real, column, M, BLOCK_N, BLOCK_M).to(tl.float32)
+        g = _operand_of(_tile(g_pointer, real, column, M, BLOCK_N, BLOCK_M), PRECISION)
         # Half-precision features are exact in tf32. Its exponent range is that of float32, so
         # small gradients do not underflow as they would in float16.
         along_g = tl.dot(x.to(tl.float32), tl.trans(g), along_g, input_precision=PRECISION)
@@ -497,9 +539,15 @@ def _set_gradients(
         sum_x = tl.where(exists, sum_x, 0.0)[:, None]
         sum_g = tl.where(real, sum_g, 0.0)
         scale = _scale(norm, N)
-        along_w = factor * tl.dot(gram, a, input_precision="tf32x3") + term * sum_x
-        h = scale * (factor * tl.sum(a * along_g, axis=0) + term * sum_g)
-        sum_w = scale * (factor * tl.sum(a * sum_x, axis=0) + term * M)
+        used = a
+        if x_pointer.dtype.element_ty != tl.float32:
+            used = _forward_weights(
+                *(logits + places, exists[:, None] & real[None, :], largest, total),
+                *(x_pointer, FORWARD_L, BLOCK_N, BLOCK_L),
+            )
+        along_w = factor * tl.dot(gram, used, input_precision="tf32x3") + term * sum_x
+        h = scale * (factor * tl.sum(used * along_g, axis=0) + term * sum_g)
+        sum_w = scale * (factor * tl.sum(used * sum_x, axis=0) + term * M)
         D, beta_term = _project(along_g, scale * along_w, h, sum_w, sum_g, norm, N)
     alpha_term = tl.sum(a * D, axis=0)
     mask = exists[:, None] & real[None, :]
@@ -541,12 +589,13 @@ def _row_gradients(
     sum_g = tl.zeros((BLOCK_N,), tl.float32)
     for column in range(0, M, BLOCK_M):
         x = _tile(x_pointer, exists, column, M, BLOCK_L, BLOCK_M).to(tl.float32)
-        g = _tile(g_pointer, real, column, M, BLOCK_N, BLOCK_M).to(tl.float32)
+        g = _operand_of(_tile(g_pointer, real, column, M, BLOCK_N, BLOCK_M), PRECISION)
         w = _tile(w_pointer, real, column, M, BLOCK_N, BLOCK_M).to(tl.float32)
         along_g = tl.dot(x, tl.trans(g), along_g, input_precision=PRECISION)
         h += tl.sum(g * w, axis=1)
         if HAS_SHIFT:
-            along_w = tl.dot(x, tl.trans(w), along_w, input_precision=PRECISION)
+            rounded = tl.trans(_operand_of(w, PRECISION))
+            along_w = tl.dot(x, rounded, along_w, input_precision=PRECISION)
             sum_w += tl.sum(w, axis=1)
             sum_g += tl.sum(g, axis=1)
     places = row[:, None] * N + tl.arange(0, BLOCK_N)[None, :]
@@ -598,6 +647,7 @@ def _gradients(
     M: tl.constexpr,
     OPERAND: tl.constexpr,
     PRECISION: tl.constexpr,
+    FORWARD_L: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_L: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -614,7 +664,7 @@ def _gradients(
         place = start * N + first_unit
         alpha_term, beta_term = _set_gradients(
             *(values + start * M, g, logits + place, d_logits + place, stop - start, per_unit),
-            *(HAS_SHIFT, N, M, OPERAND, PRECISION, BLOCK_N, BLOCK_L, BLOCK_M),
+            *(HAS_SHIFT, N, M, OPERAND, PRECISION, FORWARD_L, BLOCK_N, BLOCK_L, BLOCK_M),
         )
     else:
         for first in range(start, stop, BLOCK_L):
@@ -656,6 +706,7 @@ def backward_kernel(
     M: tl.constexpr,
     OPERAND: tl.constexpr,
     PRECISION: tl.constexpr,
+    FORWARD_L: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_L: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -681,7 +732,7 @@ def backward_kernel(
         alpha_term, beta_term = _gradients(
             *(values, logits, alpha, beta, pooled, gradient, statistics, d_logits),
             *(item, start, stop, first_unit, slot < 0),
-            *(N, M, OPERAND, PRECISION, BLOCK_N, BLOCK_L, BLOCK_M),
+            *(N, M, OPERAND, PRECISION, FORWARD_L, BLOCK_N, BLOCK_L, BLOCK_M),
         )
         # Every chunk of a set returns the same ∂β; the first one adds it.
         beta_term = tl.where(start == tl.load(offsets + item), beta_term, 0.0)

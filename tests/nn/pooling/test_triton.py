@@ -11,6 +11,7 @@ import subprocess
 import sys
 from itertools import accumulate
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -140,6 +141,23 @@ def narrow_programs(monkeypatch):
     monkeypatch.setattr(_triton, "_STAGE_BYTES", 16 * 64 * 2)
 
 
+@pytest.fixture
+def truncated_products(monkeypatch):
+    """Make the interpreter cut the factors of tf32 products off, as the hardware does."""
+    builder = kernels.triton.runtime.interpreter.InterpreterBuilder
+    create_dot = builder.create_dot
+
+    def truncated(self, a, b, total, precision, n_imprecise):
+        if str(precision).endswith("TF32"):
+            a, b = (
+                type(part)((part.data.view(np.uint32) & 0xFFFFE000).view(np.float32), part.dtype)
+                for part in (a, b)
+            )
+        return create_dot(self, a, b, total, precision, n_imprecise)
+
+    monkeypatch.setattr(builder, "create_dot", truncated)
+
+
 @pytest.mark.parametrize("shifting", [True, False], ids=["shift", "no shift"])
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 @pytest.mark.parametrize(
@@ -198,6 +216,21 @@ def test_attend_triton_matches_reference_for_large_sizes(lengths, N, M, dtype):
 @settings(max_examples=6, deadline=None)
 def test_attend_triton_matches_reference_for_any_shape(lengths, N, M, dtype, shifting, seed):
     assert_matches_reference(*make_case(lengths, N, M, dtype, shifting, seed))
+
+
+@pytest.mark.usefixtures("truncated_products")
+@pytest.mark.parametrize(("dtype", "unit"), [(torch.float16, 1), (torch.bfloat16, 8)], ids=str)
+def test_gradients_are_accurate_for_half_precision_features_with_a_mean(dtype, unit):
+    # Where the mean exceeds the spread, ∂β is a small difference of large numbers.
+    (values, offsets, logits, shift), direction = make_case([25, 64], 16, 256, dtype, spread=1.0)
+    case = ((values.float() + 5).to(dtype), offsets, logits, (shift[0].sign(), shift[0].sign()))
+    results, expected = run_triton(case, direction), run_reference(case, direction)
+    errors = [
+        ((got.double() - wanted).norm() / wanted.norm()).item()
+        for got, wanted in zip(results, expected, strict=True)
+    ]
+    for error, most in zip(errors, (2e-5, 6e-4, 4e-3, 6e-4), strict=True):
+        assert error <= unit * most, errors
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(1e-3, 1.0), (0.0, -1.0)])
