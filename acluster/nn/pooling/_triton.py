@@ -17,11 +17,13 @@ memory bus. With N = 64, M = 1536 and 25 local features in float16, a set has 77
   α·a∘(D − Σ a∘D) for the logits. Besides w, the forward pass keeps three numbers per unit and set:
   the largest logit, the sum of exponentials, and ‖U‖. As w is linear in V = aᵀX, the Gram matrix
   XXᵀ yields X·wᵀ, and X·Gᵀ yields h: one kernel reads the features and G once, and w not at all.
-  In the example, this moves 0.48 MB a set instead of 0.88 MB. The Gram matrix takes less than half
-  as many products as X·Gᵀ.
-- The Gram matrix of more than 64 rows is too large. Larger sets are worked on in blocks of rows,
-  which read w and G once each, mostly from the L2 cache. A block needs the mean Σ a∘D of all
-  rows, which follows from ∂β alone, because α·∂α + β·∂β = 0. No second kernel is needed.
+  In the example, this moves 0.48 MB a set instead of 0.88 MB. For each block of 32 units, the Gram
+  matrix takes as many products as X·Gᵀ.
+- A block has as many rows as sets have on average, up to 64 (32 before the H100): the Gram matrix
+  of more is too large. Larger sets are worked on in blocks of rows, which read w and G once each,
+  mostly from the L2 cache. A block cannot know the mean Σ a∘D of all rows: a last kernel, which
+  reads no features, subtracts it. From α·∂α + β·∂β = 0, the mean would also follow without that
+  kernel, but inaccurately where α is small.
 - Sets of 1 to 60,000 rows may be in one batch. A long set is divided into chunks of rows, whose
   sums a second kernel adds up. Which program has which rows is found on the device. The order of
   programs is fixed, and the hardware starts one whenever another ends: this balances the load,
@@ -30,6 +32,7 @@ memory bus. With N = 64, M = 1536 and 25 local features in float16, a set has 77
 Results are deterministic, because no kernel uses atomic operations, and because tile sizes follow
 from the shapes and the kind of device: autotuning would choose them by timing, and so change the
 order of sums. GPUs with less shared memory than an H100 load fewer features ahead.
+Features of an odd M in half precision are not loaded asynchronously, because rows are not aligned.
 Nothing reads data back from the device, so that a CUDA graph can record both passes.
 
 The members of an ensemble may be stacked, with the logits of P networks side by side. The features
@@ -64,7 +67,7 @@ _BACKWARD_CHUNK = 256  # stores two numbers per unit
 _STAGE_BYTES = 96 * 1024
 # The shared memory of a program that its logits and changes of layout take, at most.
 _OTHER_BYTES = 12 * 1024
-_SLOTS = 16  # of a program that looks for long sets
+_SLOTS = 16  # slots per program of `combine_kernel`
 
 
 def runs_triton(tensor: Tensor) -> bool:
@@ -145,7 +148,8 @@ class _Attend(torch.autograd.Function):
         width = blocks["BLOCK_M"] * blocks["TILES"]
         n_blocks, n_shares = _cdiv(N, blocks["BLOCK_N"]), _cdiv(M, width)
         chunk = _power_of_2(_cdiv(len(values) * n_blocks, _PROGRAMS), *_FORWARD_CHUNKS)
-        n_slots = _cdiv(len(values), chunk)
+        # No set can be long in a batch of fewer rows.
+        n_slots = _cdiv(len(values), chunk) if len(values) >= 2 * chunk else 0
         pooled = logits.new_empty(n, N, M)
         statistics, partial, partial_statistics = (
             logits.new_empty(shape, dtype=torch.float32)
@@ -164,7 +168,7 @@ class _Attend(torch.autograd.Function):
         kernels.forward_kernel[((n + n_slots) * n_blocks * n_shares,)](
             *inputs, *results, squares, n, MEASURE=False, **settings
         )
-        if len(values) >= 2 * chunk:  # else no set can be long
+        if n_slots:
             kernels.combine_kernel[(_cdiv(n_slots, _SLOTS) * N,)](
                 *(offsets, alpha, beta, *results, n_slots, chunk, N, M, _SLOTS),
                 **_combine_blocks(M),
@@ -182,15 +186,24 @@ class _Attend(torch.autograd.Function):
         n, N, M = gradient.shape
         blocks = _backward_blocks(n, values, N)
         n_entries = n + _cdiv(len(values), _BACKWARD_CHUNK)
-        d_logits = torch.empty_like(logits)
+        n_blocks = _cdiv(N, blocks["BLOCK_N"])
+        d_logits = torch.empty_like(logits, dtype=torch.float32)
         terms = logits.new_empty(n_entries, 2, N, dtype=torch.float32)
-        kernels.backward_kernel[(n_entries * _cdiv(N, blocks["BLOCK_N"]),)](
+        kernels.backward_kernel[(n_entries * n_blocks,)](
             *(values, offsets, logits, alpha, beta, pooled, gradient.contiguous(), statistics),
             *(d_logits, terms, n, len(values), _BACKWARD_CHUNK, N, M, _operand(values)),
             PRECISION="ieee" if values.dtype == torch.float32 else "tf32",
             FORWARD_L=ctx.block_l,
             **blocks,
         )
+        # Else no set has more rows than a block, or is divided into chunks.
+        if len(values) - n >= min(blocks["BLOCK_L"], 2 * _BACKWARD_CHUNK - 1):
+            kernels.center_kernel[(n_entries * n_blocks,)](
+                *(offsets, logits, alpha, beta, statistics, d_logits, terms),
+                *(n, _BACKWARD_CHUNK, N, blocks["BLOCK_N"], blocks["BLOCK_L"]),
+                enable_fp_fusion=True,
+            )
+        d_logits = d_logits.to(logits.dtype)
         if alpha is None:
             return None, None, d_logits, None, None
         d_alpha, d_beta = terms.sum(dim=0)

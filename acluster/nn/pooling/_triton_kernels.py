@@ -7,12 +7,12 @@ there.
 
 The work list has n entries for the sets, followed by entries for *slots*. Slot s stands for the
 row (s + 1)·CHUNK - 1. A set of at least 2·CHUNK rows is *long*: it is divided into
-⌊rows / CHUNK⌋ chunks, one for each slot among its rows, in order; the last slot may remain
-without one. Sets that are not long are worked on by their own entries. Thus the length of the
+⌊rows / CHUNK⌋ chunks, one for each slot among its rows, in order; the last slot may be unused.
+Sets that are not long are worked on by their own entries. Thus the length of the
 work list depends on the numbers of sets and rows only, and all else is found on the device.
 
-Every number is written by exactly one program, which adds in a fixed order. There are no atomic
-operations, so that the same input always gives bit-identical results.
+One program of a kernel writes a number, and adds in a fixed order. There are no atomic operations,
+so that the same input always gives bit-identical results.
 """
 
 import triton
@@ -52,7 +52,7 @@ def _owner(offsets, n, slot, CHUNK: tl.constexpr):
 
 @triton.jit
 def _rows(offsets, item, slot, CHUNK: tl.constexpr):
-    """Return the first row of an entry, and the one after its last: those of set `item`.
+    """Return the first row of an entry of set `item`, and the row after its last.
 
     A slot takes a chunk of the set. A negative slot takes all rows, or none of a long set.
     """
@@ -265,7 +265,8 @@ def _finish(
         if MEASURE:
             tl.store(squares + (place * n_shares + share) * N + unit, square, mask=real)
         norm = tl.sqrt_rn(square)  # correctly rounded, unlike the default approximation
-        tl.store(statistics + (3 * place + 2) * N + unit, norm, mask=stored_once)
+        if not MEASURE:
+            tl.store(statistics + (3 * place + 2) * N + unit, norm, mask=stored_once)
         factor *= _scale(norm, N)
         term *= _scale(norm, N)
     if not MEASURE:
@@ -302,7 +303,7 @@ def forward_kernel(
     """Fill the output (n, N, M) and the statistics (n, 3, N) that the backward pass needs.
 
     Of long sets, fill `partial` (slots, N, M) and its statistics (slots, 2, N), which
-    `combine_kernel` takes up. If several programs *share* the columns of a set, launch this kernel
+    `combine_kernel` combines. If several programs *share* the columns of a set, launch this kernel
     twice: with MEASURE, for the sets alone, to fill `squares` (n, shares, N), and without.
     """
     n_blocks: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
@@ -377,7 +378,8 @@ def _combine(
     tl.store(own, largest)
     tl.store(own + N, total)
     if alpha is not None:
-        output = tl.load(alpha + unit) * output + tl.load(beta + unit)
+        factor = tl.load(alpha + unit).to(tl.float32)
+        output = factor * output + tl.load(beta + unit).to(tl.float32)
         norm = tl.sqrt_rn(tl.sum(tl.where(columns < M, output * output, 0.0), axis=0))
         tl.store(own + 2 * N, norm)
         output *= _scale(norm, N)
@@ -508,7 +510,7 @@ def _set_gradients(
     BLOCK_L: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
-    """Store the gradient of the logits of a set of at most BLOCK_L rows; return those of α and β.
+    """Store the gradient of the logits of a set of at most BLOCK_L rows; return its part of ∂α, ∂β.
 
     The features and the gradient of the output w are read once, and w not at all: it is linear
     in V = aᵀX, so that X·wᵀ follows from the Gram matrix XXᵀ, and ⟨w, ∂w⟩ from X·∂wᵀ.
@@ -572,14 +574,12 @@ def _row_gradients(
     BLOCK_L: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
-    """Store the gradient of the logits of some rows of a set; return what they add to ∂α, and ∂β.
+    """Store α·a∘D of some rows of a set; return what they add to ∂α, and ∂β.
 
-    The mean of D under the weights needs no other rows: α·Σ a∘D = α·∂α, and α·∂α + β·∂β = 0,
-    because the output does not change when α and β are scaled. (With the bound in place of the
-    norm, it does change, and the sum is ⟨w, ∂w⟩.) The rounding error of ∂β does not decrease with
-    α, so it shows where α is less than a thousandth of β.
+    The gradient of the logits is α·a∘(D - Σ a∘D). The mean needs all rows of the set, so
+    `center_kernel` subtracts it.
     """
-    real, largest, total, factor, term, norm = per_unit
+    real, largest, total, factor, _, norm = per_unit
     row = tl.arange(0, BLOCK_L)
     exists = row < n_rows
     along_g = tl.zeros((BLOCK_L, BLOCK_N), tl.float32)
@@ -590,25 +590,24 @@ def _row_gradients(
     for column in range(0, M, BLOCK_M):
         x = _tile(x_pointer, exists, column, M, BLOCK_L, BLOCK_M).to(tl.float32)
         g = _operand_of(_tile(g_pointer, real, column, M, BLOCK_N, BLOCK_M), PRECISION)
-        w = _tile(w_pointer, real, column, M, BLOCK_N, BLOCK_M).to(tl.float32)
         along_g = tl.dot(x, tl.trans(g), along_g, input_precision=PRECISION)
-        h += tl.sum(g * w, axis=1)
         if HAS_SHIFT:
+            w = _tile(w_pointer, real, column, M, BLOCK_N, BLOCK_M).to(tl.float32)
+            h += tl.sum(g * w, axis=1)
             rounded = tl.trans(_operand_of(w, PRECISION))
             along_w = tl.dot(x, rounded, along_w, input_precision=PRECISION)
             sum_w += tl.sum(w, axis=1)
             sum_g += tl.sum(g, axis=1)
     places = row[:, None] * N + tl.arange(0, BLOCK_N)[None, :]
     a = _weights(logits + places, exists, real, largest, total)
-    h = tl.where(real, h, 0.0)  # one use each, see `_set_gradients`
-    sum_w = tl.where(real, sum_w, 0.0)
-    sum_g = tl.where(real, sum_g, 0.0)
-    D, beta_term, mean = along_g, sum_g, h
+    D, beta_term = along_g, sum_g
     if HAS_SHIFT:
+        h = tl.where(real, h, 0.0)  # one use each, see `_set_gradients`
+        sum_w = tl.where(real, sum_w, 0.0)
+        sum_g = tl.where(real, sum_g, 0.0)
         D, beta_term = _project(along_g, along_w, h, sum_w, sum_g, norm, N)
-        mean = tl.where(norm >= 1e-12, 0.0, h) - term * beta_term
     mask = exists[:, None] & real[None, :]
-    tl.store(d_logits + places, a * (factor * D - mean), mask=mask)
+    tl.store(d_logits + places, factor * a * D, mask=mask)
     return tl.sum(a * D, axis=0), beta_term
 
 
@@ -652,7 +651,10 @@ def _gradients(
     BLOCK_L: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
-    """Store the gradient of the logits of an entry; return what it adds to ∂α, and ∂β."""
+    """Store the gradient of the logits of an entry; return what it adds to ∂α, and ∂β.
+
+    Without the Gram matrix, `center_kernel` completes the gradient.
+    """
     HAS_SHIFT: tl.constexpr = alpha is not None
     unit = first_unit + tl.arange(0, BLOCK_N)
     per_unit = _per_unit(alpha, beta, statistics, item, unit, N)
@@ -736,6 +738,53 @@ def backward_kernel(
         )
         # Every chunk of a set returns the same ∂β; the first one adds it.
         beta_term = tl.where(start == tl.load(offsets + item), beta_term, 0.0)
-    if alpha is not None:
-        tl.store(own_terms, alpha_term, mask=unit < N)
-        tl.store(own_terms + N, beta_term, mask=unit < N)
+    tl.store(own_terms, alpha_term, mask=unit < N)
+    tl.store(own_terms + N, beta_term, mask=unit < N)
+
+
+@triton.jit(do_not_specialize=["n"])
+def center_kernel(
+    offsets,
+    logits,
+    alpha,
+    beta,
+    statistics,
+    d_logits,
+    terms,
+    n,
+    CHUNK: tl.constexpr,
+    N: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_L: tl.constexpr,
+):
+    """Subtract α·a·Σ a∘D from what `_row_gradients` stored, given the terms of `backward_kernel`.
+
+    The work list is that of `backward_kernel`, and so are BLOCK_N and BLOCK_L.
+    """
+    n_blocks: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
+    unit = tl.program_id(0) % n_blocks * BLOCK_N + tl.arange(0, BLOCK_N)
+    item = tl.program_id(0) // n_blocks
+    slot = item - n
+    entry, n_chunks = item, 1
+    if slot >= 0:
+        item = _owner(offsets, n, slot, CHUNK)
+    start, stop = _rows(offsets, item, slot, CHUNK)
+    if (slot < 0 and stop - start <= BLOCK_L) or stop == start:
+        return
+    if slot >= 0:
+        set_start = tl.load(offsets + item)
+        n_chunks = ((tl.load(offsets + item + 1) - set_start) // CHUNK).to(tl.int32)
+        entry = n + (set_start // CHUNK).to(tl.int32)
+    real, largest, total, factor, _, _ = _per_unit(alpha, beta, statistics, item, unit, N)
+    mean = tl.zeros((BLOCK_N,), tl.float32)
+    alpha_terms = terms + entry.to(tl.int64) * (2 * N) + unit
+    for chunk in range(n_chunks):
+        mean += tl.load(alpha_terms + chunk * (2 * N), mask=real, other=0.0)
+    row = tl.arange(0, BLOCK_L)
+    for first in range(start, stop, BLOCK_L):
+        exists = row < stop - first
+        places = first * N + (row[:, None] * N + unit[None, :])
+        a = _weights(logits + places, exists, real, largest, total)
+        mask = exists[:, None] & real[None, :]
+        uncentered = tl.load(d_logits + places, mask=mask, other=0.0)
+        tl.store(d_logits + places, uncentered - factor * a * mean, mask=mask)
