@@ -16,7 +16,8 @@ memory bus. With N = 64, M = 1536 and 25 local features in float16, a set has 77
   D = X·∂Uᵀ = (X·Gᵀ − N·h·X·wᵀ) / (√N·‖U‖), the gradients are ∂α = Σ a∘D, ∂β = Σ ∂U, and
   α·a∘(D − Σ a∘D) for the logits. Besides w, the forward pass keeps three numbers per unit and set:
   the largest logit, the sum of exponentials, and ‖U‖. As w is linear in V = aᵀX, the Gram matrix
-  XXᵀ yields X·wᵀ, and X·Gᵀ yields h: one kernel reads the features and G once, and w not at all.
+  XXᵀ yields X·wᵀ, and X·Gᵀ yields h: one kernel reads the features and G once, and w not at all,
+  for sets of at most one block of rows.
   In the example, this moves 0.48 MB a set instead of 0.88 MB. For each block of 32 units, the Gram
   matrix takes as many products as X·Gᵀ.
 - A block has as many rows as sets have on average, up to 64 (32 before the H100): the Gram matrix
