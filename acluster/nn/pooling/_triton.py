@@ -227,7 +227,8 @@ def _device_limits(values: Tensor) -> tuple[int, tuple[int, int]]:
     """
     if not values.is_cuda:
         return 227 * 1024, (9, 0)
-    device = torch.cuda.get_device_properties(values.device)
+    # The type stubs of torch lack the shared memory.
+    device: Any = torch.cuda.get_device_properties(values.device)
     return device.shared_memory_per_block_optin, (device.major, device.minor)
 
 

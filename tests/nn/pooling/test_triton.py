@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from itertools import accumulate
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -545,6 +546,13 @@ def test_kernels_compile_and_fit_a_multiprocessor(checks, tmp_path):
     environment["TRITON_CACHE_DIR"] = str(tmp_path)
     command = [sys.executable, "-W", "error", "-c", COMPILE + checks, str(tmp_path)]
     subprocess.run(command, check=True, env=environment)
+
+
+def test_device_limits_are_those_of_the_features_device(monkeypatch):
+    properties = SimpleNamespace(shared_memory_per_block_optin=99 * 1024, major=8, minor=6)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", {"cuda:1": properties}.__getitem__)
+    values = SimpleNamespace(is_cuda=True, device="cuda:1")
+    assert _triton._device_limits(values) == (99 * 1024, (8, 6))
 
 
 @pytest.mark.parametrize("M", [1, 1536, 200_000, 1 << 20])
