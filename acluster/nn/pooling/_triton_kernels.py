@@ -520,8 +520,7 @@ def _set_gradients(
     exists = row < n_rows
     along_g = tl.zeros((BLOCK_L, BLOCK_N), tl.float32)
     gram = tl.zeros((BLOCK_L, BLOCK_L), tl.float32)
-    sum_x = tl.zeros((BLOCK_L,), tl.float32)
-    sum_g = tl.zeros((BLOCK_N,), tl.float32)
+    sum_x, sum_g = tl.zeros((BLOCK_L,), tl.float32), tl.zeros((BLOCK_N,), tl.float32)
     for column in range(0, M, BLOCK_M):
         x = _tile(x_pointer, exists, column, M, BLOCK_L, BLOCK_M)
         g = _operand_of(_tile(g_pointer, real, column, M, BLOCK_N, BLOCK_M), PRECISION)
@@ -534,6 +533,7 @@ def _set_gradients(
             x = x.to(OPERAND)
             gram = tl.dot(x, tl.trans(x), gram, input_precision=PRECISION)
     places = row[:, None] * N + tl.arange(0, BLOCK_N)[None, :]
+    mask = exists[:, None] & real[None, :]
     a = _weights(logits + places, exists, real, largest, total)
     D, beta_term = along_g, sum_g
     if HAS_SHIFT:
@@ -541,18 +541,14 @@ def _set_gradients(
         sum_x = tl.where(exists, sum_x, 0.0)[:, None]
         sum_g = tl.where(real, sum_g, 0.0)
         scale = _scale(norm, N)
-        used = a
-        if x_pointer.dtype.element_ty != tl.float32:
-            used = _forward_weights(
-                *(logits + places, exists[:, None] & real[None, :], largest, total),
-                *(x_pointer, FORWARD_L, BLOCK_N, BLOCK_L),
-            )
+        used = _forward_weights(
+            *(logits + places, mask, largest, total, x_pointer, FORWARD_L, BLOCK_N, BLOCK_L)
+        )
         along_w = factor * tl.dot(gram, used, input_precision="tf32x3") + term * sum_x
         h = scale * (factor * tl.sum(used * along_g, axis=0) + term * sum_g)
         sum_w = scale * (factor * tl.sum(used * sum_x, axis=0) + term * M)
         D, beta_term = _project(along_g, scale * along_w, h, sum_w, sum_g, norm, N)
     alpha_term = tl.sum(a * D, axis=0)
-    mask = exists[:, None] & real[None, :]
     tl.store(d_logits + places, factor * a * (D - alpha_term), mask=mask)
     return alpha_term, beta_term
 
