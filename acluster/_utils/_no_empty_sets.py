@@ -21,6 +21,6 @@ def no_empty_sets() -> Iterator[None]:
         _PROMISED.reset(token)
 
 
-def is_promised() -> bool:
-    """Return whether no set is empty."""
+def promises_no_empty_sets() -> bool:
+    """Return whether the caller has promised that no set is empty."""
     return _PROMISED.get()

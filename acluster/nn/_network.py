@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from acluster._utils._no_empty_sets import is_promised
+from acluster._utils._no_empty_sets import promises_no_empty_sets
 from acluster._utils._operations import precision_of
 from acluster.nn._attention_cluster import AttentionCluster
 from acluster.nn._integration import Integration
@@ -359,7 +359,7 @@ def _log_mean(logarithms: Tensor) -> Tensor:
 
 def _present(offsets: Tensor) -> Tensor | None:
     """Return which sets are not empty; None for all."""
-    if is_promised():
+    if promises_no_empty_sets():
         return None
     present = offsets.diff() > 0
     return None if bool(present.all()) else present
