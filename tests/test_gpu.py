@@ -93,6 +93,7 @@ def assert_same_bits(one, other):
         {"precision": "mixed", "cluster_size": 64},
         {"sets": make_sets(dtype=np.float16), "dtype": "float32", "standardize": False},
         {"n_members": 3},
+        {"hidden_features": 16},
         {"batch_size": 1000, "max_iter": 30},
     ],
     ids=lambda options: ",".join(options) or "default",
@@ -113,8 +114,9 @@ def test_several_modalities_some_of_them_missing(recordings):
     clf = MultimodalAttentionClusterClassifier(**BASE, missing_modality="mask").fit(both, y)
     assert [one.n_recorded for one in recordings] == [0]  # every batch has items without audio
     complete = MultimodalFeatureSets({"rgb": X, "audio": make_sets(9, 1, width=24, seed=1)})
-    MultimodalAttentionClusterClassifier(**BASE).fit(complete, y)
-    assert recordings[-1].n_recorded > 0
+    for fusion in ("features", "scores"):
+        MultimodalAttentionClusterClassifier(**BASE, fusion=fusion).fit(complete, y)
+        assert recordings[-1].n_recorded > 0
     on_cpu = MultimodalAttentionClusterClassifier(**{**BASE, "device": "cpu"}).set_params(
         missing_modality="mask"
     )

@@ -239,16 +239,17 @@ def reads_nothing_back(network: nn.Module) -> bool:
     Returns
     -------
     bool
-        True on a GPU with Triton, for attention clusters without hidden features: features that
-        need a gradient are not pooled by a kernel. The offsets must be on the device, under
-        `no_empty_sets`. Only such steps can be CUDA graphs.
+        True on a GPU with Triton, for attention clusters with a weighting function of the paper.
+        The offsets must be on the device, under `no_empty_sets`. Only such steps can be CUDA
+        graphs.
     """
-    if type(network) is not IntegrationNetwork or type(network.linear) is not DropoutLinear:
+    if not isinstance(network, IntegrationNetwork) or type(network.linear) is not DropoutLinear:
+        return False
+    if type(network) not in (IntegrationNetwork, ScoreFusionNetwork):  # a user's class
         return False
     clusters = [one for one in network.integrations if type(one) is AttentionCluster]
     return len(clusters) == len(network.integrations) and all(
         type(cluster.weighting) in WEIGHTINGS.values()
-        and cluster.hidden is None
         and all(parameter.requires_grad for parameter in cluster.parameters())
         and runs_triton(network.linear.weight)
         for cluster in clusters
@@ -322,13 +323,15 @@ class ScoreFusionNetwork(IntegrationNetwork):
 
     def forward(self, sets: Sequence[Packed], generator: torch.Generator | None = None) -> Tensor:
         """Return the logits of the averaged probabilities; see `IntegrationNetwork.forward`."""
-        sizes = [integration.global_size for integration in self.integrations]
         g = self.global_feature(sets)
-        repeats = torch.tensor(sizes, device=g.device)
-        of_modality = torch.eye(len(sizes), device=g.device).repeat_interleave(repeats, dim=1)
-        # The linear layer sees one modality at a time, with zeros in place of the others.
-        logits = torch.stack([self._classify(g * own, generator) for own in of_modality.to(g)])
-        return logits_of_mean(logits, is_softmax=self.is_softmax)
+        parts = g.split([integration.global_size for integration in self.integrations], dim=1)
+        logits, before = [], 0
+        for part in parts:
+            after = g.shape[1] - before - part.shape[1]
+            # The linear layer sees one modality at a time, with zeros in place of the others.
+            logits.append(self._classify(functional.pad(part, (before, after)), generator))
+            before += part.shape[1]
+        return logits_of_mean(torch.stack(logits), is_softmax=self.is_softmax)
 
 
 def logits_of_mean(logits: Tensor, *, is_softmax: bool) -> Tensor:

@@ -3,6 +3,8 @@
 Tensors of torch's "meta" device have no values, so that reading one is an error.
 """
 
+from functools import partial
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -81,6 +83,9 @@ def make_network(n_outputs=4, network=IntegrationNetwork, **options):
         {"weighting": "average", "shifting": False},
         {"pyramid_levels": 3, "n_attended": 2},
         {"n_outputs": 1 << 11},  # the gradient of the last layer is in factors
+        {"hidden_features": 3, "n_attended": 2},
+        {"network": partial(ScoreFusionNetwork, is_softmax=True)},
+        {"network": partial(ScoreFusionNetwork, is_softmax=False)},
     ],
     ids=str,
 )
@@ -130,15 +135,10 @@ class Doubling(FC1Weighting):
 
 
 def test_other_networks_may_read_back(monkeypatch):
-    score_fusion = make_network(
-        network=lambda *args, **kw: ScoreFusionNetwork(*args, is_softmax=True, **kw)
-    )
     frozen = make_network()
     frozen.integrations[0].weighting.weight.requires_grad_(False)
     others = [
-        score_fusion,
         frozen,
-        make_network(hidden_features=3),
         make_network(weighting=Doubling),
         IntegrationNetwork([NetVLAD(6, 2, 3), AttentionCluster(5, 7)], 4),
         torch.nn.Linear(2, 2),

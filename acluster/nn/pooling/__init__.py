@@ -107,9 +107,9 @@ def attend(
 
     Notes
     -----
-    Features that need no gradient, the usual case, go to compiled kernels: Triton's on a GPU and
-    Numba's on a CPU, if these are installed. Numba's also take `n_learned` features. Otherwise,
-    torch computes the result, with the derivatives written out. All results agree to rounding.
+    Compiled kernels compute the result if they are installed: Triton's on a GPU; on a CPU,
+    Numba's, for features that need no gradient or have it for `n_learned` only. Otherwise, torch
+    computes it, with the derivatives written out. All results agree to rounding.
 
     Examples
     --------
@@ -120,14 +120,13 @@ def attend(
     tensor([2., 5.])
     """
     _check_offsets(offsets, len(values))
-    n_learned = n_learned or 0
-    if not values.requires_grad and _triton.supports(values, logits):
+    if _triton.supports(values, logits):
         # The kernels return the dtype of the logits, which is wider than that of the features in
         # mixed precision.
-        return _triton.attend_triton(values, offsets, logits, shift).to(values.dtype)
+        return _triton.attend_triton(values, offsets, logits, shift, n_learned).to(values.dtype)
     # Features that all need a gradient stay with torch, so that a seed keeps its bits.
     if (n_learned or not values.requires_grad) and _compiled.available_for(values, logits):
-        return attend_numba(values, offsets, logits, shift, n_learned)
+        return attend_numba(values, offsets, logits, shift, n_learned or 0)
     return attend_analytic(values, offsets, logits, shift)
 
 

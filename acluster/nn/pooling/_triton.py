@@ -25,6 +25,8 @@ memory bus. With N = 64, M = 1536 and 25 local features in float16, a set has 77
   mostly from the L2 cache. A block cannot know the mean Σ a∘D of all rows: a last kernel, which
   reads no features, subtracts it. From α·∂α + β·∂β = 0, the mean would also follow without that
   kernel, but inaccurately where α is small.
+- Learned features need a gradient too: Σ α·a·∂U over the units. A kernel of its own computes it,
+  for the learned columns only, after the one above has stored h.
 - Sets of 1 to 60,000 rows may be in one batch. A long set is divided into chunks of rows, whose
   sums a second kernel adds up. Which program has which rows is found on the device. The order of
   programs is fixed, and the hardware starts one whenever another ends: this balances the load,
@@ -46,11 +48,13 @@ neither needs Triton nor waits for it.
 import importlib.util
 import os
 import shutil
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from acluster.nn.pooling._analytic import Scalars, Shift
 
@@ -111,13 +115,17 @@ def supports(values: Tensor, logits: Tensor) -> bool:
         False on a CPU, where only Triton's interpreter runs the kernels, for tests.
     """
     on_one_device = values.device == logits.device
-    return (
-        on_one_device and not values.requires_grad and runs_triton(values) and runs_triton(logits)
-    )
+    return on_one_device and runs_triton(values) and runs_triton(logits)
 
 
-def attend_triton(values: Tensor, offsets: Tensor, logits: Tensor, shift: Shift = None) -> Tensor:
-    """Compute what `attend` returns, for features that need no gradient.
+def attend_triton(
+    values: Tensor,
+    offsets: Tensor,
+    logits: Tensor,
+    shift: Shift = None,
+    n_learned: int | None = None,
+) -> Tensor:
+    """Compute what `attend` returns.
 
     The result has the dtype of `logits`. `offsets` may be on the CPU or on the device.
 
@@ -125,22 +133,30 @@ def attend_triton(values: Tensor, offsets: Tensor, logits: Tensor, shift: Shift 
     -----
     For half-precision features, the matrix products of the forward pass take weights rounded to
     the same dtype. Those of the backward pass take gradients and outputs rounded to tf32, which has
-    the range of float32. All sums are in float32. Rows beyond the last set are ignored, and their
-    logits get a gradient of 0.
+    the range of float32. All sums are in float32. Rows beyond the last set are ignored; their
+    logits and features get a gradient of 0.
     """
     alpha, beta = (None, None) if shift is None else (s.contiguous() for s in shift)
     offsets = offsets.to(values.device, non_blocking=True)
     # Triton launches kernels on the current device, which need not be the one of the tensors.
     with torch.cuda.device_of(values):
-        return _Attend.apply(values.contiguous(), offsets, logits.contiguous(), alpha, beta)
+        return _Attend.apply(
+            values.contiguous(), offsets, logits.contiguous(), alpha, beta, n_learned
+        )
 
 
 class _Attend(torch.autograd.Function):
-    """`attend` with gradients for the logits, α and β."""
+    """`attend` with gradients for the logits, α, β and the last features."""
 
     @staticmethod
     def forward(
-        ctx: Any, values: Tensor, offsets: Tensor, logits: Tensor, alpha: Scalars, beta: Scalars
+        ctx: Any,
+        values: Tensor,
+        offsets: Tensor,
+        logits: Tensor,
+        alpha: Scalars,
+        beta: Scalars,
+        n_learned: int | None,
     ) -> Tensor:
         from acluster.nn.pooling import _triton_kernels as kernels
 
@@ -176,6 +192,7 @@ class _Attend(torch.autograd.Function):
             )
         ctx.save_for_backward(*inputs, pooled, statistics)
         ctx.block_l = blocks["BLOCK_L"]
+        ctx.n_learned = M if n_learned is None else n_learned
         return pooled
 
     @staticmethod
@@ -185,15 +202,18 @@ class _Attend(torch.autograd.Function):
 
         values, offsets, logits, alpha, beta, pooled, statistics = ctx.saved_tensors
         n, N, M = gradient.shape
+        gradient = gradient.contiguous()
         blocks = _backward_blocks(n, values, N)
         n_entries = n + _cdiv(len(values), _BACKWARD_CHUNK)
         n_blocks = _cdiv(N, blocks["BLOCK_N"])
         d_logits = torch.empty_like(logits, dtype=torch.float32)
         terms = logits.new_empty(n_entries, 2, N, dtype=torch.float32)
+        needs_features = ctx.needs_input_grad[0] and ctx.n_learned > 0
+        products = statistics.new_empty(n, N) if needs_features else None
         kernels.backward_kernel[(n_entries * n_blocks,)](
-            *(values, offsets, logits, alpha, beta, pooled, gradient.contiguous(), statistics),
-            *(d_logits, terms, n, len(values), _BACKWARD_CHUNK, N, M, _operand(values)),
-            PRECISION="ieee" if values.dtype == torch.float32 else "tf32",
+            *(values, offsets, logits, alpha, beta, pooled, gradient, statistics),
+            *(d_logits, terms, products, n, len(values), _BACKWARD_CHUNK, N, M, _operand(values)),
+            PRECISION=_precision(values),
             FORWARD_L=ctx.block_l,
             **blocks,
         )
@@ -204,11 +224,38 @@ class _Attend(torch.autograd.Function):
                 *(n, _BACKWARD_CHUNK, N, blocks["BLOCK_N"], blocks["BLOCK_L"]),
                 enable_fp_fusion=True,
             )
+        d_values = None
+        if products is not None:
+            d_values = _feature_gradient(ctx.saved_tensors, gradient, products, ctx.n_learned)
         d_logits = d_logits.to(logits.dtype)
         if alpha is None:
-            return None, None, d_logits, None, None
+            return d_values, None, d_logits, None, None, None
         d_alpha, d_beta = terms.sum(dim=0)
-        return None, None, d_logits, d_alpha.view_as(alpha), d_beta.view_as(beta)
+        return d_values, None, d_logits, d_alpha.view_as(alpha), d_beta.view_as(beta), None
+
+
+def _feature_gradient(
+    saved: Sequence[Tensor], gradient: Tensor, products: Tensor, n_learned: int
+) -> Tensor:
+    """Return the gradient of the features (R, M), which is 0 but for the last `n_learned`."""
+    from acluster.nn.pooling import _triton_kernels as kernels
+
+    values, offsets, logits, alpha, beta, pooled, statistics = saved
+    n, N, M = gradient.shape
+    blocks = _feature_blocks(n, values, N, n_learned)
+    learned = values.new_empty(len(values), n_learned)
+    n_entries = n + _cdiv(len(values), _BACKWARD_CHUNK)
+    kernels.feature_kernel[(n_entries * _cdiv(n_learned, blocks["BLOCK_M"]),)](
+        *(offsets, logits, alpha, beta, pooled, gradient, statistics, products, learned),
+        *(n, len(values), _BACKWARD_CHUNK, N, M, n_learned, _precision(values)),
+        **blocks,
+    )
+    return functional.pad(learned, (M - n_learned, 0)) if n_learned < M else learned
+
+
+def _precision(values: Tensor) -> str:
+    """Return the precision of the products of the backward pass."""
+    return "ieee" if values.dtype == torch.float32 else "tf32"
 
 
 def _operand(values: Tensor) -> Any:
@@ -300,6 +347,12 @@ def _backward_blocks(n: int, values: Tensor, N: int) -> dict[str, Any]:
         "maxnreg": 128 if block_l == 64 else 168,
         "enable_fp_fusion": True,
     }
+
+
+def _feature_blocks(n: int, values: Tensor, N: int, n_learned: int) -> dict[str, Any]:
+    """Return the tile sizes of a program of the gradient of features, and its compiler options."""
+    blocks = _backward_blocks(n, values, N)
+    return {**blocks, "BLOCK_M": _power_of_2(n_learned, 16, 64)}
 
 
 def _cdiv(a: int, b: int) -> int:

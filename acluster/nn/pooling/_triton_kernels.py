@@ -484,40 +484,32 @@ def _tile(pointer, rows, first_column, M: tl.constexpr, ROWS: tl.constexpr, COLU
 
 
 @triton.jit
-def _project(along_g, along_w, h, sum_w, sum_g, norm, N: tl.constexpr):
-    """Return X·∂Uᵀ and Σ∂U, the sum over columns, for the unscaled output U = αV + β."""
-    scale = _scale(norm, N)
+def _project(along_g, along_w, h, norm, N: tl.constexpr):
+    """Return the part of a gradient that is orthogonal to the output w, divided by √N·‖αV + β‖.
+
+    With G and w for the first two, it is ∂U of the unscaled output U = αV + β. As it is linear in
+    both, X·Gᵀ and X·wᵀ yield X·∂Uᵀ, and sums over columns yield Σ∂U.
+    """
     # Where the bound replaces the norm, the divisor is a constant without derivative.
     pull = tl.where(norm >= 1e-12, N * h, 0.0)
-    return scale * (along_g - pull * along_w), scale * (sum_g - pull * sum_w)
+    return _scale(norm, N) * (along_g - pull * along_w)
 
 
 @triton.jit
-def _set_gradients(
+def _products_of_set(
     x_pointer,
     g_pointer,
-    logits,
-    d_logits,
-    n_rows,
-    per_unit,
+    exists,
+    real,
     HAS_SHIFT: tl.constexpr,
-    N: tl.constexpr,
     M: tl.constexpr,
     OPERAND: tl.constexpr,
     PRECISION: tl.constexpr,
-    FORWARD_L: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_L: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
-    """Store the gradient of the logits of a set of at most BLOCK_L rows; return its part of ∂α, ∂β.
-
-    The features and the gradient of the output w are read once, and w not at all: it is linear
-    in V = aᵀX, so that X·wᵀ follows from the Gram matrix XXᵀ, and ⟨w, ∂w⟩ from X·∂wᵀ.
-    """
-    real, largest, total, factor, term, norm = per_unit
-    row = tl.arange(0, BLOCK_L)
-    exists = row < n_rows
+    """Read X and G once; return X·Gᵀ, and with a shift, XXᵀ and the sums of the rows of both."""
     along_g = tl.zeros((BLOCK_L, BLOCK_N), tl.float32)
     gram = tl.zeros((BLOCK_L, BLOCK_L), tl.float32)
     sum_x, sum_g = tl.zeros((BLOCK_L,), tl.float32), tl.zeros((BLOCK_N,), tl.float32)
@@ -532,6 +524,41 @@ def _set_gradients(
             sum_g += tl.sum(g, axis=1)
             x = x.to(OPERAND)
             gram = tl.dot(x, tl.trans(x), gram, input_precision=PRECISION)
+    return along_g, gram, sum_x, sum_g
+
+
+@triton.jit
+def _set_gradients(
+    x_pointer,
+    g_pointer,
+    logits,
+    d_logits,
+    products,
+    n_rows,
+    per_unit,
+    HAS_SHIFT: tl.constexpr,
+    N: tl.constexpr,
+    M: tl.constexpr,
+    OPERAND: tl.constexpr,
+    PRECISION: tl.constexpr,
+    FORWARD_L: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_L: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+):
+    """Store the gradient of the logits of a set of at most BLOCK_L rows.
+
+    Return what the set adds to ∂α and ∂β. The features and the gradient of the output w are read
+    once, and w not at all: it is linear in V = aᵀX, so that X·wᵀ follows from the Gram matrix XXᵀ,
+    and ⟨w, ∂w⟩ from X·∂wᵀ.
+    """
+    real, largest, total, factor, term, norm = per_unit
+    row = tl.arange(0, BLOCK_L)
+    exists = row < n_rows
+    along_g, gram, sum_x, sum_g = _products_of_set(
+        *(x_pointer, g_pointer, exists, real),
+        *(HAS_SHIFT, M, OPERAND, PRECISION, BLOCK_N, BLOCK_L, BLOCK_M),
+    )
     places = row[:, None] * N + tl.arange(0, BLOCK_N)[None, :]
     mask = exists[:, None] & real[None, :]
     a = _weights(logits + places, exists, real, largest, total)
@@ -546,8 +573,11 @@ def _set_gradients(
         )
         along_w = factor * tl.dot(gram, used, input_precision="tf32x3") + term * sum_x
         h = scale * (factor * tl.sum(used * along_g, axis=0) + term * sum_g)
+        if products is not None:
+            tl.store(products + tl.arange(0, BLOCK_N), h, mask=real)
         sum_w = scale * (factor * tl.sum(used * sum_x, axis=0) + term * M)
-        D, beta_term = _project(along_g, scale * along_w, h, sum_w, sum_g, norm, N)
+        D = _project(along_g, scale * along_w, h, norm, N)
+        beta_term = _project(sum_g, sum_w, h, norm, N)
     alpha_term = tl.sum(a * D, axis=0)
     tl.store(d_logits + places, factor * a * (D - alpha_term), mask=mask)
     return alpha_term, beta_term
@@ -560,6 +590,7 @@ def _row_gradients(
     g_pointer,
     logits,
     d_logits,
+    products,
     n_rows,
     per_unit,
     HAS_SHIFT: tl.constexpr,
@@ -599,9 +630,12 @@ def _row_gradients(
     D, beta_term = along_g, sum_g
     if HAS_SHIFT:
         h = tl.where(real, h, 0.0)  # one use each, see `_set_gradients`
+        if products is not None:
+            tl.store(products + tl.arange(0, BLOCK_N), h, mask=real)
         sum_w = tl.where(real, sum_w, 0.0)
         sum_g = tl.where(real, sum_g, 0.0)
-        D, beta_term = _project(along_g, along_w, h, sum_w, sum_g, norm, N)
+        D = _project(along_g, along_w, h, norm, N)
+        beta_term = _project(sum_g, sum_w, h, norm, N)
     mask = exists[:, None] & real[None, :]
     tl.store(d_logits + places, factor * a * D, mask=mask)
     return tl.sum(a * D, axis=0), beta_term
@@ -633,6 +667,7 @@ def _gradients(
     gradient,
     statistics,
     d_logits,
+    products,
     item,
     start,
     stop,
@@ -658,18 +693,21 @@ def _gradients(
     beta_term = tl.zeros((BLOCK_N,), tl.float32)
     place = (item.to(tl.int64) * N + first_unit) * M
     w, g = pooled + place, gradient + place
+    if products is not None:
+        products += item.to(tl.int64) * N + first_unit
     if is_whole and stop - start <= BLOCK_L:
         place = start * N + first_unit
         alpha_term, beta_term = _set_gradients(
-            *(values + start * M, g, logits + place, d_logits + place, stop - start, per_unit),
-            *(HAS_SHIFT, N, M, OPERAND, PRECISION, FORWARD_L, BLOCK_N, BLOCK_L, BLOCK_M),
+            *(values + start * M, g, logits + place, d_logits + place, products),
+            *(stop - start, per_unit, HAS_SHIFT),
+            *(N, M, OPERAND, PRECISION, FORWARD_L, BLOCK_N, BLOCK_L, BLOCK_M),
         )
     else:
         for first in range(start, stop, BLOCK_L):
             place = first * N + first_unit
             added, beta_term = _row_gradients(
-                *(values + first * M, w, g, logits + place, d_logits + place, stop - first),
-                *(per_unit, HAS_SHIFT, N, M, PRECISION, BLOCK_N, BLOCK_L, BLOCK_M),
+                *(values + first * M, w, g, logits + place, d_logits + place, products),
+                *(stop - first, per_unit, HAS_SHIFT, N, M, PRECISION, BLOCK_N, BLOCK_L, BLOCK_M),
             )
             alpha_term += added
     return alpha_term, beta_term
@@ -697,6 +735,7 @@ def backward_kernel(
     statistics,
     d_logits,
     terms,
+    products,
     n,
     n_rows,
     CHUNK: tl.constexpr,
@@ -709,9 +748,10 @@ def backward_kernel(
     BLOCK_L: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
-    """Fill the gradient of the logits (R, N), and what each entry adds to ∂α and ∂β.
+    """Fill the gradient of the logits (R, N), and the terms of every entry (entries, 2, N).
 
-    `terms` is (entries, 2, N). Rows beyond the last set get a gradient of 0.
+    They are what the entry adds to ∂α and ∂β. Rows beyond the last set get a gradient of 0. For
+    `feature_kernel`, `products` (n, N) gets ⟨w, ∂w⟩ of every set and unit; it may be None.
     """
     n_blocks: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
     first_unit = tl.program_id(0) % n_blocks * BLOCK_N
@@ -728,7 +768,7 @@ def backward_kernel(
     beta_term = tl.zeros((BLOCK_N,), tl.float32)
     if stop > start:
         alpha_term, beta_term = _gradients(
-            *(values, logits, alpha, beta, pooled, gradient, statistics, d_logits),
+            *(values, logits, alpha, beta, pooled, gradient, statistics, d_logits, products),
             *(item, start, stop, first_unit, slot < 0),
             *(N, M, OPERAND, PRECISION, FORWARD_L, BLOCK_N, BLOCK_L, BLOCK_M),
         )
@@ -784,3 +824,89 @@ def center_kernel(
         mask = exists[:, None] & real[None, :]
         uncentered = tl.load(d_logits + places, mask=mask, other=0.0)
         tl.store(d_logits + places, uncentered - factor * a * mean, mask=mask)
+
+
+@triton.jit
+def _feature_gradient(
+    pooled,
+    gradient,
+    logits,
+    alpha,
+    beta,
+    statistics,
+    products,
+    item,
+    exists,
+    columns,
+    N: tl.constexpr,
+    M: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_L: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+):
+    """Return the gradient of some columns of some rows of a set: Σ α·a·∂U over the units."""
+    row = tl.arange(0, BLOCK_L)
+    total = tl.zeros((BLOCK_L, BLOCK_M), tl.float32)
+    for first_unit in range(0, N, BLOCK_N):
+        unit = first_unit + tl.arange(0, BLOCK_N)
+        real, largest, divisor, factor, _, norm = _per_unit(alpha, beta, statistics, item, unit, N)
+        a = _weights(logits + (row[:, None] * N + unit[None, :]), exists, real, largest, divisor)
+        places = (item.to(tl.int64) * N + first_unit) * M
+        places += tl.arange(0, BLOCK_N)[:, None] * M + columns[None, :]
+        mask = real[:, None] & (columns < M)[None, :]
+        d_u = tl.load(gradient + places, mask=mask, other=0.0).to(tl.float32)
+        if alpha is not None:
+            w = tl.load(pooled + places, mask=mask, other=0.0).to(tl.float32)
+            h = tl.load(products + item.to(tl.int64) * N + unit, mask=real, other=0.0)
+            d_u = factor[:, None] * _project(d_u, w, h[:, None], norm[:, None], N)
+        a, d_u = _operand_of(a, PRECISION), _operand_of(d_u, PRECISION)
+        total = tl.dot(a, d_u, total, input_precision=PRECISION)
+    return total
+
+
+@triton.jit(do_not_specialize=["n", "n_rows"])
+def feature_kernel(
+    offsets,
+    logits,
+    alpha,
+    beta,
+    pooled,
+    gradient,
+    statistics,
+    products,
+    d_values,
+    n,
+    n_rows,
+    CHUNK: tl.constexpr,
+    N: tl.constexpr,
+    M: tl.constexpr,
+    N_LEARNED: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_L: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+):
+    """Fill the gradient of the last features (R, N_LEARNED), given ⟨w, ∂w⟩ of `backward_kernel`.
+
+    The work list is that of `backward_kernel`. Rows beyond the last set get a gradient of 0.
+    """
+    n_blocks: tl.constexpr = (N_LEARNED + BLOCK_M - 1) // BLOCK_M
+    column = tl.program_id(0) % n_blocks * BLOCK_M + tl.arange(0, BLOCK_M)
+    item = tl.program_id(0) // n_blocks
+    slot = item - n
+    if slot >= 0:
+        place, end = slot.to(tl.int64) * CHUNK, tl.load(offsets + n)
+        after = tl.minimum(place + CHUNK, n_rows)
+        _clear(d_values, tl.maximum(place, end), after, column, N_LEARNED, BLOCK_M)
+        item = _owner(offsets, n, slot, CHUNK)
+    start, stop = _rows(offsets, item, slot, CHUNK)
+    row = tl.arange(0, BLOCK_L)
+    for first in range(start, stop, BLOCK_L):
+        exists = row < stop - first
+        total = _feature_gradient(
+            *(pooled, gradient, logits + first * N, alpha, beta, statistics, products),
+            *(item, exists, M - N_LEARNED + column, N, M, PRECISION, BLOCK_N, BLOCK_L, BLOCK_M),
+        )
+        pointers = d_values + first * N_LEARNED + (row[:, None] * N_LEARNED + column[None, :])
+        tl.store(pointers, total, mask=exists[:, None] & (column < N_LEARNED)[None, :])

@@ -281,6 +281,50 @@ def test_backward_of_short_sets_does_not_read_the_output():
         assert torch.equal(got.cpu(), wanted)
 
 
+def feature_gradient(function, case, direction, n_learned, to):
+    values, offsets, logits, shift = case
+    values = to(values).requires_grad_()
+    shift = None if shift is None else tuple(map(to, shift))
+    options = {} if function is attend_plainly else {"n_learned": n_learned}
+    output = function(values, offsets, to(logits), shift, **options)
+    return torch.autograd.grad(output, values, direction.to(output))[0].cpu()
+
+
+def feature_gradient_size(case, direction):
+    """Return the size of the terms that the gradient of the features is the sum of."""
+    values, offsets, logits, shift = (to_double(part) for part in case)
+    lengths, direction = offsets.diff().tolist(), direction.double().abs()
+    weights = torch.cat([scores.softmax(dim=0) for scores in logits.split(lengths)])
+    if shift is not None:
+        unscaled = shift[0] * averages(values, lengths, weights) + shift[1]
+        norms = unscaled.norm(dim=-1, keepdim=True)
+        w = unscaled.abs() / norms
+        pulled = (w * direction).sum(dim=-1, keepdim=True) * w
+        direction = shift[0].abs() * (direction + pulled) / (norms * len(shift[0]) ** 0.5)
+    sets = zip(weights.split(lengths), direction, strict=True)
+    return max((a @ of_units).max().item() for a, of_units in sets)
+
+
+@pytest.mark.usefixtures("chunks_of_16_rows")
+@pytest.mark.parametrize(
+    ("lengths", "N", "M", "shifting"),
+    [([25, 25], 40, 70, True), ([1, 40, 7], 17, 20, True), ([33, 2], 3, 5, False)],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+def test_attend_triton_gradient_of_learned_features(lengths, N, M, shifting, dtype):
+    case, direction = make_case(lengths, N, M, dtype, shifting)
+    expected = feature_gradient(attend_plainly, case, direction, None, torch.Tensor.double)
+    tolerance = TOLERANCES[dtype] * feature_gradient_size(case, direction)
+    for n_learned in {None, -(-M // 3)}:
+        first = 0 if n_learned is None else M - n_learned
+        got = feature_gradient(attend_triton, case, direction, n_learned, lambda t: t.to(DEVICE))
+        assert got.dtype == dtype
+        assert not got[:, :first].any()
+        error = (got.double() - expected)[:, first:].abs().max()
+        assert error <= tolerance, (error, tolerance)
+
+
 def find_owners(offsets, owners, n, CHUNK: tl.constexpr):
     slot = tl.program_id(0)
     tl.store(owners + slot, kernels._owner(offsets, n, slot, CHUNK))
@@ -320,9 +364,17 @@ def test_attend_triton_ignores_rows_beyond_the_last_set(lengths, n_padding, monk
     monkeypatch.setattr(
         torch, "empty_like", lambda like, **kwargs: torch.full_like(like, torch.nan, **kwargs)
     )
-    output, d_logits, d_alpha, d_beta = run_triton((values, offsets, logits, shift), direction)
-    n_rows = sum(lengths)
+    new_empty = torch.Tensor.new_empty
+    monkeypatch.setattr(
+        torch.Tensor,
+        "new_empty",
+        lambda like, *shape, **kwargs: new_empty(like, *shape, **kwargs).fill_(-7),
+    )
+    case, n_rows = (values, offsets, logits, shift), sum(lengths)
+    output, d_logits, d_alpha, d_beta = run_triton(case, direction)
     assert torch.equal(d_logits[n_rows:], torch.zeros(n_padding, 5))
+    d_values = feature_gradient(attend_triton, case, direction, 2, lambda t: t.to(DEVICE))
+    assert torch.equal(d_values[n_rows:], torch.zeros(n_padding, 33))
     got = (output, d_logits[:n_rows], d_alpha, d_beta)
     for one, wanted in zip(got, expected, strict=True):
         torch.testing.assert_close(one.double(), wanted, rtol=1e-5, atol=1e-5)
@@ -425,7 +477,7 @@ def test_attend_triton_saves_three_numbers_per_unit_and_set():
     assert sum(tensor.numel() for tensor in own) == 3 * 2 * 5
 
 
-def test_supports_rejects_cpu_float64_and_features_with_gradient():
+def test_supports_rejects_cpu_and_float64():
     values, logits = torch.ones(3, 2), torch.ones(3, 4)
     assert not supports(values, logits)
     if DEVICE == "cuda":
@@ -433,7 +485,7 @@ def test_supports_rejects_cpu_float64_and_features_with_gradient():
         assert supports(values, logits)
         assert supports(values.half(), logits)
         assert not supports(values.double(), logits)
-        assert not supports(values.requires_grad_(), logits)
+        assert supports(values.requires_grad_(), logits)
 
 
 @needs_cuda
@@ -487,11 +539,13 @@ def compiled(name, arch, dtype, n_rows, N, M):
         "combine": lambda: _triton._combine_blocks(M),
         "backward": lambda: _triton._backward_blocks(2, values, N),
         "center": lambda: _triton._backward_blocks(2, values, N),
+        "feature": lambda: _triton._feature_blocks(2, values, N, 64),
     }[name]()
     half = dtype == "float16"
-    settings = {"N": N, "M": M, "CHUNK": 128, "SLOTS": 16}
+    settings = {"N": N, "M": M, "N_LEARNED": 64, "CHUNK": 128, "SLOTS": 16}
     settings |= {"FORWARD_L": _triton._forward_blocks(2, values, N)["BLOCK_L"]}
     settings |= {"OPERAND": getattr(triton.language, dtype)}
+    settings |= {"products": None} if name == "backward" else {}
     settings |= {"PRECISION": "tf32" if half else "ieee"}
     shares = -(-M // (blocks.get("TILES", 1) * blocks["BLOCK_M"]))
     settings |= {"MEASURE": False} | ({"squares": None} if shares == 1 else {})
@@ -516,6 +570,7 @@ def compiled(name, arch, dtype, n_rows, N, M):
 
 COMPILE_FOR_H100 = """
 bounds = {"forward": (2, 16), "combine": (4, 0), "backward": (3, 64), "center": (4, 0)}
+bounds["feature"] = (3, 0)
 for name, (at_a_time, stack) in bounds.items():
     used, shared, threads = compiled(name, 90, "float16", 25, 64, 1536)
     assert used["REG"] * threads * at_a_time <= 64 * 1024, (name, used)
@@ -533,6 +588,8 @@ for case in (
     ("backward", 86, "float16", 64, 64, 1536),
     ("backward", 86, "float32", 64, 64, 1536),
     ("center", 86, "float32", 64, 64, 1536),
+    ("feature", 86, "float16", 64, 64, 1600),
+    ("feature", 86, "float32", 64, 64, 1600),
 ):
     used, shared, _ = compiled(*case)
     assert shared <= 99 * 1024, (case, shared)
