@@ -1,7 +1,9 @@
 """The code of the documentation runs, page by page, on small synthetic data."""
 
+import contextlib
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from newcomer import blocks
 
+from acluster.command_line import main
 from tests.extraction.media import make_media
 from tests.extraction.slides import section, write_slide
 from tests.object_server import ObjectServer
@@ -125,7 +128,18 @@ def test_python_code_of_page_runs(tmp_path, monkeypatch, page):
         assert names["clf"].score(names["X"][100:], names["y"][100:]) > 0.95
 
 
-def test_command_line_page_runs(tmp_path):
+def run_in_this_process(code):
+    """Run commands of acluster as a shell does, but without starting Python for each of them."""
+    for line in code.replace("\\\n", " ").strip().splitlines():
+        words = shlex.split(line)
+        output = words[words.index(">") + 1] if ">" in words else os.devnull
+        with open(output, "w") as file, contextlib.redirect_stdout(file):
+            assert main(words[1 : words.index(">") if ">" in words else None]) == 0, line
+
+
+@pytest.mark.filterwarnings("default")
+def test_command_line_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "features").mkdir()
     rng = np.random.default_rng(0)
     lines = ["id,label"]
@@ -135,7 +149,7 @@ def test_command_line_page_runs(tmp_path):
         lines.append(f"item{number},{'wren' if number % 2 else 'robin'}")
     (tmp_path / "labels.csv").write_text("\n".join(lines))
     for _, code in blocks(DOCS / "user_guide" / "command_line.rst", "bash"):
-        run_commands(code, tmp_path)
+        run_in_this_process(code)
     assert (tmp_path / "predictions.csv").read_text().startswith("id,prediction,probability of")
     assert (tmp_path / "item7.png").stat().st_size > 1000
     assert (tmp_path / "item7.csv").read_text().startswith("local feature,unit 0,")

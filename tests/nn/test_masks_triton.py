@@ -36,14 +36,17 @@ def below_by_sorting(logits, lengths, k):
     return torch.cat(masks)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("k", [1, 5, 1000])
-def test_kernel_masks_what_sorting_masks(dtype, k):
-    lengths = [1, 40, 7, 70]
+@pytest.mark.parametrize(
+    ("k", "dtype"),
+    [(1, torch.float32), (1000, torch.float32), (5, torch.float16), (5, torch.bfloat16)],
+    ids=str,
+)
+def test_kernel_masks_what_sorting_masks(k, dtype):
+    lengths = [1, 50, 7]
     logits = torch.randn(sum(lengths), 19, generator=torch.Generator().manual_seed(0)).to(dtype)
     found = below_by_kernel(logits, lengths, k)
     assert torch.equal(found, below_by_sorting(logits, lengths, k))
-    assert found.any() == (k < 70)
+    assert found.any() == (k < 50)
 
 
 @given(
@@ -53,7 +56,7 @@ def test_kernel_masks_what_sorting_masks(dtype, k):
         st.sampled_from([-3e38, -1.5, -1e-40, -0.0, 0.0, 1e-40, 2.0, 3e38]), min_size=7, max_size=7
     ),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_kernel_keeps_ties_zeros_of_both_signs_and_extremes(lengths, k, numbers):
     places = torch.arange(2 * sum(lengths)).reshape(-1, 2) * 5 % 7
     logits = torch.tensor(numbers)[places]
