@@ -51,8 +51,8 @@ def test_clips_need_all_modalities(tmp_path):
     pytest.importorskip("av", reason="needs the extra media")
     pytest.importorskip("cv2", reason="needs the extra flow")
     image = tmp_path / "clips.png"
-    printed = run_example("clips.py", "--clips", 96, "--output", image, data_home=tmp_path)
-    assert "96 items, 96 of them new; 0 failed" in printed
+    printed = run_example("clips.py", "--clips", 64, "--output", image, data_home=tmp_path)
+    assert "64 items, 64 of them new; 0 failed" in printed
     lines = [line.rsplit(" %", 1)[0].rsplit(maxsplit=1) for line in printed.splitlines()]
     accuracy = {line[0].strip(): float(line[1]) for line in lines if line[0].strip() in TOGETHER}
     alone = [accuracy[name] for name in ("rgb", "flow", "audio")]

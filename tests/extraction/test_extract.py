@@ -418,10 +418,10 @@ def test_extract_that_is_killed_again_and_again_ends_with_the_same_store(videos,
     one, killed = tmp_path / "one.zarr", tmp_path / "killed.zarr"
     extract(videos, one, VIEWS, labels="folders", batch_size=16)
     draw = random.Random(0)
-    codes, kinds = [], [signal.SIGKILL] * 3 + [signal.SIGTERM] + [signal.SIGKILL] * 2
+    codes, kinds = [], [signal.SIGKILL] * 2 + [signal.SIGTERM, signal.SIGKILL]
     for kind in kinds:
         codes.append(run_until(draw.randint(1, 4), kind, videos, killed))
-    assert codes.count(-signal.SIGKILL) >= 4
+    assert codes.count(-signal.SIGKILL) >= 2
     assert 128 + signal.SIGTERM in codes
     with FeatureSetsWriter(killed, resume=True) as writer:
         assert 0 < len(writer) < 29
