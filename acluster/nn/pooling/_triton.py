@@ -41,8 +41,8 @@ Nothing reads data back from the device, so that a CUDA graph can record both pa
 The members of an ensemble may be stacked, with the logits of P networks side by side. The features
 then cross the memory bus once for all P·N units. With a shift, the norm of a unit is 1/√(P·N).
 
-The kernels are in `_triton_kernels`, which is imported on first use. `import acluster` therefore
-neither needs Triton nor waits for it.
+The kernels are in `_forward_kernels` and `_backward_kernels`, which are imported on first use.
+`import acluster` therefore neither needs Triton nor waits for it.
 """
 
 import importlib.util
@@ -158,7 +158,7 @@ class _Attend(torch.autograd.Function):
         beta: Scalars,
         n_learned: int | None,
     ) -> Tensor:
-        from acluster.nn.pooling import _triton_kernels as kernels
+        from acluster.nn.pooling import _forward_kernels as kernels
 
         n, N, M = len(offsets) - 1, logits.shape[1], values.shape[1]
         blocks = _forward_blocks(n, values, N)
@@ -198,7 +198,7 @@ class _Attend(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        from acluster.nn.pooling import _triton_kernels as kernels
+        from acluster.nn.pooling import _backward_kernels as kernels
 
         values, offsets, logits, alpha, beta, pooled, statistics = ctx.saved_tensors
         n, N, M = gradient.shape
@@ -238,7 +238,7 @@ def _feature_gradient(
     saved: Sequence[Tensor], gradient: Tensor, products: Tensor, n_learned: int
 ) -> Tensor:
     """Return the gradient of the features (R, M), which is 0 but for the last `n_learned`."""
-    from acluster.nn.pooling import _triton_kernels as kernels
+    from acluster.nn.pooling import _backward_kernels as kernels
 
     values, offsets, logits, alpha, beta, pooled, statistics = saved
     n, N, M = gradient.shape

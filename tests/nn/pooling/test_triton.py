@@ -35,10 +35,11 @@ if DEVICE == "cpu" and "TRITON_INTERPRET" not in os.environ:
         "TRITON_INTERPRET=1, or name this file before the others on the command line."
     )
     os.environ["TRITON_INTERPRET"] = "1"
-    importlib.import_module("acluster.nn.pooling._triton_kernels")
+    for name in ("_forward_kernels", "_backward_kernels"):
+        importlib.import_module(f"acluster.nn.pooling.{name}")
     del os.environ["TRITON_INTERPRET"]
-kernels = importlib.import_module("acluster.nn.pooling._triton_kernels")
-tl = kernels.tl
+work_list = importlib.import_module("acluster.nn.pooling._work_list_kernels")
+tl = work_list.tl
 
 needs_cuda = pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA device")
 
@@ -145,7 +146,7 @@ def narrow_programs(monkeypatch):
 @pytest.fixture
 def truncated_products(monkeypatch):
     """Make the interpreter cut the factors of tf32 products off, as the hardware does."""
-    builder = kernels.triton.runtime.interpreter.InterpreterBuilder
+    builder = work_list.triton.runtime.interpreter.InterpreterBuilder
     create_dot = builder.create_dot
 
     def truncated(self, a, b, total, precision, n_imprecise):
@@ -327,7 +328,7 @@ def test_attend_triton_gradient_of_learned_features(lengths, N, M, shifting, dty
 
 def find_owners(offsets, owners, n, CHUNK: tl.constexpr):
     slot = tl.program_id(0)
-    tl.store(owners + slot, kernels._owner(offsets, n, slot, CHUNK))
+    tl.store(owners + slot, work_list._owner(offsets, n, slot, CHUNK))
 
 
 @given(
@@ -340,7 +341,7 @@ def test_every_chunk_of_a_long_set_has_one_slot(lengths, n_padding, chunk):
     offsets = torch.tensor([0, *accumulate(lengths)], device=DEVICE)
     n_slots = -(-(sum(lengths) + n_padding) // chunk)
     owners = torch.empty(n_slots, dtype=torch.int32, device=DEVICE)
-    kernel = kernels.triton.jit(find_owners, do_not_specialize=["n"])
+    kernel = work_list.triton.jit(find_owners, do_not_specialize=["n"])
     kernel[(n_slots,)](offsets, owners, len(lengths), CHUNK=chunk)
     found, starts = owners.tolist(), offsets.tolist()
     for item, length in enumerate(lengths):
@@ -530,7 +531,7 @@ COMPILE = """
 import re, subprocess, sys, torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from acluster.nn.pooling import _triton, _triton_kernels
+from acluster.nn.pooling import _backward_kernels, _forward_kernels, _triton
 
 def compiled(name, arch, dtype, n_rows, N, M):
     values = torch.empty(2 * n_rows, M, dtype=getattr(torch, dtype))
@@ -549,7 +550,8 @@ def compiled(name, arch, dtype, n_rows, N, M):
     settings |= {"PRECISION": "tf32" if half else "ieee"}
     shares = -(-M // (blocks.get("TILES", 1) * blocks["BLOCK_M"]))
     settings |= {"MEASURE": False} | ({"squares": None} if shares == 1 else {})
-    kernel = getattr(_triton_kernels, f"{name}_kernel")
+    module = _forward_kernels if name in ("forward", "combine") else _backward_kernels
+    kernel = getattr(module, f"{name}_kernel")
     options = {key: blocks.pop(key) for key in list(blocks) if key.islower()}
     types = dict.fromkeys(kernel.arg_names, "*fp32") | {"offsets": "*i64", "owners": "*i32"}
     types |= {"values": "*fp16" if half else "*fp32"}
