@@ -387,8 +387,10 @@ def _compile(estimators: Sequence[Any], trainers: Sequence[Trainer]) -> Compiled
 
 def _compiled_key(estimator: Any, trainer: Trainer) -> Hashable:
     """Equal for networks that one compiled step can train."""
-    shapes = tuple(tuple(parameter.shape) for parameter in trainer.network.parameters())
-    attending = repr((estimator.n_attended, estimator.pyramid_levels))
+    network: Any = trainer.network
+    shapes = tuple(tuple(parameter.shape) for parameter in network.parameters())
+    cluster = network.integrations[0]
+    attending = cluster.n_attended, cluster.pyramid_levels
     return shapes, attending, estimator.optimizer, estimator._architecture.standardize
 
 

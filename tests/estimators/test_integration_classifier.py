@@ -11,8 +11,14 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from acluster import FeatureSets, IntegrationClassifier, MultimodalFeatureSets, save_feature_sets
-from acluster.nn import Integration
+from acluster import (
+    AttentionClusterClassifier,
+    FeatureSets,
+    IntegrationClassifier,
+    MultimodalFeatureSets,
+    save_feature_sets,
+)
+from acluster.nn import AttentionCluster, Integration
 from acluster.nn.integrations import AttentionMIL, Average
 from acluster.training import Checkpoint
 from tests.conftest import make_sets
@@ -49,6 +55,19 @@ class TestFit:
         for integration, width in zip(clf.network_.integrations, (4, 2), strict=True):
             assert (integration.layer.in_features, integration.layer.out_features) == (width, 5)
             assert integration.n_largest == 1
+
+    def test_fit_with_an_attention_cluster_equals_the_classifier_of_the_paper(self):
+        X, y = make_sets()
+        options = {"max_iter": 4, "random_state": 0}
+        cluster = {"cluster_size": 3, "n_attended": 2, "pyramid_levels": 2}
+        clf = IntegrationClassifier(
+            integration=AttentionCluster,
+            integration_params=cluster,
+            learning_rate_schedule="cosine",
+            **options,
+        )
+        expected = AttentionClusterClassifier(**cluster, **options).fit(X, y)
+        assert have_same_weights(clf.fit(X, y), expected)
 
     @pytest.mark.parametrize("integration", [Largest, Mean])
     def test_fit_on_modalities_with_missing_ones(self, integration):
@@ -103,7 +122,7 @@ class TestFit:
 
     def test_warm_start_rejects_another_integration(self, sets_and_labels):
         clf = make(warm_start=True).fit(*sets_and_labels)
-        with pytest.raises(ValueError, match=r"warm_start=True cannot change.*integration="):
+        with pytest.raises(ValueError, match=r"cannot change the network.*integration="):
             clf.set_params(integration=Mean).fit(*sets_and_labels)
 
     def test_attention_weights_exist_only_with_attention_units(self, sets_and_labels):
