@@ -83,7 +83,8 @@ def without_missing(values: Any, name: str) -> Any:
                 f"Input {name} contains {kind}.\n{name}[{i}] is {value!r}; every item needs a "
                 "value. Drop the item, or fill it in."
             )
-    return values
+    # zarr reads text as NumPy's strings of variable width, which scikit-learn rejects.
+    return np.asarray(values.tolist()) if getattr(dtype, "kind", "") == "T" else values
 
 
 class LabelledClassifierMixin(ClassifierMixin):
@@ -246,8 +247,12 @@ class LabelCoding:
             return sample_weight[:, None] * balance
         _check_class_weight(class_weight)
         numbers = targets if self.kind == "multiclass" else targets[:, 0].astype(np.int64)
-        by_class = compute_class_weight(
-            class_weight, classes=self.classes, y=self.classes[numbers], sample_weight=sample_weight
+        # The items of a fold or of a later fit may lack a class, which then has no balanced weight.
+        weighted: Any = np.unique(numbers) if class_weight == "balanced" else slice(None)
+        classes, y = self.classes[weighted], self.classes[numbers]
+        by_class = np.ones(len(self.classes))
+        by_class[weighted] = compute_class_weight(
+            class_weight, classes=classes, y=y, sample_weight=sample_weight
         )
         weights = sample_weight * by_class[numbers]
         return weights if self.kind == "multiclass" else weights[:, None]

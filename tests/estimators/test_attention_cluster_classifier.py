@@ -113,6 +113,13 @@ class TestFit:
         # Two copies of the label double the gradient of the attention and keep its direction.
         np.testing.assert_array_equal(one.predict(X), two.predict(X)[:, 0])
 
+    def test_labels_may_be_strings_of_variable_width(self, data):
+        X, y = data
+        names = np.array(["cat", "hound"], np.dtypes.StringDType())[y]
+        clf = quick(max_iter=1).fit(X, names)
+        assert clf.classes_.tolist() == ["cat", "hound"]
+        assert clf.score(X, names) == clf.score(X, names.tolist())
+
     def test_fit_keeps_the_dtype_of_string_labels(self, data):
         X, y = data
         labels = np.array(["wave", "clap"])[y]

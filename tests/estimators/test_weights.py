@@ -39,6 +39,13 @@ def test_class_weight_balanced_is_one_over_the_class_size():
     np.testing.assert_allclose(balanced.predict_proba(X), by_hand.predict_proba(X), rtol=1e-6)
 
 
+@pytest.mark.parametrize("lacking", [0, 2])
+def test_class_weight_balanced_allows_a_later_fit_to_lack_a_class(lacking):
+    X, y = make_sets(n=30, n_classes=3)
+    clf = quick(class_weight="balanced", warm_start=True).fit(X, y)
+    assert len(clf.fit(X[y != lacking], y[y != lacking]).classes_) == 3
+
+
 def test_class_weight_dict_multiplies_the_sample_weight(sets_and_labels):
     X, y = sets_and_labels
     by_class = full_batch(class_weight={0: 1, 1: 3}, standardize=False).fit(X, y)
