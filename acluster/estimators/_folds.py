@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from acluster.estimators._labels import without_missing
+
 _N_SPLITS = 5
 
 
@@ -34,6 +36,7 @@ def splits_of(
     cv: Any, y: NDArray[Any], kept: NDArray[np.bool_], groups: Any, random_state: Any
 ) -> list[tuple[NDArray[Any], NDArray[Any]]]:
     """Return the folds of the items that are kept, and check that they divide them."""
+    groups = without_missing(groups, "groups")
     splitter = _splitter(cv, y, kept, groups, random_state)
     numbers = np.arange(len(y))
     folds = splitter.split(np.zeros(len(y)), y, groups)
@@ -54,4 +57,10 @@ def splits_of(
             )
     number = np.cumsum(kept) - 1  # among the items that are kept
     parts = (tuple(number[part[kept[part]]] for part in split) for split in splits)
-    return [(train, test) for train, test in parts if len(test)]
+    folds = [(train, test) for train, test in parts if len(test)]
+    if not all(len(train) for train, _ in folds):
+        raise ValueError(
+            f"cv={cv!r:.80} has a fold whose training part has no item of positive weight. Give "
+            "items of at least two groups a positive weight, or choose other folds."
+        )
+    return folds

@@ -14,9 +14,10 @@ def _short_fits(monkeypatch):
     monkeypatch.setattr(_cross_validation, "PORTFOLIO", ({"max_iter": 2, "cluster_size": 2},))
 
 
-def fitted(cv=2, fit=(), **fit_params):
+def fitted(cv=2, fit=(), class_weight=None, **fit_params):
     X, y = fit or make_sets(n=24)
-    return AttentionClusterClassifierCV(cv=cv, random_state=0).fit(X, y, **fit_params)
+    clf = AttentionClusterClassifierCV(cv=cv, class_weight=class_weight, random_state=0)
+    return clf.fit(X, y, **fit_params)
 
 
 def folds_of_groups(monkeypatch, y, groups, cv):
@@ -73,3 +74,21 @@ def test_generator_of_folds_that_is_used_up_is_rejected():
     clf = AttentionClusterClassifierCV(cv=KFold(2).split(y), random_state=0).fit(X, y)
     with pytest.raises(ValueError, match=r"tests item 0 0 times.* a list instead of a generator"):
         clf.fit(X, y)
+
+
+def test_balanced_class_weight_allows_a_training_part_to_lack_a_class():
+    y = np.r_[0, 1, 2, np.arange(21) % 2]
+    folds = [(np.arange(3, 24), np.arange(3)), (np.arange(3), np.arange(3, 24))]
+    clf = fitted(folds, (make_sets(n=24)[0], y), class_weight="balanced")
+    assert clf.oof_proba_.shape == (24, 3)
+
+
+def test_training_part_without_positive_weight_is_rejected():
+    groups = np.arange(24) // 12
+    with pytest.raises(ValueError, match="training part has no item of positive weight"):
+        fitted(None, groups=groups, sample_weight=groups.astype(float))
+
+
+def test_missing_groups_are_rejected():
+    with pytest.raises(ValueError, match=r"Input groups contains missing values.\ngroups\[0\]"):
+        fitted(None, groups=[None, *"abcd"] + ["e"] * 19)
