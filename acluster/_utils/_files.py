@@ -9,6 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def check_parent(path: Path) -> None:
+    """Raise a FileNotFoundError if the folder that is to hold a path does not exist."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"{path.name} cannot be written: the folder {str(path.parent)!r} does not exist. "
+            "Create it first."
+        )
+
+
 def check_target(path: str | os.PathLike[str]) -> Path:
     """Check that a file can be written to a path, and return the path with links followed.
 
@@ -18,11 +27,7 @@ def check_target(path: str | os.PathLike[str]) -> Path:
         If the path is a folder or not a regular file, or its folder does not exist.
     """
     path = Path(os.path.realpath(path))
-    if not path.parent.is_dir():
-        raise FileNotFoundError(
-            f"{path.name} cannot be written: the folder {str(path.parent)!r} does not exist. "
-            "Create it first."
-        )
+    check_parent(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; pass the name of a file.")
     if path.is_symlink():  # a loop; os.replace below would replace the link

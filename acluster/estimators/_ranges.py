@@ -98,7 +98,7 @@ def write_rows(
 
     Raises
     ------
-    FileExistsError, StoreError, ValueError
+    FileExistsError, FileNotFoundError, StoreError, ValueError
         As `acluster.sets.range_output`.
 
     RuntimeError

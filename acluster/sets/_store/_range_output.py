@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from acluster._utils._files import check_parent
 from acluster.sets._arrays import Array
 from acluster.sets._store._files import local_path
 from acluster.sets._store._lock import WriteLock
@@ -303,6 +304,9 @@ def range_output(
     FileExistsError
         If there is something at `path`.
 
+    FileNotFoundError
+        If the folder of `path` does not exist.
+
     StoreError
         If another process is writing to `path`.
 
@@ -310,6 +314,7 @@ def range_output(
         If `path` is an address or the name of an archive, or a range was not written.
     """
     target = Path(local_path(os.fspath(path)))
+    check_parent(target)
     lock = WriteLock(str(target.with_name(f".{target.name}.acluster-lock")), str(path))
     identity = {**identity, **{name: str(value) for name, value in asdict(layout).items()}}
     digest = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]

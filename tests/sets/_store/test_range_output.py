@@ -171,3 +171,9 @@ def test_range_output_refuses_an_existing_path_and_removes_what_is_left_beside_i
 def test_range_output_leaves_nothing_after_an_interrupt_before_the_first_range(tmp_path):
     interrupted(tmp_path / "a.zarr", 0)
     assert os.listdir(tmp_path) == []
+
+
+def test_output_needs_an_existing_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"rows cannot be written: the folder .*gone"):
+        write(tmp_path / "gone" / "rows")
+    assert not any(tmp_path.iterdir())
