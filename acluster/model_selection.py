@@ -18,9 +18,10 @@ Examples
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Self
@@ -237,6 +238,16 @@ class _Splits:
         return iter(self._splits)
 
 
+def _check_divisible(X: Any) -> None:
+    """Raise a TypeError for an X that a classifier takes, but whose length is not that of y."""
+    # Some sparse matrices are mappings; scikit-learn has its own message for them.
+    if isinstance(X, str | os.PathLike | Mapping) and not hasattr(X, "shape"):
+        raise TypeError(
+            f"A search cannot divide X of type {type(X).__name__}. Open the path of a store with "
+            "acluster.open_feature_sets; wrap a dict in acluster.MultimodalFeatureSets."
+        )
+
+
 class _TogetherMixin(BaseSearchCV):
     """A search of scikit-learn whose candidates are trained together."""
 
@@ -260,6 +271,9 @@ class _TogetherMixin(BaseSearchCV):
 
         Raises
         ------
+        TypeError
+            If X is a dict of modalities, or the path of a store.
+
         KeyboardInterrupt
             After Ctrl-C. If all candidates that are trained together have been trained in some
             folds, `cv_results_` has their scores there, and NaN elsewhere.
@@ -269,6 +283,7 @@ class _TogetherMixin(BaseSearchCV):
         The results of an earlier call are dropped first, so that those of two calls are not mixed
         if this one fails.
         """
+        _check_divisible(X)
         for name in [name for name in vars(self) if name.endswith("_") and name[0] != "_"]:
             delattr(self, name)  # scikit-learn replaces some of them at the end only
         classifier = self.estimator[-1] if isinstance(self.estimator, Pipeline) else self.estimator

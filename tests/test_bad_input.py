@@ -26,6 +26,7 @@ from acluster import (
     MultimodalAttentionClusterClassifier,
     MultimodalFeatureSets,
 )
+from acluster.model_selection import GridSearchCV
 from acluster.nn import AttentionCluster, attend
 from acluster.preprocessing import LocalFeatureTransformer
 from acluster.rivals import PooledClassifier
@@ -75,6 +76,10 @@ class Data:
     def partial_fit(self, parameters=None, **given):
         clf = AttentionClusterClassifier(**{**QUICK, **(parameters or {})})
         return clf.partial_fit(**{"X": self.X, "y": self.y, **given})
+
+    def search(self, X):
+        clf = MultimodalAttentionClusterClassifier(**QUICK)
+        return GridSearchCV(clf, {"dropout": [0.0, 0.5]}, cv=2).fit(X, self.y)
 
     def arrays_with(self, item, index=17):
         """Return the arrays with another item at `index`."""
@@ -793,6 +798,12 @@ OWN_CASES = [
         "classes=[0] holds fewer than two classes.",
     ),
     Case(
+        "partial_fit classes=set",
+        lambda data: data.partial_fit(classes={0}),
+        ValueError,
+        "classes={0} must be a list of all labels, such as [0, 1].",
+    ),
+    Case(
         "partial_fit labels, then an indicator",
         lambda data: data.partial_fit(classes=[0, 1]).partial_fit(data.X, data.indicator),
         ValueError,
@@ -802,7 +813,31 @@ OWN_CASES = [
         "warm_start with another cluster_size",
         lambda data: data.refit({"cluster_size": 3}),
         ValueError,
-        "warm_start=True cannot change the network: it was fitted with cluster_size=2, but the parameters now say cluster_size=3. Fit a clone, or set warm_start=False.",
+        "A fit that continues an earlier one cannot change the network: it was fitted with cluster_size=2, but the parameters now say cluster_size=3. Fit a clone, or call fit with warm_start=False.",
+    ),
+    Case(
+        "partial_fit with another cluster_size",
+        lambda data: data.fit().set_params(cluster_size=3).partial_fit(data.X, data.y),
+        ValueError,
+        "A fit that continues an earlier one cannot change the network: it was fitted with cluster_size=2, but the parameters now say cluster_size=3. Fit a clone, or call fit with warm_start=False.",
+    ),
+    Case(
+        "fit X too large to standardize",
+        lambda data: data.fit(X=[x * [1, 1, 1e200, 1] for x in data.arrays]),
+        ValueError,
+        "The local features of X are too large in column 2: their mean or their variance is beyond the range of float64. Divide the features by a constant.",
+    ),
+    Case(
+        "search with a dict of modalities",
+        lambda data: data.search({"rgb": data.X, "audio": data.audio}),
+        TypeError,
+        "A search cannot divide X of type dict. Open the path of a store with acluster.open_feature_sets; wrap a dict in acluster.MultimodalFeatureSets.",
+    ),
+    Case(
+        "search with the path of a store",
+        lambda data: data.search("train.zarr"),
+        TypeError,
+        "A search cannot divide X of type str. Open the path of a store with acluster.open_feature_sets; wrap a dict in acluster.MultimodalFeatureSets.",
     ),
     # Several modalities.
     Case(

@@ -207,6 +207,8 @@ def check_partial_fit(estimator: Any, classes: ArrayLike | None, resumes: bool) 
     if classes is None:
         if not resumes:
             raise ValueError("classes must be passed on the first call to partial_fit.")
+    elif np.ndim(classes) == 0:  # NumPy takes a set for a single value
+        raise ValueError(f"classes={classes!r} must be a list of all labels, such as [0, 1].")
     elif resumes and not np.array_equal(estimator.classes_, np.unique(classes)):
         raise ValueError(
             f"`classes={classes!r}` is not the same as on last call to partial_fit, "

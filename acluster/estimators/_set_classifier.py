@@ -358,10 +358,10 @@ class SetClassifier(
         if data.resumes:
             if architecture != self._architecture:
                 raise ValueError(
-                    "warm_start=True cannot change the network: it was fitted with "
-                    f"{self._architecture.difference(architecture)}, but the parameters now say "
-                    f"{architecture.difference(self._architecture)}. Fit a clone, or set "
-                    "warm_start=False."
+                    "A fit that continues an earlier one cannot change the network: it was fitted "
+                    f"with {self._architecture.difference(architecture)}, but the parameters now "
+                    f"say {architecture.difference(self._architecture)}. Fit a clone, or call fit "
+                    "with warm_start=False."
                 )
             # A fit that fails must leave the network of the previous fit unchanged.
             self.network_ = copy.deepcopy(self.network_).to(device)
@@ -536,6 +536,9 @@ class SetClassifier(
 
         FileExistsError
             If `out` exists.
+
+        FileNotFoundError
+            If the folder that is to hold `out` does not exist.
 
         acluster.sets.StoreError
             If another process is writing to `out`.

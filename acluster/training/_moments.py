@@ -57,6 +57,11 @@ def feature_moments(
     Features that are constant up to the rounding of their dtype get a standard deviation of 0.
     If `with_std` is False, all features do, which saves time. A set of weight w counts like w equal
     sets of weight 1. Each rank reads its part of the sets.
+
+    Raises
+    ------
+    ValueError
+        If a mean or a variance is beyond the range of float64.
     """
     if sets.blocks is not None:
         # In the order of a compressed store, every block is decoded only once.
@@ -66,6 +71,14 @@ def feature_moments(
     sums = _sums(sets[own], with_std, None if weights is None else weights[own])
     first, *others = ranks.all_of(sums)
     n_rows, total, mean, squares = functools.reduce(_Sums.merged, others, first)
+    bad = ~mean.isfinite()
+    if with_std:  # else `squares` has only the deviations between the means of the pieces
+        bad |= ~squares.isfinite()
+    if bad.any():
+        raise ValueError(
+            f"The local features of X are too large in column {int(bad.nonzero()[0])}: their mean "
+            "or their variance is beyond the range of float64. Divide the features by a constant."
+        )
     variance = squares / (total or 1.0)
     # The threshold of scikit-learn's StandardScaler: below it, the variance is rounding error.
     rounding = n_rows * torch.finfo(torch.float64).eps
@@ -73,7 +86,7 @@ def feature_moments(
     is_constant |= variance.sqrt() <= relative_rounding(sets.dtype) * mean.abs()
     std = variance.sqrt().masked_fill(is_constant, 0)
     if not with_std:
-        std.zero_()  # the squares of the pieces are missing, but not those between their means
+        std.zero_()
     return FeatureMoments(mean.numpy(), std.numpy(), n_rows)
 
 

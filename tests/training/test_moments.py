@@ -34,3 +34,12 @@ def test_weights_of_moments_equal_repetition():
     repeated = feature_moments(X[np.repeat(np.arange(40), weights)], True)
     np.testing.assert_allclose(weighted.mean, repeated.mean, rtol=1e-12)
     np.testing.assert_allclose(weighted.std, repeated.std, rtol=1e-12)
+
+
+def test_moments_reject_a_mean_or_a_variance_that_overflows():
+    X = FeatureSets(np.array([[1.0, -1e200], [2.0, 1e200]]), np.arange(3))
+    assert feature_moments(X, with_std=False).mean.tolist() == [1.5, 0.0]
+    with pytest.raises(ValueError, match="too large in column 1"):
+        feature_moments(X, with_std=True)
+    with pytest.raises(ValueError, match="too large in column 0"):
+        feature_moments(FeatureSets(np.full((2, 1), 1.7e308), np.arange(3)), with_std=False)
