@@ -20,7 +20,12 @@ from acluster.estimators._integration_classifier import (
     IntegrationClassifier,
 )
 from acluster.estimators._items import finite_blocks
-from acluster.estimators._labels import LabelledClassifierMixin, check_labels, without_missing
+from acluster.estimators._labels import (
+    LabelledClassifierMixin,
+    check_labels,
+    columns_of_fit,
+    without_missing,
+)
 from acluster.estimators._parameters import boolean, choice, estimator, integer, parameter, real
 from acluster.estimators._saved_model import restore
 from acluster.estimators._set_classifier import restore_on_error

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import _check_sample_weight
 
-from acluster.estimators._labels import LabelCoding, check_labels, without_missing
+from acluster.estimators._labels import LabelCoding, check_labels, columns_of_fit, without_missing
 from acluster.sets import (
     AllFinite,
     MultimodalFeatureSets,
@@ -108,6 +108,7 @@ def check_items(
     y = check_labels(y, type(estimator).__name__)
     if seen is None:
         estimator.label_names_ = names if y.ndim == 2 else []
+    y = columns_of_fit(y, names, estimator)
     sets = check_X(estimator, X, seen=seen, ensure_all_finite=ensure_all_finite)
     with finite_first(lambda: sets if ensure_all_finite == "deferred" else None):
         weight = _check_lengths(sets, X, y, sample_weight)

@@ -15,7 +15,7 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from torch import Tensor
 from torch.nn import functional
 
-from acluster.sets import bounded, check_not_masked, is_missing, to_numpy
+from acluster.sets import bounded, check_not_masked, is_missing, text_columns, to_numpy
 
 
 def check_labels(y: Any, estimator_name: str) -> NDArray[Any]:
@@ -87,6 +87,36 @@ def without_missing(values: Any, name: str) -> Any:
     return np.asarray(values.tolist()) if getattr(dtype, "kind", "") == "T" else values
 
 
+def columns_of_fit(y: NDArray[Any], names: list[str], estimator: Any) -> NDArray[Any]:
+    """Return the label columns in the order of `label_names_`, if both have names.
+
+    Parameters
+    ----------
+    y : ndarray
+        The labels.
+
+    names : list of str
+        The names of their columns, or an empty list.
+
+    estimator : object
+        A classifier that may have `label_names_`.
+
+    Raises
+    ------
+    ValueError
+        If the names differ from those seen in `fit`.
+    """
+    expected = list(getattr(estimator, "label_names_", []))
+    if not names or not expected or names == expected:
+        return y
+    if sorted(names) != sorted(expected):
+        raise ValueError(
+            f"y has the label columns {names!s:.200}, but the classifier was fitted on "
+            f"{expected!s:.200}. Pass columns of the same names, or an array in the order of fit."
+        )
+    return y[:, [names.index(name) for name in expected]]
+
+
 class LabelledClassifierMixin(ClassifierMixin):
     """A classifier of sets with one or several labels, whose `score` takes no missing labels."""
 
@@ -99,7 +129,7 @@ class LabelledClassifierMixin(ClassifierMixin):
             The items.
 
         y : array-like of shape (n,) or (n, n_labels)
-            The labels.
+            The labels. Columns of a data frame are matched by name with `label_names_`.
 
         sample_weight : array-like of shape (n,), optional
             The weight of each item.
@@ -111,9 +141,11 @@ class LabelledClassifierMixin(ClassifierMixin):
         Raises
         ------
         ValueError
-            If X is invalid, or a label is missing.
+            If X is invalid, a label is missing, or the label columns have other names than in
+            `fit`.
         """
-        return super().score(X, without_missing(y, "y"), sample_weight)
+        y = columns_of_fit(without_missing(y, "y"), text_columns(y), self)
+        return super().score(X, y, sample_weight)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

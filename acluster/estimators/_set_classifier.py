@@ -126,7 +126,7 @@ class SetClassifier(
 
     label_names_ : list of str
         The column names of an indicator y that is a data frame with text as column names; else
-        empty.
+        empty. Columns of later data frames are matched by name.
 
     modalities_ : list of str
         The names of the modalities, in the order of the global feature. Sets without a name are

@@ -3,6 +3,7 @@
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
@@ -112,6 +113,23 @@ class TestFit:
         two = quick(**options).fit(X, np.c_[y, y])
         # Two copies of the label double the gradient of the attention and keep its direction.
         np.testing.assert_array_equal(one.predict(X), two.predict(X)[:, 0])
+
+    def test_label_columns_of_data_frames_are_matched_by_name(self, data):
+        X, y = data
+        labels = pd.DataFrame({"a": y, "b": 1 - y, "c": y | (np.arange(len(y)) % 3 == 0)})
+        other = labels[["c", "a", "b"]]
+        options = {"max_iter": 2, "warm_start": True}
+        one, two = (
+            quick(**options).fit(X, labels).fit(X, y, X_val=X, y_val=y).partial_fit(X, y)
+            for y in (labels, other)
+        )
+        assert have_same_weights(one, two)
+        assert two.label_names_ == ["a", "b", "c"]
+        assert two.validation_scores_[2:4] == one.validation_scores_[2:4]
+        assert two.score(X, other) == two.score(X, labels) == two.score(X, labels.to_numpy())
+        for call in (two.score, two.fit):
+            with pytest.raises(ValueError, match=r"label columns \['a', 'b', 'z'\]"):
+                call(X, labels.rename(columns={"c": "z"}))
 
     def test_labels_may_be_strings_of_variable_width(self, data):
         X, y = data

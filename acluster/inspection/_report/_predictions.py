@@ -99,7 +99,7 @@ def predictions_of(
         If the estimator is not a classifier.
     """
     # Importing estimators imports torch, which acluster.inspection does not need by itself.
-    from acluster.estimators import check_labels
+    from acluster.estimators import check_labels, columns_of_fit
 
     check_is_fitted(estimator)
     if not hasattr(estimator, "classes_") or not hasattr(estimator, "predict"):
@@ -113,7 +113,7 @@ def predictions_of(
         raise ValueError(
             f"y has {len(y)} labels, but X has {len(X)} items. Pass the labels of the same items."
         )
-    y = _in_order_of_fit(y, list(label_names), list(getattr(estimator, "label_names_", [])))
+    y = columns_of_fit(y, list(label_names), estimator)
     has_one_label = np.ndim(estimator.predict(X[:1])) == 1
     classes = np.asarray(estimator.classes_)
     true = _encoded(y, classes, has_one_label)
@@ -146,18 +146,6 @@ def _predicts_the_likeliest(estimator: Any) -> bool:
     resolve ties in another way.
     """
     return str(getattr(type(estimator).predict, "__module__", "")).startswith("acluster.")
-
-
-def _in_order_of_fit(y: NDArray[Any], names: list[str], expected: list[str]) -> NDArray[Any]:
-    """Return the label columns in the order of the classifier, if both have names."""
-    if not names or not expected or names == expected:
-        return y
-    if sorted(names) != sorted(expected):
-        raise ValueError(
-            f"y has the label columns {names!s:.200}, but the classifier was fitted on "
-            f"{expected!s:.200}. Pass columns of the same names, or an array in the order of fit."
-        )
-    return y[:, [names.index(name) for name in expected]]
 
 
 def _encoded(y: NDArray[Any], classes: NDArray[Any], has_one_label: bool) -> NDArray[np.int64]:
