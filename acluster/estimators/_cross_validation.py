@@ -182,6 +182,9 @@ class CrossValidatedClassifier(
         ------
         ValueError, TypeError
             If X, y, a weight or a parameter is invalid, or if the folds leave an item out.
+
+        KeyboardInterrupt
+            After Ctrl-C. The estimator is as it was before the call.
         """
         items = check_items(self, X, y, sample_weight, seen=None)
         coding = LabelCoding.of(items.y)
@@ -250,8 +253,8 @@ class CrossValidatedClassifier(
         copy_checked(self, classifiers[0])
         try:
             members = fit_together(classifiers, data)
-        except Interrupted as error:  # the networks of one fold are worth nothing alone
-            raise KeyboardInterrupt(str(error)) from None
+        except Interrupted:  # the networks of one fold are worth nothing alone
+            raise KeyboardInterrupt("Interrupted: the estimator is as before the call.") from None
         pairs = zip(classifiers, members, strict=True)
         fitted = [one if member.error is None else None for one, member in pairs]
         if not any(fitted):

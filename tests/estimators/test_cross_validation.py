@@ -19,6 +19,7 @@ from acluster.estimators import _cross_validation, _inference
 from acluster.estimators._ensemble_selection import expected_accuracy, greedy_weights
 from acluster.estimators._items import Items
 from acluster.estimators._labels import LabelCoding
+from acluster.training import _members
 from tests.conftest import make_sets
 
 
@@ -269,6 +270,22 @@ def test_interrupted_fit_leaves_the_estimator_unfitted(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         clf.fit(X, y)
     assert not [name for name in vars(clf) if name.endswith("_")]
+
+
+def test_interrupt_between_epochs_does_not_promise_kept_weights(monkeypatch):
+    calls, run_epoch = [], _members.run_epoch
+
+    def interrupt(fits):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return run_epoch(fits)
+
+    monkeypatch.setattr(_members, "run_epoch", interrupt)
+    clf = make()
+    with pytest.raises(KeyboardInterrupt, match="the estimator is as before the call"):
+        clf.fit(*make_sets())
+    assert not hasattr(clf, "portfolio_")
 
 
 def test_small_classes_get_fewer_folds():
