@@ -31,6 +31,7 @@ from acluster.sets import (
     MultimodalFeatureSets,
     check_multimodal_sets,
     relative_rounding,
+    text_columns,
 )
 
 _ROWS_PER_BLOCK = 1 << 16
@@ -44,6 +45,10 @@ class _Pooled(LabelledClassifierMixin, BaseEstimator, ABC):
     ----------
     classes_ : ndarray of shape (n_classes,)
         The class labels, sorted; for an indicator y, the column numbers.
+
+    label_names_ : list of str
+        The column names of an indicator y that is a data frame with text as column names; else
+        empty. Columns of later data frames are matched by name.
 
     n_features_in_ : int
         The width of a local feature, summed over the modalities.
@@ -125,12 +130,13 @@ class _Pooled(LabelledClassifierMixin, BaseEstimator, ABC):
         from sklearn.preprocessing import StandardScaler
 
         _check_statistics(self.statistics)
-        y = check_labels(y, type(self).__name__)
+        names, y = text_columns(y), check_labels(y, type(self).__name__)
         sample_weight = without_missing(sample_weight, "sample_weight")
         X = check_multimodal_sets(X, estimator=self, seen=None)
         check_consistent_length(X, y)
         weights = _check_sample_weight(sample_weight, y, dtype=np.float64, ensure_non_negative=True)
         weighted = weights > 0
+        self.label_names_ = names if y.ndim == 2 else []
         self._widths, self._statistics = X.n_features, tuple(self.statistics)
         table = self._pooled(X)[weighted]
         steps = [SimpleImputer(keep_empty_features=True)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -130,12 +130,15 @@ def check_multimodal_sets(
         checked, tables = _check_unnamed(X, estimator, reset, ensure_all_finite)
         _compare_with_fit(checked, estimator, tables=tables, reset=reset)
         return checked
+    widths = seen or {}  # of modalities that all items may lack
     if isinstance(X, list | tuple | np.ndarray):
-        X = MultimodalFeatureSets.from_items(X)
+        X = MultimodalFeatureSets.from_items(_without_absent(X, widths))
     modalities, tables = {}, []
     for name in X.names if isinstance(X, MultimodalFeatureSets) else X:
         with in_modality(name):
             one = normalized(X[name])
+            if name in widths and _is_absent(one):
+                one = _no_features(len(one), widths[name])
             modalities[name] = _to_modality(one)
             if not isinstance(one, FeatureSets) and _is_table(one):
                 tables.append(name)
@@ -272,6 +275,29 @@ def _one_row_per_set(X: Any) -> FeatureSets:
     return FeatureSets(X, np.arange(len(X) + 1))
 
 
+def _without_absent(items: Iterable[Any], names: Collection[str]) -> list[Any]:
+    """Return items without those of the modalities `names` that none of them has."""
+    items = list(items)
+    found = [item for item in items if isinstance(item, Mapping)]
+    absent = {name for name in names if all(is_missing(item.get(name)) for item in found)}
+    return [
+        {name: x for name, x in item.items() if name not in absent}
+        if isinstance(item, Mapping)
+        else item
+        for item in items
+    ]
+
+
+def _is_absent(X: Any) -> bool:
+    """Whether all items lack a modality, as None."""
+    is_list = isinstance(X, list | tuple) or getattr(X, "dtype", None) == np.dtype(object)
+    return is_list and len(X) > 0 and all(map(is_missing, X))
+
+
+def _no_features(n_items: int, width: int) -> FeatureSets:
+    return FeatureSets(np.empty((0, width), np.float32), np.zeros(n_items + 1, int))
+
+
 def _align_with_fit(
     modalities: dict[str, FeatureSets], seen: dict[str, int], estimator_name: str
 ) -> dict[str, FeatureSets]:
@@ -287,9 +313,8 @@ def _align_with_fit(
                 f"X[{name!r}] has {sets.n_features} features, but {estimator_name} is "
                 f"expecting {seen[name]} features as input."
             )
-    no_rows = np.zeros(len(next(iter(modalities.values()), ())) + 1, int)
-    empty = {name: FeatureSets(np.empty((0, seen[name]), np.float32), no_rows) for name in seen}
-    return empty | modalities
+    n_items = len(next(iter(modalities.values()), ()))
+    return {name: _no_features(n_items, width) for name, width in seen.items()} | modalities
 
 
 def _check_is_sequence(X: Any) -> None:

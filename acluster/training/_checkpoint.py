@@ -56,6 +56,12 @@ class Checkpoint:
     def __init__(
         self, folder: str | os.PathLike[str], identity: dict[str, str], ranks: Ranks = ALONE
     ) -> None:
+        if not isinstance(folder, str | os.PathLike):
+            raise TypeError(f"checkpoint_dir={folder!r:.80} is not the path of a folder.")
+        if Path(folder).exists() and not Path(folder).is_dir():
+            raise NotADirectoryError(
+                f"checkpoint_dir={os.fspath(folder)!r} is a file. Pass a folder, which fit makes."
+            )
         if "://" in str(folder):  # else a folder called "s3:" would be made
             raise ValueError(
                 "checkpoint_dir is the address of object storage, but checkpoints are files. Pass "

@@ -213,6 +213,20 @@ class TestMissingModality:
         empty = clf.predict_proba({"rgb": X["rgb"], "audio": nothing})
         np.testing.assert_array_equal(clf.predict_proba({"rgb": X["rgb"]}), empty)
 
+    def test_predict_accepts_a_modality_that_no_item_has(self):
+        clf = make_classifier().fit(X, y)
+        rgb = list(X["rgb"][:2])
+        expected = clf.predict_proba({"rgb": rgb})
+        as_objects = np.empty(2, object)
+        for none in ([None, None], [np.nan, None], as_objects):
+            np.testing.assert_array_equal(clf.predict_proba({"audio": none, "rgb": rgb}), expected)
+        items = [{"audio": None, "rgb": rows} for rows in rgb]
+        np.testing.assert_array_equal(clf.predict_proba(items), expected)
+        with pytest.raises(ValueError, match=r"different numbers of items: .*'audio': 1"):
+            clf.predict({"audio": [None], "rgb": rgb})
+        with pytest.raises(ValueError, match="'smell': All 2 items are None, so the width"):
+            clf.predict({"smell": [None, None], "rgb": rgb})
+
     def test_partial_fit_updates_the_means(self):
         clf = make_classifier()
         for part in (slice(0, 25), slice(25, 60)):

@@ -3,6 +3,7 @@
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.special import expit, softmax
 from sklearn.base import clone
@@ -268,6 +269,17 @@ def test_pooled_statistics_do_not_depend_on_block_size(monkeypatch):
     whole = rivals.pooled_statistics(sets, ["mean", "max"])
     monkeypatch.setattr(rivals._pooled, "_ROWS_PER_BLOCK", 10)
     assert np.array_equal(rivals.pooled_statistics(sets, ["mean", "max"]), whole)
+
+
+@pytest.mark.parametrize("classifier", POOLED)
+def test_score_of_pooled_statistics_matches_label_columns_by_name(classifier):
+    X, y = make_modalities()
+    labels = pd.DataFrame({"a": y, "b": np.roll(y, 1)}) % 2
+    clf = classifier().fit(X, labels)
+    assert clf.label_names_ == ["a", "b"]
+    assert clf.score(X, labels[["b", "a"]]) == clf.score(X, labels)
+    with pytest.raises(ValueError, match=r"label columns \['a', 'z'\]"):
+        clf.score(X, labels.rename(columns={"b": "z"}))
 
 
 @pytest.mark.parametrize("statistics", [["median"], [], [["mean"]]])

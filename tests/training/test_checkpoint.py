@@ -649,3 +649,13 @@ def test_fit_rejects_checkpoint_dir_in_object_storage(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="checkpoint_dir is the address of object storage"):
         classifier.fit(X, y, checkpoint_dir="s3://bucket/checkpoint")
     assert not list(tmp_path.iterdir())
+
+
+def test_fit_rejects_checkpoint_dir_that_is_no_folder(tmp_path):
+    X, y = make_sets(6)
+    classifier = AttentionClusterClassifier(max_iter=1, random_state=0)
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match=r"checkpoint_dir='.*file' is a file\. Pass a"):
+        classifier.fit(X, y, checkpoint_dir=tmp_path / "file")
+    with pytest.raises(TypeError, match="checkpoint_dir=3 is not the path of a folder"):
+        classifier.fit(X, y, checkpoint_dir=3)
