@@ -94,6 +94,7 @@ def assert_same_bits(one, other):
         {"sets": make_sets(dtype=np.float16), "dtype": "float32", "standardize": False},
         {"n_members": 3},
         {"hidden_features": 16},
+        {"hidden_features": 16, "precision": "mixed"},
         {"batch_size": 1000, "max_iter": 30},
     ],
     ids=lambda options: ",".join(options) or "default",

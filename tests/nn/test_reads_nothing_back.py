@@ -129,6 +129,14 @@ def test_offsets_on_the_cpu_are_copied():
         take_step(make_network(), offsets_device="cpu")
 
 
+class ByUser(IntegrationNetwork):
+    pass
+
+
+class ScoresByUser(ScoreFusionNetwork):
+    pass
+
+
 class Doubling(FC1Weighting):
     def forward(self, values):
         return 2 * super().forward(values)
@@ -139,6 +147,8 @@ def test_other_networks_may_read_back(monkeypatch):
     frozen.integrations[0].weighting.weight.requires_grad_(False)
     others = [
         frozen,
+        make_network(network=ByUser),
+        make_network(network=partial(ScoresByUser, is_softmax=True)),
         make_network(weighting=Doubling),
         IntegrationNetwork([NetVLAD(6, 2, 3), AttentionCluster(5, 7)], 4),
         torch.nn.Linear(2, 2),

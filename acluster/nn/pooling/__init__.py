@@ -103,12 +103,13 @@ def attend(
     Raises
     ------
     ValueError
-        If `offsets` is on the CPU and does not divide all rows into non-empty sets.
+        If `offsets` is on the CPU and does not divide all rows into non-empty sets, or `n_learned`
+        is not one of 1 to M.
 
     Notes
     -----
-    Compiled kernels compute the result if they are installed: Triton's on a GPU; on a CPU,
-    Numba's, for features that need no gradient or have it for `n_learned` only. Otherwise, torch
+    Compiled kernels compute the result if they are installed: Triton's on a GPU; on a CPU, Numba's,
+    for features that need no gradient, or need it only for the last `n_learned`. Otherwise, torch
     computes it, with the derivatives written out. All results agree to rounding.
 
     Examples
@@ -120,6 +121,10 @@ def attend(
     tensor([2., 5.])
     """
     _check_offsets(offsets, len(values))
+    if n_learned is not None and not 1 <= n_learned <= values.shape[1]:
+        raise ValueError(
+            f"n_learned={n_learned} must be one of 1 to {values.shape[1]}, the number of features."
+        )
     if _triton.supports(values, logits):
         # The kernels return the dtype of the logits, which is wider than that of the features in
         # mixed precision.

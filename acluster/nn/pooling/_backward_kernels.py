@@ -117,7 +117,7 @@ def _set_gradients(
     g_pointer,
     logits,
     d_logits,
-    products,
+    h_pointer,
     n_rows,
     per_unit,
     HAS_SHIFT: tl.constexpr,
@@ -134,7 +134,7 @@ def _set_gradients(
 
     Return what the set adds to ∂α and ∂β. The features and the gradient of the output w are read
     once, and w not at all: it is linear in V = aᵀX, so that X·wᵀ follows from the Gram matrix XXᵀ,
-    and ⟨w, ∂w⟩ from X·∂wᵀ.
+    and h = ⟨w, G⟩ from X·Gᵀ.
     """
     real, largest, total, factor, term, norm = per_unit
     row = tl.arange(0, BLOCK_L)
@@ -157,8 +157,8 @@ def _set_gradients(
         )
         along_w = factor * tl.dot(gram, used, input_precision="tf32x3") + term * sum_x
         h = scale * (factor * tl.sum(used * along_g, axis=0) + term * sum_g)
-        if products is not None:
-            tl.store(products + tl.arange(0, BLOCK_N), h, mask=real)
+        if h_pointer is not None:
+            tl.store(h_pointer + tl.arange(0, BLOCK_N), h, mask=real)
         sum_w = scale * (factor * tl.sum(used * sum_x, axis=0) + term * M)
         D = _project(along_g, scale * along_w, h, norm, N)
         beta_term = _project(sum_g, sum_w, h, norm, N)
@@ -174,7 +174,7 @@ def _row_gradients(
     g_pointer,
     logits,
     d_logits,
-    products,
+    h_pointer,
     n_rows,
     per_unit,
     HAS_SHIFT: tl.constexpr,
@@ -214,8 +214,8 @@ def _row_gradients(
     D, beta_term = along_g, sum_g
     if HAS_SHIFT:
         h = tl.where(real, h, 0.0)  # one use each, see `_set_gradients`
-        if products is not None:
-            tl.store(products + tl.arange(0, BLOCK_N), h, mask=real)
+        if h_pointer is not None:
+            tl.store(h_pointer + tl.arange(0, BLOCK_N), h, mask=real)
         sum_w = tl.where(real, sum_w, 0.0)
         sum_g = tl.where(real, sum_g, 0.0)
         D = _project(along_g, along_w, h, norm, N)
@@ -251,7 +251,7 @@ def _gradients(
     gradient,
     statistics,
     d_logits,
-    products,
+    h_pointer,
     item,
     start,
     stop,
@@ -277,12 +277,12 @@ def _gradients(
     beta_term = tl.zeros((BLOCK_N,), tl.float32)
     place = (item.to(tl.int64) * N + first_unit) * M
     w, g = pooled + place, gradient + place
-    if products is not None:
-        products += item.to(tl.int64) * N + first_unit
+    if h_pointer is not None:
+        h_pointer += item.to(tl.int64) * N + first_unit
     if is_whole and stop - start <= BLOCK_L:
         place = start * N + first_unit
         alpha_term, beta_term = _set_gradients(
-            *(values + start * M, g, logits + place, d_logits + place, products),
+            *(values + start * M, g, logits + place, d_logits + place, h_pointer),
             *(stop - start, per_unit, HAS_SHIFT),
             *(N, M, OPERAND, PRECISION, FORWARD_L, BLOCK_N, BLOCK_L, BLOCK_M),
         )
@@ -290,7 +290,7 @@ def _gradients(
         for first in range(start, stop, BLOCK_L):
             place = first * N + first_unit
             added, beta_term = _row_gradients(
-                *(values + first * M, w, g, logits + place, d_logits + place, products),
+                *(values + first * M, w, g, logits + place, d_logits + place, h_pointer),
                 *(stop - first, per_unit, HAS_SHIFT, N, M, PRECISION, BLOCK_N, BLOCK_L, BLOCK_M),
             )
             alpha_term += added
@@ -298,13 +298,13 @@ def _gradients(
 
 
 @triton.jit
-def _clear(matrix, start, stop, unit, N: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Fill rows with zeros."""
+def _clear(matrix, start, stop, column, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """Fill some columns of the rows of a matrix of WIDTH columns with zeros."""
     row = tl.arange(0, 16)[:, None]
     for first in range(start, stop, 16):
-        mask = (row < stop - first) & (unit < N)[None, :]
-        pointers = matrix + first * N + (row * N + unit[None, :])
-        tl.store(pointers, tl.zeros((16, BLOCK_N), tl.float32), mask=mask)
+        mask = (row < stop - first) & (column < WIDTH)[None, :]
+        pointers = matrix + first * WIDTH + (row * WIDTH + column[None, :])
+        tl.store(pointers, tl.zeros((16, BLOCK), tl.float32), mask=mask)
 
 
 @triton.jit(do_not_specialize=["n", "n_rows"])
@@ -319,7 +319,7 @@ def backward_kernel(
     statistics,
     d_logits,
     terms,
-    products,
+    h_pointer,
     n,
     n_rows,
     CHUNK: tl.constexpr,
@@ -335,7 +335,8 @@ def backward_kernel(
     """Fill the gradient of the logits (R, N), and the terms of every entry (entries, 2, N).
 
     They are what the entry adds to ∂α and ∂β. Rows beyond the last set get a gradient of 0. For
-    `feature_kernel`, `products` (n, N) gets ⟨w, ∂w⟩ of every set and unit; it may be None.
+    `feature_kernel`, `h_pointer` gets h = ⟨w, G⟩ of every set and unit (n, N); it may be None. All
+    chunks of a set store the same.
     """
     n_blocks: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
     first_unit = tl.program_id(0) % n_blocks * BLOCK_N
@@ -352,7 +353,7 @@ def backward_kernel(
     beta_term = tl.zeros((BLOCK_N,), tl.float32)
     if stop > start:
         alpha_term, beta_term = _gradients(
-            *(values, logits, alpha, beta, pooled, gradient, statistics, d_logits, products),
+            *(values, logits, alpha, beta, pooled, gradient, statistics, d_logits, h_pointer),
             *(item, start, stop, first_unit, slot < 0),
             *(N, M, OPERAND, PRECISION, FORWARD_L, BLOCK_N, BLOCK_L, BLOCK_M),
         )
@@ -418,7 +419,7 @@ def _feature_gradient(
     alpha,
     beta,
     statistics,
-    products,
+    h_pointer,
     item,
     exists,
     columns,
@@ -442,7 +443,7 @@ def _feature_gradient(
         d_u = tl.load(gradient + places, mask=mask, other=0.0).to(tl.float32)
         if alpha is not None:
             w = tl.load(pooled + places, mask=mask, other=0.0).to(tl.float32)
-            h = tl.load(products + item.to(tl.int64) * N + unit, mask=real, other=0.0)
+            h = tl.load(h_pointer + item.to(tl.int64) * N + unit, mask=real, other=0.0)
             d_u = factor[:, None] * _project(d_u, w, h[:, None], norm[:, None], N)
         a, d_u = _operand_of(a, PRECISION), _operand_of(d_u, PRECISION)
         total = tl.dot(a, d_u, total, input_precision=PRECISION)
@@ -458,7 +459,7 @@ def feature_kernel(
     pooled,
     gradient,
     statistics,
-    products,
+    h_pointer,
     d_values,
     n,
     n_rows,
@@ -471,7 +472,7 @@ def feature_kernel(
     BLOCK_L: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
-    """Fill the gradient of the last features (R, N_LEARNED), given ⟨w, ∂w⟩ of `backward_kernel`.
+    """Fill the gradient of the last features (R, N_LEARNED), given the h of `backward_kernel`.
 
     The work list is that of `backward_kernel`. Rows beyond the last set get a gradient of 0.
     """
@@ -489,7 +490,7 @@ def feature_kernel(
     for first in range(start, stop, BLOCK_L):
         exists = row < stop - first
         total = _feature_gradient(
-            *(pooled, gradient, logits + first * N, alpha, beta, statistics, products),
+            *(pooled, gradient, logits + first * N, alpha, beta, statistics, h_pointer),
             *(item, exists, M - N_LEARNED + column, N, M, PRECISION, BLOCK_N, BLOCK_L, BLOCK_M),
         )
         pointers = d_values + first * N_LEARNED + (row[:, None] * N_LEARNED + column[None, :])

@@ -25,8 +25,8 @@ memory bus. With N = 64, M = 1536 and 25 local features in float16, a set has 77
   mostly from the L2 cache. A block cannot know the mean Σ a∘D of all rows: a last kernel, which
   reads no features, subtracts it. From α·∂α + β·∂β = 0, the mean would also follow without that
   kernel, but inaccurately where α is small.
-- Learned features need a gradient too: Σ α·a·∂U over the units. A kernel of its own computes it,
-  for the learned columns only, after the one above has stored h.
+- Learned features need a gradient too: Σ α·a·∂U over the units. A kernel of its own computes it
+  from the h that the backward kernel has stored. It reads w and G of the learned columns again.
 - Sets of 1 to 60,000 rows may be in one batch. A long set is divided into chunks of rows, whose
   sums a second kernel adds up. Which program has which rows is found on the device. The order of
   programs is fixed, and the hardware starts one whenever another ends: this balances the load,
@@ -200,7 +200,8 @@ class _Attend(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         from acluster.nn.pooling import _backward_kernels as kernels
 
-        values, offsets, logits, alpha, beta, pooled, statistics = ctx.saved_tensors
+        saved = ctx.saved_tensors  # once: hooks may compute them anew each time
+        values, offsets, logits, alpha, beta, pooled, statistics = saved
         n, N, M = gradient.shape
         gradient = gradient.contiguous()
         blocks = _backward_blocks(n, values, N)
@@ -208,11 +209,11 @@ class _Attend(torch.autograd.Function):
         n_blocks = _cdiv(N, blocks["BLOCK_N"])
         d_logits = torch.empty_like(logits, dtype=torch.float32)
         terms = logits.new_empty(n_entries, 2, N, dtype=torch.float32)
-        needs_features = ctx.needs_input_grad[0] and ctx.n_learned > 0
-        products = statistics.new_empty(n, N) if needs_features else None
+        needs_h = ctx.needs_input_grad[0] and alpha is not None
+        h = statistics.new_empty(n, N) if needs_h else None
         kernels.backward_kernel[(n_entries * n_blocks,)](
             *(values, offsets, logits, alpha, beta, pooled, gradient, statistics),
-            *(d_logits, terms, products, n, len(values), _BACKWARD_CHUNK, N, M, _operand(values)),
+            *(d_logits, terms, h, n, len(values), _BACKWARD_CHUNK, N, M, _operand(values)),
             PRECISION=_precision(values),
             FORWARD_L=ctx.block_l,
             **blocks,
@@ -225,8 +226,8 @@ class _Attend(torch.autograd.Function):
                 enable_fp_fusion=True,
             )
         d_values = None
-        if products is not None:
-            d_values = _feature_gradient(ctx.saved_tensors, gradient, products, ctx.n_learned)
+        if ctx.needs_input_grad[0]:
+            d_values = _feature_gradient(saved, gradient, h, ctx.n_learned)
         d_logits = d_logits.to(logits.dtype)
         if alpha is None:
             return d_values, None, d_logits, None, None, None
@@ -235,7 +236,7 @@ class _Attend(torch.autograd.Function):
 
 
 def _feature_gradient(
-    saved: Sequence[Tensor], gradient: Tensor, products: Tensor, n_learned: int
+    saved: Sequence[Tensor], gradient: Tensor, h: Tensor | None, n_learned: int
 ) -> Tensor:
     """Return the gradient of the features (R, M), which is 0 but for the last `n_learned`."""
     from acluster.nn.pooling import _backward_kernels as kernels
@@ -243,14 +244,14 @@ def _feature_gradient(
     values, offsets, logits, alpha, beta, pooled, statistics = saved
     n, N, M = gradient.shape
     blocks = _feature_blocks(n, values, N, n_learned)
-    learned = values.new_empty(len(values), n_learned)
+    d_learned = values.new_empty(len(values), n_learned)
     n_entries = n + _cdiv(len(values), _BACKWARD_CHUNK)
     kernels.feature_kernel[(n_entries * _cdiv(n_learned, blocks["BLOCK_M"]),)](
-        *(offsets, logits, alpha, beta, pooled, gradient, statistics, products, learned),
+        *(offsets, logits, alpha, beta, pooled, gradient, statistics, h, d_learned),
         *(n, len(values), _BACKWARD_CHUNK, N, M, n_learned, _precision(values)),
         **blocks,
     )
-    return functional.pad(learned, (M - n_learned, 0)) if n_learned < M else learned
+    return functional.pad(d_learned, (M - n_learned, 0)) if n_learned < M else d_learned
 
 
 def _precision(values: Tensor) -> str:

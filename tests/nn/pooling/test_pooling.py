@@ -241,6 +241,13 @@ def test_attend_rejects_invalid_offsets(offsets):
         attend(torch.ones(3, 2), torch.tensor(offsets), torch.zeros(3, 1))
 
 
+@pytest.mark.parametrize("n_learned", [-1, 0, 4])
+def test_attend_rejects_an_impossible_number_of_learned_features(n_learned):
+    values, offsets, logits = torch.ones(3, 3), torch.tensor([0, 3]), torch.zeros(3, 2)
+    with pytest.raises(ValueError, match=f"n_learned={n_learned} must be one of 1 to 3, the"):
+        attend(values, offsets, logits, n_learned=n_learned)
+
+
 def test_attend_rejects_only_empty_sets():
     with pytest.raises(ValueError, match="every set needs at least one local feature"):
         attend(torch.ones(0, 2), torch.tensor([0, 0]), torch.zeros(0, 1))

@@ -17,7 +17,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.checkpoint import checkpoint
 
+from acluster.nn import AttentionCluster
 from acluster.nn.pooling import _triton, attend_plainly
 from acluster.nn.pooling._triton import attend_triton, supports
 
@@ -284,7 +286,7 @@ def test_backward_of_short_sets_does_not_read_the_output():
 
 def feature_gradient(function, case, direction, n_learned, to):
     values, offsets, logits, shift = case
-    values = to(values).requires_grad_()
+    values = to(values).clone().requires_grad_()
     shift = None if shift is None else tuple(map(to, shift))
     options = {} if function is attend_plainly else {"n_learned": n_learned}
     output = function(values, offsets, to(logits), shift, **options)
@@ -292,7 +294,7 @@ def feature_gradient(function, case, direction, n_learned, to):
 
 
 def feature_gradient_size(case, direction):
-    """Return the size of the terms that the gradient of the features is the sum of."""
+    """Return the size of the terms whose sum is the gradient of the features."""
     values, offsets, logits, shift = (to_double(part) for part in case)
     lengths, direction = offsets.diff().tolist(), direction.double().abs()
     weights = torch.cat([scores.softmax(dim=0) for scores in logits.split(lengths)])
@@ -324,6 +326,29 @@ def test_attend_triton_gradient_of_learned_features(lengths, N, M, shifting, dty
         assert not got[:, :first].any()
         error = (got.double() - expected)[:, first:].abs().max()
         assert error <= tolerance, (error, tolerance)
+
+
+@pytest.mark.usefixtures("truncated_products")
+def test_gradient_of_learned_features_is_rounded_to_tf32():
+    # Factors that are cut off would make all products too small.
+    case, direction = make_case([25, 9], 32, 64, torch.float16)
+    expected = feature_gradient(attend_plainly, case, direction, None, torch.Tensor.double)
+    got = feature_gradient(attend_triton, case, direction, None, lambda tensor: tensor.to(DEVICE))
+    slope = (got.double() * expected).sum() / expected.square().sum()
+    assert abs(slope - 1) <= 1e-4
+
+
+def test_saved_tensors_are_unpacked_once():
+    cluster = AttentionCluster(4, cluster_size=3, hidden_features=2).to(DEVICE)
+    values, offsets = torch.randn(9, 4, device=DEVICE), torch.tensor([0, 4, 9])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_triton, "supports", lambda values, logits: True)
+        whole = cluster(values, offsets).square().sum()
+        expected = torch.autograd.grad(whole, list(cluster.parameters()))
+        again = checkpoint(cluster, values, offsets, use_reentrant=False).square().sum()
+        found = torch.autograd.grad(again, list(cluster.parameters()))
+    for got, wanted in zip(found, expected, strict=True):
+        assert torch.equal(got, wanted)
 
 
 def find_owners(offsets, owners, n, CHUNK: tl.constexpr):
@@ -533,7 +558,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from acluster.nn.pooling import _backward_kernels, _forward_kernels, _triton
 
-def compiled(name, arch, dtype, n_rows, N, M):
+def compiled(name, arch, dtype, n_rows, N, M, stores_h=False):
     values = torch.empty(2 * n_rows, M, dtype=getattr(torch, dtype))
     blocks = {
         "forward": lambda: _triton._forward_blocks(2, values, N),
@@ -542,11 +567,12 @@ def compiled(name, arch, dtype, n_rows, N, M):
         "center": lambda: _triton._backward_blocks(2, values, N),
         "feature": lambda: _triton._feature_blocks(2, values, N, 64),
     }[name]()
-    half = dtype == "float16"
+    half = dtype != "float32"
+    short = {"float32": "*fp32", "float16": "*fp16", "bfloat16": "*bf16"}[dtype]
     settings = {"N": N, "M": M, "N_LEARNED": 64, "CHUNK": 128, "SLOTS": 16}
     settings |= {"FORWARD_L": _triton._forward_blocks(2, values, N)["BLOCK_L"]}
     settings |= {"OPERAND": getattr(triton.language, dtype)}
-    settings |= {"products": None} if name == "backward" else {}
+    settings |= {"h_pointer": None} if name == "backward" and not stores_h else {}
     settings |= {"PRECISION": "tf32" if half else "ieee"}
     shares = -(-M // (blocks.get("TILES", 1) * blocks["BLOCK_M"]))
     settings |= {"MEASURE": False} | ({"squares": None} if shares == 1 else {})
@@ -554,7 +580,9 @@ def compiled(name, arch, dtype, n_rows, N, M):
     kernel = getattr(module, f"{name}_kernel")
     options = {key: blocks.pop(key) for key in list(blocks) if key.islower()}
     types = dict.fromkeys(kernel.arg_names, "*fp32") | {"offsets": "*i64", "owners": "*i32"}
-    types |= {"values": "*fp16" if half else "*fp32"}
+    types |= {"values": short}
+    if dtype == "bfloat16":  # as in mixed precision
+        types |= dict.fromkeys(("logits", "pooled", "gradient", "d_values"), short)
     types |= dict.fromkeys(("n", "n_rows", "n_slots"), "i32")
     own = {key: value for key, value in (settings | blocks).items() if key in kernel.arg_names}
     types = {key: "constexpr" if key in own else types[key] for key in kernel.arg_names}
@@ -571,13 +599,14 @@ def compiled(name, arch, dtype, n_rows, N, M):
 """
 
 COMPILE_FOR_H100 = """
-bounds = {"forward": (2, 16), "combine": (4, 0), "backward": (3, 64), "center": (4, 0)}
-bounds["feature"] = (3, 0)
+bounds = {"forward": (2, 16), "combine": (4, 0)}
+bounds |= {"backward": (3, 64), "center": (4, 0), "feature": (3, 0)}
 for name, (at_a_time, stack) in bounds.items():
     used, shared, threads = compiled(name, 90, "float16", 25, 64, 1536)
     assert used["REG"] * threads * at_a_time <= 64 * 1024, (name, used)
     assert (shared + 1024) * at_a_time <= 227 * 1024, name
     assert used["STACK"] <= stack, (name, used)
+compiled("backward", 90, "bfloat16", 25, 64, 1600, stores_h=True)
 """
 
 COMPILE_FOR_RTX = """
@@ -590,7 +619,7 @@ for case in (
     ("backward", 86, "float16", 64, 64, 1536),
     ("backward", 86, "float32", 64, 64, 1536),
     ("center", 86, "float32", 64, 64, 1536),
-    ("feature", 86, "float16", 64, 64, 1600),
+    ("feature", 86, "bfloat16", 64, 64, 1600),
     ("feature", 86, "float32", 64, 64, 1600),
 ):
     used, shared, _ = compiled(*case)
