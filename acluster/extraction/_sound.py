@@ -271,7 +271,7 @@ class Loudness(NamedTuple):
 
     def is_silent(self, threshold: float) -> bool:
         """Return whether no channel is louder than a threshold."""
-        return max(self.mean, *self.channels) <= threshold
+        return max((self.mean, *self.channels)) <= threshold
 
     def channel(self, threshold: float) -> int | None:
         """Return the loudest channel if the mean of the channels alone is silent, else None."""

@@ -219,6 +219,12 @@ def test_sound_views_of_silence_are_missing(tmp_path):
     assert LogMel(silence=0).read(path)[0].shape == (1, 96, 64)
 
 
+def test_sound_views_of_a_track_without_samples_are_missing(tmp_path):
+    path = write_wav(tmp_path / "empty.wav", np.zeros(0))
+    assert LogMel().read(path) is None
+    assert Waveforms(silence=0).read(path) is None
+
+
 def stereo_wav(path, left, right, rate=RATE):
     return write_wav(path, np.stack([left, right], axis=1), rate, 2)
 
