@@ -125,7 +125,7 @@ def fit(options: argparse.Namespace) -> None:
     """Train a classifier, save it and print its held-out accuracy."""
     from acluster.training import joined_group  # which imports torch
 
-    check_path(options.out)
+    check_path(options.out, options.store)
     task = open_task(options)
     classifier = new_classifier(task.X, options.set)
     with joined_group(classifier.distributed) as rank, quiet(rank > 0):
@@ -162,11 +162,11 @@ def search(options: argparse.Namespace) -> None:
 
 def predict(options: argparse.Namespace) -> None:
     """Print or write the predicted labels, and print their accuracy if the store has labels."""
-    check_path(options.out, options.model, *options.paths)
+    files = acluster.extraction.find_media(options.paths)
+    check_path(options.out, options.model, *options.paths, *files.values())
     classifier = acluster.load(options.model)
     # The progress line counts the batches of this loop. With --jobs, there is only one.
     classifier.set_params(verbose=options.jobs is not None)
-    files = acluster.extraction.find_media(options.paths)
     failed: dict[str, str] = {}
     if files and options.jobs is not None:
         raise ValueError(

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from itertools import chain
+from pathlib import Path
 from typing import Any, NoReturn
 
 from acluster._utils._files import check_target, replaced_file
@@ -84,7 +85,7 @@ def close() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def check_path(path: str | None, *sources: str) -> None:
+def check_path(path: str | None, *sources: str | os.PathLike[str]) -> None:
     """Check that a file can be written to `path`, before hours are spent on its content.
 
     Parameters
@@ -92,8 +93,9 @@ def check_path(path: str | None, *sources: str) -> None:
     path : str or None
         The file; None is standard output.
 
-    *sources : str
-        What the command reads: files, which it must not replace, folders or addresses.
+    *sources : str or path
+        What the command reads: files and stores, which it must not replace or write into, other
+        folders, or addresses.
 
     Raises
     ------
@@ -101,7 +103,7 @@ def check_path(path: str | None, *sources: str) -> None:
         If the file cannot be written.
 
     ValueError
-        If it is one of the sources.
+        If it is one of the sources, or in the folder of a store.
     """
     if path is None:
         return
@@ -110,6 +112,14 @@ def check_path(path: str | None, *sources: str) -> None:
         if target.exists() and os.path.exists(source) and target.samefile(source):
             raise ValueError(
                 f"{path} would be replaced, but the command reads it. Pass another name of a file."
+            )
+        if (
+            os.path.exists(os.path.join(source, "zarr.json"))
+            and Path(os.path.realpath(source)) in target.parents
+        ):
+            raise ValueError(
+                f"{path} is inside the store {os.fspath(source)}, which the command reads. Write "
+                "the file beside it."
             )
     if not os.access(target.parent, os.W_OK):
         raise PermissionError(f"you may not write to the folder {str(target.parent)!r}")

@@ -22,7 +22,7 @@ _SMALL = 0.02  # of the width and height of a picture, which the tiles of a slid
 
 def check_options(options: argparse.Namespace) -> None:
     """Raise a ValueError for options of a picture that contradict each other."""
-    check_path(options.png)
+    check_path(options.png, options.model, options.store, *filter(None, [options.thumbnail]))
     if options.png and Path(options.png).suffix not in ("", ".png"):
         raise ValueError(
             f"--png writes PNG files only, got {options.png!r}; name the file "
@@ -149,6 +149,7 @@ def _below(item: Any, positions: Positions, options: argparse.Namespace) -> dict
         raise ValueError(f"--scale takes a positive number, such as 16; got {options.scale}.")
     id_ = options.item if item.id is None else str(item.id[0])
     path = _find_picture(Path(options.thumbnail), id_)
+    check_path(options.png, path)
     pixels, scale = read_thumbnail(path)
     scale *= options.scale or 1
     for name, n_pixels in (("x", pixels.shape[1]), ("y", pixels.shape[0])):

@@ -242,7 +242,7 @@ def search(options: argparse.Namespace) -> None:
 
 def _check_outputs(options: argparse.Namespace) -> None:
     for path in (options.out, options.csv):
-        check_path(path)
+        check_path(path, options.store)
     if options.csv and os.path.realpath(options.csv) == os.path.realpath(options.out):
         raise ValueError(f"--out and --csv both name {options.csv!r}. Write to two files.")
 

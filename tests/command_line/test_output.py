@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -49,6 +50,35 @@ def shown(capsys, *arguments, status=0):
     output = capsys.readouterr()
     assert not RAW.search(output.out + output.err)
     return output.out if status == 0 else output.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "fit sets.zip --out sets.zip",
+        "fit sets.zarr --out sets.zarr/zarr.json",
+        "search sets.zip --out sets.zip",
+        "search sets.zip --out new --csv sets.zip",
+        "predict model sets.zarr --out sets.zarr/zarr.json",
+        "predict model sets.zarr --out sets.zarr/predictions.csv",
+        "report model sets.zarr --out sets.zarr/zarr.json",
+        "evidence model sets.zarr --out sets.zarr/zarr.json",
+        "evidence model sets.zarr --item 0 --png model",
+        "attention model sets.zarr 0 --png model",
+        "attention model sets.zarr 0 --png picture.png --thumbnail picture.png",
+        "predict model media --out media/sound.wav",
+    ],
+)
+def test_outputs_must_not_replace_what_a_command_reads(folder, capsys, arguments):
+    shutil.make_archive("sets", "zip", "sets.zarr")
+    Path("media").mkdir()
+    for name in ("picture.png", "media/sound.wav"):
+        Path(name).write_bytes(b"a file of the user")
+    before = {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    error = shown(capsys, *arguments.split(), status=1)
+    assert "would be replaced" in error or "is inside the store sets.zarr" in error
+    after = {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    assert after == before
 
 
 def test_escape_keeps_other_text():

@@ -192,6 +192,7 @@ def test_attention_draws_over_the_picture_of_the_item(placed, capsys, item, opti
         ("b3", "--png a.png --thumbnail pictures", "Of the 5 media files in pictures, none"),
         ("b3", "--png a.png --thumbnail gone.png", "gone.png"),
         ("b3", "--png a.png --thumbnail m", "m is not an image or a slide"),
+        ("a/1", "--png pictures/a/1.png --thumbnail pictures", "would be replaced"),
         ("b3", "--thumbnail pictures", "Name its file too: --png map.png"),
         ("b3", "--png a.png --scale 2", "Pass it too: --thumbnail PATH"),
         ("b3", "--png a.png --thumbnail pictures --scale -2", "--scale"),
