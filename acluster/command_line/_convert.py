@@ -9,7 +9,7 @@ from typing import Any
 from acluster._utils._progress import progress
 from acluster.command_line._labels import LabelTable
 from acluster.formats import Item, Source, open_source
-from acluster.sets import UNNAMED, FeatureSetsWriter, check_resumable, info
+from acluster.sets import UNNAMED, FeatureSetsWriter, check_resumable, info, keep_column_names
 
 Axes = dict[str, set[str]]  # the names of the coordinates of each modality
 
@@ -75,6 +75,8 @@ def convert(
     with FeatureSetsWriter(out, resume=True, dtype=dtype, **options) as writer:
         if len(writer):
             check_resumable(writer, columns, str(path))
+        if source.container is not None:
+            keep_column_names(writer, source.container)
         try:
             _append_missing(writer, source, numbers, columns)
         except (ValueError, TypeError) as error:

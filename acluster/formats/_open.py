@@ -9,7 +9,7 @@ from pathlib import Path
 from acluster.formats._folders import describe_files, find_files, open_folder
 from acluster.formats._hdf5_items import open_hdf5
 from acluster.formats._item import Item
-from acluster.formats._numpy import COORDS, FEATURES, Archive
+from acluster.formats._numpy import COORDS, DAMAGE, FEATURES, Archive
 from acluster.formats._readers import READERS
 from acluster.formats._source import Source
 from acluster.formats._tables import SUFFIXES, open_tables
@@ -91,10 +91,18 @@ def _open_file(path: Path, subfolders: str | None, known: Collection[str]) -> So
     if suffix in READERS and suffix != ".npz":
         raise ValueError(f"{path} is a file with one item; pass {_TAKEN}.")
     if is_file and (suffix == ".npz" or zipfile.is_zipfile(path)):
-        return _open_archive(path)
+        return _open_store(path) if _is_zipped_store(path) else _open_archive(path)
     if is_file and suffix in SUFFIXES:
         return open_tables([path])
     raise ValueError(f"{path} is a file; pass {_TAKEN}.")
+
+
+def _is_zipped_store(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as file:
+            return "zarr.json" in file.namelist()
+    except DAMAGE:  # `Archive` says what is wrong
+        return False
 
 
 def _open_archive(path: Path) -> Source:
@@ -138,4 +146,5 @@ def _open_store(path: Path) -> Source:
         columns,
         found.label_names and list(found.label_names),
         found.attributes,
+        X,
     )

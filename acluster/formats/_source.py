@@ -32,6 +32,9 @@ class Source:
 
     attributes : dict
         What a store says about its features.
+
+    container : FeatureSets or MultimodalFeatureSets, or None
+        The items of a store, whose columns may have names.
     """
 
     names: list[str]
@@ -40,3 +43,4 @@ class Source:
     columns: dict[str, Any]
     label_names: list[str] | None = None
     attributes: dict[str, Any] = field(default_factory=dict)
+    container: Any = None

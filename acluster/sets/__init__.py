@@ -36,7 +36,7 @@ from acluster.sets._nested import as_feature_sets, group_rows, list_arrays
 from acluster.sets._store._errors import StoreError
 from acluster.sets._store._fingerprint import fingerprint
 from acluster.sets._store._format import UNNAMED
-from acluster.sets._store._merge import check_resumable, merge_stores
+from acluster.sets._store._merge import check_resumable, keep_column_names, merge_stores
 from acluster.sets._store._narrowing import narrowed
 from acluster.sets._store._range_output import (
     RangeOutput,

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import struct
 import warnings
 import zipfile
@@ -13,6 +14,7 @@ import pytest
 
 import acluster
 from acluster.command_line import main
+from acluster.sets import with_column_names
 
 pytestmark = pytest.mark.usefixtures("within_limits")
 
@@ -391,3 +393,33 @@ def test_convert_names_the_modality_with_other_coordinates(capsys):
         np.savez(f"given/{name}/{number}.npz", features=ARRAY[:, :width], **own)
     error = convert(capsys, "given", fails=True)
     assert "given/a/1.npz, given/b/1.npz: its local features of 'b' have no coordinates" in error
+
+
+def named_store(path="old.zarr", **columns):
+    X = acluster.FeatureSets.from_arrays([ARRAY, ARRAY + 1])
+    acluster.save_feature_sets(
+        path, with_column_names(X, ("a", "b", "c")), id=["x", "y"], **columns
+    )
+
+
+def test_convert_of_a_store_keeps_the_names_of_its_columns(capsys):
+    named_store()
+    convert(capsys, "old.zarr", "--dtype", "float16")
+    assert acluster.open_feature_sets("new.zarr").column_names == ("a", "b", "c")
+
+
+def test_convert_resumes_a_store_whose_labels_are_nan(capsys):
+    named_store(label=[np.nan, 1.0])
+    convert(capsys, "old.zarr")
+    convert(capsys, "old.zarr")
+    named_store("other.zarr", label=[np.nan, 2.0])
+    assert "its column label differs" in convert(capsys, "other.zarr", fails=True)
+
+
+def test_convert_reads_a_store_in_a_zip_archive(capsys):
+    named_store()
+    shutil.make_archive("old", "zip", "old.zarr")
+    convert(capsys, "old.zip")
+    X = acluster.open_feature_sets("new.zarr")
+    assert X.id.tolist() == ["x", "y"]
+    np.testing.assert_array_equal(X[1], ARRAY + 1)

@@ -87,7 +87,7 @@ def merge_stores(
     with FeatureSetsWriter(path, resume=True, **options) as writer:
         if len(writer):
             check_resumable(writer, columns, " and ".join(names))
-        writer._name_columns(sets[0], None)
+        keep_column_names(writer, sets[0])
         _append_missing(writer, sets, columns, verbose)
     return len(columns["id"])
 
@@ -161,6 +161,11 @@ def _check_distinct(sets: Sequence[Any], names: Sequence[str]) -> None:
             of_id[one] = name
 
 
+def keep_column_names(writer: FeatureSetsWriter, X: Any) -> None:
+    """Let a store that is copied from containers keep the names of their columns, if any."""
+    writer._name_columns(X, None)
+
+
 def check_resumable(writer: FeatureSetsWriter, columns: Mapping[str, Any], source: str) -> None:
     """Check by their columns that the items of a writer are the first ones of a source.
 
@@ -188,7 +193,10 @@ def check_resumable(writer: FeatureSetsWriter, columns: Mapping[str, Any], sourc
             "path, or remove it."
         )
     for name, values in columns.items():
-        if not np.array_equal(writer.column(name), np.asarray(values[: len(writer)])):
+        written, given = writer.column(name), np.asarray(values[: len(writer)])
+        # Labels may be NaN.
+        may_be_nan = {written.dtype.kind, given.dtype.kind} == {"f"}
+        if not np.array_equal(written, given, equal_nan=may_be_nan):
             raise ValueError(
                 f"{writer.path} cannot be resumed: its column {name} differs from that of "
                 f"{source}. Choose another path, or remove it."
