@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -115,7 +116,17 @@ def _columns(options: argparse.Namespace) -> dict[str, Any]:
                 "--id, --label and --group are about a table of labels. Pass it too: --labels CSV."
             )
         return {"labels": options.labels}
-    rows = read_table(options.labels, roles).rows
-    names = next(iter(rows.values()), {})
-    found = {role: {id_: row[role] for id_, row in rows.items()} for role in names}
-    return {"labels": found.get("label"), "groups": found.get("group")}
+    table = read_table(options.labels, roles)
+    names = next(iter(table.rows.values()))
+    found = {role: {id_: row[role] for id_, row in table.rows.items()} for role in names}
+    if "weight" in found:
+        warnings.warn(
+            f"the weights in {options.labels} are not stored. Add them afterwards: acluster "
+            f"convert {options.store} NEW.zarr --labels {options.labels} --only-matching",
+            stacklevel=2,
+        )
+    return {
+        "labels": found.get("label"),
+        "groups": found.get("group"),
+        "label_names": table.label_names,
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -152,7 +153,11 @@ def read_table(path: str, roles: Roles) -> LabelTable:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not encoded in UTF-8; save it as UTF-8: {error}.") from None
     except csv.Error as error:
-        raise ValueError(f"{path} is not a CSV table: {error}.") from None
+        # `line_num` is that of the last row that is valid.
+        raise ValueError(
+            f"{path} is not a CSV table: {error} in the row that begins in line "
+            f"{reader.line_num + 1}."
+        ) from None
 
 
 def _read_lines(path: str, file: TextIO) -> Iterator[str]:
@@ -181,8 +186,9 @@ def _read_rows(path: str, reader: csv.DictReader[str], roles: Roles) -> LabelTab
             table.others.add(name)
             continue
         table.rows[name] = _entries(row, used, labels, line)
-    if roles.split is not None and not table.rows:
-        raise ValueError(f"{path} has no row whose {roles.split[0]} is {roles.split[1]!r}.")
+    if not table.rows:
+        which = f"whose {roles.split[0]} is {roles.split[1]!r}" if roles.split else "of an item"
+        raise ValueError(f"{path} has no row {which}. Add one for each item.")
     return table
 
 
@@ -211,16 +217,25 @@ def _used_columns(path: str, given: list[str], roles: Roles) -> dict[str, list[s
     return {role: names for role, names in used.items() if names}
 
 
+def _weight(text: str, line: str) -> float:
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = math.nan
+    if not 0 <= weight < math.inf:  # also for NaN
+        raise ValueError(
+            f"{line}: the weight {text!r:.80} is not a number of at least 0, such as 0.5."
+        )
+    return weight
+
+
 def _entries(
     row: Mapping[str, str], used: Mapping[str, list[str]], labels: Sequence[str], line: str
 ) -> dict[str, Any]:
     """Convert the entries of a row to those of a store."""
     entries: dict[str, Any] = {role: row[c[0]] for role, c in used.items() if role != "id"}
     if "weight" in entries:
-        try:
-            entries["weight"] = float(entries["weight"])
-        except ValueError:
-            raise ValueError(f"{line}: the weight {entries['weight']!r} is not a number.") from None
+        entries["weight"] = _weight(entries["weight"], line)
     if len(labels) == 1:
         entries["label"] = row[labels[0]]
     elif labels:

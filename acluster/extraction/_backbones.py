@@ -83,7 +83,7 @@ def load_backbone(name: str, *, device: str = "auto") -> Callable[[Any], Any]:
     ValueError
         If the name has another form, or the network has no such output, or only logits.
 
-    ImportError, AttributeError
+    ImportError
         If there is no such module or function, or a package is not installed.
 
     OSError
@@ -127,7 +127,10 @@ def _imported(name: str, device: str) -> Callable[[Any], Any]:
             f"backbone={name!r}: there is no module {error.name}. {_FORMS}", name=error.name
         ) from error
     for part in attribute.split("."):
-        found = getattr(found, part)
+        try:
+            found = getattr(found, part)
+        except AttributeError as error:
+            raise ImportError(f"backbone={name!r}: {error}. {_FORMS}", name=module) from error
     return extractor_of(found() if isinstance(found, type) else found, device)
 
 

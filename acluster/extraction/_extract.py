@@ -28,6 +28,7 @@ from acluster.sets import (
     FeatureSetsWriter,
     MultimodalFeatureSets,
     check_new_names,
+    equal_arrays,
     info,
     narrowed,
     notes_on_missing,
@@ -42,6 +43,7 @@ def extract(
     *,
     labels: str | Mapping[str, Any] | None = None,
     groups: Mapping[str, Any] | None = None,
+    label_names: Sequence[str] | None = None,
     part: tuple[int, int] = (0, 1),
     device: str = "auto",
     batch_size: int = 64,
@@ -76,10 +78,13 @@ def extract(
 
     labels : "folders" or dict of str to label, optional
         "folders" labels each file with the name of its folder in `root`. A dict has the label of
-        each id.
+        each id, or its row of 0 and 1 for several labels.
 
     groups : dict of str to str or int, optional
         The group of each id, such as its patient or its recording.
+
+    label_names : sequence of str, optional
+        The names of the labels, if each file has several.
 
     part : tuple of (int, int), default=(0, 1)
         Extract only part i of n equal parts, ``(i, n)``, so that several processes can share the
@@ -189,7 +194,7 @@ def extract(
     columns = {"label": _labels_of(files, labels), "group": _checked("groups", groups, files)}
     extractors = {name: extractor_of(backbone, device) for name, (_, backbone) in views.items()}
     description = describe_all(views, extractors)
-    with _ended_by_sigterm(), _opened_store(store, dtype, description) as writer:
+    with _ended_by_sigterm(), _opened_store(store, dtype, description, label_names) as writer:
         _check_same_extraction(writer, views, description)
         _check_same_columns(writer, columns)
         extraction = _Extraction(writer, [*views], columns, on_error, flush_seconds)
@@ -407,7 +412,7 @@ def _check_same_extraction(
 
 
 def _check_same_columns(writer: FeatureSetsWriter, columns: Mapping[str, Any]) -> None:
-    """Check that a store that is continued has the same columns."""
+    """Check that a store that is continued has the same columns, with the same entries."""
     if not len(writer):
         return
     given = {name for name, values in columns.items() if values is not None}
@@ -417,13 +422,34 @@ def _check_same_columns(writer: FeatureSetsWriter, columns: Mapping[str, Any]) -
             f"{writer.path} was begun with the columns {sorted(written)}, but this call gives "
             f"{sorted(given)}. Pass labels and groups as before, or choose another store."
         )
+    ids = writer.id
+    for name in written:
+        differing = [
+            (id_, stored, columns[name][id_])
+            for id_, stored in zip(ids, writer.column(name).tolist(), strict=True)
+            if id_ in columns[name] and not equal_arrays(stored, columns[name][id_])
+        ]
+        if differing:
+            id_, stored, now = differing[0]
+            raise ValueError(
+                f"{writer.path} has the {name} {stored!r:.100} for {id_!r}, but this call gives "
+                f"{now!r:.100}; {len(differing)} of {len(ids)} items differ. Pass the same ones, "
+                "or change those of the complete store with acluster convert."
+            )
 
 
 def _opened_store(
-    store: str | os.PathLike[str], dtype: str, description: Mapping[str, Any]
+    store: str | os.PathLike[str],
+    dtype: str,
+    description: Mapping[str, Any],
+    label_names: Sequence[str] | None,
 ) -> FeatureSetsWriter:
     return FeatureSetsWriter(
-        store, resume=True, dtype=dtype, attributes={"extraction": description}
+        store,
+        resume=True,
+        dtype=dtype,
+        attributes={"extraction": description},
+        label_names=label_names,
     )
 
 

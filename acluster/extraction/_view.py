@@ -221,7 +221,8 @@ def read_views(
         except (ValueError, OSError) as error:
             if not is_tolerant:
                 raise
-            warnings.append(str(error))
+            if str(error) not in warnings:  # a file that cannot be opened fails for all views
+                warnings.append(str(error))
 
 
 def _read_other(path: str | os.PathLike[str], name: str, view: View) -> Iterator[Chunk]:

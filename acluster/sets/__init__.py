@@ -3,6 +3,7 @@
 from acluster.sets._arrays import (
     bounded,
     check_not_masked,
+    equal_arrays,
     is_missing,
     relative_rounding,
     text_columns,

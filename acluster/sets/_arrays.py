@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[Any]
 
@@ -46,6 +46,12 @@ def check_not_masked(array: Any, name: str) -> None:
                 f"{f'{name}[{i}]' if is_list else name} has masked values, which are missing. Drop "
                 "these entries, or replace them with numpy.ma.filled(array, value)."
             )
+
+
+def equal_arrays(first: ArrayLike, other: ArrayLike) -> bool:
+    """Return whether arrays are equal, with NaN in the same places."""
+    pair = np.asarray(first), np.asarray(other)
+    return np.array_equal(*pair, equal_nan=all(array.dtype.kind == "f" for array in pair))
 
 
 def column_names(array: Any) -> tuple[Any, ...] | None:

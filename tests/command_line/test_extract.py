@@ -4,6 +4,7 @@ import pytest
 
 from acluster import open_feature_sets
 from acluster.command_line import main
+from acluster.sets import info
 from tests.extraction.media import make_media
 
 pytest.importorskip("av", reason="needs the extra media")
@@ -63,6 +64,32 @@ def test_extract_takes_labels_and_groups_from_a_table(clips, tmp_path, capsys):
     X = open_feature_sets(store)
     assert X.label.tolist() == ["c1", "c3", "c0", "c2"]
     assert X.group.tolist() == ["p0", "p1", "p0", "p1"]
+
+
+def test_extract_keeps_the_names_of_several_labels(clips, tmp_path, capsys):
+    table, store = tmp_path / "t.csv", tmp_path / "clips.zarr"
+    lines = [f"{'waving' if i % 2 == 0 else 'clapping'}/{i}.mp4,1,{i % 2}" for i in range(4)]
+    table.write_text("\n".join(["id,person,hands", *lines, "waving/9.mp4,0,0"]))
+    options = ("--audio", "descriptor", "--labels", table, "--label", "person", "hands")
+    for _ in range(2):
+        assert run(capsys, "extract", clips, store, *options)[0] == 0
+    assert info(store).label_names == ("person", "hands")
+    assert open_feature_sets(store).label.tolist() == [[1, 1], [1, 1], [1, 0], [1, 0]]
+
+
+@pytest.mark.filterwarnings("default:the weights in")
+def test_extract_warns_of_weights_that_it_does_not_store(clips, tmp_path, capsys):
+    table = tmp_path / "t.csv"
+    table.write_text("id,weight\n")
+    options = ("--audio", "descriptor", "--labels", table)
+    status, _, error = run(capsys, "extract", clips, tmp_path / "s.zarr", *options)
+    assert status == 1
+    assert "t.csv has no row of an item" in error
+    names = [path.relative_to(clips).as_posix() for path in sorted(clips.rglob("*.mp4"))]
+    table.write_text("\n".join(["id,weight", *(f"{name},1" for name in names)]))
+    status, _, error = run(capsys, "extract", clips, tmp_path / "s.zarr", *options)
+    assert status == 0
+    assert "t.csv are not stored" in error
 
 
 def test_extract_of_parts_can_be_merged(clips, tmp_path, capsys):

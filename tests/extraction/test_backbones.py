@@ -48,6 +48,11 @@ def test_load_backbone_lists_all_forms_for_an_unknown_prefix(name):
     )
 
 
+def test_load_backbone_names_a_function_that_a_module_lacks():
+    with pytest.raises(ImportError, match=r"'math:no.way': module 'math' has no .*'no'. Pass t"):
+        load_backbone("math:no.way")
+
+
 @pytest.mark.parametrize("name", ["dinov2", "timm:", ":function", "", "model.onnx.gz"])
 def test_load_backbone_lists_all_forms_for_no_form(name):
     with pytest.raises(ValueError, match=r"transformers:NAME, timm:NAME, torchvision:NAME, FILE"):

@@ -21,6 +21,7 @@ from acluster.extraction import (
     patch_descriptor,
 )
 from acluster.extraction._batches import Batches, Item
+from acluster.extraction._files import media_files
 from acluster.extraction._report import notes_on_waiting
 from acluster.extraction._tables import ItemTable
 from acluster.extraction._view import Chunk
@@ -203,8 +204,18 @@ def test_extract_turns_errors_of_a_view_into_missing_modalities_on_request(sound
     report = extract(sounds, tmp_path / "s.zarr", views, on_error="missing")
     assert report.n_items == 6
     assert report.warnings["low/1.wav"] == ["1.wav is unreadable"]
-    with pytest.raises(ValueError, match="None of the 6 files"):
-        extract(sounds, tmp_path / "t.zarr", {"other": views["other"]}, on_error="missing")
+    views = {"other": views["other"], "another": views["other"]}
+    with pytest.raises(ValueError, match=r"None of the 6 files .* is: 0.wav is unreadable$"):
+        extract(sounds, tmp_path / "t.zarr", views, on_error="missing")
+
+
+def test_extract_rejects_other_labels_for_what_is_in_the_store(sounds, tmp_path):
+    store, ids = tmp_path / "s.zarr", sorted(media_files(sounds))
+    labels = dict.fromkeys(ids, 1.0) | {ids[0]: np.nan}
+    for _ in range(2):
+        extract(sounds, store, SOUND, labels=labels)
+    with pytest.raises(ValueError, match=rf"has the label 1.0 for '{ids[2]}', .*2.0; 1 of 6 items"):
+        extract(sounds, store, SOUND, labels={**labels, ids[2]: 2.0})
 
 
 def test_extract_takes_views_and_tokens_of_your_own(sounds, tmp_path):

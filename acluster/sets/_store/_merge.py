@@ -7,10 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any
 
-import numpy as np
-
 from acluster._utils._progress import progress
-from acluster.sets._arrays import column_names
+from acluster.sets._arrays import column_names, equal_arrays
 from acluster.sets._store._reader import info, open_feature_sets
 from acluster.sets._store._save import places_reader
 from acluster.sets._store._writer import FeatureSetsWriter, by_modality
@@ -193,10 +191,7 @@ def check_resumable(writer: FeatureSetsWriter, columns: Mapping[str, Any], sourc
             "path, or remove it."
         )
     for name, values in columns.items():
-        written, given = writer.column(name), np.asarray(values[: len(writer)])
-        # Labels may be NaN.
-        may_be_nan = {written.dtype.kind, given.dtype.kind} == {"f"}
-        if not np.array_equal(written, given, equal_nan=may_be_nan):
+        if not equal_arrays(writer.column(name), values[: len(writer)]):  # labels may be NaN
             raise ValueError(
                 f"{writer.path} cannot be resumed: its column {name} differs from that of "
                 f"{source}. Choose another path, or remove it."
