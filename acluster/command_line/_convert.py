@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,7 @@ def convert(
         label_names = (
             table.label_names if "label" in next(iter(table.rows.values())) else label_names
         )
+    columns = _complete(columns, source, numbers)
     options: dict[str, Any] = {"attributes": source.attributes} if source.attributes else {}
     if label_names:
         options["label_names"] = label_names
@@ -84,13 +85,30 @@ def convert(
     return len(numbers), len(source.names) - len(numbers)
 
 
+def _complete(columns: Mapping[str, Any], source: Source, numbers: Sequence[int]) -> dict[str, Any]:
+    """Return the columns that have entries, after a check that each has one for every item."""
+    complete = {}
+    for name, values in columns.items():
+        is_missing = [value is None for value in values]
+        if all(is_missing):
+            continue
+        if any(is_missing):
+            raise ValueError(
+                f"{source.where(numbers[is_missing.index(True)])}: its {name} is missing, and so "
+                f"are {sum(is_missing)} of {len(values)}. Fill them in, or pass a table of the "
+                "items to convert: --labels table.csv --only-matching."
+            )
+        complete[name] = values
+    return complete
+
+
 def _how_to_continue(writer: FeatureSetsWriter) -> str:
     """Return what to do about the items before one that is invalid; empty if there are none."""
     if not len(writer):
         return ""
-    n_items = f"{len(writer)} item{'s' * (len(writer) > 1)}"
+    items = "1 item before it stays" if len(writer) == 1 else f"{len(writer)} items before it stay"
     return (
-        f" The {n_items} before it stay in {writer.path}: run the same command again to continue "
+        f" The {items} in {writer.path}: run the same command again to continue "
         "after them, or remove this store."
     )
 

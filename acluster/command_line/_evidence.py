@@ -94,7 +94,7 @@ def _chosen(classifier: Any, X: Any, wanted: Sequence[str] | None) -> list[Any]:
             raise ValueError(
                 f"--class {text!r} is unknown; the model knows {', '.join(map(str, names))!s:.300}."
             )
-    return [by_text[text] for text in wanted]
+    return [by_text[text] for text in dict.fromkeys(wanted)]
 
 
 def _explained(

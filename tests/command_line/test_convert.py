@@ -426,3 +426,18 @@ def test_convert_reads_a_store_in_a_zip_archive(capsys):
     X = acluster.open_feature_sets("new.zarr")
     assert X.id.tolist() == ["x", "y"]
     np.testing.assert_array_equal(X[1], ARRAY + 1)
+
+
+def test_convert_names_the_row_whose_entry_is_missing(capsys):
+    pa = pytest.importorskip("pyarrow", reason="needs the extra formats")
+    from pyarrow import parquet
+
+    rows = {"f": [ARRAY.tolist()] * 3, "id": ["x", "y", "z"], "group": pa.nulls(3)}
+    parquet.write_table(pa.table({**rows, "label": ["a", None, None]}), "t.parquet")
+    error = convert(capsys, "t.parquet", fails=True)
+    assert "t.parquet, row 1: its label is missing, and so are 2 of 3" in error
+    Path("t.csv").write_text("id\nx\n")
+    convert(capsys, "t.parquet", "--labels", "t.csv", "--only-matching")
+    convert(capsys, "t.parquet", "--labels", "t.csv", "--only-matching")
+    X = acluster.open_feature_sets("new.zarr")
+    assert (X.id.tolist(), X.label.tolist(), X.group) == (["x"], ["a"], None)

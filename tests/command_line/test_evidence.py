@@ -71,7 +71,7 @@ def test_evidence_table_has_local_features_and_constants(here, capsys, monkeypat
         assert [row["seconds"] for row in found] == [*(f"{k / 2:g}" for k in range(len(own))), ""]
     assert first == len(rows)
 
-    run("evidence", "model", "sets.zarr", "--item", "item3", "--class", "2", "--class", "0")
+    run("evidence", "model", "sets.zarr", "--item", "item3", "--class=2", "--class=0", "--class=2")
     rows = read_table(capsys.readouterr().out)
     assert [*rows[0]] == ["id", "local feature", "seconds", "evidence for 2", "evidence for 0"]
     assert float(rows[0]["evidence for 2"]) == pytest.approx(evidence[3][0, 2], rel=1e-4)

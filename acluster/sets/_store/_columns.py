@@ -64,10 +64,10 @@ def own_entry(entry: Any, name: str, item: str) -> Any:
     may_be_nan = name == "label" and array.dtype.kind == "f" and not np.ma.is_masked(entry)
     is_absent = array.ndim == 0 and is_missing(array[()]) and not may_be_nan
     if is_absent or np.ma.is_masked(entry):
-        raise ValueError(f"{item}: {name}={entry!r} is missing. Drop the item, or fill it in.")
+        raise ValueError(f"{item}: {name}={entry!r:.100} is missing. Drop the item, or fill it in.")
     own = array.astype(np.float64) if array.dtype.kind == "f" else array.copy()
     if not np.array_equal(own, array, equal_nan=array.dtype.kind == "f"):
-        raise ValueError(f"{item}: {name}={entry!r} is not a float64. Round it first.")
+        raise ValueError(f"{item}: {name}={entry!r:.100} is not a float64. Round it first.")
     if own.ndim == 0 and own.dtype.kind in "Ubiuf":
         return own.item()
     return entry if own.dtype.kind == "O" else own
@@ -113,7 +113,13 @@ def column_array(values: Any, name: str) -> NDArray[Any]:
         raise ValueError(f"{name}[{i}] is masked. Fill it in, or drop the item.")
     if not isinstance(values, list | tuple):
         values = to_numpy(values)
-    if getattr(values, "dtype", np.dtype(object)).kind in "OT" and np.ndim(values) <= 1:
+    try:
+        n_dimensions = np.ndim(values)
+    except ValueError:
+        raise ValueError(
+            f"{name} has rows of different lengths. Pass as many entries for every item."
+        ) from None
+    if getattr(values, "dtype", np.dtype(object)).kind in "OT" and n_dimensions == 1:
         values = _unmixed(list(values), name)
     array = to_numpy(values)
     if array.ndim not in ((1, 2) if name == "label" else (1,)):
@@ -132,8 +138,8 @@ def _unmixed(entries: list[Any], name: str) -> Any:
     if not all(is_text):
         i = is_text.index(False)
         raise ValueError(
-            f"{name}[{i}]={entries[i]!r} is not text, but other entries are. Pass the same type "
-            "for all items."
+            f"{name}[{i}]={entries[i]!r:.100} is not text, but other entries are. Pass the same "
+            "type for all items."
         )
     return np.array(entries, object)
 
@@ -187,7 +193,7 @@ def check_entries(
     for name, found in types.items():
         if not found.startswith(_ALLOWED_TYPES[name]):
             raise ValueError(
-                f"{item}: {name}={entries[name]!r} is {found}; use "
+                f"{item}: {name}={entries[name]!r:.100} is {found}; use "
                 f"{' or '.join(_ALLOWED_TYPES[name])}."
             )
     return types

@@ -161,6 +161,20 @@ def test_save_rejects_text_among_other_types(path, entry):
         save_feature_sets(path, [np.ones((1, 2))] * 3, label=["a", entry, "b"])
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([[1], [0, 1], [1]], "label has rows of different lengths"),
+        ({0: 1, 1: 1, 2: 0}, r"label has shape \(\); pass one entry per item"),
+        ([b"a" * 1000] * 3, r"Item 0: label=.{100} is of dtype \|S1000; use a string"),
+    ],
+    ids=["ragged", "dict", "long"],
+)
+def test_save_rejects_what_is_no_column(path, values, message):
+    with pytest.raises(ValueError, match=message):
+        save_feature_sets(path, [np.ones((1, 2))] * 3, label=values)
+
+
 @pytest.mark.parametrize("text", ["caf\udce9", "\ud800", "a\0", "\0"])
 @pytest.mark.parametrize("name", ["label", "id", "group"])
 def test_append_rejects_text_that_cannot_be_stored(path, name, text):
