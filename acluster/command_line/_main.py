@@ -245,8 +245,9 @@ def _extract(command: _Command) -> None:
     """Extract the local features of videos, sounds, images or slides, and write them to a store.
 
     Every file of the folder and its subfolders is an item, whose id is its path in the folder. Name
-    a backbone for each modality that you want: "descriptor", which is fast and needs no download,
-    or package.module:function.
+    a backbone for each modality that you want: "descriptor", which is fast and needs no download; a
+    pretrained network, transformers:NAME, timm:NAME, torchvision:NAME or FILE.onnx; or a function,
+    package.module:function.
 
     Files that cannot be read are left out, and listed in STORE.failed.csv; faults of the others
     are in STORE.warnings.csv. Run the same command again to continue after an interruption, or with
@@ -266,7 +267,10 @@ def _extract(command: _Command) -> None:
     )
     command.add_argument("--id", metavar="COLUMN", help="the column of the ids; by default id")
     command.add_argument(
-        "--label", nargs="+", metavar="COLUMN", help="the column of the label; put it last"
+        "--label",
+        nargs="+",
+        metavar="COLUMN",
+        help="the column of the label, or several of 0 and 1; put them last",
     )
     command.add_argument("--group", metavar="COLUMN", help="the column of the groups")
     command.add_argument("--workers", type=int, metavar="N", help="files that are read at a time")
@@ -301,7 +305,12 @@ def _extract(command: _Command) -> None:
         metavar="S",
         help="how much work a killed process may lose",
     )
-    command.add_argument("--dtype", choices=("float16", "float32"), default="float16")
+    command.add_argument(
+        "--dtype",
+        choices=("float16", "float32"),
+        default="float16",
+        help="dtype of the stored features; by default float16",
+    )
 
 
 def _add_view_options(command: _Command) -> None:
@@ -453,13 +462,12 @@ def _add_model(command: _Command) -> None:
     )
 
 
-def _add_splits(command: _Command) -> None:
-    command.add_argument(
-        "--hold-out",
-        type=float,
-        metavar="FRACTION",
-        help="the fraction of the items to hold out, such as 0.2; their accuracy is printed",
-    )
+def _add_splits(
+    command: _Command,
+    help_of_hold_out: str = "the fraction of the items to hold out, such as 0.2; their accuracy is "
+    "printed",
+) -> None:
+    command.add_argument("--hold-out", type=float, metavar="FRACTION", help=help_of_hold_out)
     command.add_argument(
         "--group",
         action=argparse.BooleanOptionalAction,
@@ -611,4 +619,4 @@ def _report(command: _Command) -> None:
     command.add_argument(
         "--mistakes", type=int, default=12, metavar="N", help="how many mistakes to show"
     )
-    _add_splits(command)
+    _add_splits(command, "score the items that acluster fit holds out with this fraction")
