@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from acluster._utils._progress import progress
@@ -15,7 +14,7 @@ Axes = dict[str, set[str]]  # the names of the coordinates of each modality
 
 
 def convert(
-    path: Path,
+    path: str,
     out: str,
     *,
     table: LabelTable | None = None,
@@ -27,7 +26,7 @@ def convert(
 
     Parameters
     ----------
-    path : path
+    path : str
         A folder, an archive, a table or a store; see `open_source`.
 
     out : str
@@ -75,7 +74,7 @@ def convert(
         options["label_names"] = label_names
     with FeatureSetsWriter(out, resume=True, dtype=dtype, **options) as writer:
         if len(writer):
-            check_resumable(writer, columns, str(path))
+            check_resumable(writer, columns, path)
         if source.container is not None:
             keep_column_names(writer, source.container)
         try:

@@ -9,7 +9,6 @@ import sys
 import warnings
 from collections.abc import Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import acluster
@@ -208,7 +207,7 @@ def _convert(command: _Command) -> None:
       acluster convert h5_files/ slides.zarr --labels cases.csv --id slide_id --label subtype
           --group case_id --split split=train
     """
-    command.add_argument("source", type=Path, help="a folder, an archive, a table or a store")
+    command.add_argument("source", help="a folder, an archive, a table or a store")
     command.add_argument("store", help="the store to write, or to resume")
     command.add_argument("--labels", metavar="CSV", help="a table with one row per item")
     command.add_argument("--id", metavar="COLUMN", help="the column of the ids; by default id")

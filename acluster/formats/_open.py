@@ -26,14 +26,14 @@ _IN_ITEM = f"/{FEATURES}"  # how the name of an array ends that is the features 
 
 
 def open_source(
-    path: Path, *, subfolders: str | None = None, known: Collection[str] = ()
+    path: str | Path, *, subfolders: str | None = None, known: Collection[str] = ()
 ) -> Source:
     """Open the items in a folder, an archive, a table or a store.
 
     Parameters
     ----------
-    path : path
-        What to open.
+    path : str or path
+        What to open. A store may be at an address, such as s3://bucket/name.
 
     subfolders : {"modalities", "items"}, optional
         What the folders in a folder are; by default, the files decide.
@@ -52,7 +52,8 @@ def open_source(
         If there are no items, or it is none of these. The message says what was found and what
         is taken.
     """
-    source = _open(path, subfolders, known)
+    is_address = "://" in str(path)  # a path would lose one of the slashes
+    source = _open_store(path) if is_address else _open(Path(path), subfolders, known)
     if not source.names:
         raise ValueError(f"{path} has no items. Pass {_TAKEN}.")
     return source
@@ -130,7 +131,7 @@ def _open_archive(path: Path) -> Source:
     return Source(names, read, lambda i: f"{path}: {names[i]:.100}", {"id": names})
 
 
-def _open_store(path: Path) -> Source:
+def _open_store(path: str | Path) -> Source:
     X = open_feature_sets(path)
     columns = {name: values for name in COLUMNS if (values := getattr(X, name)) is not None}
     names = [str(one) for one in columns.get("id", range(len(X)))]

@@ -102,6 +102,14 @@ def test_attention_and_search_read_an_address(server, output_of, model, tmp_path
     assert load(tmp_path / "found.model").predict(X).shape == (40,)
 
 
+def test_convert_reads_an_address(server, output_of, tmp_path):
+    assert "40 items are in copy.zarr" in output_of("convert", server.address, "copy.zarr")
+    assert open_feature_sets("copy.zarr").id.tolist() == [f"item{i}" for i in range(40)]
+    hidden = f"s3://{KEY}:{SECRET}@bucket/sets.zarr"
+    assert "credentials" in output_of("convert", hidden, "other.zarr", status=1)
+    assert not (tmp_path / "other.zarr").exists()
+
+
 def test_convert_and_merge_write_to_an_address(server, output_of, tmp_path):
     save_feature_sets(tmp_path / "more.zarr", X[:3], label=y[:3], id=["a", "b", "c"])
     more, both = "s3://bucket/more.zarr", "s3://bucket/both.zarr"
