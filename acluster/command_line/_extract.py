@@ -109,7 +109,7 @@ def _part(text: str) -> tuple[int, int]:
 
 def _columns(options: argparse.Namespace) -> dict[str, Any]:
     """Return the labels and the groups by id."""
-    roles = Roles(options.id, options.label or (), options.group)
+    roles = Roles(options.id, options.label, options.group)
     if options.labels in (None, "folders"):
         if roles.are_given:
             raise ValueError(

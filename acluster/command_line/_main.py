@@ -210,17 +210,7 @@ def _convert(command: _Command) -> None:
     command.add_argument("source", help="a folder, an archive, a table or a store")
     command.add_argument("store", help="the store to write, or to resume")
     command.add_argument("--labels", metavar="CSV", help="a table with one row per item")
-    command.add_argument("--id", metavar="COLUMN", help="the column of the ids; by default id")
-    command.add_argument(
-        "--label",
-        nargs="+",
-        default=[],
-        metavar="COLUMN",
-        help="the column of the label, or several of 0 and 1; put them after the store",
-    )
-    command.add_argument(
-        "--group", metavar="COLUMN", help="the column of what is kept together in splits"
-    )
+    _add_columns(command)
     command.add_argument("--weight", metavar="COLUMN", help="the column of the sample weights")
     command.add_argument(
         "--split", metavar="COLUMN=VALUE", help="convert only the items with this value"
@@ -237,6 +227,21 @@ def _convert(command: _Command) -> None:
         "--dtype",
         choices=("float16", "float32"),
         help="dtype of the stored features; by default float16 if they are, else float32",
+    )
+
+
+def _add_columns(command: _Command) -> None:
+    """Add the columns of a table of labels."""
+    command.add_argument("--id", metavar="COLUMN", help="the column of the ids; by default id")
+    command.add_argument(
+        "--label",
+        nargs="+",
+        default=[],
+        metavar="COLUMN",
+        help="the column of the label, or several of 0 and 1; put them after the store",
+    )
+    command.add_argument(
+        "--group", metavar="COLUMN", help="the column of what is kept together in splits"
     )
 
 
@@ -264,14 +269,7 @@ def _extract(command: _Command) -> None:
     command.add_argument(
         "--labels", metavar="CSV", help="a table with one row per file, or the word folders"
     )
-    command.add_argument("--id", metavar="COLUMN", help="the column of the ids; by default id")
-    command.add_argument(
-        "--label",
-        nargs="+",
-        metavar="COLUMN",
-        help="the column of the label, or several of 0 and 1; put them last",
-    )
-    command.add_argument("--group", metavar="COLUMN", help="the column of the groups")
+    _add_columns(command)
     command.add_argument("--workers", type=int, metavar="N", help="files that are read at a time")
     command.add_argument(
         "--worker-kind",

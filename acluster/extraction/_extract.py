@@ -194,7 +194,7 @@ def extract(
     columns = {"label": _labels_of(files, labels), "group": _checked("groups", groups, files)}
     extractors = {name: extractor_of(backbone, device) for name, (_, backbone) in views.items()}
     description = describe_all(views, extractors)
-    with _ended_by_sigterm(), _opened_store(store, dtype, description, label_names) as writer:
+    with _ended_by_sigterm(), _opened_store(store, description, dtype, label_names) as writer:
         _check_same_extraction(writer, views, description)
         _check_same_columns(writer, columns)
         extraction = _Extraction(writer, [*views], columns, on_error, flush_seconds)
@@ -440,16 +440,13 @@ def _check_same_columns(writer: FeatureSetsWriter, columns: Mapping[str, Any]) -
 
 def _opened_store(
     store: str | os.PathLike[str],
-    dtype: str,
     description: Mapping[str, Any],
+    dtype: str,
     label_names: Sequence[str] | None,
 ) -> FeatureSetsWriter:
+    attributes = {"extraction": description}
     return FeatureSetsWriter(
-        store,
-        resume=True,
-        dtype=dtype,
-        attributes={"extraction": description},
-        label_names=label_names,
+        store, resume=True, dtype=dtype, attributes=attributes, label_names=label_names
     )
 
 
