@@ -4,6 +4,7 @@ Only argparse is imported here, so that ``--help`` and usage errors appear at on
 """
 
 import argparse
+import errno
 import inspect
 import sys
 import warnings
@@ -70,12 +71,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _output.show(f"acluster {options.command}: interrupted", error=True)
         return 130
     except _FAILURES as error:
-        text = str(error) or type(error).__name__
-        _output.show(f"acluster {options.command}: {text}", error=True)
+        _output.show(f"acluster {options.command}: {_text_of(error)}", error=True)
         return 1
     finally:
         _output.close()
     return 0
+
+
+def _text_of(error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        text += ". Free some space, and run the command again."
+    return text
 
 
 def _mark_ids(arguments: list[str]) -> list[str]:
@@ -521,10 +528,16 @@ def _transform(command: _Command) -> None:
 def _add_jobs(command: _Command) -> None:
     command.add_argument(
         "--jobs",
-        type=int,
+        type=_n_jobs,
         metavar="N",
         help="the number of processes that share the items of a store; -1 for all cores",
     )
+
+
+def _n_jobs(text: str) -> int:
+    if (number := int(text)) == 0:
+        raise argparse.ArgumentTypeError("0 processes cannot work; pass 1 or more, or -1")
+    return number
 
 
 def _attention(command: _Command) -> None:
@@ -568,7 +581,10 @@ def _evidence(command: _Command) -> None:
       acluster evidence videos.model videos.zarr --out evidence.zarr
     """
     command.add_argument(
-        "--item", metavar="ITEM", help="the id or the position of a single item; default: all items"
+        "--item",
+        metavar="ITEM",
+        help="the id or the position of a single item; default: all items. If the id begins with "
+        '"-", write --item=-ID',
     )
     command.add_argument(
         "--class",

@@ -134,6 +134,12 @@ def test_predict_writes_several_batches_to_a_file(fitted, monkeypatch):
     assert [row["prediction"] for row in rows] == acluster.load("model").predict(X).tolist()
 
 
+def test_jobs_0_is_a_usage_error(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["predict", "model", "sets.zarr", "--jobs", "0"])
+    assert "argument --jobs: 0 processes cannot work; pass 1 or more" in capsys.readouterr().err
+
+
 def test_jobs_share_the_items_of_predict_and_transform(fitted, monkeypatch, capsys):
     monkeypatch.setattr(_ranges, "_BYTES_PER_RANGE", 1)  # ranges of one batch
     monkeypatch.setattr("acluster.sets._store._range_output._CHUNK_BYTES", 1000)

@@ -211,7 +211,7 @@ def test_stdout_that_cannot_be_written(folder, command):
     with open("/dev/full", "w") as full:
         done = subprocess.run([*COMMAND, *command], stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1
-    assert "No space left on device" in done.stderr.splitlines()[-1]
+    assert "No space left on device. Free some space, and" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
     closed = 'exec "$@" >&-'
