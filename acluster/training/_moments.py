@@ -71,13 +71,13 @@ def feature_moments(
     sums = _sums(sets[own], with_std, None if weights is None else weights[own])
     first, *others = ranks.all_of(sums)
     n_rows, total, mean, squares = functools.reduce(_Sums.merged, others, first)
-    bad = ~mean.isfinite()
+    is_finite = np.isfinite(mean.numpy())
     if with_std:  # else `squares` has only the deviations between the means of the pieces
-        bad |= ~squares.isfinite()
-    if bad.any():
+        is_finite &= np.isfinite(squares.numpy())
+    if not is_finite.all():
         raise ValueError(
-            f"The local features of X are too large in column {int(bad.nonzero()[0])}: their mean "
-            "or their variance is beyond the range of float64. Divide the features by a constant."
+            f"The local features of X are too large in column {is_finite.argmin()}: their mean or "
+            "their variance is beyond the range of float64. Divide the features by a constant."
         )
     variance = squares / (total or 1.0)
     # The threshold of scikit-learn's StandardScaler: below it, the variance is rounding error.
