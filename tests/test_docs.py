@@ -1,11 +1,14 @@
 """The code of the documentation runs, page by page, on small synthetic data."""
 
+import ast
 import contextlib
 import os
+import pkgutil
 import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import newcomer
@@ -17,6 +20,7 @@ from acluster.command_line import main
 from tests.extraction.media import make_media
 from tests.extraction.slides import section, write_slide
 from tests.object_server import ObjectServer
+from tests.test_architecture import ARROWS
 from tests.test_bad_input import CASES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -186,3 +190,42 @@ def test_tests_of_the_promises_exist():
     paths = re.findall(r"``((?:tests|benchmarks)/[^`]+)``", page)
     assert len(paths) > 20
     assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def docstrings():
+    """Yield every docstring of the package."""
+    documented = ast.Module, ast.ClassDef, ast.FunctionDef
+    for path in (ROOT / "acluster").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, documented):
+                yield ast.get_docstring(node) or ""
+
+
+def test_names_in_docstrings_and_pages_exist():
+    texts = [*docstrings(), *(page.read_text() for page in DOCS.glob("*/*.rst"))]
+    # In code marks, or alone on a line, as in a section "Raises".
+    found = re.findall(r"(?:`~?|^)(acluster(?:\.\w+)+)", "\n".join(texts), re.MULTILINE)
+    assert len(set(found)) > 50
+    for name in sorted(set(found)):
+        pkgutil.resolve_name(name)
+
+
+def test_import_rules_of_the_design_page_are_enforced():
+    text = (DOCS / "developer" / "design.rst").read_text()
+    table = text.split("Import rules")[1].split("There are no import cycles")[0]
+    rules = {}
+    for line in table.splitlines():
+        names = [name.removesuffix(".py").strip("/") for name in re.findall(r"``(.+?)``", line)]
+        if line.startswith("``"):
+            rules[row := names.pop(0)] = set()
+        if names:
+            rules[row].update(names)
+    faces = ("acluster", "__main__")
+    assert rules == {name: may for name, may in ARROWS.items() if may and name not in faces}
+
+
+@pytest.mark.parametrize("page", ["getting_started/installation", "developer/design"])
+def test_page_lists_every_extra(page):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    rows = re.findall(r"^``(\w+)``  ", (DOCS / f"{page}.rst").read_text(), re.MULTILINE)
+    assert set(project["optional-dependencies"]) <= set(rows)

@@ -265,7 +265,7 @@ class SetClassifier(
             infinite. After an error, the estimator and its `random_state` are as they were before
             the call.
 
-        acluster.RankError
+        acluster.training.RankError
             If another process of a fit with ``distributed=True`` fails; the message has its error.
 
         acluster.ModelFileError
