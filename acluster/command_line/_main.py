@@ -610,7 +610,7 @@ def _add_picture_options(command: _Command, help_of_png: str) -> None:
 
 
 def _report(command: _Command) -> None:
-    """Write a page about a model and its predictions for the labelled items of a store.
+    """Write a page about a model and its predictions for the labeled items of a store.
 
     The page is one HTML file that loads nothing from the network: the sizes and classes of the
     items, the learning curve, scores with confidence intervals, the confusion matrix, the

@@ -45,7 +45,7 @@ _BENCHMARKS = {
         "of them are about the topic. Zhou, Sun and Li, 2009."
     ),
     "colon": (
-        "Colon: histology images (items) as sets of patches with statistics of their colours; the "
+        "Colon: histology images (items) as sets of patches with statistics of their colors; the "
         "class tells whether the image shows malignant tissue. Sirinukunwattana et al., 2016."
     ),
     "msr_action3d": (

@@ -33,7 +33,7 @@ def frame_descriptor(frames: np.ndarray) -> np.ndarray:
     Returns
     -------
     ndarray of float32, shape (B, 224)
-        The square roots of the gradient histograms of the grey frame, which is the mean of the
+        The square roots of the gradient histograms of the gray frame, which is the mean of the
         colors, (4, 4, 8); the mean of every color, (4, 4, 3); its standard deviation, (4, 4, 3).
         Colors are from 0 to 1, gradients per pixel, and histograms are means over the pixels of a
         cell.

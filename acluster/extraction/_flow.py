@@ -1,4 +1,4 @@
-"""Optical flow between grey frames, by the name of the method."""
+"""Optical flow between gray frames, by the name of the method."""
 
 import importlib
 from collections.abc import Callable
@@ -16,7 +16,7 @@ _MIN_SIZE_SKIMAGE = 2
 
 
 def optical_flow(method: str, device: str = "cpu") -> OpticalFlow:
-    """Return the function that computes the optical flow between pairs of grey frames.
+    """Return the function that computes the optical flow between pairs of gray frames.
 
     Parameters
     ----------

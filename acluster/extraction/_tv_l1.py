@@ -58,7 +58,7 @@ def tv_l1(
     n_iterations: int = 10,
     tol: float = 1e-4,
 ) -> Tensor:
-    """Compute the TV-L1 optical flow between pairs of grey frames.
+    """Compute the TV-L1 optical flow between pairs of gray frames.
 
     The algorithm and the defaults are those of ``skimage.registration.optical_flow_tvl1``.
     Pairs do not influence each other. Equal frames have a flow of zero.
@@ -70,7 +70,7 @@ def tv_l1(
     Parameters
     ----------
     first, second : Tensor of shape (B, H, W)
-        Grey frames on one device: uint8, or floats between 0 and 1. float64 is computed in
+        Gray frames on one device: uint8, or floats between 0 and 1. float64 is computed in
         float64, all others in float32.
     attachment : float, default=15
         Weight of the difference between the frames. Decrease it for a smoother flow.
@@ -93,7 +93,7 @@ def tv_l1(
     Raises
     ------
     ValueError
-        If the two stacks differ in shape, dtype or device, if they are not grey frames with at
+        If the two stacks differ in shape, dtype or device, if they are not gray frames with at
         least one pixel or have values outside 0 to 1, or if a parameter is not positive.
 
     References

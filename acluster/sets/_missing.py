@@ -42,7 +42,7 @@ def notes_on_missing(is_missing: Mapping[str, Any], labels: Any) -> list[str]:
             shares = n_missing / n_items
             most, least = classes[shares.argmax()], classes[shares.argmin()]
             notes.append(
-                f"A missing modality predicts the label: {shares.max():.0%} of the items labelled "
-                f"{most} have no {name}, but {shares.min():.0%} of those labelled {least}."
+                f"A missing modality predicts the label: {shares.max():.0%} of the items labeled "
+                f"{most} have no {name}, but {shares.min():.0%} of those labeled {least}."
             )
     return notes

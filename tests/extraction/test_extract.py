@@ -555,8 +555,8 @@ def test_report_notes_a_missing_modality_that_predicts_the_label():
     missing[0], missing[-1] = True, False
     (note,) = notes_on_missing({"audio": missing}, labels)
     assert note == (
-        "A missing modality predicts the label: 98% of the items labelled b have no audio, but 2% "
-        "of those labelled a."
+        "A missing modality predicts the label: 98% of the items labeled b have no audio, but 2% "
+        "of those labeled a."
     )
     assert notes_on_missing({"audio": np.arange(100) % 7 == 0}, labels) == []
     assert notes_on_missing({"audio": missing}, None) == []

@@ -513,7 +513,7 @@ def test_report_notes_missing_modalities():
     items, y = make_multimodal()
     clf = quick(MultimodalAttentionClusterClassifier).fit(items, y)
     page = check_page(report(clf, items, y).html)
-    assert "A missing modality predicts the label: 80% of the items labelled 1" in page.text
+    assert "A missing modality predicts the label: 80% of the items labeled 1" in page.text
     assert "without audio" in page.text
 
 
