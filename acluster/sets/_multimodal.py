@@ -19,11 +19,10 @@ from acluster.sets._sequence import ItemSequence
 class MultimodalFeatureSets(ItemSequence):
     """A sequence of items with a local feature set in each of several modalities.
 
-    Modalities may differ in width, and an item may have a different number of local
-    features in each. An item that lacks a modality has 0 local features there. Each modality has
-    places of its own, or none: ``X["rgb"].places``. Selecting
-    items by a slice, an index array or a mask gives a view, which holds item numbers and
-    copies no features.
+    Modalities may differ in width, and an item may have a different number of local features in
+    each. An item that lacks a modality has 0 local features there. Each modality has places of its
+    own, or none: ``X["rgb"].places``. Selecting items by a slice, an index array or a mask gives a
+    view, which holds item numbers and copies no features.
 
     Parameters
     ----------
