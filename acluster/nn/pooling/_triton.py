@@ -333,7 +333,8 @@ def _backward_blocks(n: int, values: Tensor, N: int) -> dict[str, Any]:
 
     The number of rows follows the mean size of the sets, because sets of one block are faster.
     GPUs before the H100 lack the registers for 64 rows. The sizes and the number of registers let
-    12 warps or more run on a multiprocessor.
+    12 warps or more run on a multiprocessor. Narrow features are read in two tiles or more: for a
+    loop of one, the compiler keeps more at a time than there are registers.
     """
     block_n = _power_of_2(N, 16, 32)
     largest = 64 if _device_limits(values)[1] >= (9, 0) else 32
@@ -342,8 +343,8 @@ def _backward_blocks(n: int, values: Tensor, N: int) -> dict[str, Any]:
     return {
         "BLOCK_N": block_n,
         "BLOCK_L": block_l,
-        "BLOCK_M": _power_of_2(values.shape[1], 16, max(widest, 32)),
-        "num_warps": 8 if block_l == 64 else 4,
+        "BLOCK_M": _power_of_2(_cdiv(values.shape[1], 2), 16, max(widest, 32)),
+        "num_warps": 16 if block_l == 64 else 4,
         "num_stages": 3,
         "maxnreg": 128 if block_l == 64 else 168,
         "enable_fp_fusion": True,

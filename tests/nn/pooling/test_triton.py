@@ -606,6 +606,9 @@ for name, (at_a_time, stack) in bounds.items():
     assert used["REG"] * threads * at_a_time <= 64 * 1024, (name, used)
     assert (shared + 1024) * at_a_time <= 227 * 1024, name
     assert used["STACK"] <= stack, (name, used)
+for dtype, N, M in (("float32", 17, 20), ("float16", 64, 1536)):
+    used, _, _ = compiled("backward", 90, dtype, 64, N, M)
+    assert used["STACK"] <= 16, used
 compiled("backward", 90, "bfloat16", 25, 64, 1600, stores_h=True)
 """
 
