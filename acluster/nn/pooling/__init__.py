@@ -30,7 +30,9 @@ def attend_plainly(values: Tensor, offsets: Tensor, logits: Tensor, shift: Shift
 
 def shifted(pooled: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
     """Apply the shifting operation (equation 7) to (n, N, M); each unit gets the norm 1/√N."""
-    return functional.normalize(alpha * pooled + beta, dim=-1) * len(alpha) ** -0.5
+    # A tensor, because the export to ONNX rounds a number of Python to float32.
+    norm = torch.tensor(len(alpha) ** -0.5, dtype=torch.float64, device="cpu")
+    return functional.normalize(alpha * pooled + beta, dim=-1) * norm
 
 
 def attention_weights(offsets: Tensor, logits: Tensor) -> Tensor:
