@@ -24,6 +24,7 @@ from acluster.estimators._labels import (
     LabelledClassifierMixin,
     check_labels,
     columns_of_fit,
+    label_numbers,
     without_missing,
 )
 from acluster.estimators._parameters import boolean, choice, estimator, integer, parameter, real

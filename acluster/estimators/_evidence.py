@@ -15,8 +15,9 @@ from acluster._utils._progress import progress
 from acluster.estimators._architecture import members_of
 from acluster.estimators._inference import source_of
 from acluster.estimators._items import check_X, finite_blocks
+from acluster.estimators._labels import label_numbers
 from acluster.nn import EnsembleNetwork, IntegrationNetwork
-from acluster.sets import FeatureSets, MultimodalFeatureSets, is_multimodal, normalized
+from acluster.sets import FeatureSets, MultimodalFeatureSets, is_multimodal, label_array, normalized
 from acluster.training import infer
 
 Packed = tuple[torch.Tensor, torch.Tensor]
@@ -87,19 +88,14 @@ def contrasts_of(classifier: Any, classes: ArrayLike | None) -> NDArray[np.float
     ValueError
         If a class is unknown.
     """
-    coding, names = classifier._coding, list(getattr(classifier, "label_names_", []))
+    coding = classifier._coding
     if classes is None:
         return np.eye(coding.n_outputs)
-    known = coding.classes.tolist()
-    wanted = np.asarray(classes)
+    wanted = label_array(classes)
     if wanted.ndim != 1 or not len(wanted):
+        known = coding.classes.tolist()
         raise ValueError(f"classes={classes!r} must be a list of classes, such as {known[:1]!r}.")
-    positions = []
-    for label in wanted.tolist():
-        if label not in known and label not in names:
-            shown = f"{known!s:.200}" + (f" and the labels {names!s:.200}" if names else "")
-            raise ValueError(f"classes has {label!r}, but the classifier knows {shown}.")
-        positions.append(names.index(label) if label in names else known.index(label))
+    positions = label_numbers(classifier, wanted, "classes")
     if coding.kind == "binary":  # one logit, that of the second class
         return np.where(np.array([positions]) == 1, 1.0, -1.0)
     return np.eye(coding.n_outputs)[:, positions]

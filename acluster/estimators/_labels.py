@@ -117,6 +117,35 @@ def columns_of_fit(y: NDArray[Any], names: list[str], estimator: Any) -> NDArray
     return y[:, [names.index(name) for name in expected]]
 
 
+def label_numbers(classifier: Any, labels: NDArray[np.object_], parameter: str) -> list[int]:
+    """Return the numbers of classes, or of label columns, which may be given by name.
+
+    Parameters
+    ----------
+    classifier : fitted classifier
+        With `classes_`, and perhaps `label_names_`.
+
+    labels : ndarray of object, shape (n,)
+        Labels as `label_array` returns them.
+
+    parameter : str
+        What the labels are, in the error message.
+
+    Raises
+    ------
+    ValueError
+        If the classifier does not know a label.
+    """
+    classes, names = classifier.classes_.tolist(), list(getattr(classifier, "label_names_", []))
+    positions = []
+    for label in labels.tolist():
+        if label not in classes and label not in names:
+            shown = f"{classes!s:.200}" + (f" and the labels {names!s:.200}" if names else "")
+            raise ValueError(f"{parameter} has {label!r}, but the classifier knows {shown}.")
+        positions.append(names.index(label) if label in names else classes.index(label))
+    return positions
+
+
 class LabelledClassifierMixin(ClassifierMixin):
     """A classifier of sets with one or several labels, whose `score` takes no missing labels."""
 

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from acluster import FeatureSets, MultimodalFeatureSets
 from acluster.inspection._item import check_one_item
+from acluster.sets import label_array
 
 Floats = NDArray[np.float64]
 
@@ -57,7 +58,7 @@ class ItemEvidence:
         ValueError
             If they have not, or a value is not finite.
         """
-        labels = np.asarray(classes)
+        labels = label_array(classes)
         if labels.ndim != 1 or not len(labels):
             raise ValueError(f"classes={classes!r} must be a list with a label per column.")
         for name, own in by_modality.items():
@@ -147,6 +148,8 @@ def explain(
     ValueError
         If `item` is a container of several items, or of none, or a class is unknown.
     """
+    from acluster.estimators import label_numbers  # which imports torch
+
     check_explains(estimator)
     is_container = isinstance(item, FeatureSets | MultimodalFeatureSets)
     if is_container:
@@ -161,10 +164,9 @@ def explain(
             n_shown = min(max(int(np.sum(probabilities > 0.5)), 1), _MAX_LABELS)
         labels = [known[c] for c in ranked[:n_shown]]
     else:
-        labels = np.asarray(classes).tolist()
+        labels = label_array(classes).tolist()
     evidence, constants = estimator.local_evidence(X, labels, return_constants=True)
-    numbers = estimator.classes_.tolist()
-    columns = [known.index(c) if c in known else numbers.index(c) for c in labels]
+    columns = label_numbers(estimator, label_array(labels), "classes")
     return evidence, labels, constants.total[0].astype(np.float64), probabilities[columns]
 
 

@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from acluster import FeatureSets, MultimodalFeatureSets
 from acluster.inspection._attributions import Scores, scores_of, unwrapped
-from acluster.sets import with_column_names
+from acluster.sets import label_array, with_column_names
 
 _KINDS = ("evidence", "attention", "gradient", "random")
 
@@ -198,17 +198,12 @@ def _in_memory(X: Any) -> MultimodalFeatureSets:
 
 def _numbers(estimator: Any, y: ArrayLike, n_items: int) -> NDArray[np.int64]:
     """Return the position of the class, or of the named label, of every item."""
-    labels, classes = np.asarray(y), estimator.classes_.tolist()
+    from acluster.estimators import label_numbers  # which imports torch
+
+    labels = label_array(y)
     if labels.shape != (n_items,):
         raise ValueError(f"y has shape {labels.shape}; pass one class per item, ({n_items},).")
-    position = {label: i for i, label in enumerate(classes)}
-    position |= {name: i for i, name in enumerate(getattr(estimator, "label_names_", []))}
-    for label in labels.tolist():
-        if label not in position:
-            raise ValueError(
-                f"y contains {label!r}, which is not a class of the classifier: {classes!s:.200}."
-            )
-    return np.array([position[label] for label in labels.tolist()])
+    return np.array(label_numbers(estimator, labels, "y"), dtype=np.int64)
 
 
 def _given(scores: Any, X: MultimodalFeatureSets) -> Scores:

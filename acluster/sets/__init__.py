@@ -5,6 +5,7 @@ from acluster.sets._arrays import (
     check_not_masked,
     equal_arrays,
     is_missing,
+    label_array,
     relative_rounding,
     text_columns,
     to_numpy,

@@ -29,6 +29,16 @@ def is_missing(value: Any) -> bool:
     return isinstance(value, float | np.floating | np.datetime64) and bool(value != value)
 
 
+def label_array(labels: Any) -> NDArray[np.object_]:
+    """Return labels as an array of Python objects.
+
+    Without it, ``numpy.asarray`` would turn the numbers in a list that also has text into text.
+    """
+    array = np.asarray(labels, dtype=object)
+    plain = (one.item() if isinstance(one, np.generic) else one for one in array.ravel())
+    return np.fromiter(plain, dtype=object, count=array.size).reshape(array.shape)
+
+
 def relative_rounding(dtype: np.dtype[Any]) -> float:
     """Return the spacing of the values of a dtype, relative to them; 0 for integers."""
     return float(np.finfo(dtype).eps) if dtype.kind == "f" else 0.0

@@ -1,5 +1,7 @@
 """Evidence and constants add up to the logits, and are what the equation says."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -220,7 +222,12 @@ def test_classes_choose_columns_by_label_and_by_name():
     y = pandas.DataFrame(labels("multilabel", 24), columns=["dog", "cat", "car"])
     classifier = AttentionClusterClassifier(max_iter=2, random_state=0).fit(X, y)
     both = classifier.local_evidence(X).packed()[0]
-    for chosen, columns in ((["car", "dog"], [2, 0]), ([1], [1]), (np.array([2, 1]), [2, 1])):
+    for chosen, columns in (
+        (["car", "dog"], [2, 0]),
+        ([1], [1]),
+        (np.array([2, 1]), [2, 1]),
+        (["car", np.int64(0)], [2, 0]),
+    ):
         found = classifier.local_evidence(X, chosen).packed()[0]
         np.testing.assert_allclose(found, both[:, columns], rtol=1e-9, atol=1e-12)
     binary = AttentionClusterClassifier(max_iter=2, random_state=0).fit(X, ["no", "yes"] * 12)
@@ -234,6 +241,16 @@ def test_classes_that_are_unknown_are_an_error_that_names_them(classes):
     X, _ = make_sets(n=20)
     classifier = AttentionClusterClassifier(max_iter=1).fit(X, ["a", "b"] * 10)
     with pytest.raises(ValueError, match=r"^classes( has|=).*'a'"):
+        classifier.local_evidence(X, classes)
+
+
+@pytest.mark.parametrize(
+    ("classes", "shown"), [(["a", 0], "0"), (["a", np.float32(1.5)], "1.5"), ([["a"], []], "['a']")]
+)
+def test_classes_of_several_types_are_not_turned_into_text(classes, shown):
+    X, _ = make_sets(n=20)
+    classifier = AttentionClusterClassifier(max_iter=1).fit(X, ["a", "b"] * 10)
+    with pytest.raises(ValueError, match=f"^classes has {re.escape(shown)}, but the classifier"):
         classifier.local_evidence(X, classes)
 
 

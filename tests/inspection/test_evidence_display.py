@@ -149,11 +149,9 @@ def test_evidence_display_names_labels_of_several(fitted):
     y = pandas.DataFrame({"p": np.arange(30) % 2, "q": np.arange(30) % 3 == 0}).astype(int)
     clf = AttentionClusterClassifier(max_iter=3, random_state=0).fit(X, y)
     probabilities = clf.predict_proba(X[[0]])[0]
-    for label, column, shown in (("q", 1, "q"), (0, 0, "class 0")):
-        display = EvidenceDisplay.from_estimator(clf, X[[0]], classes=[label])
-        assert title(display.axes_[0]).startswith(
-            f"{shown}: probability {probabilities[column]:.2f}"
-        )
+    display = EvidenceDisplay.from_estimator(clf, X[[0]], classes=["q", 0])
+    for axes, column, shown in zip(display.axes_, (1, 0), ("q", "class 0"), strict=True):
+        assert title(axes).startswith(f"{shown}: probability {probabilities[column]:.2f}")
 
 
 def test_evidence_display_of_a_cross_validated_classifier(fitted):

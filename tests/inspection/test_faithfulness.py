@@ -125,14 +125,14 @@ def test_scores_of_any_real_dtype_rank_alike(fitted, dtype):
 def test_y_takes_label_names_and_no_texts_of_numbers(fitted):
     pandas = pytest.importorskip("pandas")
     classifier, X = fitted
-    with pytest.raises(ValueError, match="y contains '0', which is not a class"):
+    with pytest.raises(ValueError, match="y has '0', but the classifier knows"):
         evidence_faithfulness(classifier, X, y=["0"] * 30)
     y = pandas.DataFrame(np.arange(60).reshape(30, 2) % 3 > 0, columns=["cat", "dog"]).astype(int)
     labelled = AttentionClusterClassifier(max_iter=2, random_state=0).fit(X, y)
-    named = evidence_faithfulness(labelled, X, y=["dog"] * 30)
-    np.testing.assert_array_equal(
-        named.deletion, evidence_faithfulness(labelled, X, y=[1] * 30).deletion
-    )
+    numbered = evidence_faithfulness(labelled, X, y=[1] * 30)
+    for given in (["dog"] * 30, ["dog", 1] * 15):
+        named = evidence_faithfulness(labelled, X, y=given)
+        np.testing.assert_array_equal(named.deletion, numbered.deletion)
 
 
 def two_modalities():
@@ -196,7 +196,7 @@ def test_evidence_faithfulness_takes_ensembles_and_multilabel_classifiers():
         ({"n_steps": 0}, ValueError, "n_steps=0 must be an int of 1 or more"),
         ({"n_steps": 2.5}, ValueError, "n_steps=2.5 must"),
         ({"y": [0, 1]}, ValueError, r"y has shape \(2,\)"),
-        ({"y": [7] * 30}, ValueError, "y contains 7"),
+        ({"y": [7] * 30}, ValueError, "y has 7, but the classifier knows"),
         ({"scores": {"rgb": None}}, ValueError, r"modalities \['rgb'\], but X has \['features'\]"),
     ],
 )
