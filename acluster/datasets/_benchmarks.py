@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,18 @@ _FOLDERS = {
     "mil": ("musk1", "elephant", "birds_winter_wren"),
     "japanese_vowels": ("japanese_vowels",),
 }
+# What numpy, zipfile and zlib raise for damaged archives, and for files of another kind.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    ArithmeticError,
+    EOFError,
+    LookupError,
+    NotImplementedError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
 _PATHS = {name: Path(folder, f"{name}.npz") for folder in _FOLDERS for name in _FOLDERS[folder]}
 
 
@@ -159,7 +172,7 @@ def read_arrays(path: Path, required: Sequence[str]) -> dict[str, NDArray[Any]]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = dict(archive)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise invalid_file(path, f"cannot be read: {error}") from error
     if missing := [name for name in required if name not in arrays]:
         raise invalid_file(path, f"has the arrays {sorted(arrays)}, but not {missing}")

@@ -2,6 +2,7 @@
 
 import os
 import re
+import struct
 from numbers import Integral
 from pathlib import Path
 
@@ -18,6 +19,8 @@ _WINDOW, _HOP, _N_FFT = 200, 80, 256  # 25 ms, every 10 ms
 _MAX_MELS = 80  # more bands than that would have some without a frequency
 _N_TEST_INDICES = 5
 _NAME = re.compile(r"(?P<digit>\d)_(?P<speaker>[a-z]+)_(?P<index>\d+)\.wav")
+# What scipy raises for damaged files; a NameError if there are no samples.
+_DAMAGE = ArithmeticError, EOFError, NameError, ValueError, struct.error
 _DESCRIPTION = (
     "Free Spoken Digit Dataset: recordings (items) by 6 speakers; the class is the spoken digit. "
     "Jackson et al. (CC BY-SA 4.0)."
@@ -115,7 +118,7 @@ def _read(path: Path) -> NDArray[np.float64]:
 
     try:
         rate, samples = wavfile.read(path)
-    except (ValueError, EOFError) as error:
+    except _DAMAGE as error:
         raise invalid_file(path, f"cannot be read: {error}") from error
     if rate != _RATE or samples.ndim != 1 or samples.dtype != np.int16:
         raise invalid_file(

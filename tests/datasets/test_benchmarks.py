@@ -1,3 +1,5 @@
+import io
+
 import numpy as np
 import pytest
 
@@ -142,7 +144,29 @@ def test_load_benchmark_rejects_pickled_objects(tmp_path):
     )
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", b"something else"])
+def content_of(save, *arguments):
+    """Return the content of a file that a function of numpy writes."""
+    file = io.BytesIO()
+    save(file, *arguments)
+    return file.getvalue()
+
+
+def with_damaged_stream(archive):
+    """Return an archive whose first compressed array cannot be decompressed."""
+    start = 30 + int.from_bytes(archive[26:28], "little") + int.from_bytes(archive[28:30], "little")
+    return archive[:start] + b"\xff" + archive[start + 1 :]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"PK\x03\x04 cut short",
+        b"something else",
+        with_damaged_stream(content_of(np.savez_compressed, np.arange(9.0))),
+        content_of(np.save, np.arange(9.0)),
+    ],
+)
 def test_load_benchmark_rejects_damaged_file(tmp_path, content):
     path = write(tmp_path, "musk1", {})
     path.write_bytes(content)

@@ -80,9 +80,12 @@ def test_load_fsdd_rejects(tmp_path):
     for name, value in {"patch_hop": 0, "n_mels": 81, "patch_frames": 2.5}.items():
         with pytest.raises(ValueError, match=f"{name}={value} must be an int of at least 1"):
             load_fsdd(data_home=tmp_path, **{name: value})
-    (tmp_path / "fsdd/recordings/1_ann_1.wav").write_bytes(b"garbage")
-    with pytest.raises(ValueError, match=r"1_ann_1\.wav cannot be read: .* Replace it"):
-        load_fsdd(data_home=tmp_path)
+    content = (tmp_path / "fsdd/recordings/1_ann_0.wav").read_bytes()
+    no_samples, no_alignment = content[:36], content[:32] + bytes(2) + content[34:]
+    for damaged in (b"garbage", content[:20], no_samples, no_alignment):
+        (tmp_path / "fsdd/recordings/1_ann_1.wav").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"1_ann_1\.wav cannot be read: .* Replace it"):
+            load_fsdd(data_home=tmp_path)
 
 
 def test_every_mel_band_has_a_frequency():
