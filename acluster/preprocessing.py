@@ -108,16 +108,21 @@ class LocalFeatureTransformer(_SetsOut):
         Raises
         ------
         ValueError, TypeError
-            If X is not valid.
+            If X or `transformer` is not valid, or their modalities differ.
         """
         sets = self._check(X, reset=True)
         if y is not None:
             check_consistent_length(sets, y)
+        given = self.transformer
         if isinstance(sets, FeatureSets):
-            self.transformer_ = _fitted(self.transformer, sets, y)
+            if isinstance(given, dict):
+                raise ValueError(
+                    f"transformer has the modalities {[*given]}, but X is one modality without a "
+                    "name. Pass one transformer, or a dict of sets."
+                )
+            self.transformer_ = _fitted(given, sets, y)
             self._widths: dict[str, int] | None = None
             return self
-        given = self.transformer
         if not isinstance(given, dict):
             given = dict.fromkeys(sets.names, given)
         if set(given) != set(sets.names):
@@ -187,6 +192,11 @@ class LocalFeatureTransformer(_SetsOut):
 def _fitted(transformer: Any, sets: FeatureSets, y: ArrayLike | None) -> Any:
     if isinstance(transformer, str) and transformer == "passthrough":
         return transformer
+    if isinstance(transformer, type) or not hasattr(transformer, "fit"):
+        raise TypeError(
+            f"transformer={transformer!r} is neither a transformer, such as StandardScaler(), nor "
+            "'passthrough'."
+        )
     labels = None if y is None else np.repeat(np.asarray(y), sets.lengths, axis=0)
     return clone(transformer).fit(sets.packed()[0], labels)
 
@@ -323,14 +333,14 @@ class SetLookup(_SetsOut):
                 f"X has {column.shape[1]} columns; SetLookup expects one column of row numbers. "
                 "Select it with a ColumnTransformer."
             )
-        rows = column[:, 0].astype(np.int64)
-        wrong = np.flatnonzero((rows != column[:, 0]) | (rows < 0) | (rows >= len(sets)))
+        rows = column[:, 0]
+        wrong = np.flatnonzero((rows % 1 != 0) | (rows < 0) | (rows >= len(sets)))
         if len(wrong):
             raise ValueError(
-                f"X[{wrong[0]}] is {column[wrong[0], 0]}, which is not a row number; sets has "
+                f"X[{wrong[0]}] is {rows[wrong[0]]}, which is not a row number; sets has "
                 f"{len(sets)} items, with row numbers from 0 to {len(sets) - 1}."
             )
-        return sets[rows]
+        return sets[rows.astype(np.int64)]
 
     def get_feature_names_out(self, input_features: ArrayLike | None = None) -> NDArray[np.object_]:
         """Return the names of the columns of the sets: x0, x1, ..., modality after modality.

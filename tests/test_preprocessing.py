@@ -1,4 +1,4 @@
-"""LocalFeatureTransformer treats each local feature as one sample."""
+"""LocalFeatureTransformer treats each local feature as one sample; SetLookup finds sets."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.preprocessing import StandardScaler
 
 from acluster import FeatureSets, MultimodalFeatureSets
-from acluster.preprocessing import LocalFeatureTransformer
+from acluster.preprocessing import LocalFeatureTransformer, SetLookup
 from acluster.sets import with_extraction
 from tests.conftest import make_sets
 
@@ -67,6 +67,19 @@ def test_transform_rejects_transformer_that_drops_rows():
         LocalFeatureTransformer(DropsRows()).fit_transform(make_sets()[0])
 
 
+@pytest.mark.parametrize("transformer", ["pass_through", PCA, None, {"rgb": "scale"}])
+def test_fit_rejects_what_is_no_transformer(transformer):
+    X = make_sets()[0]
+    given = MultimodalFeatureSets({"rgb": X}) if isinstance(transformer, dict) else X
+    with pytest.raises(TypeError, match=r"^transformer=.* is neither a transformer, such as"):
+        LocalFeatureTransformer(transformer).fit(given)
+
+
+def test_fit_rejects_a_dict_of_transformers_for_sets_without_a_name():
+    with pytest.raises(ValueError, match=r"modalities \['rgb'\], but X is one modality without"):
+        LocalFeatureTransformer({"rgb": PCA(2)}).fit(make_sets()[0])
+
+
 def test_fit_passes_missing_values_to_an_imputer():
     X = [np.array([[1.0, np.nan], [3.0, 4.0]]), np.array([[5.0, 6.0]])]
     imputed = LocalFeatureTransformer(SimpleImputer()).fit_transform(X)
@@ -115,3 +128,13 @@ def test_transform_rejects_features_extracted_otherwise():
     other = {"view": {"kind": "Frames"}, "backbone": {"module": "a:Net", "weights": "ff"}}
     with pytest.raises(ValueError, match=r"'rgb': .*backbone.weights is 'ff', but in fit .*'0f'"):
         transformer.transform(MultimodalFeatureSets(sets | {"rgb": with_extraction(X, other)}))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("row", [0.5, -1, 60, 1e300])
+def test_lookup_rejects_what_is_no_row_number(row):
+    X, _ = make_sets(n=60)
+    lookup = SetLookup(X).fit([[0], [59]])
+    assert lookup.transform(np.array([[3.0], [3.0]])).lengths.tolist() == [len(X[3])] * 2
+    with pytest.raises(ValueError, match=r"X\[1\] is .*, which is not a row number; sets has 60"):
+        lookup.transform([[3], [row]])
