@@ -16,7 +16,14 @@ from acluster.inspection._bars import (
     smallest_gap,
 )
 from acluster.inspection._diversity import order_by_similarity
-from acluster.inspection._item import attend, by_modality, check_units, index, match_modalities
+from acluster.inspection._item import (
+    attend,
+    by_modality,
+    check_positions,
+    check_units,
+    index,
+    match_modalities,
+)
 from acluster.inspection._thumbnails import check_image, gray_limits
 
 _BAR_HEIGHT = 0.9  # of the largest weight, as a fraction of the height of a row
@@ -97,23 +104,13 @@ class AttentionDisplay:
         self.thumbnails = match_modalities(names, thumbnails, "thumbnails")
         self.times = match_modalities(names, times, "times")
         self.time_unit = time_unit
-        for kind, given in (("thumbnails", self.thumbnails), ("times", self.times)):
-            for name, values in given.items():
-                n_expected = len(self.attention[name])
-                if values is not None and len(values) != n_expected:
-                    raise ValueError(
-                        f"{kind}{index(name)} has {len(values)} entries, but the item has "
-                        f"{n_expected} local features. Pass one per local feature, in their order."
-                    )
+        for name, given in self.times.items():
+            if given is not None:
+                n_features = len(self.attention[name])
+                self.times[name] = check_positions(given, f"times{index(name)}", n_features)
         for name, images in self.thumbnails.items():
-            if images is not None and len(images) > MAX_BINS:
-                raise ValueError(
-                    f"thumbnails{index(name)} has {len(images)} images, too many to see; draw at "
-                    f"most {MAX_BINS} local features. Choose some: from_attention(attention"
-                    "[rows], thumbnails=[thumbnails[i] for i in rows])."
-                )
-            for image in [] if images is None else images:
-                check_image(np.asarray(image))
+            if images is not None:
+                _check_thumbnails(images, index(name), len(self.attention[name]))
 
     @classmethod
     def from_estimator(
@@ -270,6 +267,23 @@ class AttentionDisplay:
         ]
 
 
+def _check_thumbnails(images: Sequence[ArrayLike], where: str, n_features: int) -> None:
+    """Raise a ValueError unless there is an image per local feature, and not too many to see."""
+    if len(images) != n_features:
+        raise ValueError(
+            f"thumbnails{where} has {len(images)} entries, but the item has {n_features} local "
+            "features. Pass one per local feature, in their order."
+        )
+    if len(images) > MAX_BINS:
+        raise ValueError(
+            f"thumbnails{where} has {len(images)} images, too many to see; draw at most "
+            f"{MAX_BINS} local features. Choose some: from_attention(attention[rows], "
+            "thumbnails=[thumbnails[i] for i in rows])."
+        )
+    for image in images:
+        check_image(np.asarray(image))
+
+
 def _choose_units(
     units: Sequence[int] | None, a: NDArray[Any], modality: str | None
 ) -> NDArray[Any]:
@@ -300,11 +314,11 @@ def _draw_map(axes: Any, a: NDArray[Any], thumbnails: Sequence[ArrayLike], cmap:
 
 
 def _draw_bars(
-    axes: Any, a: NDArray[Any], times: ArrayLike | None, unit: str | None, default_gap: float
+    axes: Any, a: NDArray[Any], times: NDArray[Any] | None, unit: str | None, default_gap: float
 ) -> None:
     """Draw the weights as bars, one row per unit, scaled by the largest weight of all."""
     n_features, n_units = a.shape
-    x = np.arange(n_features) if times is None else np.asarray(times, dtype=float)
+    x: NDArray[Any] = np.arange(n_features) if times is None else times
     label = "local feature" if times is None else "time" if unit is None else f"time ({unit})"
     heights = a * (_BAR_HEIGHT / max(a.max(initial=0), np.finfo(float).tiny))
     rows = n_units - 1 - np.arange(n_units)

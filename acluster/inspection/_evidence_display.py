@@ -14,9 +14,9 @@ from acluster.inspection._item import (
     as_columns,
     by_modality,
     check_one_item,
+    check_positions,
     index,
     match_modalities,
-    number_column,
 )
 from acluster.inspection._map_frame import MapFrame, choose_modality
 
@@ -154,7 +154,7 @@ class EvidenceDisplay:
             shown = [self._choose_with_thumbnails(shown)]
         self.names = shown
         self.seconds = {
-            name: number_column(found[name], "seconds", len(values[name]))
+            name: check_positions(found[name]["seconds"], "places['seconds']", len(values[name]))
             for name in shown
             if "seconds" in found.get(name, {})
         }

@@ -56,7 +56,7 @@ class ItemEvidence:
         Raises
         ------
         ValueError
-            If they have not, or a value is not finite.
+            If they have not.
         """
         labels = label_array(classes)
         if labels.ndim != 1 or not len(labels):
@@ -68,8 +68,6 @@ class ItemEvidence:
                     f"{where} has {own.shape[1]} columns, but classes has {len(labels)} labels. "
                     "Pass the classes of local_evidence(X, classes), in their order."
                 )
-            if not np.isfinite(own).all():
-                raise ValueError(f"{where} has a value that is not finite.")
         wide = {name: own.astype(np.float64) for name, own in by_modality.items()}
         pairs = ("constants", constants), ("probabilities", probabilities)
         numbers = [_per_class(given, name, len(labels)) for name, given in pairs]

@@ -80,26 +80,29 @@ def as_columns(places: Any) -> Any:
     return places
 
 
-def number_column(places: Any, name: str, n_features: int) -> NDArray[np.float64]:
-    """Return a column of the places of one item, a finite number per local feature.
+def check_positions(given: Any, parameter: str, n_features: int) -> NDArray[np.float64]:
+    """Return positions of the local features of one item, a finite number for each.
 
     Raises
     ------
     ValueError
-        If the column has another length, or a value is not finite.
+        If their number is another one, or a value is not a finite number.
     """
-    column = np.asarray(places[name], dtype=np.float64)
-    if column.shape != (n_features,):
+    try:
+        positions = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{parameter} must hold numbers: {error}.") from None
+    if positions.shape != (n_features,):
         raise ValueError(
-            f"places[{name!r}] has shape {column.shape}, but the item has {n_features} local "
+            f"{parameter} has shape {positions.shape}, but the item has {n_features} local "
             "features. Pass one number per local feature, in their order."
         )
-    if not np.isfinite(column).all():
-        i = int(np.flatnonzero(~np.isfinite(column))[0])
+    if not np.isfinite(positions).all():
+        i = int(np.flatnonzero(~np.isfinite(positions))[0])
         raise ValueError(
-            f"places[{name!r}] is {column[i]} for local feature {i}; a position must be finite."
+            f"{parameter} is {positions[i]} for local feature {i}; a position must be finite."
         )
-    return column
+    return positions
 
 
 def check_one_item(container: Any, parameter: str) -> None:
@@ -161,7 +164,7 @@ def by_modality(
     Raises
     ------
     ValueError
-        If there is no modality, or the values do not have two dimensions.
+        If there is no modality, or the values do not have two dimensions or are not finite.
     """
     if isinstance(values, Mapping):
         found: dict[str | None, NDArray[Any]] = {k: np.asarray(a) for k, a in values.items()}
@@ -175,6 +178,10 @@ def by_modality(
                 f"{parameter}{index(name)} has shape {a.shape}; expected {shape} of one item. Pass "
                 f"one item of the result: {method}(X)[0]."
             )
+        if a.dtype.kind not in "buif":
+            raise ValueError(f"{parameter}{index(name)} has dtype {a.dtype}; pass real numbers.")
+        if not np.isfinite(a).all():
+            raise ValueError(f"{parameter}{index(name)} has a value that is not finite.")
     return found
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acluster.inspection._axes import as_axes
-from acluster.inspection._item import as_columns, number_column
+from acluster.inspection._item import as_columns, check_positions
 from acluster.inspection._layouts import Layout, find_layout
 from acluster.inspection._thumbnails import check_image
 
@@ -165,7 +165,7 @@ def _coordinates(places: Any, n_features: int) -> tuple[NDArray[Any], NDArray[An
             f"places has the columns {[*places]}, but a map needs 'x' and 'y'. For times, draw an "
             "AttentionDisplay, or an EvidenceDisplay with kind='rows'."
         )
-    x, y = (number_column(places, name, n_features) for name in ("x", "y"))
+    x, y = (check_positions(places[name], f"places[{name!r}]", n_features) for name in ("x", "y"))
     return x, y
 
 

@@ -248,6 +248,7 @@ def test_attention_map_display_draws_100_000_tiles_fast():
     [
         ({"attention": {"rgb": weights(20)}}, TypeError, r"dict of the modalities \['rgb'\]"),
         ({"attention": np.ones(3)}, ValueError, r"attention has shape \(3,\)"),
+        ({"attention": np.full((20, 1), np.nan)}, ValueError, r"a value that is not finite"),
         ({"places": np.ones((20, 2))}, TypeError, r"places has type ndarray; .*X\.places\[\[i\]\]"),
         ({"places": None}, TypeError, r"places has type NoneType"),
         ({"places": {"seconds": [0]}}, ValueError, r"the columns \['seconds'\], but a map needs"),

@@ -326,7 +326,12 @@ def test_displays_reject_search_with_remedy():
             {"thumbnails": np.ones((2, 4, 4))},
             r"thumbnails has 2 entries, but .* 3 local",
         ),
-        (np.ones((3, 1)), {"times": [0, 1]}, r"times has 2 entries, but the item has 3"),
+        (np.ones((3, 1)), {"times": [0, 1]}, r"times has shape \(2,\), but the item has 3"),
+        (np.ones((3, 1)), {"times": [0, np.nan, 1]}, r"times is nan for local feature 1"),
+        (np.ones((300, 1)), {"times": np.full(300, np.inf)}, r"times is inf for local feature 0"),
+        (np.ones((3, 1)), {"times": ["a", "b", "c"]}, r"times must hold numbers"),
+        (np.full((300, 2), np.nan), {}, r"attention has a value that is not finite"),
+        ({"a": np.array([["x"]])}, {}, r"attention\['a'\] has dtype <U1; pass real numbers"),
         (
             {"a": np.ones((3, 1)), "b": np.ones((2, 1))},
             {"times": [0, 1]},

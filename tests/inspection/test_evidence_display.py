@@ -435,6 +435,7 @@ def test_evidence_display_draws_items_without_evidence(n):
         ({"evidence": np.ones(3)}, r"evidence has shape \(3,\); expected \(L, C\).*local_evidence"),
         ({"evidence": {}}, r"evidence is an empty dict"),
         ({"evidence": np.full((20, 2), np.nan)}, r"evidence has a value that is not finite"),
+        ({"evidence": np.full((20, 2), 1j)}, r"evidence has dtype complex128; pass real numbers"),
         ({"classes": ["a"]}, r"evidence has 2 columns, but classes has 1 labels"),
         ({"classes": "ab"}, r"classes='ab' must be a list"),
         ({"constants": [1.0]}, r"constants has shape \(1,\), but there are 2 classes.*total\[i\]"),
