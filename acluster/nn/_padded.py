@@ -22,7 +22,8 @@ class PaddedNetwork(nn.Module):
     Parameters
     ----------
     network : IntegrationNetwork
-        The network to export. All its integrations must be attention clusters.
+        The network to export. All its integrations must be attention clusters. Late fusion
+        (`ScoreFusionNetwork`) is not supported.
 
     stand_ins : sequence of (Tensor of shape (M,), or None)
         For each modality, the local feature to use in place of a missing set. With None, a
@@ -31,7 +32,8 @@ class PaddedNetwork(nn.Module):
     Raises
     ------
     TypeError
-        If an integration of the network is not an attention cluster.
+        If an integration of the network is not an attention cluster, or the network computes its
+        logits in another way than `IntegrationNetwork`.
 
     Examples
     --------
@@ -44,6 +46,11 @@ class PaddedNetwork(nn.Module):
 
     def __init__(self, network: IntegrationNetwork, stand_ins: Sequence[Tensor | None]) -> None:
         super().__init__()
+        if getattr(type(network), "forward", None) is not IntegrationNetwork.forward:
+            raise TypeError(
+                f"{type(network).__name__} does not compute logits as IntegrationNetwork does. "
+                "Pass an IntegrationNetwork, or each member of an ensemble."
+            )
         self.network = network
         for integration in network.integrations:
             if not isinstance(integration, AttentionCluster):

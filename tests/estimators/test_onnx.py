@@ -12,7 +12,13 @@ import torch
 from sklearn.exceptions import NotFittedError
 
 from acluster import AttentionClusterClassifier, FeatureSets, MultimodalAttentionClusterClassifier
-from acluster.nn import IntegrationNetwork, PaddedNetwork
+from acluster.nn import (
+    AttentionCluster,
+    EnsembleNetwork,
+    IntegrationNetwork,
+    PaddedNetwork,
+    ScoreFusionNetwork,
+)
 from acluster.rivals import AverageClassifier
 from tests.conftest import make_sets
 
@@ -221,6 +227,17 @@ def test_padded_network_rejects_other_integrations():
     clf = AverageClassifier(max_iter=1, tol=None).fit(X, y)
     with pytest.raises(TypeError, match=r"Average is not an attention cluster"):
         PaddedNetwork(clf.network_, [None])
+
+
+def test_padded_network_rejects_networks_with_other_logits():
+    cluster = AttentionCluster(4, cluster_size=2)
+    late = ScoreFusionNetwork([cluster], n_outputs=3, is_softmax=True)
+    ensemble = EnsembleNetwork([IntegrationNetwork([cluster], n_outputs=3)], is_softmax=True)
+    for network in (late, ensemble, cluster):
+        name = type(network).__name__
+        with pytest.raises(TypeError, match=f"{name} does not compute logits as Integration"):
+            PaddedNetwork(network, [None])
+    PaddedNetwork(ensemble.members[0], [None])
 
 
 def test_to_torch_returns_a_copy():
