@@ -1,5 +1,6 @@
 """Permutation importance of modalities."""
 
+from collections.abc import Mapping
 from numbers import Integral
 from typing import Any
 
@@ -52,7 +53,7 @@ def modality_importance(
     Raises
     ------
     TypeError
-        If X is not a `MultimodalFeatureSets`.
+        If X is not a `MultimodalFeatureSets`, or `scoring` gives several scores.
 
     ValueError
         If X has fewer than two modalities, or `n_repeats` is less than 1.
@@ -102,6 +103,8 @@ def modality_importance(
     score = check_scoring(estimator, scoring)
     rng = check_random_state(random_state)
     baseline = score(estimator, X, y)
+    if isinstance(baseline, Mapping):
+        raise TypeError(f"scoring={scoring!r} gives several scores, {[*baseline]}. Pass one.")
 
     def decrease(name: str) -> float:
         return baseline - score(estimator, _shuffled(X, name, rng), y)

@@ -433,6 +433,8 @@ def test_modality_importance_rejects(fitted, fitted_multimodal):
         modality_importance(clf, X[["frames"]], y)
     with pytest.raises(ValueError, match=r"n_repeats=0 must be an int"):
         modality_importance(clf, X, y, n_repeats=0)
+    with pytest.raises(TypeError, match=r"gives several scores, \['accuracy', 'f1_macro'\]"):
+        modality_importance(clf, X, y, scoring=["accuracy", "f1_macro"])
 
 
 def test_displays_name_the_extra_without_matplotlib(monkeypatch):
