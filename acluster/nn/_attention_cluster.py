@@ -88,6 +88,7 @@ class HiddenFeatures(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(n_features, hidden_features))
         self.bias = nn.Parameter(torch.empty(hidden_features))
+        self.reset_parameters()
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Initialize W and b uniformly within ±1/√M."""

@@ -16,6 +16,7 @@ from acluster.nn import (
     _compiled,
     attention_weights,
 )
+from acluster.nn.integrations import EfficientProbing, NetVLAD, SetTransformer
 from tests import reference
 
 pytestmark = pytest.mark.numerical
@@ -145,6 +146,19 @@ def test_hidden_features_gradcheck(implementation, features_need_gradient, shift
 
     values.requires_grad_(features_need_gradient)
     assert torch.autograd.gradcheck(g, (values, *parameters))
+
+
+def test_new_modules_are_initialized(monkeypatch):
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *args, **kw: empty(*args, **kw).fill_(torch.nan))
+    for module in (
+        AttentionCluster(4, 3, weighting="fc2", hidden_features=2),
+        EfficientProbing(4, n_queries=2),
+        NetVLAD(4, n_centres=2, hidden_size=3),
+        SetTransformer(4, n_seeds=2, hidden_size=4, n_heads=2),
+    ):
+        for name, parameter in module.named_parameters():
+            assert parameter.isfinite().all(), (type(module).__name__, name)
 
 
 def test_hidden_features_are_drawn_last_and_as_by_torch():

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from acluster.nn._integration import Integration
+from acluster.nn._weighting import uniform_
 from acluster.nn.integrations._batch_norm import BatchNorm
 from acluster.nn.pooling import attend
 
@@ -47,6 +48,7 @@ class EfficientProbing(Integration):
         width = max(1, n_features // n_queries)
         self.queries = nn.Linear(n_features, n_queries, bias=False)
         self.values = nn.Parameter(torch.empty(n_queries, n_features, width))
+        uniform_(self.values, self.values.shape[1], None)
         self.norm = BatchNorm(n_queries * width, affine=False)
         self.global_size = n_queries * width
 

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from acluster.nn._integration import Integration
+from acluster.nn._weighting import uniform_
 from acluster.nn.integrations._batch_norm import BatchNorm
 
 
@@ -56,6 +57,7 @@ class NetVLAD(Integration):
         self.assign = nn.Linear(n_features, n_centres, bias=False)
         self.assign_norm = BatchNorm(n_centres)
         self.centres = nn.Parameter(torch.empty(n_centres, n_features))
+        uniform_(self.centres, self.centres.shape[1], None)
         self.layer = nn.Linear(n_centres * n_features, hidden_size)
         self.gate = nn.Linear(hidden_size, hidden_size)
         self.global_size = hidden_size

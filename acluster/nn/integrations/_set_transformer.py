@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from acluster.nn._integration import Integration
+from acluster.nn._weighting import uniform_
 from acluster.nn.integrations._sequences import padded
 
 
@@ -60,6 +61,7 @@ class SetTransformer(Integration):
             )
         self.n_heads = n_heads
         self.seeds = nn.Parameter(torch.empty(n_seeds, hidden_size))
+        uniform_(self.seeds, self.seeds.shape[1], None)
         self.embed = nn.Linear(n_features, hidden_size)
         self.query, self.key, self.value, self.mix = (
             nn.Linear(hidden_size, hidden_size) for _ in range(4)
