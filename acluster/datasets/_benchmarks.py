@@ -62,16 +62,9 @@ _FOLDERS = {
 }
 # What numpy, zipfile and zlib raise for damaged archives, and for files of another kind.
 _DAMAGE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    ArithmeticError,
-    EOFError,
-    LookupError,
-    NotImplementedError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-)
+    zipfile.BadZipFile, zlib.error, ArithmeticError, EOFError, LookupError, NotImplementedError,
+    SyntaxError, TypeError, ValueError,
+)  # fmt: skip
 _PATHS = {name: Path(folder, f"{name}.npz") for folder in _FOLDERS for name in _FOLDERS[folder]}
 
 
