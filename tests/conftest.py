@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 
 os.environ["SCIPY_ARRAY_API"] = "1"  # array_api_dispatch needs it before scipy is imported
@@ -17,6 +18,9 @@ from acluster.training import CompiledStep, Trainer
 # Nets this small run faster on one thread, and the suite runs in several processes.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start
+
+# The processes that a fork server starts need not import these again.
+multiprocessing.set_forkserver_preload(["hypothesis", "pytest", "sklearn.model_selection", "torch"])
 
 # How long an example takes depends on the processor and its load, and says nothing of the code.
 settings.register_profile("any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -160,7 +160,6 @@ def n_kept(folder):
 
 def test_fit_resumes_after_sigkill_to_the_same_bits(tmp_path):
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "acluster.rivals", "sklearn.callback"])
     rng = np.random.default_rng(0)
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
