@@ -6,7 +6,7 @@ passes over memory once per operation. One thread adds up the rows of a set, in 
 that results are bit-identical for any number of threads.
 
 Numba is an optional dependency (the extra "fast"). It compiles the kernels on first use, which
-takes some seconds, and caches the result on disk.
+takes up to half a minute, and caches the result on disk.
 """
 
 from typing import Any
