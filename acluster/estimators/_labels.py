@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -137,13 +137,12 @@ def label_numbers(classifier: Any, labels: NDArray[np.object_], parameter: str) 
         If the classifier does not know a label.
     """
     classes, names = classifier.classes_.tolist(), list(getattr(classifier, "label_names_", []))
-    positions = []
+    numbers = {label: i for known in (classes, names) for i, label in enumerate(known)}
     for label in labels.tolist():
-        if label not in classes and label not in names:
+        if not isinstance(label, Hashable) or label not in numbers:
             shown = f"{classes!s:.200}" + (f" and the labels {names!s:.200}" if names else "")
             raise ValueError(f"{parameter} has {label!r}, but the classifier knows {shown}.")
-        positions.append(names.index(label) if label in names else classes.index(label))
-    return positions
+    return [numbers[label] for label in labels.tolist()]
 
 
 class LabelledClassifierMixin(ClassifierMixin):

@@ -247,8 +247,7 @@ def _check_frame(X: Any) -> None:
 def _to_modality(X: Any) -> FeatureSets:
     """Convert one modality of a mapping; an item may lack it, as None or as an empty set."""
     _check_is_sequence(X)
-    is_list = isinstance(X, list | tuple) or getattr(X, "dtype", None) == np.dtype(object)
-    if is_list and any(map(is_missing, X)):
+    if _is_listed(X) and any(map(is_missing, X)):
         return sets_with_missing(list(X))
     return _one_row_per_set(X) if _is_table(X) else _to_sets(X)
 
@@ -290,8 +289,12 @@ def _without_absent(items: Iterable[Any], names: Collection[str]) -> list[Any]:
 
 def _is_absent(X: Any) -> bool:
     """Whether all items lack a modality, as None."""
-    is_list = isinstance(X, list | tuple) or getattr(X, "dtype", None) == np.dtype(object)
-    return is_list and len(X) > 0 and all(map(is_missing, X))
+    return _is_listed(X) and len(X) > 0 and all(map(is_missing, X))
+
+
+def _is_listed(X: Any) -> bool:
+    """Whether X has an object per item, so that some may be missing."""
+    return isinstance(X, list | tuple) or getattr(X, "dtype", None) == np.dtype(object)
 
 
 def _no_features(n_items: int, width: int) -> FeatureSets:

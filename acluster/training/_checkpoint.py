@@ -58,10 +58,6 @@ class Checkpoint:
     ) -> None:
         if not isinstance(folder, str | os.PathLike):
             raise TypeError(f"checkpoint_dir={folder!r:.80} is not the path of a folder.")
-        if Path(folder).exists() and not Path(folder).is_dir():
-            raise NotADirectoryError(
-                f"checkpoint_dir={os.fspath(folder)!r} is a file. Pass a folder, which fit makes."
-            )
         if "://" in str(folder):  # else a folder called "s3:" would be made
             raise ValueError(
                 "checkpoint_dir is the address of object storage, but checkpoints are files. Pass "
@@ -72,6 +68,11 @@ class Checkpoint:
         self._ranks = ranks
         self._not_before = 0.0
         if ranks.rank == 0:
+            if Path(folder).exists() and not Path(folder).is_dir():
+                raise NotADirectoryError(
+                    f"checkpoint_dir={os.fspath(folder)!r} is a file. Pass a folder; fit makes it "
+                    "if it does not exist."
+                )
             self.path.parent.mkdir(parents=True, exist_ok=True)
             _remove_torn(self.path)
 

@@ -5,8 +5,8 @@ units. A unit's output, norm and gradient are computed while they are in the cac
 passes over memory once per operation. One thread adds up the rows of a set, in their order, so
 that results are bit-identical for any number of threads.
 
-Numba is an optional dependency (the extra "fast"). It compiles the kernels on first use, which
-takes up to half a minute, and caches the result on disk.
+Numba is an optional dependency (the extra "fast"). It compiles the kernels on first use, and
+caches the result on disk.
 """
 
 from typing import Any
