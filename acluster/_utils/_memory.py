@@ -119,3 +119,23 @@ def empty(shape: Sequence[int], like: Tensor, dtype: torch.dtype | None = None) 
         return torch.empty(tuple(shape), dtype=dtype, device=like.device)
     # NumPy has no bfloat16, so the buffer is passed to torch as bytes.
     return torch.from_numpy(pool.array((n_bytes,), np.dtype(np.uint8))).view(dtype).view(shape)
+
+
+def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a tensor in a dtype: itself, or a copy in memory that `empty` returns.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        A tensor without a graph: no gradient passes through the copy.
+
+    dtype : torch.dtype
+        The dtype of the result.
+
+    Returns
+    -------
+    Tensor
+    """
+    if tensor.dtype == dtype:
+        return tensor
+    return empty(tensor.shape, like=tensor, dtype=dtype).copy_(tensor)

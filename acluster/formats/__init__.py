@@ -1,6 +1,5 @@
 """Read local features from files that other tools wrote."""
 
-from acluster.formats._folders import SUBFOLDERS
 from acluster.formats._item import Item
 from acluster.formats._open import open_source
 from acluster.formats._readers import read_item

@@ -12,8 +12,6 @@ from acluster.formats._readers import READERS, read_item
 from acluster.formats._source import Source
 from acluster.sets import natural_key
 
-SUBFOLDERS = ("modalities", "items")
-
 Files = dict[str, Path]  # the file of each item, by its id
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from acluster._utils._generator import PartGenerator
-from acluster._utils._memory import empty
+from acluster._utils._memory import cast, empty
 from acluster.nn._compiled import available_for, run
 from acluster.nn._weighting import uniform_
 
@@ -140,7 +140,7 @@ class DropoutLinear(nn.Module):
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
         factored = self.factored_gradient and self.weight.numel() >= _MIN_FACTORED_SIZE
-        factors = x.to(dtype), self.weight, self._weight_as(dtype)
+        factors = x, self.weight, self._weight_as(dtype)
         product: Tensor = _MaskedProduct.apply(*factors, drawn, factored)
         return product, 1 / (1 - self.dropout) if drawn is not None else 1.0
 
@@ -148,7 +148,7 @@ class DropoutLinear(nn.Module):
         """Return the weight in another dtype, cached between the batches of a prediction."""
         weight = self.weight.detach()
         if dtype == weight.dtype or self.training:
-            return weight.to(dtype)
+            return cast(weight, dtype)
         # In-place changes, such as an optimizer step, increment `_version`.
         key = (weight.data_ptr(), self.weight._version, dtype)
         narrowed = self._narrowed  # another thread that predicts may clear it at any time
@@ -160,7 +160,7 @@ class DropoutLinear(nn.Module):
 
 
 class _MaskedProduct(torch.autograd.Function):
-    """``(x ∘ kept) W``, in the dtype of x and of `narrowed`, the weight cast to that dtype.
+    """``(x ∘ kept) W``, in the dtype of `narrowed`, the weight cast to that dtype.
 
     Autograd would store x, the mask and their product. This function stores the product and the
     bytes of the mask only.
@@ -171,8 +171,9 @@ class _MaskedProduct(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, narrowed: Tensor, drawn: Drawn | None, factored: bool
     ) -> Tensor:
         masked = x if drawn is None else _mask(x, *drawn, out=empty(x.shape, like=x))
+        masked = cast(masked, narrowed.dtype)
         ctx.save_for_backward(masked, narrowed, *(drawn or ()))
-        ctx.parameter, ctx.factored = weight, factored
+        ctx.parameter, ctx.factored, ctx.dtype = weight, factored, x.dtype
         return (masked @ narrowed).to(weight.dtype)
 
     @staticmethod
@@ -182,8 +183,8 @@ class _MaskedProduct(torch.autograd.Function):
         gradient = _without_subnormal(gradient).to(narrowed.dtype)
         d_x = d_weight = None
         if ctx.needs_input_grad[0]:
-            d_x = empty(masked.shape, like=gradient)
-            torch.mm(gradient, narrowed.T, out=d_x)
+            d_masked = empty(masked.shape, like=gradient)
+            d_x = cast(torch.mm(gradient, narrowed.T, out=d_masked), ctx.dtype)
             if drawn:
                 _mask(d_x, drawn[0], drawn[1], out=d_x)
         if ctx.needs_input_grad[1] and ctx.factored:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
+from acluster._utils._memory import cast
 from acluster.training._device import to_numpy_state, to_torch_state
 
 # Devices on which torch's fused Adam divides the gradients by `grad_scale` itself. It was made for
@@ -167,11 +168,11 @@ class Optimizer:
     def _divisor(self, max_grad_norm: float) -> Tensor | None:
         """Return the number to divide the gradients by, or None if they need no clipping."""
         dense_norm = nn.utils.get_total_norm(self._dense_gradients())
-        factored = [factors for p in self.parameters if (factors := _factors(p)) is not None]
+        factored = [tuple(map(_widened, f)) for p in self.parameters if (f := _factors(p))]
         if _is_on_cpu(dense_norm):
             # ‖DᵀG‖ ≤ ‖D‖ ‖G‖ is cheap and usually shows that nothing has to be clipped. On a GPU,
             # reading the result would stall the queue.
-            bounds = [_norm(D) * _norm(G) for D, G in factored]
+            bounds = [D.norm() * G.norm() for D, G in factored]
             if bool(self._total_norm([dense_norm, *bounds]) <= max_grad_norm):
                 return None
         norm = self._total_norm([dense_norm, *(_norm_of_product(D, G) for D, G in factored)])
@@ -304,13 +305,13 @@ def _rows_per_tile(parameter: Tensor) -> int:
     return max(1, _NUMBERS_PER_TILE // parameter[0].numel())
 
 
-def _norm(tensor: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32))
+def _widened(tensor: Tensor) -> Tensor:
+    """Return a tensor in at least float32, whose norms are accurate and take less time."""
+    return cast(tensor, torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _norm_of_product(D: Tensor, G: Tensor) -> Tensor:
     """Return ‖Dᵀ G‖₂ from the Gram matrices of D and G, each (n, n), without the product."""
-    D, G = (factor.to(torch.promote_types(factor.dtype, torch.float32)) for factor in (D, G))
     square = ((D @ D.T) * (G @ G.T)).sum()
     # Rounding can make the sum slightly negative when the true norm is near 0.
     return square.clamp(min=0).sqrt()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acluster._utils import _memory
-from acluster._utils._memory import Pool, empty
+from acluster._utils._memory import Pool, cast, empty
 
 
 def address(array):
@@ -115,6 +115,15 @@ class TestEmpty:
         del after
         assert len(pool._free_buffers()) == 0
         del mine
+        assert len(pool._free_buffers()) == 1
+
+    def test_cast_copies_into_memory_of_the_pool(self):
+        pool, given = Pool(), torch.randn(5, 8).T
+        with pool.active():
+            result = cast(given, torch.bfloat16)
+        assert torch.equal(result, given.to(torch.bfloat16))
+        assert cast(given, torch.float32) is given
+        del result
         assert len(pool._free_buffers()) == 1
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64])

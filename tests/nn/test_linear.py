@@ -161,6 +161,26 @@ def test_forward_uses_autocast_dtype():
         torch.testing.assert_close(layer(x), layer.float()(x), rtol=0.02, atol=0.04)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_narrow_products_drop_the_same_and_round_only(dtype):
+    layer, _ = drawn_layer(dropout=0.5, dtype=torch.float32)
+    found = []
+    for is_narrow in (False, True):
+        x = drawn_layer()[1].detach().to(dtype if is_narrow else torch.float32).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_narrow):
+            output = layer(x, torch.Generator().manual_seed(1))
+        output.backward(torch.linspace(-1, 1, 21).view(7, 3))
+        found.append((output, x.grad, layer.weight.grad))
+        layer.zero_grad()
+    (full, full_x, full_weight), (narrow, narrow_x, narrow_weight) = found
+    assert (narrow.dtype, narrow_x.dtype, narrow_weight.dtype) == (torch.float32, dtype, full.dtype)
+    assert torch.equal(narrow_x == 0, full_x == 0)
+    torch.testing.assert_close(narrow, full, rtol=0.02, atol=0.05)
+    torch.testing.assert_close(narrow_x.float(), full_x, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(narrow_weight, full_weight, rtol=0.02, atol=0.05)
+    assert not torch.equal(narrow, full)
+
+
 @pytest.mark.parametrize("factored", [False, True])
 def test_backward_avoids_subnormal_numbers(factored, monkeypatch):
     monkeypatch.setattr(_linear, "_MIN_FACTORED_SIZE", 1)
