@@ -316,16 +316,12 @@ def _parts(x: np.ndarray, y: np.ndarray) -> Iterator[np.ndarray]:
 
 def _cell_means(values: np.ndarray) -> np.ndarray:
     """Return the means over the cells, (B, 4, 4, …) in float64, of values (B, H, W, …)."""
-    rows, columns = (_cell_edges(size) for size in values.shape[1:3])
+    rows, columns = (np.arange(_N_CELLS + 1) * size // _N_CELLS for size in values.shape[1:3])
     narrow, wide = (np.int32, np.int64) if values.dtype.kind in "iu" else (np.float32, np.float64)
     bands = [values[:, rows[i] : rows[i + 1]].sum(axis=1, dtype=narrow) for i in range(_N_CELLS)]
     sums = np.add.reduceat(np.stack(bands, axis=1), columns[:-1], axis=2, dtype=wide)
     counts = np.outer(np.diff(rows), np.diff(columns))
     return sums / counts.reshape(1, _N_CELLS, _N_CELLS, *[1] * (values.ndim - 3))
-
-
-def _cell_edges(size: int) -> np.ndarray:
-    return np.arange(_N_CELLS + 1) * size // _N_CELLS
 
 
 def _rows(*parts: np.ndarray) -> np.ndarray:

@@ -74,7 +74,7 @@ def unwrapped(X: MultimodalFeatureSets) -> Any:
 def _evidence(estimator: Any, X: MultimodalFeatureSets, targets: NDArray[np.int64]) -> Scores:
     found = _by_modality(estimator.local_evidence(unwrapped(X), estimator.classes_))
     return {
-        name: np.take_along_axis(rows, _of_rows(X, name, targets)[:, None], axis=1)[:, 0]
+        name: rows[np.arange(len(rows)), np.repeat(targets, X[name].lengths)]
         for name, rows in found.items()
     }
 
@@ -135,7 +135,3 @@ def _by_modality(found: Any) -> Scores:
     if isinstance(found, FeatureSets):
         return {"features": found.packed()[0]}
     return {name: found[name].packed()[0] for name in found.names}
-
-
-def _of_rows(X: MultimodalFeatureSets, name: str, targets: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.repeat(targets, X[name].lengths)
