@@ -77,8 +77,10 @@ class DropoutLinear(nn.Module):
         self.reset_parameters()
 
     def train(self, mode: bool = True) -> DropoutLinear:
-        """Set training or evaluation mode, and drop the cached weight of another dtype."""
-        self._narrowed = None
+        """Set training or evaluation mode, after which a cached weight is no longer valid."""
+        narrowed = self._narrowed
+        # Predictions write it to the same memory again, which takes less time than new memory.
+        self._narrowed = None if mode or narrowed is None else (None, narrowed[1])
         return super().train(mode)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
@@ -133,9 +135,8 @@ class DropoutLinear(nn.Module):
         scale : float
             What makes up for the components that it drops.
         """
-        drawn = None
-        if self.training and self.dropout > 0:
-            drawn = _drawn_dropout(x, self.dropout, generator)
+        drops = self.training and self.dropout > 0
+        drawn = _drawn_dropout(x, self.dropout, generator) if drops else None
         dtype = self.weight.dtype
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
@@ -147,15 +148,18 @@ class DropoutLinear(nn.Module):
     def _weight_as(self, dtype: torch.dtype) -> Tensor:
         """Return the weight in another dtype, cached between the batches of a prediction."""
         weight = self.weight.detach()
-        if dtype == weight.dtype or self.training:
-            return cast(weight, dtype)
+        if dtype == weight.dtype or self.training or torch.is_grad_enabled():
+            return cast(weight, dtype)  # a backward pass may need it after the next change
         # In-place changes, such as an optimizer step, increment `_version`.
         key = (weight.data_ptr(), self.weight._version, dtype)
         narrowed = self._narrowed  # another thread that predicts may clear it at any time
         if narrowed is None or narrowed[0] != key:
-            # A tensor made in inference mode could not be used in a later backward pass.
-            with torch.inference_mode(False), torch.no_grad():
-                narrowed = self._narrowed = key, weight.to(dtype)
+            memory = None if narrowed is None else narrowed[1]
+            kind = dtype, weight.device, weight.shape
+            if memory is None or (memory.dtype, memory.device, memory.shape) != kind:
+                with torch.inference_mode(False):  # not for inference mode alone
+                    memory = torch.empty_like(weight, dtype=dtype)
+            narrowed = self._narrowed = key, memory.copy_(weight)
         return narrowed[1]
 
 

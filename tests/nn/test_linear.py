@@ -229,6 +229,41 @@ class Cleared(DropoutLinear):
 def test_cached_weight_may_be_cleared_by_another_thread_at_any_time():
     layer = Cleared(6, 2).eval()
     x = torch.ones(3, 6)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         outputs = [layer(x) for _ in range(8)]
     assert all(torch.equal(one, outputs[0]) for one in outputs)
+
+
+def narrow_output(layer, x):
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        return layer(x).clone()
+
+
+def test_cached_weight_keeps_its_memory_and_follows_every_change():
+    layer, x = drawn_layer(dtype=torch.float32)
+    before = narrow_output(layer.eval(), x)
+    address = layer._narrowed[1].data_ptr()
+    layer.weight.data.mul_(2)  # does not increment the version of the weight
+    after = narrow_output(layer.eval(), x)
+    torch.testing.assert_close(after - layer.bias, 2 * (before - layer.bias), rtol=0, atol=1e-5)
+    assert layer._narrowed[1].data_ptr() == address
+    with torch.no_grad():
+        layer.weight.zero_()
+    assert torch.equal(narrow_output(layer, x), layer.bias.expand(7, 3))
+    assert layer.train()._narrowed is None
+    layer.weight = nn.Parameter(torch.ones(40, 2))
+    layer.bias = nn.Parameter(torch.zeros(2))
+    expected = x.detach().bfloat16().float().sum(dim=1, keepdim=True).expand(7, 2)
+    torch.testing.assert_close(narrow_output(layer.eval(), x), expected, rtol=0.02, atol=0.02)
+
+
+def test_cached_weight_takes_no_part_in_backward_passes():
+    layer, x = drawn_layer(dtype=torch.float32)
+    narrow_output(layer.eval(), x)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = layer(x)
+    layer.weight.data.mul_(2)
+    narrow_output(layer.eval(), x)  # writes the cached weight anew
+    output.sum().backward()
+    expected = (layer.weight.detach() / 2).bfloat16().float().sum(dim=1).expand(7, 40)
+    torch.testing.assert_close(x.grad, expected, rtol=0.02, atol=0.02)
