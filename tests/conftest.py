@@ -1,3 +1,4 @@
+import gc
 import multiprocessing
 import os
 
@@ -70,6 +71,12 @@ def pytest_xdist_make_scheduler(config, log):
     from xdist.scheduler import WorkStealingScheduling
 
     return WorkStealingScheduling(config, log)
+
+
+def pytest_collection_finish():
+    """Keep collections of garbage from visiting what imports and pytest have made before tests."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")
