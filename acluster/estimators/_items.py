@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_consistent_length
+from sklearn.utils._param_validation import validate_parameter_constraints
 from sklearn.utils.validation import _check_sample_weight
 
 from acluster.estimators._labels import LabelCoding, check_labels, columns_of_fit, without_missing
@@ -21,6 +22,9 @@ from acluster.sets import (
     check_sets,
     text_columns,
 )
+
+# Of all parameters, those that predictions use. `fit` has checked them, but they may be set later.
+_FOR_PREDICTIONS = ("batch_size", "precision")
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,17 @@ def check_X(
 
     ensure_all_finite : bool or "deferred", default=True
         Whether NaN and infinity raise an error; "deferred" leaves this to the caller.
+
+    Raises
+    ------
+    ValueError
+        If X is invalid, or a parameter that predictions use was set to an invalid value after
+        `fit`.
     """
+    if seen is not None:
+        used = {one: vars(estimator)[one] for one in _FOR_PREDICTIONS if one in vars(estimator)}
+        constraints, caller = estimator._parameter_constraints, type(estimator).__name__
+        validate_parameter_constraints(constraints, used, caller)
     checks: dict[str, Any] = {"estimator": estimator, "ensure_all_finite": ensure_all_finite}
     if estimator._is_multimodal:
         return check_multimodal_sets(X, seen=seen, **checks)

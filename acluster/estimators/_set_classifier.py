@@ -429,7 +429,7 @@ class SetClassifier(
 
         ValueError
             If X is invalid, or its width differs from that seen in `fit`. Also if an output is
-            not finite.
+            not finite, or `batch_size` or `precision` was set to an invalid value after `fit`.
         """
         logits = self._logits(X, n_jobs)
         return self._coding.decide(logits)
@@ -460,7 +460,7 @@ class SetClassifier(
 
         ValueError
             If X is invalid, or its width differs from that seen in `fit`. Also if an output is
-            not finite.
+            not finite, or `batch_size` or `precision` was set to an invalid value after `fit`.
         """
         logits = self._logits(X, n_jobs)
         return self._coding.probabilities(logits)
@@ -490,7 +490,7 @@ class SetClassifier(
 
         ValueError
             If X is invalid, or its width differs from that seen in `fit`. Also if an output is
-            not finite.
+            not finite, or `batch_size` or `precision` was set to an invalid value after `fit`.
         """
         logits = self._logits(X, n_jobs)
         return logits[:, 0] if self._coding.kind == "binary" else logits
@@ -532,7 +532,7 @@ class SetClassifier(
 
         ValueError
             If X is invalid, or its width differs from that seen in `fit`. Also if an output is
-            not finite.
+            not finite, or `batch_size` or `precision` was set to an invalid value after `fit`.
 
         FileExistsError
             If `out` exists.
@@ -588,7 +588,7 @@ class SetClassifier(
 
         ValueError
             If X is invalid, or its width differs from that seen in `fit`. Also if an output is
-            not finite.
+            not finite, or `batch_size` or `precision` was set to an invalid value after `fit`.
 
         Examples
         --------

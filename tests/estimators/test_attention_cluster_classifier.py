@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from acluster import AttentionClusterClassifier, FeatureSets
+from acluster import AttentionClusterClassifier, FeatureSets, MultimodalAttentionClusterClassifier
 from acluster.training import OPTIMIZERS
 from tests.conftest import make_sets
 from tests.estimators.common import have_same_weights, quick
@@ -320,3 +320,22 @@ class TestNLocalFeatures:
         X, y = data
         whole, all_kept = quick(max_iter=3), quick(max_iter=3, n_local_features=100)
         assert have_same_weights(whole.fit(X, y), all_kept.fit(X, y))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"batch_size": 0}, {"batch_size": -3}, {"batch_size": 2.5}, {"precision": "half"}],
+    ids=str,
+)
+def test_outputs_reject_parameters_that_were_set_after_fit(changed):
+    X, y = make_sets()
+    clf = AttentionClusterClassifier(max_iter=1).fit(X, y).set_params(**changed)
+    [(name, value)] = changed.items()
+    outputs = ["predict", "predict_proba", "decision_function", "transform"]
+    for method in [*outputs, "attention_weights", "local_evidence"]:
+        with pytest.raises(ValueError, match=rf"'{name}' parameter .* Got {value!r} instead"):
+            getattr(clf, method)(X)
+    both = {"a": X, "b": X}
+    clf = MultimodalAttentionClusterClassifier(max_iter=1).fit(both, y).set_params(**changed)
+    with pytest.raises(ValueError, match=rf"'{name}' parameter .* Got {value!r} instead"):
+        clf.local_evidence(both)
