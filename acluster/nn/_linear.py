@@ -83,6 +83,10 @@ class DropoutLinear(nn.Module):
         self._narrowed = None if mode or narrowed is None else (None, narrowed[1])
         return super().train(mode)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state of a copy, which does not need the cached weight."""
+        return {**self.__dict__, "_narrowed": None}
+
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Initialize W and b uniformly within ±1/√in_features.
 

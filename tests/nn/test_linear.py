@@ -1,5 +1,8 @@
 """`DropoutLinear`: dropout, the linear layer, and its gradient, whole and in factors."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -255,6 +258,17 @@ def test_cached_weight_keeps_its_memory_and_follows_every_change():
     layer.bias = nn.Parameter(torch.zeros(2))
     expected = x.detach().bfloat16().float().sum(dim=1, keepdim=True).expand(7, 2)
     torch.testing.assert_close(narrow_output(layer.eval(), x), expected, rtol=0.02, atol=0.02)
+
+
+def test_copies_do_not_hold_the_cached_weight():
+    layer, x = drawn_layer(dtype=torch.float32)
+    size = len(pickle.dumps(layer.eval()))
+    expected = narrow_output(layer, x)
+    assert layer._narrowed is not None
+    assert len(pickle.dumps(layer)) == size
+    for copied in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert copied._narrowed is None
+        assert torch.equal(narrow_output(copied, x), expected)
 
 
 def test_cached_weight_takes_no_part_in_backward_passes():
