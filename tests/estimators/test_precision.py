@@ -190,10 +190,13 @@ def test_only_operations_that_gain_run_in_bfloat16(chosen, dtypes):
         clf.fit(X, y)
         assert dtypes == expected_dtypes(chosen)
         # Batches of other sizes, and a copy, compute as in `fit`.
-        for one, sets in ((clf, X), (clf, X[:1]), (pickle.loads(pickle.dumps(clf)), X)):
+        for one, sets in ((clf, X), (clf, X[:24]), (pickle.loads(pickle.dumps(clf)), X)):
             clear(dtypes)
-            one.predict(sets)
+            one.set_params(batch_size=30).predict(sets)
             assert dtypes == expected_dtypes(chosen)
+        clear(dtypes)
+        clf.predict(X[:23])  # casting the weight would take longer than the product
+        assert dtypes == expected_dtypes(set(chosen) - {"linear"})
         clear(dtypes)
         clf.transform(X)  # always in full precision
         assert dtypes["integration"] == {torch.float32}
