@@ -30,8 +30,7 @@ def logits_function(classifier: Any) -> Callable[..., torch.Tensor]:
     network = classifier.network_
 
     def logits(sets: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-        device = next(network.parameters()).device
-        operations = operations_of(classifier)
+        device, operations = next(network.parameters()).device, operations_of(classifier)
         if device.type == "cpu" and len(sets[0][1]) - 1 < _MIN_ITEMS_IN_BFLOAT16:
             operations = tuple(one for one in operations if one != "linear")
         with multiplying_in_bfloat16(device, operations):

@@ -67,8 +67,7 @@ def operations_of(classifier: Any) -> tuple[str, ...]:
         return ()
     # A GPU gains from bfloat16 in all of them. On a CPU, a model from a GPU uses full precision.
     is_on_cpu = next(classifier.network_.parameters()).device.type == "cpu"
-    chosen: tuple[str, ...] = classifier._in_bfloat16
-    return chosen if is_on_cpu else OPERATIONS
+    return tuple(classifier._in_bfloat16) if is_on_cpu else OPERATIONS
 
 
 def choose_operations(

@@ -78,9 +78,8 @@ class DropoutLinear(nn.Module):
 
     def train(self, mode: bool = True) -> DropoutLinear:
         """Set training or evaluation mode, after which a cached weight is no longer valid."""
-        narrowed = self._narrowed
         # Predictions write it to the same memory again, which takes less time than new memory.
-        self._narrowed = None if mode or narrowed is None else (None, narrowed[1])
+        self._narrowed = (None, kept[1]) if (kept := self._narrowed) and not mode else None
         return super().train(mode)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -138,15 +138,14 @@ def _kept_gain(key: str, trial: Trial) -> float:
     path = _path(key)
     if path is None:
         return _measure(trial)
-    gain = _read(path)
-    if gain is None:
-        gain = _measure(trial)
-        with suppress(OSError):  # the choice then holds for this process
-            _write(path, gain)
-        # Another process may have been first, and its measurement counts for both.
-        found = _read(path)
-        gain = gain if found is None else found
-    return gain
+    if (found := _read(path)) is not None:
+        return found
+    gain = _measure(trial)
+    with suppress(OSError):  # the choice then holds for this process
+        _write(path, gain)
+    # Another process may have been first, and its measurement counts for both.
+    found = _read(path)
+    return gain if found is None else found
 
 
 def _path(key: str) -> Path | None:
@@ -171,8 +170,7 @@ def _read(path: Path) -> float | None:
             gain = json.loads(file.read(_MAX_FILE_BYTES))["gain"]
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
-    is_gain = type(gain) is float and _SMALLEST <= gain <= _LARGEST
-    return gain if is_gain else None
+    return gain if type(gain) is float and _SMALLEST <= gain <= _LARGEST else None
 
 
 def _write(path: Path, gain: float) -> None:
@@ -197,8 +195,7 @@ def _write(path: Path, gain: float) -> None:
 def _take_away(path: Path, to: Path) -> None:
     """Remove a damaged file, unless another process has replaced it by a valid one meanwhile."""
     os.replace(path, to)
-    gain = _read(to)
-    if gain is not None:
+    if (gain := _read(to)) is not None:
         _link(to, path, json.dumps({"gain": gain}))
     to.unlink()
 
