@@ -112,7 +112,8 @@ class AttentionClusters(SetClassifier, ClusterParameters):
 
         ValueError
             If X is invalid, its width differs from that seen in `fit`, or a class is unknown. Also
-            if a result is not finite.
+            if a result is not finite, or `batch_size` or `precision` was set to an invalid value
+            after `fit`.
 
         See Also
         --------
