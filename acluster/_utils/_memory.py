@@ -40,6 +40,9 @@ class Pool:
         self._buffers: list[tuple[mmap.mmap, weakref.ref[NDArray[np.uint8]]]] = []
         self._lock = threading.Lock()
 
+    def __reduce__(self) -> tuple[type["Pool"], tuple[()]]:
+        return Pool, ()  # a copy has no buffers yet
+
     def array(self, shape: Sequence[int], dtype: np.dtype[Any]) -> NDArray[Any]:
         """Return an uninitialized array, on a free buffer if one has a suitable size."""
         n_bytes = math.prod(shape) * dtype.itemsize
@@ -136,6 +139,4 @@ def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     -------
     Tensor
     """
-    if tensor.dtype == dtype:
-        return tensor
-    return empty(tensor.shape, like=tensor, dtype=dtype).copy_(tensor)
+    return tensor if tensor.dtype == dtype else empty(tensor.shape, tensor, dtype).copy_(tensor)

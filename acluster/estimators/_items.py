@@ -68,7 +68,7 @@ def check_X(
         `fit`.
     """
     if seen is not None:
-        used = {one: vars(estimator)[one] for one in _FOR_PREDICTIONS if one in vars(estimator)}
+        used = {one: value for one, value in vars(estimator).items() if one in _FOR_PREDICTIONS}
         constraints, caller = estimator._parameter_constraints, type(estimator).__name__
         validate_parameter_constraints(constraints, used, caller)
     checks: dict[str, Any] = {"estimator": estimator, "ensure_all_finite": ensure_all_finite}

@@ -165,9 +165,8 @@ def _reason(shown: str, gain: float | Exception) -> str:
         return f"float32 for {shown} (bfloat16 could not be timed: {error:.200})"
     if _is_gain(gain):
         return f"bfloat16 for {shown} ({gain:.2f} times as fast)"
-    if gain >= 1:
-        return f"float32 for {shown} (bfloat16 would be {gain:.2f} times as fast)"
-    return f"float32 for {shown} (bfloat16 would take {1 / gain:.2f} times as long)"
+    times = f"be {gain:.2f} times as fast" if gain >= 1 else f"take {1 / gain:.2f} times as long"
+    return f"float32 for {shown} (bfloat16 would {times})"
 
 
 def _trials(

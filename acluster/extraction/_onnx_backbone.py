@@ -170,7 +170,7 @@ def _only_input(inputs: Sequence[Any], path: str) -> Any:
 
 def _chosen_output(outputs: Sequence[Any], output: str | None, path: str) -> str:
     names = [one.name for one in outputs]
-    listed = ", ".join(f"{one.name} {_shape(one.shape)}" for one in outputs)
+    listed = ", ".join(f"{one.name} ({', '.join(map(str, one.shape))})" for one in outputs)
     remedy = f"Choose one of {listed}, as in {path}#{names[0]}."
     if output is not None:
         if output not in names:
@@ -190,7 +190,3 @@ def _chosen_output(outputs: Sequence[Any], output: str | None, path: str) -> str
 def _is_for_classes(output: Any) -> bool:
     has_name = any(part in output.name.lower() for part in _NAMES_OF_CLASSES)
     return has_name or (len(output.shape) == 2 and output.shape[1] in _NUMBERS_OF_CLASSES)
-
-
-def _shape(shape: Sequence[Any]) -> str:
-    return f"({', '.join(str(length) for length in shape)})"

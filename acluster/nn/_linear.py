@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from acluster._utils._generator import PartGenerator
-from acluster._utils._memory import cast, empty
+from acluster._utils._memory import Pool, cast, empty
 from acluster.nn._compiled import available_for, run
 from acluster.nn._weighting import uniform_
 
@@ -74,12 +74,12 @@ class DropoutLinear(nn.Module):
         self.dropout = dropout
         self.factored_gradient = False
         self._narrowed: tuple[Any, Tensor] | None = None
+        self._pool = Pool()
         self.reset_parameters()
 
     def train(self, mode: bool = True) -> DropoutLinear:
-        """Set training or evaluation mode, after which a cached weight is no longer valid."""
-        # Predictions write it to the same memory again, which takes less time than new memory.
-        self._narrowed = (None, kept[1]) if (kept := self._narrowed) and not mode else None
+        """Set training or evaluation mode, and drop the cached weight of another dtype."""
+        self._narrowed = None  # its memory stays in the pool, for the next predictions
         return super().train(mode)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -151,18 +151,15 @@ class DropoutLinear(nn.Module):
     def _weight_as(self, dtype: torch.dtype) -> Tensor:
         """Return the weight in another dtype, cached between the batches of a prediction."""
         weight = self.weight.detach()
-        if dtype == weight.dtype or self.training or torch.is_grad_enabled():
-            return cast(weight, dtype)  # a backward pass may need it after the next change
+        if dtype == weight.dtype or self.training:
+            return cast(weight, dtype)
         # In-place changes, such as an optimizer step, increment `_version`.
         key = (weight.data_ptr(), self.weight._version, dtype)
         narrowed = self._narrowed  # another thread that predicts may clear it at any time
         if narrowed is None or narrowed[0] != key:
-            memory = None if narrowed is None else narrowed[1]
-            kind = dtype, weight.device, weight.shape
-            if memory is None or (memory.dtype, memory.device, memory.shape) != kind:
-                with torch.inference_mode(False):  # not for inference mode alone
-                    memory = torch.empty_like(weight, dtype=dtype)
-            narrowed = self._narrowed = key, memory.copy_(weight)
+            # A tensor made in inference mode could not be used in a later backward pass.
+            with torch.inference_mode(False), torch.no_grad(), self._pool.active():
+                narrowed = self._narrowed = key, cast(weight, dtype)
         return narrowed[1]
 
 

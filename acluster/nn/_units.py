@@ -70,7 +70,8 @@ class UnitsNetwork(IntegrationNetwork):
         self, network: IntegrationNetwork, rank: int, size: int, total: Callable[[Tensor], Tensor]
     ) -> None:
         clusters = _clusters(network)
-        units = [_own_units(cluster.cluster_size, rank, size) for cluster in clusters]
+        sizes = [cluster.cluster_size for cluster in clusters]
+        units = [slice(n * rank // size, n * (rank + 1) // size) for n in sizes]
         linear = network.linear
         # On the meta device torch draws no random numbers, so its global state does not change.
         with torch.device("meta"):
@@ -263,10 +264,6 @@ class _Total(torch.autograd.Function):
 def _clusters(network: IntegrationNetwork) -> list[AttentionCluster]:
     integrations: Sequence[Integration] = network.integrations
     return [one for one in integrations if isinstance(one, AttentionCluster)]
-
-
-def _own_units(n_units: int, rank: int, size: int) -> slice:
-    return slice(n_units * rank // size, n_units * (rank + 1) // size)
 
 
 def _scaled(units: slice, n: int) -> slice:

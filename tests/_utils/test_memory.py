@@ -1,7 +1,9 @@
 """The buffer pool: memory is reused, but never while an array still uses it."""
 
+import copy
 import gc
 import os
+import pickle
 import threading
 
 import numpy as np
@@ -94,6 +96,14 @@ def test_array_outlives_pool():
     gc.collect()
     array[:] = 7
     assert array.sum() == 7000
+
+
+def test_copies_of_a_pool_have_no_buffers():
+    pool = Pool()
+    array = pool.array((10,), np.dtype(np.int64))
+    for copied in (copy.deepcopy(pool), pickle.loads(pickle.dumps(pool))):
+        assert copied._buffers == []
+        assert address(copied.array((10,), np.dtype(np.int64))) != address(array)
 
 
 class TestEmpty:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from acluster._utils import _memory
 from acluster.nn import DropoutLinear, _compiled, _linear
 from acluster.nn._linear import _drawn_dropout, _mask
 
@@ -232,7 +233,7 @@ class Cleared(DropoutLinear):
 def test_cached_weight_may_be_cleared_by_another_thread_at_any_time():
     layer = Cleared(6, 2).eval()
     x = torch.ones(3, 6)
-    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+    with torch.autocast("cpu", torch.bfloat16):
         outputs = [layer(x) for _ in range(8)]
     assert all(torch.equal(one, outputs[0]) for one in outputs)
 
@@ -242,7 +243,8 @@ def narrow_output(layer, x):
         return layer(x).clone()
 
 
-def test_cached_weight_keeps_its_memory_and_follows_every_change():
+def test_cached_weight_keeps_its_memory_and_follows_every_change(monkeypatch):
+    monkeypatch.setattr(_memory, "_MIN_POOLED_BYTES", 64)
     layer, x = drawn_layer(dtype=torch.float32)
     before = narrow_output(layer.eval(), x)
     address = layer._narrowed[1].data_ptr()
@@ -271,13 +273,14 @@ def test_copies_do_not_hold_the_cached_weight():
         assert torch.equal(narrow_output(copied, x), expected)
 
 
-def test_cached_weight_takes_no_part_in_backward_passes():
+def test_backward_pass_keeps_the_cached_weight_of_its_forward_pass(monkeypatch):
+    monkeypatch.setattr(_memory, "_MIN_POOLED_BYTES", 64)
     layer, x = drawn_layer(dtype=torch.float32)
     narrow_output(layer.eval(), x)
     with torch.autocast("cpu", torch.bfloat16):
         output = layer(x)
     layer.weight.data.mul_(2)
-    narrow_output(layer.eval(), x)  # writes the cached weight anew
+    narrow_output(layer.eval(), x)  # caches the weight anew
     output.sum().backward()
     expected = (layer.weight.detach() / 2).bfloat16().float().sum(dim=1).expand(7, 40)
     torch.testing.assert_close(x.grad, expected, rtol=0.02, atol=0.02)
