@@ -14,8 +14,9 @@ from acluster.estimators._ranges import stacked_rows
 from acluster.sets import MultimodalFeatureSets
 from acluster.training import BatchSource, cached, infer, multiplying_in_bfloat16
 
-# For fewer items, casting the weight of the linear layer on a CPU takes longer than bfloat16 saves.
-_MIN_ITEMS_IN_BFLOAT16 = 24
+# In smaller batches on a CPU, casting the weights takes longer than bfloat16 saves: for fewer items
+# in the linear layer, and if these have fewer local features, also in the integrations.
+_MIN_ITEMS_IN_BFLOAT16, _MIN_LOCAL_FEATURES_IN_BFLOAT16 = 24, 256
 
 
 def source_of(classifier: Any, X: MultimodalFeatureSets, cache: str = "stream") -> BatchSource:
@@ -32,7 +33,8 @@ def logits_function(classifier: Any) -> Callable[..., torch.Tensor]:
     def logits(sets: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
         device, operations = next(network.parameters()).device, operations_of(classifier)
         if device.type == "cpu" and len(sets[0][1]) - 1 < _MIN_ITEMS_IN_BFLOAT16:
-            operations = tuple(one for one in operations if one != "linear")
+            has_many = sum(len(X) for X, _ in sets) >= _MIN_LOCAL_FEATURES_IN_BFLOAT16
+            operations = ("integration",) if has_many and "integration" in operations else ()
         with multiplying_in_bfloat16(device, operations):
             return network(sets)
 

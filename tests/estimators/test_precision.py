@@ -195,11 +195,35 @@ def test_only_operations_that_gain_run_in_bfloat16(chosen, dtypes):
             one.set_params(batch_size=30).predict(sets)
             assert dtypes == expected_dtypes(chosen)
         clear(dtypes)
-        clf.predict(X[:23])  # casting the weight would take longer than the product
-        assert dtypes == expected_dtypes(set(chosen) - {"linear"})
-        clear(dtypes)
         clf.transform(X)  # always in full precision
         assert dtypes["integration"] == {torch.float32}
+
+
+@pytest.mark.parametrize("chosen", CHOICES)
+@pytest.mark.parametrize(
+    ("lengths", "is_multimodal", "gaining"),
+    [
+        ([1] * 24, False, OPERATIONS),
+        ([11] * 22 + [14], False, ["integration"]),
+        ([11] * 22 + [13], False, []),
+        ([10] * 22 + [13], True, ["integration"]),  # with one of the other modality for each
+        ([10] * 22 + [12], True, []),
+        ([256], False, ["integration"]),
+    ],
+)
+def test_predictions_of_few_items_are_in_float32(chosen, lengths, is_multimodal, gaining, dtypes):
+    # Casting a weight would take longer than the product of so few rows.
+    X, y = make_sets(dtype=np.float32)
+    few, _ = make_counts(lengths)
+    if is_multimodal:
+        X = {"one": X, "other": X}
+        few = {"one": few, "other": make_counts([1] * len(lengths))[0]}
+    with gains(**CHOICES[chosen]):
+        clf = IntegrationClassifier(integration=Mean, precision="mixed", max_iter=1, tol=None)
+        clf.fit(X, y)
+        clear(dtypes)
+        clf.predict(few)
+    assert dtypes == expected_dtypes({*chosen} & {*gaining})
 
 
 def test_score_fusion_runs_its_linear_layer_in_bfloat16(dtypes):
