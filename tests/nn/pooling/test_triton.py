@@ -148,6 +148,8 @@ def narrow_programs(monkeypatch):
 @pytest.fixture
 def truncated_products(monkeypatch):
     """Make the interpreter cut the factors of tf32 products off, as the hardware does."""
+    if DEVICE == "cuda":  # where Triton does not import its interpreter
+        return
     builder = work_list.triton.runtime.interpreter.InterpreterBuilder
     create_dot = builder.create_dot
 
