@@ -8,6 +8,7 @@ import argparse
 import csv
 import os
 import platform
+import shutil
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +17,8 @@ import joblib
 import torch
 from filelock import FileLock
 from joblib import Parallel
+
+import acluster
 
 
 def read_rows(path, key):
@@ -73,11 +76,14 @@ def stop_if_orphaned(parent):
 def environment():
     """Return the device, the package versions and the commit that a result may depend on."""
     git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
-    names = ("acluster", "torch", "scikit-learn", "numpy")
+    has_git = shutil.which("git") is not None
+    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() if has_git else ""
+    # acluster may run from its sources, without being installed.
+    versions = {"acluster": acluster.__version__}
+    versions |= {name: version(name) for name in ("torch", "scikit-learn", "numpy")}
     return {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
-        "versions": ", ".join(f"{name} {version(name)}" for name in names),
+        "versions": ", ".join(f"{name} {one}" for name, one in versions.items()),
         "commit": commit or "unknown",
     }
 
