@@ -24,6 +24,7 @@ sizes, also without a GPU; its figures mean nothing.
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import os
 import pickle
@@ -80,7 +81,9 @@ def commands(folder, smoke):
     """Return the command of every part."""
     gpu = [str(HERE / "gpu.py"), *(["--smoke"] if smoke else [])]
     own = [__file__, str(folder), *(["--smoke"] if smoke else []), "--run"]
-    tests = ["tests/test_gpu.py"] if smoke else list(TESTS)
+    # Their kernels take one processor minutes to compile.
+    workers = ["-n", "8"] if importlib.util.find_spec("xdist") else []
+    tests = ["tests/test_gpu.py"] if smoke else [*workers, *TESTS]
     table1 = [str(ROOT / "studies" / "flash_mnist_table1.py"), "--n-jobs", "16"]
     table1 += ["--csv", str(folder / "table1.csv"), "--work", str(folder / "table1")]
     return {
@@ -112,12 +115,15 @@ def run_part(folder, part, limit, smoke):
         return {"ended": "skipped: no time was left"}
     if part == "table1" and not smoke and not has_mnist():
         return {"ended": "skipped: MNIST is not in $ACLUSTER_DATA"}
+    # The packages that acluster needs may be where the caller's variable says.
+    paths = [str(ROOT), str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
     start = time.perf_counter()
     with (folder / f"{part}.log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, *commands(folder, smoke)[part]],
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": f"{ROOT}:{HERE}", "PYTHONUNBUFFERED": "1"},
+            env=os.environ | environment,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -127,6 +133,9 @@ def run_part(folder, part, limit, smoke):
             ended = "passed" if code == 0 else f"failed with {code}"
         except subprocess.TimeoutExpired:
             ended = f"stopped after {limit:.0f} s"
+            process.send_signal(signal.SIGINT)  # pytest then shows what has failed so far
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(15)
         finally:
             # Its workers would keep the GPU.
             with contextlib.suppress(ProcessLookupError):

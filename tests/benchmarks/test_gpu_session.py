@@ -21,12 +21,14 @@ def test_check_compares_models_with_the_predictions_where_they_were_trained(tmp_
 
 
 def test_parts_report_how_they_ended(tmp_path, monkeypatch):
-    worker = "import subprocess; print(subprocess.Popen(['sleep', '600']).pid)"
+    worker = "import subprocess, time; print(subprocess.Popen(['sleep', '600']).pid)"
     code = {
-        "tests": "print('seen')",
+        "tests": "import carried, gpu_session; print('seen')",
         "pooling": "raise SystemExit(3)",
-        "epoch": f"{worker}; import time; time.sleep(600)",
+        "epoch": f"{worker}\ntry: time.sleep(600)\nexcept KeyboardInterrupt: print('so far')",
     }
+    (tmp_path / "carried.py").touch()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(
         gpu_session, "commands", lambda *_: {part: ["-c", text] for part, text in code.items()}
     )
@@ -41,8 +43,9 @@ def test_parts_report_how_they_ended(tmp_path, monkeypatch):
     assert (tmp_path / "tests.log").read_text() == "seen\n"
     stopped = gpu_session.run_part(tmp_path, "epoch", 5, smoke=False)
     assert stopped["ended"] == "stopped after 5 s"
-    worker = int((tmp_path / "epoch.log").read_text())
-    assert ends(worker)
+    worker, *shown = (tmp_path / "epoch.log").read_text().splitlines()
+    assert shown == ["so far"]
+    assert ends(int(worker))
     skipped = gpu_session.run_part(tmp_path, "epoch", 4, smoke=False)
     assert skipped["ended"] == "skipped: no time was left"
 
