@@ -124,6 +124,21 @@ def test_several_modalities_some_of_them_missing(recordings):
     assert on_cpu.fit(both, y).score(both, y) == pytest.approx(clf.score(both, y), abs=0.1)
 
 
+def test_a_recording_that_is_invalid_leaves_the_device_usable():
+    generator, record = torch.Generator("cuda"), CudaRecorder(torch.device("cuda"))
+    torch.manual_seed(3)
+    expected = torch.rand(5, device="cuda"), torch.rand(5, device="cuda")
+    torch.manual_seed(3)
+    first = torch.rand(5, device="cuda")
+    with pytest.raises(RuntimeError):
+        record(lambda: torch.ones(3, device="cuda")[:1].cpu(), generator)
+    assert torch.equal(first, expected[0])
+    assert torch.equal(torch.rand(5, device="cuda"), expected[1])
+    x = torch.ones(3, device="cuda")
+    replay = record(lambda: x + 1, torch.Generator("cuda"))
+    assert torch.equal(replay(), x + 1)
+
+
 def test_losses_are_those_of_the_processor():
     options = {"dropout": 0.0, "max_iter": 3}
     found, expected = fit(**options), fit(**options, device="cpu")

@@ -63,7 +63,10 @@ class CudaRecorder:
 
     @contextmanager
     def _restored(self) -> Iterator[None]:
-        """Return to the current stream and its memory, which torch does not if recording fails."""
+        """Return to the current stream, its memory and the generator of the device.
+
+        torch does not if recording fails.
+        """
         stream = torch.cuda.current_stream(self._device)
         try:
             yield
@@ -73,9 +76,21 @@ class CudaRecorder:
             # Not if the recording has ended, or has never begun. torch has no public name for this.
             with suppress(RuntimeError, AttributeError):
                 torch._C._cuda_endAllocateToPool(index, self._pool)
+            _replace_state(torch.cuda.default_generators[index])
             raise
         finally:
             torch.cuda.set_stream(stream)
+
+
+def _replace_state(generator: torch.Generator) -> None:
+    """Give the default generator of a device an equal state that no graph has registered.
+
+    Every graph registers it. If recording fails, it would draw for this graph from then on, and
+    raise an error.
+    """
+    fresh = torch.Generator(generator.device)
+    fresh.set_state(generator.get_state())
+    generator.graphsafe_set_state(fresh)
 
 
 @functools.cache

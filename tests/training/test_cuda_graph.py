@@ -47,6 +47,21 @@ class Cuda:
         raise RuntimeError("not allocating to this pool")  # as after a recording that succeeds
 
 
+class DefaultGenerator:
+    """The generator of a device, which a recording that fails leaves with its own state."""
+
+    device = torch.device("cpu")
+
+    def __init__(self):
+        self.state = torch.Generator()
+
+    def get_state(self):
+        return self.state.get_state()
+
+    def graphsafe_set_state(self, generator):
+        self.state = generator
+
+
 @pytest.fixture
 def cuda(monkeypatch):
     """Replace what `torch.cuda.graph` and `CudaRecorder` call."""
@@ -63,6 +78,8 @@ def cuda(monkeypatch):
         "empty_cache": lambda: None,
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
+    cuda.generators = [DefaultGenerator() for _ in range(4)]
+    monkeypatch.setattr(torch.cuda, "default_generators", cuda.generators)
     monkeypatch.setattr(torch._C, "_host_emptyCache", lambda: None, raising=False)
     monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", cuda.end_allocation, raising=False)
     _cuda_graph._stream.cache_clear()
@@ -99,6 +116,20 @@ def test_a_recording_that_fails_names_the_cause_and_restores_the_stream(cuda):
     assert cuda.current == "training"
     assert cuda.calls[-1] == ("end allocation", 3, (0, 7))
     assert not _cuda_graph._lock.locked()
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_recording_that_fails_leaves_no_generator_with_its_state(cuda, error):
+    def step():
+        raise error
+
+    default = cuda.generators[3]
+    recorded = default.state.manual_seed(5)
+    torch.rand(7, generator=recorded)
+    with pytest.raises(error):
+        CudaRecorder(DEVICE)(step, "generator")
+    assert default.state is not recorded
+    assert torch.equal(default.get_state(), recorded.get_state())
 
 
 def test_an_interrupted_recording_restores_the_stream(cuda):

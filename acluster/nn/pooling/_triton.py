@@ -48,6 +48,7 @@ The kernels are in `_forward_kernels` and `_backward_kernels`, which are importe
 import importlib.util
 import os
 import shutil
+import sysconfig
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,8 +60,9 @@ from torch.nn import functional
 from acluster.nn.pooling._analytic import Scalars, Shift
 
 _INSTALLED = importlib.util.find_spec("triton") is not None
-# Triton compiles the host code that launches a kernel with a C compiler.
+# Triton compiles the host code that launches a kernel, against Python's headers.
 _HAS_COMPILER = bool(os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang"))
+_HAS_HEADERS = os.path.isfile(os.path.join(sysconfig.get_path("include"), "Python.h"))
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 # The number of programs that a GPU runs at a time: about two for each of 132 multiprocessors.
 _PROGRAMS = 256
@@ -93,6 +95,7 @@ def runs_triton(tensor: Tensor) -> bool:
         and tensor.dtype in _DTYPES
         and _INSTALLED
         and _HAS_COMPILER
+        and _HAS_HEADERS
         and torch.version.hip is None
         and torch.cuda.get_device_capability(tensor.device) >= (8, 0)  # bfloat16 and tf32
     )
@@ -333,8 +336,9 @@ def _backward_blocks(n: int, values: Tensor, N: int) -> dict[str, Any]:
 
     The number of rows follows the mean size of the sets, because sets of one block are faster.
     GPUs before the H100 lack the registers for 64 rows. The sizes and the number of registers let
-    12 warps or more run on a multiprocessor. Narrow features are read in two tiles or more: for a
-    loop of one, the compiler keeps more at a time than there are registers.
+    8 warps with 64 rows run on a multiprocessor, and 12 or more with fewer rows. Narrow features
+    are read in two tiles or more: for a loop of one, the compiler keeps more at a time than there
+    are registers.
     """
     block_n = _power_of_2(N, 16, 32)
     largest = 64 if _device_limits(values)[1] >= (9, 0) else 32
@@ -344,9 +348,9 @@ def _backward_blocks(n: int, values: Tensor, N: int) -> dict[str, Any]:
         "BLOCK_N": block_n,
         "BLOCK_L": block_l,
         "BLOCK_M": _power_of_2(_cdiv(values.shape[1], 2), 16, max(widest, 32)),
-        "num_warps": 16 if block_l == 64 else 4,
+        "num_warps": 8 if block_l == 64 else 4,
         "num_stages": 3,
-        "maxnreg": 128 if block_l == 64 else 168,
+        "maxnreg": 255 if block_l == 64 else 168,
         "enable_fp_fusion": True,
     }
 

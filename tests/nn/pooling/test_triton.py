@@ -601,16 +601,19 @@ def compiled(name, arch, dtype, n_rows, N, M, stores_h=False):
 """
 
 COMPILE_FOR_H100 = """
-bounds = {"forward": (2, 16), "combine": (4, 0)}
-bounds |= {"backward": (3, 64), "center": (4, 0), "feature": (3, 0)}
+# Programs at a time, and bytes of stack. Triton 3.6 takes this stack, later versions half of it.
+bounds = {"forward": (2, 32), "combine": (2, 0)}
+bounds |= {"backward": (3, 144), "center": (4, 0), "feature": (3, 0)}
 for name, (at_a_time, stack) in bounds.items():
     used, shared, threads = compiled(name, 90, "float16", 25, 64, 1536)
     assert used["REG"] * threads * at_a_time <= 64 * 1024, (name, used)
     assert (shared + 1024) * at_a_time <= 227 * 1024, name
     assert used["STACK"] <= stack, (name, used)
-for dtype, N, M in (("float32", 17, 20), ("float16", 64, 1536)):
-    used, _, _ = compiled("backward", 90, dtype, 64, N, M)
-    assert used["STACK"] <= 16, used
+for name in ("backward", "feature"):
+    for dtype, N, M in (("float32", 17, 20), ("float16", 64, 1536), ("bfloat16", 64, 1600)):
+        used, _, threads = compiled(name, 90, dtype, 64, N, M)
+        assert used["REG"] * threads <= 64 * 1024, (name, dtype, used)
+        assert used["STACK"] <= 16, (name, dtype, used)
 compiled("backward", 90, "bfloat16", 25, 64, 1600, stores_h=True)
 """
 
@@ -629,7 +632,7 @@ for case in (
 ):
     used, shared, _ = compiled(*case)
     assert shared <= 99 * 1024, (case, shared)
-    assert used["STACK"] <= 64, (case, used)
+    assert used["STACK"] <= 168, (case, used)  # Triton 3.7 needs 64 bytes of it
 """
 
 
