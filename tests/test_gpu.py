@@ -124,6 +124,21 @@ def test_several_modalities_some_of_them_missing(recordings):
     assert on_cpu.fit(both, y).score(both, y) == pytest.approx(clf.score(both, y), abs=0.1)
 
 
+def test_a_fit_on_a_stream_of_the_caller_is_the_same_to_the_bit(tmp_path):
+    both = MultimodalFeatureSets({"rgb": X, "audio": make_sets(9, 0, width=24, seed=1)})
+    save_feature_sets(tmp_path / "X.zarr", both)
+
+    def fitted():
+        clf = MultimodalAttentionClusterClassifier(**BASE, missing_modality="mean", cache="stream")
+        return clf.fit(open_feature_sets(tmp_path / "X.zarr"), y)
+
+    plain = fitted()
+    with torch.cuda.stream(torch.cuda.Stream()):
+        other = fitted()
+        found = other.predict_proba(both)
+    np.testing.assert_array_equal(found, plain.predict_proba(both))
+
+
 def test_a_recording_that_is_invalid_leaves_the_device_usable():
     generator, record = torch.Generator("cuda"), CudaRecorder(torch.device("cuda"))
     torch.manual_seed(3)

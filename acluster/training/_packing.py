@@ -155,9 +155,7 @@ class Packer:
             with self._beside_training():
                 tensor = source.to(self.like.device, non_blocking=True).to(self.like.dtype)
                 is_finite = bool(tensor.sum().isfinite())
-            if self._is_copied:
-                # The allocator must not reuse this memory while the training stream reads it.
-                tensor.record_stream(self._training_stream)
+            tensor = self._for_training(tensor)
         elif self.is_read or source.dtype != self.like.dtype:
             tensor = self._tensor((len(values), values.shape[1]))
             is_finite = bool(np.isfinite(copy_in_pieces(source, tensor)))
@@ -181,6 +179,12 @@ class Packer:
             yield
         self._stream.synchronize()
 
+    def _for_training(self, tensor: Tensor) -> Tensor:
+        """Keep the allocator from reusing memory while the training stream reads it."""
+        if self._is_copied:
+            tensor.record_stream(self._training_stream)
+        return tensor
+
     def _filled(self, values: Tensor, offsets: Tensor) -> Packed:
         """Replace empty sets by the stand-in, if there is one."""
         if self.stand_in is None:
@@ -190,13 +194,14 @@ class Packer:
         if len(empty) == 0:
             return values, offsets
         new_offsets = torch.cat([offsets[:1], lengths.clamp(min=1).cumsum(0)])
-        filled = self._tensor((int(new_offsets[-1]), values.shape[1]))
-        is_new = torch.zeros(len(filled), dtype=torch.bool, device=lengths.device)
+        is_new = torch.zeros(int(new_offsets[-1]), dtype=torch.bool, device=lengths.device)
         is_new[new_offsets[empty]] = True
-        is_new = is_new.to(values.device)
-        filled[is_new] = self.stand_in
-        filled[~is_new] = values.to(filled.dtype)
-        return filled, new_offsets
+        with self._beside_training():
+            filled = self._tensor((len(is_new), values.shape[1]))
+            is_new = is_new.to(values.device)
+            filled[is_new] = self.stand_in
+            filled[~is_new] = values.to(filled.dtype)
+        return self._for_training(filled), new_offsets
 
     def _tensor(self, shape: tuple[int, int]) -> Tensor:
         """Return memory for the tensor that the network sees."""
