@@ -23,8 +23,12 @@ from acluster.sets import (
 __all__ = ["LocalFeatureTransformer", "SetLookup"]
 
 
-class _SetsOut(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[call-arg]
+class _SetsOut(TransformerMixin, BaseEstimator):
     """A transformer whose output is sets, which do not fit into a data frame."""
+
+    def __init_subclass__(cls) -> None:
+        # Not inherited: each subclass would wrap its output again.
+        super().__init_subclass__(auto_wrap_output_keys=None)
 
     def set_output(self, *, transform: str | None = None) -> Self:
         """Accept the output container of a pipeline, and ignore it.
@@ -111,8 +115,7 @@ class LocalFeatureTransformer(_SetsOut):
             If X or `transformer` is not valid, or their modalities differ.
         """
         sets = self._check(X, reset=True)
-        if y is not None:
-            check_consistent_length(sets, y)
+        check_consistent_length(sets, y)
         given = self.transformer
         if isinstance(sets, FeatureSets):
             if isinstance(given, dict):
@@ -355,6 +358,5 @@ class SetLookup(_SetsOut):
         ndarray of str
         """
         check_is_fitted(self, "n_features_in_")
-        sets = open_if_store(self.sets)
-        widths = sets.n_features
-        return _numbered_names([widths] if isinstance(sets, FeatureSets) else widths.values())
+        widths = open_if_store(self.sets).n_features
+        return _numbered_names(widths.values() if isinstance(widths, dict) else [widths])

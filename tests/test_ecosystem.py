@@ -31,7 +31,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import resample, shuffle
 
 from acluster import AttentionClusterClassifier, FeatureSets
-from acluster.preprocessing import LocalFeatureTransformer
+from acluster.preprocessing import LocalFeatureTransformer, SetLookup
 from tests.conftest import make_sets
 
 pytestmark = pytest.mark.filterwarnings(
@@ -197,6 +197,10 @@ def test_set_output_pandas(data):
     assert frame.columns[:2].tolist() == ["unit0_x0", "unit0_x1"]
     with sklearn.config_context(transform_output="pandas"):
         assert isinstance(quick().fit_transform(X, y), pd.DataFrame)
+        # The transformers return sets all the same.
+        assert isinstance(clone(pipeline).fit(X, y).transform(X), pd.DataFrame)
+        rows = np.arange(len(X))[:, None]
+        assert isinstance(SetLookup(X).fit_transform(rows), FeatureSets)
 
 
 def test_get_feature_names_out_uses_data_frame_columns():
