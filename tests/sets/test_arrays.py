@@ -171,6 +171,14 @@ def test_y_is_a_nullable_indicator():
         np.testing.assert_array_equal(probabilities(X, X, y=given), expected)
 
 
+@pytest.mark.parametrize("dtype", ["Int64", "UInt64", "boolean"])
+def test_nullable_labels_keep_their_values_and_type(dtype):
+    labels = y.astype(bool) if dtype == "boolean" else y % 3 + 2**53  # float64 rounds 2**53 + 1
+    clf = AttentionClusterClassifier(**QUICK).fit(X, pd.Series(labels, dtype=dtype))
+    assert clf.classes_.dtype.kind == np.dtype(dtype.lower().removesuffix("ean")).kind
+    np.testing.assert_array_equal(clf.classes_, np.unique(labels))
+
+
 # Data frames.
 
 
