@@ -5,7 +5,7 @@ networks, or even one network, with different choices at the same time.
 """
 
 from collections.abc import Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
@@ -54,3 +54,13 @@ def precision_of(operation: str, device: torch.device) -> AbstractContextManager
     if operation in _IN_BFLOAT16.get():
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()
+
+
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """Compute as if no ``torch.autocast`` of the caller were active, within the context."""
+    with ExitStack() as stack:
+        for device in filter(torch.is_autocast_enabled, ("cpu", "cuda")):
+            # A cast weight would be kept until the caller's context ends, and outlive its updates.
+            stack.enter_context(torch.autocast(device, enabled=False, cache_enabled=False))
+        yield

@@ -58,8 +58,7 @@ def _of_truth(
     """Return the probability of the right label, or of every right entry of an indicator."""
     if coding.kind == "multilabel":
         return np.where(y > 0, probabilities, 1 - probabilities)
-    numbers = np.searchsorted(coding.classes, y)
-    return probabilities[:, np.arange(len(y)), numbers]
+    return probabilities[:, np.arange(len(y)), np.searchsorted(coding.classes, y)]
 
 
 def decided(probabilities: NDArray[np.floating], coding: LabelCoding) -> NDArray[Any]:

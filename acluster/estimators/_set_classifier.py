@@ -17,6 +17,7 @@ from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
+from acluster._utils._operations import without_autocast
 from acluster.estimators._adoption import adopt, identity_across_ranks
 from acluster.estimators._architecture import Architecture, device_name, members_of
 from acluster.estimators._fitting import (
@@ -71,7 +72,7 @@ def restore_on_error(fit: Callable[..., Any]) -> Callable[..., Any]:
         before = self.__dict__.copy()
         random_states = [(one, one.get_state(legacy=False)) for one in _random_states(self)]
         try:
-            with torch.inference_mode(False), torch.enable_grad():
+            with torch.inference_mode(False), torch.enable_grad(), without_autocast():
                 return fit(self, *args, **kwargs)
         except Interrupted as kept:
             # Python exits as after Ctrl-C for exactly this class, not for a subclass.
@@ -401,8 +402,7 @@ class SetClassifier(
         check_is_fitted(self)
         check_precision(self.precision, self._dtype)
         X = check_X(self, X, seen=self._architecture.widths)
-        [logits] = logits_of([self], X, n_jobs)
-        return logits
+        return logits_of([self], X, n_jobs)[0]
 
     def predict(self, X: Any, *, n_jobs: int | None = None) -> NDArray[Any]:
         """Return the most probable label of every item.

@@ -348,8 +348,7 @@ def shuffled(
         return random_state.permutation(n_items)
     _, block = np.unique(blocks, return_inverse=True)
     rank = random_state.permutation(block.max() + 1)
-    window = rank[block] // _BLOCKS_PER_WINDOW
-    return np.lexsort((random_state.random_sample(n_items), window))
+    return np.lexsort((random_state.random_sample(n_items), rank[block] // _BLOCKS_PER_WINDOW))
 
 
 def _items_of(items: Items, part: slice, of_rank: slice | None) -> Items:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from acluster._utils._generator import PartGenerator
 from acluster._utils._memory import Pool
+from acluster._utils._operations import without_autocast
 from acluster.training._batches import Batch, BatchSource
 from acluster.training._compiled import CompiledOptimizer, CompiledStep
 from acluster.training._device import to_numpy_state, to_torch_state
@@ -145,8 +146,7 @@ class Trainer:
         # The forward pass alone is autocast: the loss and the update stay in full precision.
         with multiplying_in_bfloat16(self._device, self.in_bfloat16):
             logits = self._trained(batch.sets, generator=generator)
-        losses = self.loss(logits, batch.targets) * batch.weights
-        loss = losses.sum() / batch.n_items
+        loss = (self.loss(logits, batch.targets) * batch.weights).sum() / batch.n_items
         loss.backward()
         if batch.ends_step and self.ranks.size > 1:
             with uninterrupted():  # else one process could be a step ahead of the others
@@ -239,7 +239,7 @@ def infer(
     """
     memory = Pool()
     for sets in source.in_order(batch_size):
-        with memory.active():
+        with memory.active(), without_autocast():
             output = function(sets)
         del sets  # the next batch may need its memory
         yield output.cpu().numpy()

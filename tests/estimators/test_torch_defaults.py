@@ -1,4 +1,4 @@
-"""torch.set_default_dtype and torch.set_default_device change neither results nor errors."""
+"""Defaults of torch, and torch.autocast around a call, change neither results nor errors."""
 
 import pickle
 
@@ -78,6 +78,15 @@ def test_results_do_not_depend_on_the_defaults_of_torch(tmp_path, name):
         for one, other in zip(found, expected, strict=True):
             assert one.dtype == other.dtype
             assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_results_do_not_depend_on_autocast_of_the_caller(tmp_path, name):
+    expected = results(*CASES[name], tmp_path / "model")
+    with torch.autocast("cpu", torch.bfloat16):
+        found = results(*CASES[name], tmp_path / "model")
+    for one, other in zip(found, expected, strict=True):
+        assert np.array_equal(one, other)
 
 
 @pytest.mark.parametrize("default", DEFAULTS)
