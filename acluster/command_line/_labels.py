@@ -168,8 +168,7 @@ def _read_lines(path: str, file: TextIO) -> Iterator[str]:
 
 
 def _read_rows(path: str, reader: csv.DictReader[str], roles: Roles) -> LabelTable:
-    given = [*(reader.fieldnames or [])]
-    used = _used_columns(path, given, roles)
+    used = _used_columns(path, [*(reader.fieldnames or [])], roles)
     labels = used.pop("label", [])
     table = LabelTable(path, label_names=[*labels] if len(labels) > 1 else None)
     for row in reader:

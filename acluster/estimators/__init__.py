@@ -22,6 +22,7 @@ from acluster.estimators._integration_classifier import (
 from acluster.estimators._items import finite_blocks
 from acluster.estimators._labels import (
     LabelledClassifierMixin,
+    check_groups,
     check_labels,
     columns_of_fit,
     label_numbers,

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from acluster.estimators._labels import without_missing
+from acluster.estimators._labels import check_groups
 
 _N_SPLITS = 5
 
@@ -36,10 +36,16 @@ def splits_of(
     cv: Any, y: NDArray[Any], kept: NDArray[np.bool_], groups: Any, random_state: Any
 ) -> list[tuple[NDArray[Any], NDArray[Any]]]:
     """Return the folds of the items that are kept, and check that they divide them."""
-    groups = without_missing(groups, "groups")
+    groups = None if groups is None else check_groups(groups, len(y))
     splitter = _splitter(cv, y, kept, groups, random_state)
     numbers = np.arange(len(y))
-    folds = splitter.split(np.zeros(len(y)), y, groups)
+    try:
+        folds = [*splitter.split(np.zeros(len(y)), y, groups)]
+    except ValueError as error:
+        raise ValueError(
+            f"cv={cv!r:.80} cannot divide {len(y)} items: {str(error).rstrip('.')}. Pass other "
+            "folds, or more items or groups of each class."
+        ) from None
     splits = [(numbers[train], numbers[test]) for train, test in folds]  # also of masks
     n_tests = sum((np.bincount(test, minlength=len(y)) for _, test in splits), 0 * numbers)
     wrong = np.flatnonzero((n_tests != 1) & kept)

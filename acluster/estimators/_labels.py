@@ -91,6 +91,24 @@ def without_missing(values: Any, name: str) -> Any:
     return np.asarray(values.tolist()) if getattr(dtype, "kind", "") == "T" else values
 
 
+def check_groups(groups: Any, n_items: int) -> NDArray[Any]:
+    """Return the group of each of so many items as an array.
+
+    Raises
+    ------
+    ValueError
+        If a group is missing, or there is not one per item.
+    """
+    # Unlike a list, an array of floats is not searched for NaN.
+    groups = np.asarray(without_missing(groups, "groups"))
+    without_missing(groups.astype(object), "groups")
+    if groups.shape != (n_items,):
+        raise ValueError(
+            f"groups has shape {groups.shape}, but X has {n_items} items. Pass one group per item."
+        )
+    return groups
+
+
 def columns_of_fit(y: NDArray[Any], names: list[str], estimator: Any) -> NDArray[Any]:
     """Return the label columns in the order of `label_names_`, if both have names.
 

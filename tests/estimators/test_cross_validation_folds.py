@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from sklearn.model_selection import KFold
+from sklearn.model_selection import GroupKFold, KFold
 
 from acluster import AttentionClusterClassifierCV
 from acluster.estimators import _cross_validation
@@ -89,6 +89,23 @@ def test_training_part_without_positive_weight_is_rejected():
         fitted(None, groups=groups, sample_weight=groups.astype(float))
 
 
+def test_folds_that_are_not_possible_name_cv_and_the_remedy():
+    X, _ = make_sets(n=24)
+    message = r"^cv=None cannot divide 2 items: n_splits=2 .* each class\. Pass other folds"
+    with pytest.raises(ValueError, match=message):
+        fitted(None, (X[:2], [0, 1]))
+    with pytest.raises(ValueError, match=r"^cv=GroupKFold.* 'groups' .* not be None\. Pass other"):
+        fitted(GroupKFold(2))
+
+
+@pytest.mark.parametrize("groups", [[["a"], ["b"]] * 12, "ab", list("ab")])
+def test_groups_of_another_shape_are_rejected(groups):
+    with pytest.raises(ValueError, match=r"^groups has shape .* but X has 24 items\. Pass one"):
+        fitted(None, groups=groups)
+
+
 def test_missing_groups_are_rejected():
+    with pytest.raises(ValueError, match=r"groups contains NaN.\ngroups\[1\] is .*nan"):
+        fitted(None, groups=np.r_[0, np.nan, np.arange(22.0)])
     with pytest.raises(ValueError, match=r"Input groups contains missing values.\ngroups\[0\]"):
         fitted(None, groups=[None, *"abcd"] + ["e"] * 19)

@@ -201,18 +201,11 @@ def report(
 
 def _groups_of(X: Any, groups: Any) -> NDArray[Any] | None:
     """Return the groups to draw, or None for single items."""
-    from acluster.estimators import without_missing  # which imports torch
+    from acluster.estimators import check_groups  # which imports torch
 
     if groups is None or isinstance(groups, bool):
         return X.group if groups else None
-    # Unlike a list, an array of floats is not searched for NaN.
-    groups = np.asarray(without_missing(groups, "groups"))
-    without_missing(groups.astype(object), "groups")
-    if groups.shape != (len(X),):
-        raise ValueError(
-            f"groups has shape {groups.shape}, but X has {len(X)} items. Pass one group per item."
-        )
-    return groups
+    return check_groups(groups, len(X))
 
 
 def _described(X: Any) -> str:

@@ -117,8 +117,7 @@ def supports(values: Tensor, logits: Tensor) -> bool:
     bool
         False on a CPU, where only Triton's interpreter runs the kernels, for tests.
     """
-    on_one_device = values.device == logits.device
-    return on_one_device and runs_triton(values) and runs_triton(logits)
+    return values.device == logits.device and runs_triton(values) and runs_triton(logits)
 
 
 def attend_triton(
