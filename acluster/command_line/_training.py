@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,11 +90,12 @@ def _parse_setting(text: str) -> tuple[str, Any]:
 
 
 def parse_value(text: str) -> Any:
-    """Return the value of a parameter: JSON, a constant of Python, or else text."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return {"None": None, "True": True, "False": False}.get(text, text)
+    """Return the value of a parameter: JSON, a number or constant of Python, or else text."""
+    parsers: tuple[Any, ...] = (json.loads, int, float)  # JSON has no .5
+    for parse in parsers:
+        with suppress(ValueError):
+            return parse(text)
+    return {"None": None, "True": True, "False": False}.get(text, text)
 
 
 def fit_classifier(classifier: Any, X: Any, y: Any, group: Any, **options: Any) -> Any:

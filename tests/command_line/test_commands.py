@@ -17,6 +17,7 @@ import zarr
 from joblib import parallel_config
 
 import acluster
+from acluster.command_line import _training
 from acluster.command_line._main import main
 from acluster.estimators import _ranges
 from acluster.rivals import AverageClassifier
@@ -541,6 +542,20 @@ def test_info_into_a_closed_pipe(fitted):
     done = subprocess.run(command, stdout=write_end, stderr=subprocess.PIPE, text=True)
     os.close(write_end)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *[(".5", 0.5), ("1.", 1.0), ("+2", 2), ("1_000", 1000), ("1e-3", 0.001)],
+        *[("None", None), ("null", None), ("True", True), ("false", False)],
+        *[('{"a": null}', {"a": None}), ('{"a": [1]}', {"a": [1]})],
+        *[(text, text) for text in ("fc1", "auto", "", "a b", "-", "'", "1 2", "{1, 2}")],
+    ],
+)
+def test_values_of_parameters_are_json_or_numbers_or_text(text, value):
+    assert _training.parse_value(text) == value
+    assert type(_training.parse_value(text)) is type(value)
 
 
 @pytest.mark.parametrize(
