@@ -23,6 +23,7 @@ from sklearn.preprocessing import StandardScaler
 import acluster
 from acluster import (
     AttentionClusterClassifier,
+    AttentionClusterClassifierCV,
     ModelFileError,
     MultimodalAttentionClusterClassifier,
     rivals,
@@ -150,9 +151,11 @@ def test_load_restores_class_weight(tmp_path):
     assert saved(tmp_path, clf.fit(X, y)).class_weight == {0: 1, 1: 2.5, 2: 1}
 
 
-def test_skops_restores_a_pipeline(tmp_path):
+@pytest.mark.parametrize("kind", [AttentionClusterClassifier, AttentionClusterClassifierCV])
+def test_skops_restores_a_pipeline(tmp_path, kind):
     skops = pytest.importorskip("skops.io")
     X, y, clf = fitted()
+    clf = clf if isinstance(clf, kind) else kind(cv=2, max_iter=2)
     pipe = make_pipeline(LocalFeatureTransformer(StandardScaler()), clf).fit(X, y)
     skops.dump(pipe, tmp_path / "pipe.skops")
     unknown = skops.get_untrusted_types(file=tmp_path / "pipe.skops")

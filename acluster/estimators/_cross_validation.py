@@ -255,6 +255,9 @@ class CrossValidatedClassifier(
             members = fit_together(classifiers, data)
         except Interrupted:  # the networks of one fold are worth nothing alone
             raise KeyboardInterrupt("Interrupted: the estimator is as before the call.") from None
+        for one in classifiers:
+            # The tree of the epochs. In `fit` of a classifier alone, scikit-learn removes it.
+            del one._callback_fit_ctx
         pairs = zip(classifiers, members, strict=True)
         fitted = [one if member.error is None else None for one, member in pairs]
         if not any(fitted):
@@ -297,10 +300,7 @@ class CrossValidatedClassifier(
         # One pass per fold: where a modality is missing, folds have different means for it.
         folds = zip(*(self.estimators_[i] for i in used), strict=True)
         of_folds = [_probabilities(fold, X, self._coding, n_jobs) for fold in folds]
-        probabilities: NDArray[Any] = np.tensordot(
-            self.weights_[used], np.mean(of_folds, axis=0), axes=1
-        )
-        return probabilities
+        return np.tensordot(self.weights_[used], np.mean(of_folds, axis=0), axes=1)
 
     def decision_function(self, X: Any, *, n_jobs: int | None = None) -> NDArray[Any]:
         """Return the logits of the class probabilities.
