@@ -43,7 +43,8 @@ class Packer:
         self, sets: FeatureSets, like: Tensor, stand_in: NDArray[np.floating] | None = None
     ) -> None:
         self.like = like
-        self.stand_in = None if stand_in is None else torch.from_numpy(stand_in).to(like)
+        # Copied: a memory-mapped pickle has means that cannot be written.
+        self.stand_in = None if stand_in is None else torch.from_numpy(stand_in.copy()).to(like)
         self.is_read = not sets.in_memory
         self._is_copied = like.is_cuda and device_of(sets).type == "cpu"
         self.reads_ahead = self.is_read or self._is_copied

@@ -2,11 +2,13 @@
 
 import pickle
 
+import joblib
 import numpy as np
 import pytest
 import torch
 from sklearn.exceptions import NotFittedError
 
+from acluster import MultimodalAttentionClusterClassifier
 from tests.conftest import make_sets
 from tests.estimators.common import have_same_weights, quick
 
@@ -24,6 +26,18 @@ class TestPickle:
         X, y = sets_and_labels
         clf = quick(warm_start=True, max_iter=2).fit(X, y)
         assert b"torch" not in pickle.dumps(clf)
+
+    def test_memory_mapped_model_predicts_without_a_warning(self, tmp_path, recwarn):
+        X = {"a": [np.ones((2, 3)), None] * 4, "b": [np.ones((1, 2)) * i for i in range(8)]}
+        clf = MultimodalAttentionClusterClassifier(cluster_size=2, max_iter=2).fit(X, [0, 1] * 4)
+        joblib.dump(clf, tmp_path / "model")
+        torch.set_warn_always(True)  # else only once in a program
+        try:
+            mapped = joblib.load(tmp_path / "model", mmap_mode="r")
+            np.testing.assert_array_equal(mapped.predict_proba(X), clf.predict_proba(X))
+        finally:
+            torch.set_warn_always(False)
+        assert not len(recwarn)
 
     def test_pickle_of_a_gpu_model_loads_without_a_gpu(self, sets_and_labels):
         X, y = sets_and_labels
