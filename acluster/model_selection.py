@@ -290,7 +290,9 @@ class _TogetherMixin(BaseSearchCV):
         has_callbacks = bool(getattr(self, "_skl_callbacks", None))
         if has_callbacks or not (set(params) <= _FIT_PARAMS and can_train_together(classifier)):
             return super().fit(X, y, **params)
-        self._given = *indexable(X, y), self._get_routed_params_for_fit(params)
+        given = indexable(X, y)
+        routed = self._get_routed_params_for_fit(params)
+        self._given = *given, routed
         self._seconds: list[float] = []
         self._parallel = Parallel(n_jobs=self.n_jobs, pre_dispatch=self.pre_dispatch)
         try:

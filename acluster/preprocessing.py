@@ -115,7 +115,8 @@ class LocalFeatureTransformer(_SetsOut):
             If X or `transformer` is not valid, or their modalities differ.
         """
         sets = self._check(X, reset=True)
-        check_consistent_length(sets, y)
+        if y is not None:
+            check_consistent_length(sets, y)
         given = self.transformer
         if isinstance(sets, FeatureSets):
             if isinstance(given, dict):

@@ -41,7 +41,8 @@ class PartGenerator(NamedTuple):
 
     def whole(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Return the shape of the whole batch, of which this process has a part of `shape`."""
-        return self.n_items, *(shape[1:] if self.n_columns is None else (self.n_columns,))
+        columns = shape[1:] if self.n_columns is None else (self.n_columns,)
+        return self.n_items, *columns
 
     def part(self, drawn: Tensor) -> Tensor:
         """Return the part of this process, of what was drawn for the whole batch."""

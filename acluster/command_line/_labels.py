@@ -168,7 +168,8 @@ def _read_lines(path: str, file: TextIO) -> Iterator[str]:
 
 
 def _read_rows(path: str, reader: csv.DictReader[str], roles: Roles) -> LabelTable:
-    used = _used_columns(path, [*(reader.fieldnames or [])], roles)
+    given = [*(reader.fieldnames or [])]
+    used = _used_columns(path, given, roles)
     labels = used.pop("label", [])
     table = LabelTable(path, label_names=[*labels] if len(labels) > 1 else None)
     for row in reader:

@@ -26,7 +26,8 @@ def write_report(options: argparse.Namespace) -> None:
     check_path(options.out, options.model, options.store)
     classifier = acluster.load(options.model)
     # Labels are checked, and groups found, in the way of `fit`.
-    X, description = _chosen_items(open_task(options), options)
+    task = open_task(options)
+    X, description = _chosen_items(task, options)
     if "verbose" in classifier.get_params():
         classifier.set_params(verbose=is_terminal())
     group = _splits.groups_of(X, options.store, options.group)

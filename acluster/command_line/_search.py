@@ -228,7 +228,8 @@ def search(options: argparse.Namespace) -> None:
     results = _ranked(found, options)
     table.show(results)
     # The table shows the progress of the search on a terminal; JSON is for programs.
-    best = {**results[0].parameters, "verbose": is_terminal() and not options.json}
+    is_shown = is_terminal() and not options.json
+    best = {**results[0].parameters, "verbose": is_shown}
     if options.halving:
         best[_RESOURCE] = classifier.max_iter  # the rounds end at a multiple of 3 below it
     classifier.set_params(**best)

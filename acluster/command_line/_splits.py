@@ -94,7 +94,7 @@ def _check_split(group: Any, y: Any, test_size: float, option: str) -> None:
     n_test = ceil(test_size * len(parts))
     problem = None
     if len(parts) < 2:
-        problem = f"whole {what} are held out, and there is {len(parts)} to divide"
+        problem = f"at least two {what} are needed, not {len(parts)}"
     elif n_test == len(parts):
         problem = f"it would hold out all {n_test} {what}"
     elif group is None and y.ndim == 1:

@@ -300,7 +300,10 @@ class CrossValidatedClassifier(
         # One pass per fold: where a modality is missing, folds have different means for it.
         folds = zip(*(self.estimators_[i] for i in used), strict=True)
         of_folds = [_probabilities(fold, X, self._coding, n_jobs) for fold in folds]
-        return np.tensordot(self.weights_[used], np.mean(of_folds, axis=0), axes=1)
+        probabilities: NDArray[Any] = np.tensordot(
+            self.weights_[used], np.mean(of_folds, axis=0), axes=1
+        )
+        return probabilities
 
     def decision_function(self, X: Any, *, n_jobs: int | None = None) -> NDArray[Any]:
         """Return the logits of the class probabilities.

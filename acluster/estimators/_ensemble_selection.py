@@ -58,7 +58,8 @@ def _of_truth(
     """Return the probability of the right label, or of every right entry of an indicator."""
     if coding.kind == "multilabel":
         return np.where(y > 0, probabilities, 1 - probabilities)
-    return probabilities[:, np.arange(len(y)), np.searchsorted(coding.classes, y)]
+    numbers = np.searchsorted(coding.classes, y)
+    return probabilities[:, np.arange(len(y)), numbers]
 
 
 def decided(probabilities: NDArray[np.floating], coding: LabelCoding) -> NDArray[Any]:

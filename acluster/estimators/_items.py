@@ -74,7 +74,8 @@ def check_X(
     checks: dict[str, Any] = {"estimator": estimator, "ensure_all_finite": ensure_all_finite}
     if estimator._is_multimodal:
         return check_multimodal_sets(X, seen=seen, **checks)
-    return MultimodalFeatureSets({"features": check_sets(X, reset=seen is None, **checks)})
+    sets = check_sets(X, reset=seen is None, **checks)
+    return MultimodalFeatureSets({"features": sets})
 
 
 def unwrapped(estimator: Any, X: MultimodalFeatureSets) -> Any:

@@ -402,7 +402,8 @@ class SetClassifier(
         check_is_fitted(self)
         check_precision(self.precision, self._dtype)
         X = check_X(self, X, seen=self._architecture.widths)
-        return logits_of([self], X, n_jobs)[0]
+        [logits] = logits_of([self], X, n_jobs)
+        return logits
 
     def predict(self, X: Any, *, n_jobs: int | None = None) -> NDArray[Any]:
         """Return the most probable label of every item.

@@ -130,7 +130,8 @@ def tv_l1(
 
 def _unit(frames: Tensor, dtype: torch.dtype) -> Tensor:
     """Convert frames to floats between 0 and 1."""
-    return frames.to(dtype) / (255 if frames.dtype == torch.uint8 else 1)
+    scale = 255 if frames.dtype == torch.uint8 else 1
+    return frames.to(dtype) / scale
 
 
 def _coarse_to_fine(first: Tensor, second: Tensor, settings: _Settings) -> Tensor:

@@ -232,7 +232,8 @@ class Video:
 
     def _scanned_duration(self) -> Fraction:
         """Return the duration of the packets, and take the start from them."""
-        stamps = [packet.pts for packet in self._decoder.packets() if packet and packet.size]
+        packets = self._decoder.packets()
+        stamps = [packet.pts for packet in packets if packet and packet.size]
         self._reopen()
         known = [stamp for stamp in stamps if stamp is not None]
         if len(known) < len(stamps) or not known:

@@ -434,7 +434,8 @@ def _opened(evidence: Any) -> tuple[dict[str | None, NDArray[Any]], dict[str | N
 
 
 def _values(evidence: Any) -> dict[str | None, NDArray[Any]]:
-    return by_modality(evidence, "evidence", "(L, C), the evidence", "local_evidence")
+    shape = "(L, C), the evidence"
+    return by_modality(evidence, "evidence", shape, "local_evidence")
 
 
 def _choose_names(names: list[str | None], modality: str | None) -> list[str | None]:

@@ -348,7 +348,8 @@ def shuffled(
         return random_state.permutation(n_items)
     _, block = np.unique(blocks, return_inverse=True)
     rank = random_state.permutation(block.max() + 1)
-    return np.lexsort((random_state.random_sample(n_items), rank[block] // _BLOCKS_PER_WINDOW))
+    window = rank[block] // _BLOCKS_PER_WINDOW
+    return np.lexsort((random_state.random_sample(n_items), window))
 
 
 def _items_of(items: Items, part: slice, of_rank: slice | None) -> Items:

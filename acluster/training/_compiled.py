@@ -40,7 +40,8 @@ class CompiledStep:
     @property
     def bytes_per_item(self) -> float:
         """The memory that a step needs for an item, beside the features."""
-        return float(len(set(self.generators)) * self.members.bytes_per_draw)
+        n_draws = len(set(self.generators))
+        return float(n_draws * self.members.bytes_per_draw)
 
     def steps(
         self, part: Part, batches: dict[Trainer, TrainingBatches]

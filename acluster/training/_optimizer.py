@@ -312,5 +312,6 @@ def _widened(tensor: Tensor) -> Tensor:
 
 def _norm_of_product(D: Tensor, G: Tensor) -> Tensor:
     """Return ‖Dᵀ G‖₂ from the Gram matrices of D and G, each (n, n), without the product."""
+    square = ((D @ D.T) * (G @ G.T)).sum()
     # Rounding can make the sum slightly negative when the true norm is near 0.
-    return ((D @ D.T) * (G @ G.T)).sum().clamp(min=0).sqrt()
+    return square.clamp(min=0).sqrt()

@@ -315,7 +315,8 @@ def joined_group(is_distributed: bool) -> Iterator[int]:
 
 def local_rank() -> int:
     """Return the number of this process on its machine, and thus of its GPU."""
-    return int(os.environ.get("LOCAL_RANK", "0")) % max(1, torch.cuda.device_count())
+    number = int(os.environ.get("LOCAL_RANK", "0"))
+    return number % max(1, torch.cuda.device_count())
 
 
 # The default group, and the group of the same processes that has been made for it. Groups are

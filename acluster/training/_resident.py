@@ -137,7 +137,8 @@ def copies_to(sets: FeatureSets, device: torch.device) -> tuple[Copies, int]:
     if device.type != "cuda":
         return PlainCopies(is_checked=sets.in_memory), 1
     # A store that decodes or fetches blocks does so in threads of its own, and reads ahead.
-    n_readers = min(_MAX_READERS, torch.get_num_threads()) if sets.blocks is None else 1
+    is_slow = sets.blocks is not None
+    n_readers = 1 if is_slow else min(_MAX_READERS, torch.get_num_threads())
     return CudaCopies(device), n_readers
 
 

@@ -146,7 +146,8 @@ class Trainer:
         # The forward pass alone is autocast: the loss and the update stay in full precision.
         with multiplying_in_bfloat16(self._device, self.in_bfloat16):
             logits = self._trained(batch.sets, generator=generator)
-        loss = (self.loss(logits, batch.targets) * batch.weights).sum() / batch.n_items
+        losses = self.loss(logits, batch.targets) * batch.weights
+        loss = losses.sum() / batch.n_items
         loss.backward()
         if batch.ends_step and self.ranks.size > 1:
             with uninterrupted():  # else one process could be a step ahead of the others

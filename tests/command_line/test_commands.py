@@ -561,13 +561,13 @@ def test_values_of_parameters_are_json_or_numbers_or_text(text, value):
 @pytest.mark.parametrize(
     ("label", "group", "fraction", "message"),
     [
-        ("ababab", "pppppp", 0.3, "whole groups are held out, and there is 1 to divide"),
+        ("ababab", "pppppp", 0.3, "at least two groups are needed, not 1"),
         ("ababab", "ppqqqq", 0.9, "it would hold out all 2 groups"),
         ("aaaaab", None, 0.3, "the label 'b' has 1 item, and so have 1 labels"),
         ("aabbcc", None, 0.3, "hold out 2 of 6 items, but .* of the 3 labels"),
         ("aabbcc", None, 0.6, "hold out 4 of 6 items, but .* of the 3 labels"),
         ("ab", None, 0.99, "hold out all 2 items"),
-        ("a", None, 0.5, "whole items are held out, and there is 1 to divide"),
+        ("a", None, 0.5, "at least two items are needed, not 1"),
     ],
 )
 def test_fit_names_what_cannot_be_held_out(

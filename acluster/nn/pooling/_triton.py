@@ -117,7 +117,8 @@ def supports(values: Tensor, logits: Tensor) -> bool:
     bool
         False on a CPU, where only Triton's interpreter runs the kernels, for tests.
     """
-    return values.device == logits.device and runs_triton(values) and runs_triton(logits)
+    on_one_device = values.device == logits.device
+    return on_one_device and runs_triton(values) and runs_triton(logits)
 
 
 def attend_triton(

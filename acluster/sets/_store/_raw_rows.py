@@ -220,7 +220,8 @@ def _merge(reads: Int64Array) -> list[list[int]]:
     heads = np.flatnonzero(is_head)
     merged = reads[:, heads]
     merged[2] = np.add.reduceat(size, heads)
-    return merged[:, np.lexsort((merged[1], merged[0]))].T.tolist()
+    merged = merged[:, np.lexsort((merged[1], merged[0]))]
+    return merged.T.tolist()
 
 
 def _read_bytes(descriptor: int, start: int, buffer: memoryview) -> int:
