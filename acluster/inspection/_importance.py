@@ -10,6 +10,7 @@ from sklearn.utils import Bunch, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from acluster import MultimodalFeatureSets
+from acluster.sets import without_items
 
 
 def modality_importance(
@@ -122,4 +123,5 @@ def _shuffled(
 ) -> MultimodalFeatureSets:
     order, present = np.arange(len(X)), np.flatnonzero(~X.missing[name])
     order[present] = rng.permutation(present)
-    return MultimodalFeatureSets({other: X[other] for other in X.names} | {name: X[name][order]})
+    shuffled = without_items(X[name][order])
+    return MultimodalFeatureSets({other: X[other] for other in X.names} | {name: shuffled})

@@ -30,6 +30,7 @@ from acluster.sets._feature_sets import (
     rows_of_runs,
     with_column_names,
     with_extraction,
+    without_items,
 )
 from acluster.sets._missing import notes_on_missing
 from acluster.sets._multimodal import MultimodalFeatureSets

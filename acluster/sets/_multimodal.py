@@ -56,7 +56,8 @@ class MultimodalFeatureSets(ItemSequence):
     Raises
     ------
     ValueError
-        If there is no modality, a name is invalid, or the numbers of items differ.
+        If there is no modality, a name is invalid, or the numbers of items differ. Also if an id
+        of one store is at another position in the store of another modality.
 
     TypeError
         If a modality is not `FeatureSets`.
@@ -263,3 +264,28 @@ def _check_modalities(modalities: dict[str, FeatureSets]) -> None:
             f"The modalities have different numbers of items: {counts}. If an item lacks a "
             "modality, give it an empty set there."
         )
+    _check_ids(modalities)
+
+
+def _check_ids(modalities: dict[str, FeatureSets]) -> None:
+    """Check that stores which know the same items have them at the same positions."""
+    stored = {name: sets for name, sets in modalities.items() if hasattr(sets._source, "store")}
+    for name, sets in [*stored.items()][1:]:
+        first, others = next(iter(stored.items()))
+        if _have_same_items(others, sets) or others.id is None or sets.id is None:
+            continue
+        expected, found = others.id.tolist(), sets.id.tolist()
+        known = set(expected)
+        for i, (one, own) in enumerate(zip(expected, found, strict=True)):
+            if one != own and own in known:
+                raise ValueError(
+                    f"Item {i} has the id {one!r} in modality {first!r} and {own!r} in {name!r}. "
+                    "Modalities have the same items in the same order: select the items of one "
+                    "in the order of the other."
+                )
+
+
+def _have_same_items(one: Any, other: Any) -> bool:
+    """Whether sets are of the same items of one store, whose ids need not be read."""
+    is_same_store = one._source.store is other._source.store
+    return is_same_store and np.array_equal(one.numbers, other.numbers)

@@ -425,6 +425,18 @@ def test_modality_importance_is_the_drop_after_shuffling(fitted_multimodal):
     assert log.importances["frames"] != found.importances["frames"][0]
 
 
+def test_modality_importance_of_modalities_in_several_stores(fitted_multimodal, tmp_path):
+    clf, X, y = fitted_multimodal
+    is_complete = ~np.any([*X.missing.values()], axis=0)
+    X, y, sets = X[is_complete], y[is_complete], {}
+    for name in X.names:
+        save_feature_sets(tmp_path / name, X[name], id=[f"item{i}" for i in range(len(X))])
+        sets[name] = open_feature_sets(tmp_path / name)
+    found = modality_importance(clf, MultimodalFeatureSets(sets), y, n_repeats=2, random_state=0)
+    expected = modality_importance(clf, X, y, n_repeats=2, random_state=0)
+    assert found.importances_mean == expected.importances_mean
+
+
 def test_modality_importance_rejects(fitted, fitted_multimodal):
     clf, X, y = fitted_multimodal
     with pytest.raises(TypeError, match=r"X has type dict.*from_items"):

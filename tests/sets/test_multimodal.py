@@ -13,7 +13,13 @@ from sklearn.model_selection import GridSearchCV, KFold, train_test_split
 from sklearn.utils import _safe_indexing
 from sklearn.utils._array_api import get_namespace_and_device
 
-from acluster import FeatureSets, MultimodalAttentionClusterClassifier, MultimodalFeatureSets
+from acluster import (
+    FeatureSets,
+    MultimodalAttentionClusterClassifier,
+    MultimodalFeatureSets,
+    open_feature_sets,
+    save_feature_sets,
+)
 from tests.sets.helpers import (
     all_lengths,
     assert_same_items,
@@ -231,3 +237,39 @@ def test_grid_search_fits_views(learnable, n_jobs):
         search.fit(X, y)
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
     assert search.predict(X).shape == y.shape
+
+
+def stored(folder, ids, width=3):
+    X = FeatureSets.from_arrays([np.full((2, width), i) for i in range(len(ids))])
+    save_feature_sets(folder, X, id=ids)
+    return open_feature_sets(folder)
+
+
+class TestItemsOfSeveralStores:
+    def test_one_id_at_two_positions_is_an_error(self, tmp_path):
+        rgb = stored(tmp_path / "rgb.zarr", ["a", "b", "c"])
+        audio = stored(tmp_path / "audio.zarr", ["c", "b", "a"], width=2)
+        expected = "^Item 0 has the id 'a' in modality 'rgb' and 'c' in 'audio'. Modalities have"
+        in_memory = FeatureSets.from_arrays([np.ones((1, 4))] * 3)
+        for sets in ({"rgb": rgb, "audio": audio}, {"x": in_memory, "rgb": rgb, "audio": audio}):
+            with pytest.raises(ValueError, match=expected):
+                MultimodalFeatureSets(sets)
+        paths = {"rgb": str(tmp_path / "rgb.zarr"), "audio": str(tmp_path / "audio.zarr")}
+        with pytest.raises(ValueError, match=expected):
+            MultimodalAttentionClusterClassifier().fit(paths, [0, 1, 0])
+        X = MultimodalFeatureSets({"rgb": rgb, "audio": audio[::-1]})
+        assert X.id.tolist() == ["a", "b", "c"]
+
+    def test_items_of_one_store_in_two_orders_are_an_error(self, tmp_path):
+        X = stored(tmp_path / "X.zarr", ["a", "b", "c"])
+        with pytest.raises(ValueError, match="Item 0 has the id 'a' in modality 'p' and 'c' in"):
+            MultimodalFeatureSets({"p": X, "q": X[::-1]})
+        assert MultimodalFeatureSets({"p": X[1:], "q": X[1:]}).id.tolist() == ["b", "c"]
+
+    def test_other_ids_and_no_ids_are_taken_in_their_order(self, tmp_path):
+        rgb = stored(tmp_path / "rgb.zarr", ["a.avi", "b.avi"])
+        audio = stored(tmp_path / "audio.zarr", ["b.wav", "a.wav"])
+        save_feature_sets(tmp_path / "unnamed.zarr", rgb.load())
+        unnamed = open_feature_sets(tmp_path / "unnamed.zarr")
+        X = MultimodalFeatureSets({"rgb": rgb, "audio": audio, "unnamed": unnamed})
+        assert X.id.tolist() == ["a.avi", "b.avi"]
