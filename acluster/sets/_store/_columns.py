@@ -4,6 +4,7 @@ All entries of a column have one type, named as in error messages: "a string", "
 of labels, 3 times an integer" and so on.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -181,8 +182,8 @@ def check_entries(
     Raises
     ------
     ValueError
-        If the columns or types differ from those of earlier items, or a column cannot hold
-        entries of this type.
+        If the columns or types differ from those of earlier items, a column cannot hold entries
+        of this type, or the weight is negative or not finite.
     """
     types = {name: entry_type(entry) for name, entry in entries.items()}
     if expected is not None and types != expected:
@@ -196,6 +197,10 @@ def check_entries(
                 f"{item}: {name}={entries[name]!r:.100} is {found}; use "
                 f"{' or '.join(_ALLOWED_TYPES[name])}."
             )
+    if "weight" in entries and not 0 <= entries["weight"] < math.inf:
+        raise ValueError(
+            f"{item}: weight={entries['weight']} is not a finite number of at least 0."
+        )
     return types
 
 

@@ -44,6 +44,8 @@ def test_append_accepts_integer_and_float_weights(path):
 INVALID_ENTRIES = {
     "id": ({"id": 1.5}, "id=1.5 is a real number; use a string or an integer"),
     "weight": ({"weight": "much"}, "weight='much' is a string"),
+    "negative": ({"weight": -1}, "weight=-1.0 is not a finite number of at least 0"),
+    "infinite": ({"weight": np.inf}, "weight=inf is not a finite number of at least 0"),
     "label": ({"label": [["a"]]}, "is an array; use a string or a boolean"),
     "strings": ({"label": ["a", "b"]}, "is an array"),
     "no labels": ({"label": []}, "is an array"),
