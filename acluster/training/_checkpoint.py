@@ -145,7 +145,7 @@ class Checkpoint:
         if isinstance(losses, list) and len(losses) > max_iter:
             raise ValueError(
                 f"{self.path} has {len(losses)} epochs, but max_iter={max_iter}. Raise max_iter, "
-                "or pass another checkpoint_dir."
+                "or pass another folder for checkpoints."
             )
 
     def _check_identity(self, found: Any) -> None:
@@ -163,7 +163,7 @@ class Checkpoint:
         if differing:
             raise ValueError(
                 f"{self.path} is the checkpoint of a different fit: {'; '.join(differing)}. Pass "
-                "another checkpoint_dir, or delete that file to start over."
+                "another folder for checkpoints, or delete that file to start over."
             )
 
 
