@@ -6,8 +6,6 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +13,6 @@ from numpy.typing import NDArray
 
 from acluster.extraction._batches import Batches, Extractor, Item
 from acluster.extraction._reading import ReadAhead, Reading
-from acluster.extraction._view import View
 
 Array = NDArray[Any]
 
@@ -28,54 +25,11 @@ def default_workers() -> int:
     return min(os.cpu_count() or 1, _MOST_WORKERS)
 
 
-@contextmanager
-def opened(
-    files: Mapping[str, Path],
-    views: Mapping[str, View],
-    extractors: Mapping[str, Extractor],
-    *,
-    batch_size: int,
-    n_workers: int | None,
-    ahead_bytes: int,
-    is_tolerant: bool = False,
-    workers: str = "threads",
-    seconds_per_file: float | None = None,
-) -> Iterator[tuple[ReadAhead, list[Batches]]]:
-    """Begin to read files, as a context manager that gives the reader and the batches.
-
-    Parameters
-    ----------
-    files : dict of str to path
-        The file of each item.
-
-    views, extractors : dict of str to view, and of str to callable
-        What is read of each file, and the feature extractors.
-
-    batch_size, n_workers, ahead_bytes : int
-        As in `acluster.extraction.extract`.
-
-    is_tolerant : bool, default=False
-        Whether a view that cannot be read is a missing modality with a warning.
-
-    workers, seconds_per_file : str, float
-        As in `acluster.extraction.extract`.
-    """
-    with ReadAhead(
-        files,
-        views,
-        n_workers or default_workers(),
-        ahead_bytes,
-        is_tolerant,
-        workers,
-        seconds_per_file,
-    ) as reader:
-        yield (
-            reader,
-            [
-                Batches(name, extractor, batch_size, reader.release)
-                for name, extractor in extractors.items()
-            ],
-        )
+def batches_of(
+    extractors: Mapping[str, Extractor], batch_size: int, reader: ReadAhead
+) -> list[Batches]:
+    """Return the batches of every view; what is in a batch leaves room for the reader."""
+    return [Batches(name, one, batch_size, reader.release) for name, one in extractors.items()]
 
 
 def completed(

@@ -15,7 +15,13 @@ from typing import Any
 import numpy as np
 
 from acluster._utils._progress import progress
-from acluster.extraction._assembly import AHEAD_BYTES, assembled, completed, default_workers, opened
+from acluster.extraction._assembly import (
+    AHEAD_BYTES,
+    assembled,
+    batches_of,
+    completed,
+    default_workers,
+)
 from acluster.extraction._backbones import describe_all, extractor_of, is_same_extraction
 from acluster.extraction._batches import Batches
 from acluster.extraction._files import media_files
@@ -190,6 +196,7 @@ def extract(
     _check_local(store)
     check_workers(workers, seconds_per_file)
     started = time.perf_counter()
+    n_workers = n_workers or default_workers()
     files = media_files(Path(root))
     columns = {"label": _labels_of(files, labels), "group": _checked("groups", groups, files)}
     extractors = {name: extractor_of(backbone, device) for name, (_, backbone) in views.items()}
@@ -200,21 +207,15 @@ def extract(
         extraction = _Extraction(writer, [*views], columns, on_error, flush_seconds)
         todo = extraction.todo(files, part, retry_failed)
         readers = {name: view for name, (view, _) in views.items()}
-        with opened(
-            todo,
-            readers,
-            extractors,
-            batch_size=batch_size,
-            n_workers=n_workers,
-            ahead_bytes=ahead_bytes,
-            is_tolerant=on_error == "missing",
-            workers=workers,
-            seconds_per_file=seconds_per_file,
-        ) as (reader, batches):
+        is_tolerant = on_error == "missing"
+        with ReadAhead(
+            todo, readers, n_workers, ahead_bytes, is_tolerant, workers, seconds_per_file
+        ) as reader:
+            batches = batches_of(extractors, batch_size, reader)
             extraction.run(reader, batches)
         extraction.check_not_empty()
     seconds = extraction.seconds(reader, batches, time.perf_counter() - started)
-    notes = notes_on_waiting(seconds, n_workers or default_workers(), workers)
+    notes = notes_on_waiting(seconds, n_workers, workers)
     return extraction.report(seconds, notes)
 
 

@@ -12,9 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acluster._utils._progress import progress
-from acluster.extraction._assembly import AHEAD_BYTES, assembled, completed, opened
+from acluster.extraction._assembly import (
+    AHEAD_BYTES,
+    assembled,
+    batches_of,
+    completed,
+    default_workers,
+)
 from acluster.extraction._backbones import describe_all, extractor_of, is_same_extraction
 from acluster.extraction._batches import Extractor
+from acluster.extraction._reading import ReadAhead
 from acluster.extraction._rebuild import fail, rebuilt
 from acluster.extraction._view import View
 from acluster.sets import FeatureSets, MultimodalFeatureSets, narrowed, with_extraction
@@ -168,14 +175,9 @@ def extracted_parts(
     description = _kept(extraction, views, describe_all(views, extractors))
     readers = {name: view for name, (view, _) in views.items()}
     part: dict[str, _Features] = {}
-    with opened(
-        files,
-        readers,
-        extractors,
-        batch_size=batch_size,
-        n_workers=n_workers,
-        ahead_bytes=ahead_bytes,
-    ) as (reader, batches):
+    n_workers = n_workers or default_workers()
+    with ReadAhead(files, readers, n_workers, ahead_bytes, is_tolerant=False) as reader:
+        batches = batches_of(extractors, batch_size, reader)
         readings = progress(reader, "files", len(reader))
         for item, reading in completed(readings, reader, batches):
             for text in reading.warnings:
