@@ -328,3 +328,12 @@ def _rows(*parts: np.ndarray) -> np.ndarray:
     """Lay the parts (B, …) of the descriptors side by side, in float32."""
     flat = [part.reshape(len(part), int(np.prod(part.shape[1:]))) for part in parts]
     return np.concatenate(flat, axis=1).astype(np.float32)
+
+
+DESCRIPTORS = (
+    flat_descriptor,
+    flow_descriptor,
+    frame_descriptor,
+    patch_descriptor,
+    tile_descriptor,
+)

@@ -12,27 +12,14 @@ from importlib import import_module
 from operator import attrgetter
 from typing import Any, NoReturn, get_type_hints
 
-from acluster.extraction._descriptors import (
-    flat_descriptor,
-    flow_descriptor,
-    frame_descriptor,
-    patch_descriptor,
-    tile_descriptor,
-)
+from acluster.extraction._descriptors import DESCRIPTORS
 from acluster.extraction._named_backbones import LOADERS
 from acluster.extraction._view import View
 from acluster.extraction._views import VIEWS, public_name
 from acluster.sets import is_description
 
 # The backbones that a description may name without the user's trust.
-_DESCRIPTORS = (
-    flat_descriptor,
-    flow_descriptor,
-    frame_descriptor,
-    patch_descriptor,
-    tile_descriptor,
-)
-_SAFE_BACKBONES = frozenset(map(public_name, _DESCRIPTORS))
+_SAFE_BACKBONES = frozenset(map(public_name, DESCRIPTORS))
 _LARGEST_SETTING = 1_000_000
 _REMEDY = (
     "Pass (view, backbone) for this modality, or extract the files to a store and predict on that."
