@@ -201,7 +201,13 @@ def extract(
     columns = {"label": _labels_of(files, labels), "group": _checked("groups", groups, files)}
     extractors = {name: extractor_of(backbone, device) for name, (_, backbone) in views.items()}
     description = describe_all(views, extractors)
-    with _ended_by_sigterm(), _opened_store(store, description, dtype, label_names) as writer:
+    attributes = {"extraction": description}
+    with (
+        _ended_by_sigterm(),
+        FeatureSetsWriter(
+            store, resume=True, dtype=dtype, attributes=attributes, label_names=label_names
+        ) as writer,
+    ):
         _check_same_extraction(writer, views, description)
         _check_same_columns(writer, columns)
         extraction = _Extraction(writer, [*views], columns, on_error, flush_seconds)
@@ -215,8 +221,7 @@ def extract(
             extraction.run(reader, batches)
         extraction.check_not_empty()
     seconds = extraction.seconds(reader, batches, time.perf_counter() - started)
-    notes = notes_on_waiting(seconds, n_workers, workers)
-    return extraction.report(seconds, notes)
+    return extraction.report(seconds, notes_on_waiting(seconds, n_workers, workers))
 
 
 class _Extraction:
@@ -437,18 +442,6 @@ def _check_same_columns(writer: FeatureSetsWriter, columns: Mapping[str, Any]) -
                 f"{now!r:.100}; {len(differing)} of {len(ids)} items differ. Pass the same ones, "
                 "or change those of the complete store with acluster convert."
             )
-
-
-def _opened_store(
-    store: str | os.PathLike[str],
-    description: Mapping[str, Any],
-    dtype: str,
-    label_names: Sequence[str] | None,
-) -> FeatureSetsWriter:
-    attributes = {"extraction": description}
-    return FeatureSetsWriter(
-        store, resume=True, dtype=dtype, attributes=attributes, label_names=label_names
-    )
 
 
 @contextmanager
