@@ -31,15 +31,15 @@ from acluster.inspection import LearningCurveDisplay, UnitDiversityDisplay, moda
 from acluster.inspection import report as full_report
 from acluster.inspection._report import _blocks, _pictures, _scores
 from acluster.inspection._report._calibration import calibration_of
-from acluster.inspection._report._data_section import data_section
+from acluster.inspection._report._data_section import data_blocks
 from acluster.inspection._report._mistakes import evidence_for, most_confident_mistakes
-from acluster.inspection._report._model_sections import importance_section, sample_of
+from acluster.inspection._report._model_sections import importance_blocks, sample_of
 from acluster.inspection._report._predictions import Predictions, predictions_of
 from acluster.inspection._report._score_sections import (
-    calibration_section,
-    confusion_section,
-    mistakes_section,
-    scores_section,
+    calibration_blocks,
+    confusion_blocks,
+    mistakes_blocks,
+    scores_blocks,
 )
 from acluster.inspection._report._scores import _Scorer, held_out_scores
 from acluster.inspection._report._strips import draw_strips, strip_of
@@ -517,18 +517,18 @@ def test_report_notes_missing_modalities():
     assert "without audio" in page.text
 
 
-def test_data_section_does_not_copy_long_labels_for_each_item():
+def test_data_blocks_does_not_copy_long_labels_for_each_item():
     items, y = make_multimodal(n=60)
     chosen = items[np.arange(6000) % 60]
     names = ["x" * 10_000 + str(c) for c in range(3)]
     true = y[np.arange(6000) % 60]
     p = Predictions("multiclass", np.arange(3), names, true, true, None)
     tracemalloc.start()
-    section = data_section(chosen, p)
+    blocks = data_blocks(chosen, p)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 100e6  # as texts of equal length, they would take 240 MB
-    assert any("A missing modality predicts" in getattr(one, "text", "") for one in section.blocks)
+    assert any("A missing modality predicts" in getattr(one, "text", "") for one in blocks)
 
 
 def test_report_of_one_item_and_of_absent_classes():
@@ -665,7 +665,7 @@ def test_confusion_shows_whole_numbers_in_cells_that_fit_them():
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel"])
 def test_calibration_caption_holds_for_the_task(kind):
     p = random_predictions(kind)
-    caption = calibration_section(p).blocks[-1].caption
+    caption = calibration_blocks(p)[-1].caption
     assert ("too cautious" in caption) == (kind == "multiclass")
     assert ("more often than predicted" in caption) == (kind != "multiclass")
 
@@ -678,8 +678,8 @@ def test_scores_section_warns_of_unreliable_intervals(n, n_wrong, remark):
     true = np.arange(n) % 2
     predicted = np.where(np.arange(n) < n_wrong, 1 - true, true)
     p = Predictions("binary", np.arange(2), ["a", "b"], true, predicted, None)
-    section = scores_section(held_out_scores(p, n_resamples=50), p, False, PooledSVMClassifier())
-    found = [block.text for block in section.blocks if getattr(block, "kind", "") == "remark"]
+    blocks = scores_blocks(held_out_scores(p, n_resamples=50), p, False, PooledSVMClassifier())
+    found = [block.text for block in blocks if getattr(block, "kind", "") == "remark"]
     assert len(found) == bool(remark)
     assert remark in "".join(found)
 
@@ -708,8 +708,8 @@ def test_importance_is_the_decrease_in_accuracy():
     clf, rng = quick(Other).fit(items, y), np.random.RandomState(0)
     rng.permutation(30)  # which draws the sample
     expected = modality_importance(clf, items, y, scoring="accuracy", random_state=rng)
-    section = importance_section(clf, items, y, np.random.RandomState(0))
-    found = {row[0].text: row[1].value for row in section.blocks[-1].rows}
+    blocks = importance_blocks(clf, items, y, np.random.RandomState(0))
+    found = {row[0].text: row[1].value for row in blocks[-1].rows}
     assert found == expected.importances_mean
     assert any(found.values())
 
@@ -717,10 +717,10 @@ def test_importance_is_the_decrease_in_accuracy():
 def test_mistakes_that_are_not_asked_for_are_not_said_to_be_absent():
     p = random_predictions("multiclass")
     ids = np.arange(len(p.true))
-    (text,) = mistakes_section(PooledClassifier(), X, ids, p, 0).blocks
+    (text,) = mistakes_blocks(PooledClassifier(), X, ids, p, 0)
     assert text.text == "Not shown (n_mistakes=0)."
     right = replace(p, predicted=p.true)
-    (text,) = mistakes_section(PooledClassifier(), X, ids, right, 5).blocks
+    (text,) = mistakes_blocks(PooledClassifier(), X, ids, right, 5)
     assert text.text == "There are no mistakes."
 
 
@@ -788,10 +788,10 @@ def test_single_things_are_named_in_the_singular():
     true = np.arange(30) % 3
     predicted = np.r_[1, true[1:]]
     p = Predictions("multiclass", np.arange(3), list("abc"), true, predicted, np.eye(3)[predicted])
-    section = confusion_section(p)
-    assert section.blocks[-1].caption.endswith("In all, 1 pair of classes with mistakes.")
-    section = mistakes_section(PooledClassifier(), X[:30], np.arange(30), p, 5)
-    assert section.blocks[0].text == "There is no other mistake than this."
+    blocks = confusion_blocks(p)
+    assert blocks[-1].caption.endswith("In all, 1 pair of classes with mistakes.")
+    blocks = mistakes_blocks(PooledClassifier(), X[:30], np.arange(30), p, 5)
+    assert blocks[0].text == "There is no other mistake than this."
     assert [_blocks.counted(n, "item") for n in (0, 1, 2000)] == [
         "0 items",
         "1 item",

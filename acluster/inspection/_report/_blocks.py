@@ -120,7 +120,7 @@ class Section:
 
 
 def absent(text: str) -> list[Text]:
-    """Return the only block of a section that does not apply."""
+    """Return the block that says why a part of the page is absent."""
     return [Text(text, "absent")]
 
 

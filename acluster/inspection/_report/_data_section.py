@@ -14,7 +14,6 @@ from acluster._utils._text import escape
 from acluster.inspection._report import _pictures
 from acluster.inspection._report._blocks import (
     Cell,
-    Section,
     Table,
     Text,
     count_cell,
@@ -34,12 +33,12 @@ def modalities_of(X: FeatureSets | MultimodalFeatureSets) -> dict[str, FeatureSe
     return {"features": X}
 
 
-def data_section(X: FeatureSets | MultimodalFeatureSets, predictions: Predictions) -> Section:
-    """Return the section with the sizes of the sets and the classes of the items."""
+def data_blocks(X: FeatureSets | MultimodalFeatureSets, predictions: Predictions) -> list[Any]:
+    """Return the blocks with the sizes of the sets and the classes of the items."""
     modalities = modalities_of(X)
     lengths = {name: sets.lengths for name, sets in modalities.items()}
     figure = _pictures.draw_sizes({escape(name): own for name, own in lengths.items()})
-    blocks = [
+    return [
         _sizes_table(modalities),
         _pictures.picture_of(
             figure, "Histogram of the number of local features per item", "Sizes of the sets."
@@ -48,7 +47,6 @@ def data_section(X: FeatureSets | MultimodalFeatureSets, predictions: Prediction
         *_remarks(lengths, predictions),
         *(_extraction_text(name, sets) for name, sets in modalities.items()),
     ]
-    return Section("data", "Data", blocks)
 
 
 def _sizes_table(modalities: Mapping[str, FeatureSets]) -> Table:

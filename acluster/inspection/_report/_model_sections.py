@@ -15,7 +15,6 @@ from acluster.inspection._learning_curve_display import LearningCurveDisplay
 from acluster.inspection._report import _pictures
 from acluster.inspection._report._blocks import (
     Cell,
-    Section,
     Table,
     Text,
     absent,
@@ -49,9 +48,8 @@ def sample_of(
     return np.sort(order[: max(1, n_fitting)])
 
 
-def learning_section(estimator: Any) -> Section:
-    """Return the section with the learning curve, or with the portfolio of a classifier CV."""
-    title = "Learning curve"
+def learning_blocks(estimator: Any) -> list[Any]:
+    """Return the blocks with the learning curve, or with the portfolio of a classifier CV."""
     if getattr(estimator, "loss_curve_", None):
         figure = _pictures.new_figure(5.2, 3.2)
         LearningCurveDisplay.from_estimator(estimator, ax=figure.subplots())
@@ -60,10 +58,10 @@ def learning_section(estimator: Any) -> Section:
             f"Training loss over {counted(len(estimator.loss_curve_), 'epoch')}",
             "Training loss by epoch, and accuracy on validation items if there were any.",
         )
-        return Section("learning", title, [picture])
+        return [picture]
     name = type(estimator).__name__
     if not hasattr(estimator, "portfolio_"):
-        return Section("learning", title, absent(f"{name} has no learning curve."))
+        return absent(f"{name} has no learning curve.")
     rows = [
         [
             Cell(", ".join(f"{name}={value!r}" for name, value in parameters.items())),
@@ -75,19 +73,17 @@ def learning_section(estimator: Any) -> Section:
         )
     ]
     caption = "The configurations of the ensemble, their weights, and their epochs in each fold."
-    blocks = [
+    return [
         *absent(f"{name} averages networks of several folds, which have no common curve."),
         Table(caption, ["configuration", "weight", "epochs"], rows),
     ]
-    return Section("learning", title, blocks)
 
 
-def units_section(estimator: Any, X: Any, random_state: np.random.RandomState) -> Section:
-    """Return the section with the similarity and the entropy of the attention units."""
-    title, name = "Attention units", type(estimator).__name__
+def units_blocks(estimator: Any, X: Any, random_state: np.random.RandomState) -> list[Any]:
+    """Return the blocks with the similarity and the entropy of the attention units."""
     if not hasattr(estimator, "attention_weights"):
-        text = f"{name} has no attention weights, so units cannot be compared."
-        return Section("units", title, absent(text))
+        name = type(estimator).__name__
+        return absent(f"{name} has no attention weights, so units cannot be compared.")
     first = estimator.attention_weights(X[:1])
     n_units = sum(sets.n_features for sets in modalities_of(first).values())
     chosen = sample_of(X, _ITEMS_FOR_UNITS, _WEIGHTS_FOR_UNITS // n_units, random_state)
@@ -100,11 +96,12 @@ def units_section(estimator: Any, X: Any, random_state: np.random.RandomState) -
     for modality, sets in modalities_of(estimator.attention_weights(X[chosen])).items():
         modality = escape(modality)
         if sets.lengths.max() < 2:
-            text = f"{modality}: no item of the sample has two local features to choose from."
-            blocks.append(Text(text, "absent"))
-            continue
-        blocks.append(_units_picture(sets, modality))
-    return Section("units", title, blocks)
+            blocks += absent(
+                f"{modality}: no item of the sample has two local features to choose from."
+            )
+        else:
+            blocks.append(_units_picture(sets, modality))
+    return blocks
 
 
 def _units_picture(attention: FeatureSets, modality: str) -> Any:
@@ -117,13 +114,12 @@ def _units_picture(attention: FeatureSets, modality: str) -> Any:
     return _pictures.picture_of(figure, alt, caption)
 
 
-def importance_section(
+def importance_blocks(
     estimator: Any, X: Any, y: NDArray[Any], random_state: np.random.RandomState
-) -> Section:
-    """Return the section with the importance of each modality."""
-    title = "Modality importance"
+) -> list[Any]:
+    """Return the blocks with the importance of each modality."""
     if not isinstance(X, MultimodalFeatureSets) or len(X.names) < 2:
-        return Section("importance", title, absent("The items have one modality only."))
+        return absent("The items have one modality only.")
     chosen = sample_of(X, _ITEMS_FOR_IMPORTANCE, _LOCAL_FEATURES_FOR_IMPORTANCE, random_state)
     found = modality_importance(
         estimator,
@@ -151,4 +147,4 @@ def importance_section(
         f"{counted(len(chosen), 'item')}."
     )
     header = ["modality", "decrease", "standard deviation", "repetitions"]
-    return Section("importance", title, [picture, Table(caption, header, rows)])
+    return [picture, Table(caption, header, rows)]

@@ -21,23 +21,35 @@ from acluster._utils._files import replaced_file
 from acluster._utils._text import escape
 from acluster.inspection._report import _pictures
 from acluster.inspection._report._blocks import Section
-from acluster.inspection._report._data_section import data_section, modalities_of
+from acluster.inspection._report._data_section import data_blocks, modalities_of
 from acluster.inspection._report._model_sections import (
-    importance_section,
-    learning_section,
-    units_section,
+    importance_blocks,
+    learning_blocks,
+    units_blocks,
 )
 from acluster.inspection._report._predictions import predictions_of
 from acluster.inspection._report._score_sections import (
-    calibration_section,
-    confusion_section,
-    mistakes_section,
-    scores_section,
+    calibration_blocks,
+    confusion_blocks,
+    mistakes_blocks,
+    scores_blocks,
 )
 from acluster.inspection._report._scores import Score, held_out_scores
 from acluster.sets import as_container, label_names_of, text_columns
 
 _MAX_DESCRIPTION = 300  # characters
+
+# The headings of the sections, by their anchors.
+_TITLES = {
+    "scores": "Held-out scores",
+    "confusion": "Confusion",
+    "mistakes": "Most confident mistakes",
+    "calibration": "Calibration",
+    "data": "Data",
+    "learning": "Learning curve",
+    "units": "Attention units",
+    "importance": "Modality importance",
+}
 
 
 @dataclass(frozen=True, repr=False)
@@ -185,16 +197,17 @@ def report(
     found = held_out_scores(predictions, drawn, random_state=rng)
     ids = np.array([f"item {number}" for number in X.numbers]) if X.id is None else X.id
     with _pictures.style():
-        sections = [
-            scores_section(found, predictions, drawn is not None, estimator),
-            confusion_section(predictions),
-            mistakes_section(estimator, X, ids, predictions, n_mistakes),
-            calibration_section(predictions),
-            data_section(X, predictions),
-            learning_section(estimator),
-            units_section(estimator, X, rng),
-            importance_section(estimator, X, predictions.labels(), rng),
-        ]
+        blocks = {
+            "scores": scores_blocks(found, predictions, drawn is not None, estimator),
+            "confusion": confusion_blocks(predictions),
+            "mistakes": mistakes_blocks(estimator, X, ids, predictions, n_mistakes),
+            "calibration": calibration_blocks(predictions),
+            "data": data_blocks(X, predictions),
+            "learning": learning_blocks(estimator),
+            "units": units_blocks(estimator, X, rng),
+            "importance": importance_blocks(estimator, X, predictions.labels(), rng),
+        }
+    sections = [Section(name, _TITLES[name], own) for name, own in blocks.items()]
     html = _rendered(template, estimator, about, len(X), found.scores, sections)
     return Report(html, {one.name: (one.value, one.low, one.high) for one in found.scores})
 

@@ -13,7 +13,6 @@ from acluster.inspection._report._blocks import (
     Card,
     Cards,
     Cell,
-    Section,
     Table,
     Text,
     absent,
@@ -43,10 +42,10 @@ _MEANINGS = {
 }
 
 
-def scores_section(
+def scores_blocks(
     scores: HeldOutScores, predictions: Predictions, by_group: bool, estimator: Any
-) -> Section:
-    """Return the section with the scores, their intervals and those of each class."""
+) -> list[Any]:
+    """Return the blocks with the scores, their intervals and those of each class."""
     rows = [
         [
             Cell(score.name),
@@ -79,15 +78,11 @@ def scores_section(
             )
         )
     if predictions.probabilities is None:
-        blocks.append(
-            Text(
-                f"{type(estimator).__name__} has no predict_proba, so there are neither log-loss "
-                "nor ROC AUC.",
-                "absent",
-            )
+        blocks += absent(
+            f"{type(estimator).__name__} has no predict_proba, so there are neither log-loss nor "
+            "ROC AUC."
         )
-    blocks.append(_class_table(scores, predictions))
-    return Section("scores", "Held-out scores", blocks)
+    return [*blocks, _class_table(scores, predictions)]
 
 
 def _doubts(scores: HeldOutScores, unit: str) -> list[Text]:
@@ -128,13 +123,10 @@ def _class_table(scores: HeldOutScores, predictions: Predictions) -> Table:
     return Table(caption, header, rows)
 
 
-def confusion_section(predictions: Predictions) -> Section:
-    """Return the section with the confusion matrix or, of many classes, the confused pairs."""
-    title = "Confusion"
+def confusion_blocks(predictions: Predictions) -> list[Any]:
+    """Return the blocks with the confusion matrix or, of many classes, the confused pairs."""
     if not predictions.has_one_label:
-        return Section(
-            "confusion", title, absent("Items with several labels have no confusion matrix.")
-        )
+        return absent("Items with several labels have no confusion matrix.")
     blocks: list[Any] = []
     if predictions.n_classes <= _MAX_MATRIX:
         from sklearn.metrics import confusion_matrix
@@ -148,8 +140,7 @@ def confusion_section(predictions: Predictions) -> Section:
                 "Number of items by true and predicted class.",
             )
         )
-    blocks += _confused_pairs(predictions)
-    return Section("confusion", title, blocks)
+    return blocks + _confused_pairs(predictions)
 
 
 def _confused_pairs(predictions: Predictions) -> list[Any]:
@@ -177,12 +168,13 @@ def _confused_pairs(predictions: Predictions) -> list[Any]:
     return [Table(caption, ["true", "predicted", "items", "share"], rows)]
 
 
-def calibration_section(predictions: Predictions) -> Section:
-    """Return the section with the reliability curve."""
-    title, probabilities = "Calibration", predictions.probabilities
+def calibration_blocks(predictions: Predictions) -> list[Any]:
+    """Return the blocks with the reliability curve."""
+    probabilities = predictions.probabilities
     if probabilities is None:
-        text = "Without predict_proba there are no probabilities to compare with frequencies."
-        return Section("calibration", title, absent(text))
+        return absent(
+            "Without predict_proba there are no probabilities to compare with frequencies."
+        )
     found = calibration_of(predictions, probabilities)
     if predictions.kind == "multiclass":
         meaning = "Above the diagonal, the classifier is too cautious; below, too certain."
@@ -198,22 +190,21 @@ def calibration_section(predictions: Predictions) -> Section:
         f"Expected calibration error: {found.expected_error:.3f}. This is the mean distance of "
         "the curve from the diagonal, weighted by the number of items in the bins."
     )
-    return Section("calibration", title, [summary, picture])
+    return [summary, picture]
 
 
-def mistakes_section(
+def mistakes_blocks(
     estimator: Any, X: Any, ids: NDArray[Any], predictions: Predictions, n_mistakes: int
-) -> Section:
-    """Return the section with the mistakes of the highest probability, with their evidence."""
-    title, probabilities = "Most confident mistakes", predictions.probabilities
+) -> list[Any]:
+    """Return the blocks with the mistakes of the highest probability, with their evidence."""
+    probabilities = predictions.probabilities
     if probabilities is None:
-        text = "Without predict_proba, mistakes cannot be ordered by their probability."
-        return Section("mistakes", title, absent(text))
+        return absent("Without predict_proba, mistakes cannot be ordered by their probability.")
     if n_mistakes == 0:
-        return Section("mistakes", title, absent("Not shown (n_mistakes=0)."))
+        return absent("Not shown (n_mistakes=0).")
     mistakes = most_confident_mistakes(predictions, probabilities, n_mistakes)
     if not mistakes:
-        return Section("mistakes", title, [Text("There are no mistakes.")])
+        return [Text("There are no mistakes.")]
     strips: list[dict[str, Strip]] = [{} for _ in mistakes]
     if hasattr(estimator, "local_evidence"):
         strips = evidence_for(estimator, X, predictions, mistakes)
@@ -232,7 +223,7 @@ def mistakes_section(
     count = f"The {len(cards)} of {n_wrong:,} mistakes with the highest probability."
     if len(cards) == n_wrong:
         count = f"There is no other mistake than {'this' if n_wrong == 1 else 'these'}."
-    return Section("mistakes", title, [Text(count), intro, Cards(cards)])
+    return [Text(count), intro, Cards(cards)]
 
 
 def _card(mistake: Mistake, strips: dict[str, Strip], title: str, predictions: Predictions) -> Card:
