@@ -100,11 +100,7 @@ def _open_modalities(folders: Mapping[str, Files]) -> Source:
 
     def read(numbers: Sequence[int]) -> Iterator[Item]:
         for i in numbers:
-            items = {name: read_item(path) for name, path in files_of(i).items()}
-            yield Item(
-                {name: item.features for name, item in items.items()},
-                {name: item.places for name, item in items.items() if item.places},
-            )
+            yield Item.of_modalities({name: read_item(path) for name, path in files_of(i).items()})
 
     return Source(names, read, lambda i: ", ".join(map(str, files_of(i).values())), {"id": names})
 

@@ -12,18 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acluster.formats._item import (
+    COORDS,
+    FEATURES,
     Item,
     as_places,
     check_features,
+    is_too_large,
     missing_package,
     without_batch_axis,
 )
 
-FEATURES, COORDS = "features", "coords"
 _MPP = ("mpp", "level0_mpp")  # attributes of coords, in micrometers per pixel
-# A dataset that would fill more than this, and so many times what it takes in the file, is no data
-# of numbers: chunks that are absent or compressed may claim any size.
-_MAX_FREE_BYTES, _MAX_RATIO = 1 << 27, 200
 
 
 def read_hdf5(path: Path) -> Item:
@@ -142,7 +141,7 @@ def find_dataset(group: Any, name: str, title: str) -> Any:
         )
     n_bytes = math.prod(dataset.shape or ()) * dataset.dtype.itemsize
     n_stored = dataset.id.get_storage_size()
-    if n_bytes > max(_MAX_FREE_BYTES, _MAX_RATIO * n_stored):
+    if is_too_large(n_bytes, n_stored):
         raise ValueError(
             f"{title}: {name} claims the shape {dataset.shape}, which takes {n_bytes} bytes, but "
             f"the file has {n_stored} bytes of it: it is damaged or harmful."

@@ -6,15 +6,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from acluster.formats._hdf5 import (
-    FEATURES,
-    find_dataset,
-    names_in,
-    opened_hdf5,
-    read_features,
-    read_group,
-)
-from acluster.formats._item import Item, check_features
+from acluster.formats._hdf5 import find_dataset, names_in, opened_hdf5, read_features, read_group
+from acluster.formats._item import FEATURES, Item, check_features
 from acluster.formats._readers import damage_named
 from acluster.formats._source import Source
 from acluster.sets import natural_key
@@ -246,10 +239,7 @@ def _read(file: Any, paths: Mapping[str, str], path: Path) -> Item:
     found = {modality: _read_modality(file, inner, path) for modality, inner in paths.items()}
     if [*found] == [""]:
         return found[""]
-    return Item(
-        {modality: item.features for modality, item in found.items()},
-        {modality: item.places for modality, item in found.items() if item.places},
-    )
+    return Item.of_modalities(found)
 
 
 def _read_modality(file: Any, inner: str, path: Path) -> Item:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+FEATURES, COORDS = "features", "coords"  # the names of an item's arrays in its file
+# What would fill more than this, and so many times what it takes in the file, is no data of
+# numbers: parts that are absent or compressed may claim any size.
+MAX_FREE_BYTES, _MAX_RATIO = 1 << 27, 200
 
 
 @dataclass(frozen=True)
@@ -28,18 +34,36 @@ class Item:
     features: Any
     places: dict[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def of_modalities(cls, items: Mapping[str, Item]) -> Self:
+        """Return the item whose modalities have been read as items of their own."""
+        return cls(
+            {name: item.features for name, item in items.items()},
+            {name: item.places for name, item in items.items() if item.places},
+        )
 
-def check_features(shape: tuple[int, ...], dtype: Any, name: str) -> None:
+
+def is_too_large(n_bytes: int, n_stored: int) -> bool:
+    """Whether a file of `n_stored` bytes claims to hold more than data of numbers can."""
+    return n_bytes > max(MAX_FREE_BYTES, _MAX_RATIO * n_stored)
+
+
+def check_features(
+    shape: tuple[int, ...], dtype: Any, name: str, *, allows_batch_axis: bool = True
+) -> None:
     """Check that an array can hold the local features of an item, before it is read.
 
     Parameters
     ----------
     shape, dtype : tuple of int, and dtype
-        What the file says about the array. A first axis of size 1 before two others is allowed:
-        some extractors keep the axis of their batch.
+        What the file says about the array.
 
     name : str
         The name of the array in error messages.
+
+    allows_batch_axis : bool, default=True
+        Whether a first axis of size 1 before two others is allowed: some extractors keep the axis
+        of their batch.
 
     Raises
     ------
@@ -50,7 +74,8 @@ def check_features(shape: tuple[int, ...], dtype: Any, name: str) -> None:
         raise ValueError(
             f"{name} is not an array of numbers: its dtype is {dtype}. Convert it to float32."
         )
-    if len(shape) != 2 and not (len(shape) == 3 and shape[0] == 1):
+    is_batch = allows_batch_axis and len(shape) == 3 and shape[0] == 1
+    if len(shape) != 2 and not is_batch:
         raise ValueError(
             f"{name} has shape {tuple(shape)}; an item needs two dimensions, (number of local "
             "features, number of columns)."

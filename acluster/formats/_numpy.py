@@ -18,12 +18,9 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from acluster.formats._item import Item, as_places
+from acluster.formats._item import COORDS, FEATURES, Item, as_places, check_features, is_too_large
 
-FEATURES, COORDS = "features", "coords"
 _MAX_HEADER_BYTES = 10_000  # as in NumPy
-# An archive that would fill more than this, and so many times its own size, is no data of numbers.
-_MAX_FREE_BYTES, _MAX_RATIO = 1 << 27, 200
 # What zipfile, zlib and the parser of .npy headers raise for damaged files.
 DAMAGE = (
     zipfile.BadZipFile, zlib.error, EOFError, ValueError, TypeError, LookupError, SyntaxError,
@@ -134,7 +131,7 @@ class Archive:
 
     def _check_size(self) -> None:
         total, size = sum(m.file_size for m in self._members.values()), self._path.stat().st_size
-        if total > max(_MAX_FREE_BYTES, _MAX_RATIO * size):
+        if is_too_large(total, size):
             raise ValueError(
                 f"{self._path} has {size} bytes, but its members claim to have {total}: it is "
                 "damaged or harmful. If its arrays are genuine, save them as .npy files."
@@ -170,15 +167,7 @@ def _read_array(file: IO[bytes], size: int, name: str) -> NDArray[Any]:
         shape, dtype, n_header = _read_header(file)
     except DAMAGE as error:
         raise _not_an_array(name, error) from None
-    if dtype.kind not in "biuf":
-        raise ValueError(
-            f"{name} is not an array of numbers: its dtype is {dtype}. Convert it to float32."
-        )
-    if len(shape) != 2:
-        raise ValueError(
-            f"{name} has shape {shape}; an item needs two dimensions, (number of local features, "
-            "number of columns)."
-        )
+    check_features(shape, dtype, name, allows_batch_axis=False)
     expected = math.prod(shape) * dtype.itemsize
     if min(shape) < 0 or n_header + expected != size:
         raise ValueError(

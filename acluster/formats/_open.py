@@ -8,8 +8,8 @@ from pathlib import Path
 
 from acluster.formats._folders import describe_files, find_files, open_folder
 from acluster.formats._hdf5_items import open_hdf5
-from acluster.formats._item import Item
-from acluster.formats._numpy import COORDS, DAMAGE, FEATURES, Archive
+from acluster.formats._item import COORDS, FEATURES, Item
+from acluster.formats._numpy import DAMAGE, Archive
 from acluster.formats._readers import READERS
 from acluster.formats._source import Source
 from acluster.formats._tables import SUFFIXES, open_tables

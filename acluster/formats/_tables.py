@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from acluster.formats._item import Item, as_places, missing_package
+from acluster.formats._item import COORDS, Item, as_places, missing_package
 from acluster.formats._source import Source
 from acluster.sets import COLUMNS, list_arrays
 
 SUFFIXES = (".parquet", ".pq", ".arrow", ".feather")
-_COORDS = "coords"
 _ROWS_PER_BATCH = 16  # decoded together, which bounds the memory
 
 
@@ -73,7 +72,7 @@ def open_tables(paths: Sequence[Path]) -> Source:
 
 def _feature_columns(table: _Table) -> list[str]:
     features = [name for name, type_ in table.types.items() if _is_nested(type_)]
-    features = [name for name in features if name != _COORDS]
+    features = [name for name in features if name != COORDS]
     if not features:
         shown = ", ".join(f"{name} ({type_})" for name, type_ in table.types.items())
         raise ValueError(
@@ -163,7 +162,7 @@ class _Table:
 
     def read(self, numbers: Sequence[int], features: list[str]) -> Iterator[Item]:
         """Iterate over the items of some rows, in increasing order."""
-        names = features + [_COORDS] * (_COORDS in self.types and len(features) == 1)
+        names = features + [COORDS] * (COORDS in self.types and len(features) == 1)
         wanted = set(numbers)
         with self._reporting_damage():
             for start, batch in self._batches(names, wanted):
@@ -198,7 +197,7 @@ class _Table:
     def _item(self, row: Any, features: list[str], number: int) -> Item:
         try:
             cells = {name: list_arrays(row.column(name))[0] for name in features}
-            coords = list_arrays(row.column(_COORDS))[0] if _COORDS in row.schema.names else None
+            coords = list_arrays(row.column(COORDS))[0] if COORDS in row.schema.names else None
         except ValueError as error:
             raise ValueError(f"{self.path}, row {number}: {error}") from None
         if len(features) > 1:
@@ -208,4 +207,4 @@ class _Table:
             raise ValueError(f"{self.path}, row {number}: {features[0]} has 0 local features.")
         if coords is None:
             return Item(values)
-        return Item(values, as_places(coords, len(values), f"{self.path}, row {number}: {_COORDS}"))
+        return Item(values, as_places(coords, len(values), f"{self.path}, row {number}: {COORDS}"))

@@ -7,11 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from acluster.formats._item import Item, as_places, check_features, without_batch_axis
+from acluster.formats._item import (
+    COORDS,
+    FEATURES,
+    MAX_FREE_BYTES,
+    Item,
+    as_places,
+    check_features,
+    is_too_large,
+    without_batch_axis,
+)
 from acluster.sets import to_numpy
-
-_FEATURES, _COORDS = "features", "coords"
-_MAX_FREE_BYTES, _MAX_RATIO = 1 << 27, 200  # as for .npz archives
 
 
 def read_torch(path: Path) -> Item:
@@ -60,7 +66,7 @@ def read_torch(path: Path) -> Item:
     features = without_batch_axis(features)
     if coords is None:
         return Item(features)
-    return Item(features, as_places(to_numpy(coords), len(features), f"{path}: {_COORDS}"))
+    return Item(features, as_places(to_numpy(coords), len(features), f"{path}: {COORDS}"))
 
 
 def _check_size(path: Path) -> None:
@@ -69,7 +75,7 @@ def _check_size(path: Path) -> None:
         return  # the format before torch 1.6, which is not compressed
     with zipfile.ZipFile(path) as file:
         total = sum(member.file_size for member in file.infolist())
-    if total > max(_MAX_FREE_BYTES, _MAX_RATIO * path.stat().st_size):
+    if is_too_large(total, path.stat().st_size):
         raise ValueError(
             f"{path} has {path.stat().st_size} bytes, but claims to have {total}: it is damaged or "
             "harmful."
@@ -81,7 +87,7 @@ def _check_strides(tensor: Any, name: str) -> None:
     if str(tensor.layout) != "torch.strided" or tensor.is_nested:
         return  # the conversion to numpy rejects it
     n_bytes = tensor.numel() * tensor.element_size()
-    if n_bytes > max(_MAX_FREE_BYTES, tensor.untyped_storage().nbytes()):
+    if n_bytes > max(MAX_FREE_BYTES, tensor.untyped_storage().nbytes()):
         raise ValueError(
             f"{name} claims the shape {tuple(tensor.shape)}, but the file has fewer numbers. Save "
             "tensor.contiguous()."
@@ -98,13 +104,13 @@ def _find_tensors(loaded: Any, path: Path) -> tuple[str, Any, Any]:
             "features, number of columns), or a dict with it."
         )
     tensors = {name: value for name, value in loaded.items() if hasattr(value, "detach")}
-    coords = tensors.pop(_COORDS, None)
-    if _FEATURES not in tensors:
+    coords = tensors.pop(COORDS, None)
+    if FEATURES not in tensors:
         tensors = {name: value for name, value in tensors.items() if value.ndim in (2, 3)}
         if len(tensors) != 1:
             raise ValueError(
                 f"{path} holds a dict with the keys {[*loaded]!s:.200}; it needs the tensor "
-                f"{_FEATURES!r}, or exactly one tensor with two dimensions."
+                f"{FEATURES!r}, or exactly one tensor with two dimensions."
             )
-    name = _FEATURES if _FEATURES in tensors else next(iter(tensors))
+    name = FEATURES if FEATURES in tensors else next(iter(tensors))
     return f"{path}: {name!s:.80}", tensors[name], coords
