@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from acluster.sets._names import ENDINGS
 from acluster.sets._store._addresses import Address, is_address, local_or_address
@@ -25,56 +25,6 @@ from acluster.sets._store._sync import sync_directory
 
 if TYPE_CHECKING:
     import zarr
-
-
-class Lock(Protocol):
-    """What keeps other writers away."""
-
-    def release(self) -> None:
-        """Let other writers in."""
-
-
-class Target(Protocol):
-    """The place of a store that is written."""
-
-    name: str  # in messages, as the user wrote it
-    key: str  # the same for all writers of this place
-
-    def make(self, resume: bool) -> bool:
-        """Make the place, and return whether it is new."""
-
-    def unmake(self) -> None:
-        """Remove the place again if nothing is in it."""
-
-    def lock(self) -> Lock:
-        """Keep other writers away."""
-
-    def has_group(self) -> bool:
-        """Whether the store has been begun."""
-
-    def check_begin(self) -> None:
-        """Check that there is nothing but what an interrupted writer may have left."""
-
-    def entries(self) -> list[str]:
-        """Return the names in the place."""
-
-    def begin(self, attributes: dict[str, Any]) -> None:
-        """Write an empty store."""
-
-    def open(self) -> zarr.Group:
-        """Open the store for reading."""
-
-    def store(self) -> Any:
-        """Return a store of zarr to write to, with `sync` and `revoke`."""
-
-    def remove_array(self, name: str) -> None:
-        """Remove an array that was not committed."""
-
-    def tidy(self, arrays: Iterable[str]) -> None:
-        """Remove what was not written to the end, in the place and in some arrays."""
-
-    def remove(self, arrays: Iterable[str]) -> None:
-        """Remove a new store with these arrays, and nothing else."""
 
 
 def target_of(path: Any) -> Target:
@@ -133,10 +83,10 @@ class LocalTarget:
     """
 
     def __init__(self, path: str) -> None:
-        self.name = path
+        self.name = path  # in messages
         # The working directory may change before the next item.
         self._root = Path(local_path(path))
-        self.key = str(self._root)
+        self.key = str(self._root)  # the same for all writers of this directory
 
     def make(self, resume: bool) -> bool:
         """Make the directory, and return whether it is new."""
@@ -234,9 +184,9 @@ class RemoteTarget:
     def unmake(self) -> None:
         """Do nothing: object storage has no empty directories."""
 
-    def lock(self) -> Lock:
+    def lock(self) -> NoLock:
         """Return a lock that keeps nobody away."""
-        return _NoLock()
+        return NoLock()
 
     def has_group(self) -> bool:
         """Whether the store has been begun."""
@@ -298,9 +248,15 @@ class RemoteTarget:
         sync(self._store.delete("zarr.json"))
 
 
-class _NoLock:
+class NoLock:
+    """A lock that keeps nobody away."""
+
     def release(self) -> None:
         """Return."""
+
+
+Lock = WriteLock | NoLock
+Target = LocalTarget | RemoteTarget
 
 
 def _exists(name: str) -> FileExistsError:
