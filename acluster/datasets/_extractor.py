@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import repeat
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ _FRAMES_PER_BLOCK = {"cpu": 1024, "cuda": 16_384}
 _MAX_CALLBACK_STEPS = 50
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class FrameExtractor(CallbackSupportMixin, BaseEstimator):
     """Extract local features from the frames of Flash-MNIST videos, as in the paper.
 
@@ -119,7 +121,7 @@ class FrameExtractor(CallbackSupportMixin, BaseEstimator):
     FeatureSets(n_items=10, n_features=50, lengths=25..25, dtype=float32)
     """
 
-    _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "n_features": [Interval(Integral, 1, None, closed="left")],
         "log_softmax": ["boolean"],
         "n_epochs": [Interval(Integral, 1, None, closed="left")],
@@ -133,32 +135,17 @@ class FrameExtractor(CallbackSupportMixin, BaseEstimator):
         "random_state": ["random_state"],
     }
 
-    def __init__(
-        self,
-        *,
-        n_features: int = 50,
-        log_softmax: bool = True,
-        n_epochs: int = 1,
-        batch_size: int = 64,
-        learning_rate: float = 1e-3,
-        learning_rate_schedule: str = "constant",
-        n_noisy_copies: int = 5,
-        n_noise_images: int = 30_000,
-        dropout: float = 0.5,
-        device: str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.n_features = n_features
-        self.log_softmax = log_softmax
-        self.n_epochs = n_epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.learning_rate_schedule = learning_rate_schedule
-        self.n_noisy_copies = n_noisy_copies
-        self.n_noise_images = n_noise_images
-        self.dropout = dropout
-        self.device = device
-        self.random_state = random_state
+    n_features: int = 50
+    log_softmax: bool = True
+    n_epochs: int = 1
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    learning_rate_schedule: str = "constant"
+    n_noisy_copies: int = 5
+    n_noise_images: int = 30_000
+    dropout: float = 0.5
+    device: str = "auto"
+    random_state: int | np.random.RandomState | None = None
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, images: ArrayLike, labels: ArrayLike) -> FrameExtractor:
