@@ -46,23 +46,14 @@ def scores_of(
     TypeError
         If the estimator does not provide the scores.
     """
-    needed = {
-        "evidence": "local_evidence",
-        "attention": "attention_weights",
-        "gradient": "to_torch",
-    }
-    if kind in needed and not hasattr(estimator, needed[kind]):
-        raise TypeError(
-            f"{type(estimator).__name__} has no method {needed[kind]}, which scores={kind!r} "
-            'needs. Pass scores="random" or your own scores.'
-        )
-    functions: dict[str, Callable[..., Scores]] = {
-        "evidence": _evidence,
-        "attention": _attention,
-        "gradient": _gradient,
-    }
-    if kind in functions:
-        return functions[kind](estimator, X, targets)
+    if kind in _FUNCTIONS:
+        method, function = _FUNCTIONS[kind]
+        if not hasattr(estimator, method):
+            raise TypeError(
+                f"{type(estimator).__name__} has no method {method}, which scores={kind!r} needs. "
+                'Pass scores="random" or your own scores.'
+            )
+        return function(estimator, X, targets)
     return {name: random_state.random_sample(X[name].lengths.sum()) for name in X.names}
 
 
@@ -135,3 +126,12 @@ def _by_modality(found: Any) -> Scores:
     if isinstance(found, FeatureSets):
         return {"features": found.packed()[0]}
     return {name: found[name].packed()[0] for name in found.names}
+
+
+# By kind of score, the method of the estimator that it needs, and its function.
+_FUNCTIONS: dict[str, tuple[str, Callable[..., Scores]]] = {
+    "evidence": ("local_evidence", _evidence),
+    "attention": ("attention_weights", _attention),
+    "gradient": ("to_torch", _gradient),
+}
+KINDS = (*_FUNCTIONS, "random")

@@ -9,10 +9,8 @@ from sklearn.utils import Bunch, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from acluster import FeatureSets, MultimodalFeatureSets
-from acluster.inspection._attributions import Scores, scores_of, unwrapped
+from acluster.inspection._attributions import KINDS, Scores, scores_of, unwrapped
 from acluster.sets import label_array, with_column_names
-
-_KINDS = ("evidence", "attention", "gradient", "random")
 
 
 def evidence_faithfulness(
@@ -123,8 +121,8 @@ def evidence_faithfulness(
     before = estimator.predict_proba(unwrapped(X))
     targets = before.argmax(axis=1) if y is None else _numbers(estimator, y, len(X))
     if isinstance(scores, str):
-        if scores not in _KINDS:
-            raise ValueError(f"scores={scores!r} is not one of {_KINDS}, nor sets of scores.")
+        if scores not in KINDS:
+            raise ValueError(f"scores={scores!r} is not one of {KINDS}, nor sets of scores.")
         found = scores_of(scores, estimator, X, targets, check_random_state(random_state))
     else:
         found = _given(scores, X)
@@ -212,7 +210,7 @@ def _given(scores: Any, X: MultimodalFeatureSets) -> Scores:
         scores = {"features": scores}
     if not isinstance(scores, Mapping | MultimodalFeatureSets):
         raise TypeError(
-            f"scores has type {type(scores).__name__}; expected one of {_KINDS}, FeatureSets, or a "
+            f"scores has type {type(scores).__name__}; expected one of {KINDS}, FeatureSets, or a "
             "dict of FeatureSets."
         )
     names = [*scores] if isinstance(scores, Mapping) else scores.names
