@@ -104,7 +104,7 @@ class AttentionMapDisplay:
                 "Pass attention[name]."
             )
         self.attention = by_modality(attention)[None]
-        self.frame = MapFrame.checked(
+        self.frame = MapFrame(
             places,
             len(self.attention),
             thumbnail=thumbnail,

@@ -140,7 +140,7 @@ class EvidenceDisplay:
         anchor: str = "corner",
     ) -> None:
         values, found = _opened(evidence)
-        self.evidence = ItemEvidence.checked(values, classes, constants, probabilities)
+        self.evidence = ItemEvidence(values, classes, constants, probabilities)
         names = [*values]
         given = match_modalities(names, places, "places")
         found |= {name: as_columns(own) for name, own in given.items() if own is not None}
@@ -160,7 +160,7 @@ class EvidenceDisplay:
         }
         self.frame = None
         if self.kind_ == "map":
-            self.frame = MapFrame.checked(
+            self.frame = MapFrame(
                 found[shown[0]],
                 len(values[shown[0]]),
                 thumbnail=thumbnail,

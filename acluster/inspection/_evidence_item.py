@@ -1,13 +1,12 @@
 """The evidence of one item: its classes, sums and titles."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from acluster import FeatureSets, MultimodalFeatureSets
-from acluster.inspection._item import check_one_item
+from acluster.inspection._item import check_one_item, index
 from acluster.sets import label_array
 
 Floats = NDArray[np.float64]
@@ -19,7 +18,6 @@ _MAX_LABELS = 6  # drawn if no classes are named
 _MAX_NAME = 30  # characters of a class in a title
 
 
-@dataclass(frozen=True)
 class ItemEvidence:
     """The evidence of one item for some classes.
 
@@ -36,42 +34,34 @@ class ItemEvidence:
 
     probabilities : ndarray of shape (C,) or None
         The probabilities of the classes.
+
+    Raises
+    ------
+    ValueError
+        If they have different numbers of classes.
     """
 
-    by_modality: dict[str | None, Floats]
-    classes: list[Any]
-    constants: Floats | None
-    probabilities: Floats | None
-
-    @classmethod
-    def checked(
-        cls,
+    def __init__(
+        self,
         by_modality: dict[str | None, NDArray[Any]],
         classes: ArrayLike,
         constants: ArrayLike | None,
         probabilities: ArrayLike | None,
-    ) -> "ItemEvidence":
-        """Check that all have the same number of classes.
-
-        Raises
-        ------
-        ValueError
-            If they have not.
-        """
+    ) -> None:
         labels = label_array(classes)
         if labels.ndim != 1 or not len(labels):
             raise ValueError(f"classes={classes!r} must be a list with a label per column.")
         for name, own in by_modality.items():
-            where = "evidence" if name is None else f"evidence[{name!r}]"
             if own.shape[1] != len(labels):
                 raise ValueError(
-                    f"{where} has {own.shape[1]} columns, but classes has {len(labels)} labels. "
-                    "Pass the classes of local_evidence(X, classes), in their order."
+                    f"evidence{index(name)} has {own.shape[1]} columns, but classes has "
+                    f"{len(labels)} labels. Pass the classes of local_evidence(X, classes), in "
+                    "their order."
                 )
-        wide = {name: own.astype(np.float64) for name, own in by_modality.items()}
-        pairs = ("constants", constants), ("probabilities", probabilities)
-        numbers = [_per_class(given, name, len(labels)) for name, given in pairs]
-        return cls(wide, labels.tolist(), *numbers)
+        self.by_modality = {name: own.astype(np.float64) for name, own in by_modality.items()}
+        self.classes: list[Any] = labels.tolist()
+        self.constants = _per_class(constants, "constants", len(labels))
+        self.probabilities = _per_class(probabilities, "probabilities", len(labels))
 
     def titles(self, modality: str | None = None, is_narrow: bool = False) -> list[str]:
         """Return a title per class: its probability, its logit and the parts of the logit.

@@ -1,6 +1,5 @@
 """How local features lie in an image: on a grid, as squares of one size, or scattered."""
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,42 +16,13 @@ _REGULAR = 0.9  # the share of squares that have a neighbor at a distance of the
 _MARKERS = (2.0, 14.0)  # the smallest and the largest diameter of a point, in 1/72 inch
 
 
-class Layout(ABC):
-    """The shapes that stand for the local features of one item.
-
-    Attributes
-    ----------
-    bounds : tuple of float
-        The left, right, bottom and top edges of all shapes. The bottom has the largest y.
-    """
-
-    bounds: tuple[float, float, float, float]
-
-    @abstractmethod
-    def draw(self, axes: Any, values: Floats, **style: Any) -> Any:
-        """Draw one map.
-
-        Parameters
-        ----------
-        axes : matplotlib Axes
-            The Axes to draw in.
-
-        values : ndarray of shape (L,)
-            The values to show as colors. Those of local features at the same place are added up.
-
-        **style
-            ``cmap``, ``alpha``, ``vmin`` and ``vmax``, as in matplotlib.
-
-        Returns
-        -------
-        matplotlib artist
-            An artist with colors, for a color bar.
-        """
-
-
 @dataclass(frozen=True)
-class Grid(Layout):
-    """Cells of one size without gaps and overlaps."""
+class Grid:
+    """Cells of one size without gaps and overlaps.
+
+    As in the other layouts, `bounds` has the left, right, bottom and top edges of all shapes, of
+    which the bottom has the largest y, and `draw` has the same arguments.
+    """
 
     rows: NDArray[np.int64]
     columns: NDArray[np.int64]
@@ -75,14 +45,31 @@ class Grid(Layout):
         return table.reshape(self.shape)
 
     def draw(self, axes: Any, values: Floats, **style: Any) -> Any:
-        """Draw one map as an image."""
+        """Draw one map as an image.
+
+        Parameters
+        ----------
+        axes : matplotlib Axes
+            The Axes to draw in.
+
+        values : ndarray of shape (L,)
+            The values to show as colors. Those of local features at the same place are added up.
+
+        **style
+            ``cmap``, ``alpha``, ``vmin`` and ``vmax``, as in matplotlib.
+
+        Returns
+        -------
+        matplotlib artist
+            An artist with colors, for a color bar.
+        """
         # The first row is at the top, where bounds has the smallest y.
         table, extent = self.table(values), self.bounds
         return axes.imshow(table, extent=extent, origin="upper", interpolation="nearest", **style)
 
 
 @dataclass(frozen=True)
-class Squares(Layout):
+class Squares:
     """Squares of one size, such as tiles from grids that do not fit each other."""
 
     corners: Floats  # the smallest x and y of each, (n_squares, 2)
@@ -90,7 +77,7 @@ class Squares(Layout):
     size: float
 
     @property
-    def bounds(self) -> tuple[float, float, float, float]:  # type: ignore[override]
+    def bounds(self) -> tuple[float, float, float, float]:
         """The edges of all squares."""
         return _bounds(self.corners, self.corners + self.size)
 
@@ -110,7 +97,7 @@ class Squares(Layout):
 
 
 @dataclass(frozen=True)
-class Points(Layout):
+class Points:
     """Round marks of one size, for scattered local features."""
 
     centers: Floats  # (n_points, 2)
@@ -118,7 +105,7 @@ class Points(Layout):
     diameter: float
 
     @property
-    def bounds(self) -> tuple[float, float, float, float]:  # type: ignore[override]
+    def bounds(self) -> tuple[float, float, float, float]:
         """The edges of all marks, in the units of x and y."""
         return _bounds(self.centers - self.diameter / 2, self.centers + self.diameter / 2)
 
@@ -130,6 +117,9 @@ class Points(Layout):
         marker = float(np.clip(pixels * 72 / axes.figure.dpi, *_MARKERS))
         order, values = _added_up(self.members, values)
         return axes.scatter(*self.centers[order].T, c=values, s=marker**2, linewidths=0, **style)
+
+
+Layout = Grid | Squares | Points  # the shapes that stand for the local features of one item
 
 
 def find_layout(x: Floats, y: Floats, tile_size: float | None, anchor: str) -> Layout:

@@ -1,8 +1,7 @@
 """The frame of maps of one item: the positions of its local features, and an image below."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +16,10 @@ _OPACITY = 0.15, 0.75  # of no value and of the largest over a thumbnail
 _N_COLORS = 256
 
 
-@dataclass(frozen=True)
 class MapFrame:
     """What all maps of an item share.
+
+    Its arguments are those of a display.
 
     Attributes
     ----------
@@ -37,18 +37,18 @@ class MapFrame:
 
     anchor : {"corner", "center"}
         The point of a tile that the positions are of.
+
+    Raises
+    ------
+    TypeError
+        If `places` has no columns.
+
+    ValueError
+        If another argument is not valid or does not fit the item.
     """
 
-    x: NDArray[np.float64]
-    y: NDArray[np.float64]
-    thumbnail: NDArray[Any] | None
-    extent: tuple[float, ...] | None
-    tile_size: float | None
-    anchor: str
-
-    @classmethod
-    def checked(
-        cls,
+    def __init__(
+        self,
         places: Any,
         n_features: int,
         *,
@@ -57,27 +57,18 @@ class MapFrame:
         scale: float | None = None,
         tile_size: float | None = None,
         anchor: str = "corner",
-    ) -> Self:
-        """Check the arguments of a display, and return its frame.
-
-        Raises
-        ------
-        TypeError
-            If `places` has no columns.
-
-        ValueError
-            If another argument is not valid or does not fit the item.
-        """
-        x, y = _coordinates(places, n_features)
-        image = None if thumbnail is None else np.asarray(thumbnail)
-        if image is not None:
-            check_image(image)
+    ) -> None:
+        self.x, self.y = _coordinates(places, n_features)
+        self.thumbnail = None if thumbnail is None else np.asarray(thumbnail)
+        if self.thumbnail is not None:
+            check_image(self.thumbnail)
         if anchor not in ("corner", "center"):
             raise ValueError(f"anchor={anchor!r} must be 'corner' or 'center'.")
         for name, size in (("scale", scale), ("tile_size", tile_size)):
             if size is not None and not 0 < size < np.inf:
                 raise ValueError(f"{name}={size!r} must be a positive number.")
-        return cls(x, y, image, _check_extent(extent, scale, image), tile_size, anchor)
+        self.extent = _check_extent(extent, scale, self.thumbnail)
+        self.tile_size, self.anchor = tile_size, anchor
 
     def draw(
         self,
