@@ -15,7 +15,7 @@ import acluster
 from acluster._utils._progress import progress
 from acluster.command_line._output import check_path, show, write_table
 from acluster.command_line._pictures import check_options, draw_evidence
-from acluster.sets import FeatureSetsWriter, check_resumable, info
+from acluster.sets import FeatureSetsWriter, by_modality, check_resumable, info
 
 _ITEMS_PER_BATCH = 256
 _CONSTANT = "constant"  # the modality of a store, and the last row of an item in a table
@@ -119,7 +119,7 @@ def _explained(
 
 
 def _place_names(X: Any) -> list[str]:
-    sets = [X] if isinstance(X, acluster.FeatureSets) else [X[name] for name in X.names]
+    sets = by_modality(X).values()
     names = [name for one in sets if one.places is not None for name in one.places.column_names]
     return [*dict.fromkeys(names)]
 
@@ -133,8 +133,8 @@ def _table(
     """
     columns = _place_names(X)
     explained = _explained(classifier, X, [*ids], classes)
-    for id_, (by_modality, constant, places) in zip(ids.values(), explained, strict=True):
-        for modality, rows in by_modality.items():
+    for id_, (found, constant, places) in zip(ids.values(), explained, strict=True):
+        for modality, rows in found.items():
             own: Mapping[str, Any] = places.get(modality, {})
             for k, row in enumerate(rows):
                 start = [id_, *([modality] if has_names else []), k]

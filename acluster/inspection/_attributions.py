@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from acluster import FeatureSets, MultimodalFeatureSets
+from acluster import MultimodalFeatureSets
+from acluster.sets import by_modality
 
 Scores = dict[str, NDArray[np.float64]]  # one number per local feature of every modality
 
@@ -63,7 +64,7 @@ def unwrapped(X: MultimodalFeatureSets) -> Any:
 
 
 def _evidence(estimator: Any, X: MultimodalFeatureSets, targets: NDArray[np.int64]) -> Scores:
-    found = _by_modality(estimator.local_evidence(unwrapped(X), estimator.classes_))
+    found = _rows_of(estimator.local_evidence(unwrapped(X), estimator.classes_))
     return {
         name: rows[np.arange(len(rows)), np.repeat(targets, X[name].lengths)]
         for name, rows in found.items()
@@ -71,7 +72,7 @@ def _evidence(estimator: Any, X: MultimodalFeatureSets, targets: NDArray[np.int6
 
 
 def _attention(estimator: Any, X: MultimodalFeatureSets, targets: NDArray[np.int64]) -> Scores:
-    weights = _by_modality(estimator.attention_weights(unwrapped(X)))
+    weights = _rows_of(estimator.attention_weights(unwrapped(X)))
     return {name: rows.mean(axis=1) for name, rows in weights.items()}
 
 
@@ -122,10 +123,8 @@ def _in_order_of_fit(
     return packed
 
 
-def _by_modality(found: Any) -> Scores:
-    if isinstance(found, FeatureSets):
-        return {"features": found.packed()[0]}
-    return {name: found[name].packed()[0] for name in found.names}
+def _rows_of(found: Any) -> Scores:
+    return {name: sets.packed()[0] for name, sets in by_modality(found).items()}
 
 
 # By kind of score, the method of the estimator that it needs, and its function.

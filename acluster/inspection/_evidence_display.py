@@ -17,6 +17,7 @@ from acluster.inspection._item import (
     check_positions,
     index,
     match_modalities,
+    places_of,
 )
 from acluster.inspection._map_frame import MapFrame, choose_modality
 
@@ -423,13 +424,7 @@ def _opened(evidence: Any) -> tuple[dict[str | None, NDArray[Any]], dict[str | N
     """Return the evidence of one item by modality, and the columns of its places."""
     if isinstance(evidence, FeatureSets | MultimodalFeatureSets):
         check_one_item(evidence, "evidence")
-        places: dict[str | None, Any]
-        if isinstance(evidence, FeatureSets):
-            places = {None: evidence.places}
-        else:
-            places = {name: evidence[name].places for name in evidence.names}
-        found = {name: as_columns(own) for name, own in places.items() if own is not None}
-        return _values(evidence[0]), found
+        return _values(evidence[0]), {k: own for k, own in places_of(evidence).items() if own}
     return _values(evidence), {}
 
 

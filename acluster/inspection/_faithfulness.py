@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from acluster import FeatureSets, MultimodalFeatureSets
 from acluster.inspection._attributions import KINDS, Scores, scores_of, unwrapped
-from acluster.sets import label_array, with_column_names
+from acluster.sets import by_modality, label_array, with_column_names
 
 
 def evidence_faithfulness(
@@ -184,14 +184,12 @@ class _Ranking:
 
 
 def _in_memory(X: Any) -> MultimodalFeatureSets:
-    if isinstance(X, FeatureSets):
-        X = MultimodalFeatureSets({"features": X})
-    if not isinstance(X, MultimodalFeatureSets):
+    if not isinstance(X, FeatureSets | MultimodalFeatureSets):
         raise TypeError(
             f"X has type {type(X).__name__}; expected FeatureSets or MultimodalFeatureSets. Create "
             "one with FeatureSets.from_arrays or open_feature_sets."
         )
-    return MultimodalFeatureSets({name: X[name].load() for name in X.names})
+    return MultimodalFeatureSets({name: sets.load() for name, sets in by_modality(X).items()})
 
 
 def _numbers(estimator: Any, y: ArrayLike, n_items: int) -> NDArray[np.int64]:

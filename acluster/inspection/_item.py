@@ -45,9 +45,14 @@ def attend(
         return by_modality(estimator.attention_weights([item])[0]), {}
     check_one_item(item, "item")
     attention = by_modality(estimator.attention_weights(item)[0])
+    return attention, places_of(item)
+
+
+def places_of(item: FeatureSets | MultimodalFeatureSets) -> dict[str | None, Columns]:
+    """Return the columns of the places of one item, for each modality of a container."""
     if isinstance(item, FeatureSets):
-        return attention, {None: columns_of(item.places)}
-    return attention, {name: columns_of(item[name].places) for name in item.names}
+        return {None: columns_of(item.places)}
+    return {name: columns_of(item[name].places) for name in item.names}
 
 
 def columns_of(places: FeatureSets | None) -> Columns:

@@ -33,12 +33,11 @@ from acluster.sets._feature_sets import (
     without_items,
 )
 from acluster.sets._missing import notes_on_missing
-from acluster.sets._multimodal import MultimodalFeatureSets
-from acluster.sets._names import COLUMNS, check_modality_names, check_new_names
+from acluster.sets._multimodal import MultimodalFeatureSets, by_modality
+from acluster.sets._names import COLUMNS, UNNAMED, check_modality_names, check_new_names
 from acluster.sets._nested import as_feature_sets, group_rows, list_arrays
 from acluster.sets._store._errors import StoreError
 from acluster.sets._store._fingerprint import fingerprint
-from acluster.sets._store._format import UNNAMED
 from acluster.sets._store._merge import check_resumable, keep_column_names, merge_stores
 from acluster.sets._store._narrowing import narrowed
 from acluster.sets._store._range_output import (

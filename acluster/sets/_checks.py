@@ -23,7 +23,7 @@ from acluster.sets._arrays import (
 from acluster.sets._extraction import first_difference
 from acluster.sets._feature_sets import FeatureSets, pieces, spaced_rows, with_extraction
 from acluster.sets._multimodal import MultimodalFeatureSets, in_modality, sets_with_missing
-from acluster.sets._store._format import UNNAMED
+from acluster.sets._names import UNNAMED
 from acluster.sets._store._reader import open_if_store
 
 # Importing scikit-learn takes as long as importing torch, and programs that only read or write sets

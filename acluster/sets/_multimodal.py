@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from acluster.sets._arrays import bounded, is_missing
 from acluster.sets._feature_sets import FeatureSets, length_range, to_set
-from acluster.sets._names import check_modality_names
+from acluster.sets._names import UNNAMED, check_modality_names
 from acluster.sets._places import places_by_modality
 from acluster.sets._sequence import ItemSequence
 
@@ -216,6 +216,16 @@ class MultimodalFeatureSets(ItemSequence):
             for name, sets in ((name, self[name]) for name in self._modalities)
         ]
         return f"{type(self).__name__}(n_items={len(self)}, {', '.join(parts)})"
+
+
+def by_modality(X: Any) -> Mapping[str, Any]:
+    """Return the sets of an item, or the containers of many, by modality.
+
+    Those that are not of several modalities are the modality "features".
+    """
+    if isinstance(X, MultimodalFeatureSets):
+        return {name: X[name] for name in X.names}
+    return X if isinstance(X, Mapping) else {UNNAMED: X}
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 COLUMNS = ("label", "id", "group", "weight")
+UNNAMED = "features"  # the name of the modality of sets that have only one
 _PLACES = "_places"
 ENDINGS = ("", "_row_size", "_offsets", _PLACES)
 _MAX_BYTES = 200  # with the ending, a directory of most file systems may have 255

@@ -21,21 +21,14 @@ from acluster.inspection._report._blocks import (
     number_cell,
 )
 from acluster.inspection._report._predictions import Predictions
-from acluster.sets import notes_on_missing
+from acluster.sets import by_modality, notes_on_missing
 
 MAX_ROWS = 1000  # of a table
 
 
-def modalities_of(X: FeatureSets | MultimodalFeatureSets) -> dict[str, FeatureSets]:
-    """Return the sets by modality; a single one without a name is "features"."""
-    if isinstance(X, MultimodalFeatureSets):
-        return {name: X[name] for name in X.names}
-    return {"features": X}
-
-
 def data_blocks(X: FeatureSets | MultimodalFeatureSets, predictions: Predictions) -> list[Any]:
     """Return the blocks with the sizes of the sets and the classes of the items."""
-    modalities = modalities_of(X)
+    modalities = by_modality(X)
     lengths = {name: sets.lengths for name, sets in modalities.items()}
     figure = _pictures.draw_sizes({escape(name): own for name, own in lengths.items()})
     return [

@@ -22,7 +22,7 @@ from acluster.inspection._report._blocks import (
     counted,
     number_cell,
 )
-from acluster.inspection._report._data_section import modalities_of
+from acluster.sets import by_modality
 
 _ITEMS_FOR_UNITS = 200
 _WEIGHTS_FOR_UNITS = 1 << 24  # numbers in memory
@@ -42,7 +42,7 @@ def sample_of(
     There is always one item.
     """
     order = random_state.permutation(len(X))[:n_items]
-    sizes = np.sum([sets.lengths for sets in modalities_of(X).values()], axis=0)[order]
+    sizes = np.sum([sets.lengths for sets in by_modality(X).values()], axis=0)[order]
     n_fitting = int(np.searchsorted(np.cumsum(sizes), n_local_features, "right"))
     # In their original order, in which stores are read fastest.
     return np.sort(order[: max(1, n_fitting)])
@@ -85,7 +85,7 @@ def units_blocks(estimator: Any, X: Any, random_state: np.random.RandomState) ->
         name = type(estimator).__name__
         return absent(f"{name} has no attention weights, so units cannot be compared.")
     first = estimator.attention_weights(X[:1])
-    n_units = sum(sets.n_features for sets in modalities_of(first).values())
+    n_units = sum(sets.n_features for sets in by_modality(first).values())
     chosen = sample_of(X, _ITEMS_FOR_UNITS, _WEIGHTS_FOR_UNITS // n_units, random_state)
     blocks: list[Any] = [
         Text(
@@ -93,7 +93,7 @@ def units_blocks(estimator: Any, X: Any, random_state: np.random.RandomState) ->
             "attend to the same local features; an entropy of 1 is a plain average."
         )
     ]
-    for modality, sets in modalities_of(estimator.attention_weights(X[chosen])).items():
+    for modality, sets in by_modality(estimator.attention_weights(X[chosen])).items():
         modality = escape(modality)
         if sets.lengths.max() < 2:
             blocks += absent(

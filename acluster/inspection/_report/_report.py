@@ -21,7 +21,7 @@ from acluster._utils._files import replaced_file
 from acluster._utils._text import escape
 from acluster.inspection._report import _pictures
 from acluster.inspection._report._blocks import Section
-from acluster.inspection._report._data_section import data_blocks, modalities_of
+from acluster.inspection._report._data_section import data_blocks
 from acluster.inspection._report._model_sections import (
     importance_blocks,
     learning_blocks,
@@ -35,7 +35,7 @@ from acluster.inspection._report._score_sections import (
     scores_blocks,
 )
 from acluster.inspection._report._scores import Score, held_out_scores
-from acluster.sets import as_container, label_names_of, text_columns
+from acluster.sets import as_container, by_modality, label_names_of, text_columns
 
 _MAX_DESCRIPTION = 300  # characters
 
@@ -226,7 +226,7 @@ def _described(X: Any) -> str:
     if isinstance(X, str | os.PathLike):
         return os.fspath(X)
     if isinstance(X, acluster.FeatureSets | acluster.MultimodalFeatureSets):
-        first = next(iter(modalities_of(X).values()))
+        first = next(iter(by_modality(X).values()))
         if not first.in_memory:
             return first.description
     return "items in memory"

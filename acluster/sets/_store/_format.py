@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from acluster.sets._names import COLUMNS, can_name_array, places_name
+from acluster.sets._names import COLUMNS, UNNAMED, can_name_array, places_name
 from acluster.sets._store._arrays import check_files, find_array, read_whole
 from acluster.sets._store._errors import StoreError, array_error
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     import zarr
 
 FORMAT = "ragged-sets"
-UNNAMED = "features"  # the name of the modality of sets that have only one
 
 _VERSION, _VERSION_WITH_PLACES = 1, 2
 _MAX_ROWS = 1 << 60

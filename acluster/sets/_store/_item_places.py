@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from acluster.sets._arrays import Array
+from acluster.sets._names import UNNAMED
 from acluster.sets._places import in_expected_order, place_columns
-from acluster.sets._store._format import UNNAMED
 
 PlaceNames = dict[str, tuple[str, ...] | None]
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from acluster._utils._progress import progress
 from acluster.sets._arrays import column_names, equal_arrays
+from acluster.sets._multimodal import by_modality
 from acluster.sets._store._reader import info, open_feature_sets
 from acluster.sets._store._save import places_reader
-from acluster.sets._store._writer import FeatureSetsWriter, by_modality
+from acluster.sets._store._writer import FeatureSetsWriter
 
 
 def merge_stores(

@@ -15,13 +15,12 @@ from numpy.typing import ArrayLike
 from acluster._utils._progress import progress
 from acluster.sets._arrays import Array, bounded
 from acluster.sets._feature_sets import FeatureSets, check_lengths
-from acluster.sets._multimodal import MultimodalFeatureSets
+from acluster.sets._multimodal import MultimodalFeatureSets, by_modality
 from acluster.sets._names import COLUMNS
 from acluster.sets._sequence import ItemSequence
 from acluster.sets._store._addresses import redacted
 from acluster.sets._store._arrays import read_foreign
 from acluster.sets._store._columns import column_array
-from acluster.sets._store._format import UNNAMED
 from acluster.sets._store._reader import is_zarr_group, open_if_store
 from acluster.sets._store._writer import FeatureSetsWriter
 
@@ -146,9 +145,7 @@ def _open_stores(X: Any) -> Any:
 
 def _described(X: Any) -> dict[str, Any]:
     """Return the attributes that say how the features of a container were extracted."""
-    modalities = {UNNAMED: X} if isinstance(X, FeatureSets) else {}
-    if isinstance(X, MultimodalFeatureSets):
-        modalities = {name: X[name] for name in X.names}
+    modalities = by_modality(X) if isinstance(X, ItemSequence) else {}
     known = {name: own for name, x in modalities.items() if (own := x.extraction) is not None}
     return {"extraction": known} if known else {}
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from acluster.sets._arrays import Array, column_names, in_order
 from acluster.sets._feature_sets import check_set
-from acluster.sets._multimodal import MultimodalFeatureSets
+from acluster.sets._multimodal import by_modality
 from acluster.sets._names import check_new_names, places_name
 from acluster.sets._store import _format
 from acluster.sets._store._arrays import find_array, read_foreign
@@ -30,7 +30,7 @@ from acluster.sets._store._columns import (
     read_column,
 )
 from acluster.sets._store._errors import StoreError
-from acluster.sets._store._format import UNNAMED, places_array, read_attributes, stored_names
+from acluster.sets._store._format import places_array, read_attributes, stored_names
 from acluster.sets._store._item_places import PlaceNames, check_item_places
 from acluster.sets._store._narrowing import default_dtype, narrowed, underflow_warning
 from acluster.sets._store._reader import check_store
@@ -611,13 +611,6 @@ def _check_new_arrays(target: Target, names: Iterable[str]) -> None:
                 f"{target.name} already contains {name!r}, which no writer of it made. Remove "
                 "it, or choose another path."
             )
-
-
-def by_modality(item: Any) -> Mapping[str, Any]:
-    """Return the sets of an item, or the containers of many, by modality."""
-    if isinstance(item, MultimodalFeatureSets):
-        return {name: item[name] for name in item.names}
-    return item if isinstance(item, Mapping) else {UNNAMED: item}
 
 
 def _frames(item: Any) -> dict[str, tuple[Any, ...]]:
