@@ -23,6 +23,7 @@ from acluster.inspection._item import (
     check_units,
     index,
     match_modalities,
+    match_thumbnails,
 )
 from acluster.inspection._thumbnails import check_image, gray_limits
 
@@ -101,7 +102,7 @@ class AttentionDisplay:
     ) -> None:
         self.attention = by_modality(attention)
         names = [*self.attention]
-        self.thumbnails = match_modalities(names, thumbnails, "thumbnails")
+        self.thumbnails = match_thumbnails(self.attention, thumbnails)
         self.times = match_modalities(names, times, "times")
         self.time_unit = time_unit
         for name, given in self.times.items():
@@ -110,7 +111,7 @@ class AttentionDisplay:
                 self.times[name] = check_positions(given, f"times{index(name)}", n_features)
         for name, images in self.thumbnails.items():
             if images is not None:
-                _check_thumbnails(images, index(name), len(self.attention[name]))
+                _check_thumbnails(images, index(name))
 
     @classmethod
     def from_estimator(
@@ -267,13 +268,8 @@ class AttentionDisplay:
         ]
 
 
-def _check_thumbnails(images: Sequence[ArrayLike], where: str, n_features: int) -> None:
-    """Raise a ValueError unless there is an image per local feature, and not too many to see."""
-    if len(images) != n_features:
-        raise ValueError(
-            f"thumbnails{where} has {len(images)} entries, but the item has {n_features} local "
-            "features. Pass one per local feature, in their order."
-        )
+def _check_thumbnails(images: Sequence[ArrayLike], where: str) -> None:
+    """Raise a ValueError unless all can be drawn, and they are not too many to see."""
     if len(images) > MAX_BINS:
         raise ValueError(
             f"thumbnails{where} has {len(images)} images, too many to see; draw at most "

@@ -15,8 +15,8 @@ from acluster.inspection._item import (
     by_modality,
     check_one_item,
     check_positions,
-    index,
     match_modalities,
+    match_thumbnails,
     places_of,
 )
 from acluster.inspection._map_frame import MapFrame, choose_modality
@@ -145,8 +145,7 @@ class EvidenceDisplay:
         names = [*values]
         given = match_modalities(names, places, "places")
         found |= {name: as_columns(own) for name, own in given.items() if own is not None}
-        self.thumbnails = match_modalities(names, thumbnails, "thumbnails")
-        self._check_thumbnails()
+        self.thumbnails = match_thumbnails(values, thumbnails)
         shown = _choose_names(names, modality)
         self.kind_ = self._choose_kind(kind, shown, found, thumbnail is not None)
         if self.kind_ == "map":
@@ -383,15 +382,6 @@ class EvidenceDisplay:
         if colorbar and self.maps_:
             bar = self.axes_[0].figure.colorbar(self.maps_[0], ax=[*self.axes_], label=LABEL)
             bar.formatter.set_powerlimits((-3, 3))
-
-    def _check_thumbnails(self) -> None:
-        for name, images in self.thumbnails.items():
-            n_expected = len(self.evidence.by_modality[name])
-            if images is not None and len(images) != n_expected:
-                raise ValueError(
-                    f"thumbnails{index(name)} has {len(images)} entries, but the item has "
-                    f"{n_expected} local features. Pass one per local feature, in their order."
-                )
 
     def _choose_kind(
         self, kind: str, names: list[str | None], places: Mapping[Any, Any], has_picture: bool

@@ -208,3 +208,24 @@ def match_modalities(names: list[str | None], given: Any, parameter: str) -> dic
             "dict by modality."
         )
     return {name: given.get(name) for name in names}
+
+
+def match_thumbnails(
+    values: Mapping[str | None, NDArray[Any]], given: Any
+) -> dict[str | None, Any]:
+    """Return the thumbnails of each modality, which are as many as its rows of values.
+
+    Raises
+    ------
+    ValueError
+        If they do not fit the modalities or their numbers of local features.
+    """
+    thumbnails = match_modalities([*values], given, "thumbnails")
+    for name, images in thumbnails.items():
+        n_features = len(values[name])
+        if images is not None and len(images) != n_features:
+            raise ValueError(
+                f"thumbnails{index(name)} has {len(images)} entries, but the item has {n_features} "
+                "local features. Pass one per local feature, in their order."
+            )
+    return thumbnails
