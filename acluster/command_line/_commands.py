@@ -21,7 +21,7 @@ from acluster.command_line import (
     _search,
     _splits,
 )
-from acluster.command_line._evidence import find_item
+from acluster.command_line._evidence import find_item, load_with
 from acluster.command_line._labels import Roles, read_table
 from acluster.command_line._output import check_path, is_terminal, quiet, show, write_table
 from acluster.command_line._training import (
@@ -262,12 +262,7 @@ def _format_label(label: Any, names: list[str]) -> Any:
 
 def transform(options: argparse.Namespace) -> None:
     """Write the global features and print their shape."""
-    classifier = acluster.load(options.model)
-    if not hasattr(classifier, "transform"):
-        raise TypeError(
-            f"{options.model} holds a model of class {type(classifier).__name__}, which has no "
-            "global features."
-        )
+    classifier = load_with("transform", options.model, "global features")
     classifier.set_params(verbose=is_terminal())
     features = classifier.transform(options.store, out=options.out, n_jobs=options.jobs)
     show(f"{options.out}: {features.shape[0]} items, {features.shape[1]} columns")
@@ -281,13 +276,9 @@ def evidence(options: argparse.Namespace) -> None:
 def attention(options: argparse.Namespace) -> None:
     """Print the attention weights of an item as tables, or draw them."""
     _pictures.check_options(options)
-    classifier, X = acluster.load(options.model), acluster.open_feature_sets(options.store)
+    classifier = load_with("attention_weights", options.model, "attention weights")
+    X = acluster.open_feature_sets(options.store)
     index = find_item(X, options.item)
-    if not hasattr(classifier, "attention_weights"):
-        raise TypeError(
-            f"{options.model} holds a model of class {type(classifier).__name__}, which has no "
-            "attention weights."
-        )
     if options.png:
         _pictures.draw_attention(classifier, X[index : index + 1], options)
         show(options.png)

@@ -42,12 +42,9 @@ def explain(options: argparse.Namespace) -> None:
     check_options(options)
     if options.png and (options.item is None or options.out is not None):
         raise ValueError("--png draws one item: pass --item ITEM, and leave --out out.")
-    classifier, X = acluster.load(options.model), acluster.open_feature_sets(options.store)
-    if not hasattr(classifier, "local_evidence"):
-        raise TypeError(
-            f"{options.model} holds a model of class {type(classifier).__name__}, which has no "
-            "evidence. Attention cluster classifiers have it."
-        )
+    has_it = "evidence. Attention cluster classifiers have it"
+    classifier = load_with("local_evidence", options.model, has_it)
+    X = acluster.open_feature_sets(options.store)
     classes = _chosen(classifier, X, options.classes)
     numbers = range(len(X)) if options.item is None else [find_item(X, options.item)]
     known = X.id  # read once
@@ -67,6 +64,22 @@ def explain(options: argparse.Namespace) -> None:
     header = ["id", *(["modality"] if has_names else []), "local feature", *_place_names(X)]
     header += [f"evidence for {name}" for name in classes]
     write_table(options.out, header, _table(classifier, X, ids, classes, has_names))
+
+
+def load_with(method: str, path: str, what: str) -> Any:
+    """Load a model that has a method, for what the command needs of it.
+
+    Raises
+    ------
+    TypeError
+        If it does not have the method.
+    """
+    classifier = acluster.load(path)
+    if not hasattr(classifier, method):
+        raise TypeError(
+            f"{path} holds a model of class {type(classifier).__name__}, which has no {what}."
+        )
+    return classifier
 
 
 def find_item(X: Any, item: str) -> int:
