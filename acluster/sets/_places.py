@@ -127,6 +127,21 @@ def in_expected_order(columns: Array, names: Names, expected: Names, name: str, 
     return columns[:, [names.index(one) for one in expected]]
 
 
+def _one_per_item(places: Iterable[Any], n_items: int, entries: str) -> list[Any]:
+    """Return the entries of a list with one per item; an error says what they are."""
+    if isinstance(places, Mapping) or column_names(places) is not None:
+        raise TypeError(
+            f"places has type {type(places).__name__}, which is one for all items; pass a list "
+            f"with {entries}."
+        )
+    given = list(bounded(places))
+    if len(given) != n_items:
+        raise ValueError(
+            f"places has {len(given)} entries, but X has {n_items} items. Pass one entry per item."
+        )
+    return given
+
+
 def joined_places(places: Iterable[Any], sets: Sequence[Array]) -> dict[str, Array]:
     """Join the places of single items end to end.
 
@@ -149,17 +164,7 @@ def joined_places(places: Iterable[Any], sets: Sequence[Array]) -> dict[str, Arr
         If there is not one entry per item, or an entry does not fit its item or the other entries.
         The message names the item.
     """
-    if isinstance(places, Mapping) or column_names(places) is not None:
-        raise TypeError(
-            f"places has type {type(places).__name__}, which is one for all items; pass a list "
-            "with the places of each item."
-        )
-    given = list(bounded(places))
-    if len(given) != len(sets):
-        raise ValueError(
-            f"places has {len(given)} entries, but X has {len(sets)} items. Pass one entry per "
-            "item."
-        )
+    given = _one_per_item(places, len(sets), "the places of each item")
     if not given:
         raise ValueError(
             "places is a list for 0 items, so its columns are unknown. Leave it out, or pass a "
@@ -247,16 +252,7 @@ def places_by_modality(
     ValueError, TypeError
         If there is not one entry per item, an entry is not a mapping, or a modality is unknown.
     """
-    if isinstance(places, Mapping):
-        raise TypeError(
-            f"places has type {type(places).__name__}, which is one for all items; pass a list "
-            "with one mapping of modality names to places per item."
-        )
-    given = list(bounded(places))
-    if len(given) != n_items:
-        raise ValueError(
-            f"places has {len(given)} entries, but X has {n_items} items. Pass one entry per item."
-        )
+    given = _one_per_item(places, n_items, "one mapping of modality names to places per item")
     for i, own in enumerate(given):
         if own is not None and not isinstance(own, Mapping):
             raise TypeError(
