@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from decimal import Decimal
-from functools import partial
 from itertools import zip_longest
 from typing import Any
 
@@ -164,23 +163,14 @@ def places_reader(X: Any) -> Callable[[int], dict[str, Any]] | None:
         None if X has no places.
     """
     if isinstance(X, FeatureSets):
-        return None if X.places is None else partial(_places_of_item, X.places)
-    if isinstance(X, MultimodalFeatureSets):
-        X = {name: X[name] for name in X.names}
-    if not isinstance(X, Mapping):
+        places = X.places
+        if places is None:
+            return None
+        return lambda i: dict(zip(places.column_names, places[i].T, strict=True))
+    if not isinstance(X, MultimodalFeatureSets | Mapping):
         return None
-    readers = {name: read for name, x in X.items() if (read := places_reader(x)) is not None}
-    return partial(_places_of_modalities, readers) if readers else None
-
-
-def _places_of_item(places: FeatureSets, number: int) -> dict[str, Array]:
-    return dict(zip(places.column_names, places[number].T, strict=True))
-
-
-def _places_of_modalities(
-    readers: Mapping[str, Callable[[int], Any]], number: int
-) -> dict[str, Any]:
-    return {name: read(number) for name, read in readers.items()}
+    readers = {name: read for name, x in by_modality(X).items() if (read := places_reader(x))}
+    return (lambda i: {name: read(i) for name, read in readers.items()}) if readers else None
 
 
 def _append_all(
