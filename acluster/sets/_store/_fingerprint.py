@@ -31,7 +31,8 @@ def fingerprint(X: FeatureSets) -> str:
     location = source.store.group.store_path
     root = local_root(location.store)
     if root is not None:
-        folders = [Path(root) / location.path / name for name in _arrays(source)]
+        arrays = (source.modality, f"{source.modality}_offsets")
+        folders = [Path(root) / location.path / name for name in arrays]
         files = sorted(file for folder in folders for file in folder.rglob("*"))
     else:
         archive = getattr(location.store, "path", None)
@@ -40,7 +41,3 @@ def fingerprint(X: FeatureSets) -> str:
         status = file.stat()
         digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
-
-
-def _arrays(source: StoredSets) -> list[str]:
-    return [source.modality, f"{source.modality}_offsets"]

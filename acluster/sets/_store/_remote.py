@@ -304,10 +304,8 @@ def wrapped(store: Store, read_only: bool = True) -> RemoteStore:
     return RemoteStore(store, address)
 
 
-def fetched(
-    store: Store, ranges: Sequence[tuple[str, int, int]], n_at_once: int = MAX_REQUESTS
-) -> list[Any]:
-    """Fetch ranges of objects side by side.
+def fetched(store: Store, ranges: Sequence[tuple[str, int, int]]) -> list[Any]:
+    """Fetch ranges of objects side by side, with a limited number of requests in flight.
 
     Parameters
     ----------
@@ -317,9 +315,6 @@ def fetched(
     ranges : sequence of (str, int, int)
         The key of the object, the first byte and the byte after the last one. If the first one is
         negative, the last bytes of the object, so many.
-
-    n_at_once : int
-        The number of requests in flight.
 
     Returns
     -------
@@ -331,11 +326,11 @@ def fetched(
     RemoteError
         If a request fails after all attempts. Those in flight are waited for, and no others begin.
     """
-    return sync(_fetch(store, ranges, n_at_once))
+    return sync(_fetch(store, ranges))
 
 
-async def _fetch(store: Store, ranges: Iterable[tuple[str, int, int]], n_at_once: int) -> list[Any]:
-    turns, prototype = asyncio.Semaphore(n_at_once), default_buffer_prototype()
+async def _fetch(store: Store, ranges: Iterable[tuple[str, int, int]]) -> list[Any]:
+    turns, prototype = asyncio.Semaphore(MAX_REQUESTS), default_buffer_prototype()
     failed: list[BaseException] = []
 
     async def one(key: str, start: int, stop: int) -> Any:
