@@ -168,10 +168,7 @@ def flow_descriptor(stacks: np.ndarray) -> np.ndarray:
     """
     stacks = np.asarray(stacks)
     if stacks.dtype.kind != "f" or stacks.ndim != 4 or stacks.shape[3] % 2 or not stacks.shape[3]:
-        raise ValueError(
-            f"The stacks are {stacks.dtype} of shape {stacks.shape}. Pass flow fields as floats "
-            "(B, H, W, 2 n)."
-        )
+        raise _rejected("stacks are", stacks, "flow fields as floats (B, H, W, 2 n)")
     _check_sides(stacks)
     u, v = (np.ascontiguousarray(stacks[..., i::2], np.float32) for i in (0, 1))
     histograms = _histograms(u, v).mean(axis=3)
@@ -212,10 +209,7 @@ def patch_descriptor(patches: np.ndarray) -> np.ndarray:
     """
     patches = np.asarray(patches)
     if patches.dtype.kind != "f" or patches.ndim != 3 or patches.shape[1] < 2:
-        raise ValueError(
-            f"The patches are {patches.dtype} of shape {patches.shape}. Pass log-mel patches as "
-            "floats (B, 96, 64)."
-        )
+        raise _rejected("patches are", patches, "log-mel patches as floats (B, 96, 64)")
     patches = patches.astype(np.float64)  # whose sums are exact for constant bands
     steps = np.abs(np.diff(patches, axis=1))
     return _rows(patches.mean(axis=1), patches.std(axis=1), steps.mean(axis=1))
@@ -224,10 +218,7 @@ def patch_descriptor(patches: np.ndarray) -> np.ndarray:
 def _color_pictures(pictures: np.ndarray, noun: str) -> np.ndarray:
     pictures = np.asarray(pictures)
     if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[3] != _N_COLORS:
-        raise ValueError(
-            f"The {noun} are {pictures.dtype} of shape {pictures.shape}. Pass color {noun} as "
-            "uint8 (B, H, W, 3)."
-        )
+        raise _rejected(f"{noun} are", pictures, f"color {noun} as uint8 (B, H, W, 3)")
     return pictures
 
 
@@ -262,10 +253,12 @@ def flat_descriptor(batch: np.ndarray) -> np.ndarray:
     """
     batch = np.asarray(batch)
     if batch.dtype.kind not in "biuf" or batch.ndim < 2:
-        raise ValueError(
-            f"The batch is {batch.dtype} of shape {batch.shape}. Pass real numbers (B, ...)."
-        )
+        raise _rejected("batch is", batch, "real numbers (B, ...)")
     return _rows(batch)
+
+
+def _rejected(noun: str, batch: np.ndarray, expected: str) -> ValueError:
+    return ValueError(f"The {noun} {batch.dtype} of shape {batch.shape}. Pass {expected}.")
 
 
 def _check_sides(images: np.ndarray, least: int = _N_CELLS) -> None:
