@@ -73,6 +73,47 @@ def open_media(path: str | os.PathLike[str]) -> av.container.InputContainer:
         raise MediaError(f"{os.fspath(path)} cannot be read as a media file: {reason}.") from error
 
 
+def open_track(path: str | os.PathLike[str], kind: str, noun: str) -> Decoder:
+    """Open the best track of a kind in a media file.
+
+    Parameters
+    ----------
+    path : str or path
+        The file.
+
+    kind : {"video", "audio"}
+        As PyAV names it.
+
+    noun : str
+        What the track is, in an error message, such as "a video".
+
+    Returns
+    -------
+    Decoder
+
+    Raises
+    ------
+    NoTrackError
+        If the file has no such track, or only the picture of a cover.
+
+    MediaError, OSError
+        If it cannot be read.
+    """
+    container, name = open_media(path), os.fspath(path)
+    stream: Any = container.streams.best(kind)
+    problem: MediaError | None = None
+    if stream is None or stream.disposition & import_av().stream.Disposition.attached_pic:
+        problem = NoTrackError(f"{name} has no {noun.removeprefix('a ')}.")
+    elif stream.codec_context is None:
+        problem = MediaError(f"{name} has {noun} of a kind that FFmpeg cannot decode.")
+    if problem is not None:
+        container.close()
+        raise problem
+    # PyAV can deadlock with FFmpeg's threads, and several files are read at the same time.
+    stream.thread_type = "NONE"
+    return Decoder(container, stream)
+
+
 class Decoder:
     """Decodes the packets of a stream, and passes over those that are damaged.
 
@@ -91,13 +132,13 @@ class Decoder:
     """
 
     def __init__(self, container: av.container.InputContainer, stream: Any) -> None:
-        self._container, self._stream = container, stream
+        self.container, self.stream = container, stream
         self._errors: type[Exception] = import_av().FFmpegError
         self.n_damaged = 0
 
     def packets(self) -> Iterator[av.Packet | None]:
         """Yield packets, from where the file is; None stands for the end of one that breaks off."""
-        packets = self._container.demux(self._stream)
+        packets = self.container.demux(self.stream)
         while True:
             try:
                 packet = next(packets)
@@ -122,7 +163,7 @@ class Decoder:
         list of av.VideoFrame or av.AudioFrame
         """
         try:
-            frames: list[Any] = self._stream.codec_context.decode(packet)
+            frames: list[Any] = self.stream.codec_context.decode(packet)
         except MemoryError:
             raise
         except self._errors:

@@ -12,14 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from acluster.extraction._media import (
-    Decoder,
-    MediaError,
-    NoTrackError,
-    count,
-    import_av,
-    open_media,
-)
+from acluster.extraction._media import MediaError, count, import_av, open_track
 
 if TYPE_CHECKING:
     import av.container
@@ -89,18 +82,10 @@ class Sound:
         self.path = os.fspath(path)
         self._end = Fraction(0)  # of what has been resampled
         self._n_jumps = 0
-        self._container = open_media(path)
-        stream: Any = self._container.streams.best("audio")
-        if stream is None:
-            self._container.close()
-            raise NoTrackError(f"{self.path} has no sound.")
-        if stream.codec_context is None:
-            self._container.close()
-            raise MediaError(f"{self.path} has sound of a kind that FFmpeg cannot decode.")
-        stream.thread_type = "NONE"
-        self._stream, self._decoder = stream, Decoder(self._container, stream)
+        self._decoder = open_track(path, "audio", "sound")
+        self._container, self._stream = self._decoder.container, self._decoder.stream
         origin = Fraction(self._container.start_time or 0, _MICROSECONDS)
-        start = (stream.start_time or 0) * stream.time_base
+        start = (self._stream.start_time or 0) * self._stream.time_base
         self.begin = max(start - origin, Fraction(0))
 
     def __enter__(self) -> Self:

@@ -10,14 +10,7 @@ from fractions import Fraction
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Self
 
-from acluster.extraction._media import (
-    Decoder,
-    MediaError,
-    NoTrackError,
-    count,
-    import_av,
-    open_media,
-)
+from acluster.extraction._media import MediaError, count, import_av, open_track
 
 if TYPE_CHECKING:
     import av.container
@@ -169,20 +162,10 @@ class Video:
         self.begin = self.seconds(self._start)
 
     def _open(self) -> None:
-        self._container = open_media(self.path)
-        stream: Any = self._container.streams.best("video")
-        av = import_av()
-        if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
-            self._container.close()
-            raise NoTrackError(f"{self.path} has no video.")
-        if stream.codec_context is None:
-            self._container.close()
-            raise MediaError(f"{self.path} has a video of a kind that FFmpeg cannot decode.")
-        # PyAV can deadlock with FFmpeg's threads, and several files are read at the same time.
-        stream.thread_type = "NONE"
-        stream.codec_context.thread_count = 1
-        self._stream, self._decoder = stream, Decoder(self._container, stream)
-        self._time_base: Fraction = stream.time_base
+        self._decoder = open_track(self.path, "video", "a video")
+        self._container, self._stream = self._decoder.container, self._decoder.stream
+        self._stream.codec_context.thread_count = 1
+        self._time_base: Fraction = self._stream.time_base
 
     def __enter__(self) -> Self:
         return self
