@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from acluster.sets._names import ENDINGS, places_name
+from acluster.sets._names import places_name
 from acluster.sets._store._arrays import check_files, find_array, read_whole
 from acluster.sets._store._columns import read_column
-from acluster.sets._store._errors import StoreError, array_error
+from acluster.sets._store._errors import array_error
 from acluster.sets._store._format import places_array, stored_names
 from acluster.sets._store._reader import open_rows
 
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     import zarr
 
     from acluster.sets._store._targets import Target
-
-LOCK_FILE = ".writer.lock"
 
 
 def committed_array(group: zarr.Group, name: str, n: int, store: str) -> zarr.Array:
@@ -106,43 +103,3 @@ def discard_uncommitted(group: zarr.Group, attributes: Mapping[str, Any], target
         if isinstance(name, str) and name == Path(name).name and name not in ("", ".", ".."):
             target.remove_array(name)
     target.tidy(sizes)
-
-
-def remove_temporary_files(root: Path, arrays: Iterable[str]) -> None:
-    """Remove the files in a store, and in its arrays, that were not written to the end."""
-    from acluster.sets._store._durable import TEMPORARY_FILE
-
-    files = [*root.iterdir(), *(file for name in arrays for file in (root / name).rglob("*"))]
-    for file in files:
-        if TEMPORARY_FILE.fullmatch(file.name) and file.is_file():
-            file.unlink()
-
-
-def remove_store(root: Path, names: Iterable[str]) -> None:
-    """Remove a store that its writer has just made, and nothing else in the directory."""
-    for name in names:
-        for ending in ENDINGS:
-            shutil.rmtree(root / f"{name}{ending}", ignore_errors=True)
-    remove_temporary_files(root, [])
-    (root / "zarr.json").unlink(missing_ok=True)
-    (root / LOCK_FILE).unlink(missing_ok=True)
-    if not any(root.iterdir()):
-        root.rmdir()
-
-
-def check_new_directory(root: Path, store: str) -> None:
-    """Check that a directory without metadata holds no more than an interrupted writer may leave.
-
-    Raises
-    ------
-    StoreError
-        If there is anything else.
-    """
-    from acluster.sets._store._durable import TEMPORARY_FILE
-
-    for entry in root.iterdir():
-        if entry.name != LOCK_FILE and not TEMPORARY_FILE.fullmatch(entry.name):
-            raise StoreError(
-                f"{store} is not a store of feature sets; it contains {entry.name!r}. Choose "
-                "another path."
-            )

@@ -15,16 +15,12 @@ from acluster.sets._store._errors import StoreError
 from acluster.sets._store._files import local_path
 from acluster.sets._store._lock import WriteLock
 from acluster.sets._store._reader import is_zarr_store, open_group, store_of
-from acluster.sets._store._resume import (
-    LOCK_FILE,
-    check_new_directory,
-    remove_store,
-    remove_temporary_files,
-)
 from acluster.sets._store._sync import sync_directory
 
 if TYPE_CHECKING:
     import zarr
+
+_LOCK_FILE = ".writer.lock"
 
 
 def target_of(path: Any) -> Target:
@@ -110,7 +106,7 @@ class LocalTarget:
 
     def lock(self) -> WriteLock:
         """Lock the directory."""
-        return WriteLock(str(self._root / LOCK_FILE), self.name)
+        return WriteLock(str(self._root / _LOCK_FILE), self.name)
 
     def has_group(self) -> bool:
         """Whether the store has been begun."""
@@ -118,7 +114,14 @@ class LocalTarget:
 
     def check_begin(self) -> None:
         """Check that there is nothing but what an interrupted writer may have left."""
-        check_new_directory(self._root, self.name)
+        from acluster.sets._store._durable import TEMPORARY_FILE
+
+        for name in self.entries():
+            if name != _LOCK_FILE and not TEMPORARY_FILE.fullmatch(name):
+                raise StoreError(
+                    f"{self.name} is not a store of feature sets; it contains {name!r}. Choose "
+                    "another path."
+                )
 
     def entries(self) -> list[str]:
         """Return the names in the directory."""
@@ -148,12 +151,24 @@ class LocalTarget:
         shutil.rmtree(self._root / name, ignore_errors=True)
 
     def tidy(self, arrays: Iterable[str]) -> None:
-        """Remove the files that were not written to the end."""
-        remove_temporary_files(self._root, arrays)
+        """Remove the files, also in these arrays, that were not written to the end."""
+        from acluster.sets._store._durable import TEMPORARY_FILE
+
+        of_arrays = (file for name in arrays for file in (self._root / name).rglob("*"))
+        for file in [*self._root.iterdir(), *of_arrays]:
+            if TEMPORARY_FILE.fullmatch(file.name) and file.is_file():
+                file.unlink()
 
     def remove(self, arrays: Iterable[str]) -> None:
         """Remove a new store with these arrays, and nothing else."""
-        remove_store(self._root, arrays)
+        for name in arrays:
+            for ending in ENDINGS:
+                self.remove_array(f"{name}{ending}")
+        self.tidy([])
+        for name in ("zarr.json", _LOCK_FILE):
+            (self._root / name).unlink(missing_ok=True)
+        if not self.entries():
+            self._root.rmdir()
 
 
 class RemoteTarget:
