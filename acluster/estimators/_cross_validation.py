@@ -407,12 +407,16 @@ class CrossValidatedClassifier(
         return explained(self, seen, X, classes, return_constants, self._evidence_of)
 
     def _evidence_of(self, X: MultimodalFeatureSets, contrasts: NDArray[Any]) -> Evidence:
-        used, n_folds = np.flatnonzero(self.weights_), len(self.estimators_[0])
-        networks = [one for i in used for one in self.estimators_[i]]
-        weights = np.repeat(self.weights_[used] / n_folds, n_folds).tolist()
+        classifiers, weights = self._weighted_classifiers()
         proba = self._checked_proba(X, None)
-        parts = (evidence_of(one, X, contrasts) for one in networks)
+        parts = (evidence_of(one, X, contrasts) for one in classifiers)
         return mean_evidence(parts, weights, X, self._logits_of(proba) @ contrasts)
+
+    def _weighted_classifiers(self) -> tuple[list[Any], list[float]]:
+        """Return the classifiers of all folds whose configuration has a weight, and the weights."""
+        used, n_folds = np.flatnonzero(self.weights_), len(self.estimators_[0])
+        classifiers = [one for i in used for one in self.estimators_[i]]
+        return classifiers, np.repeat(self.weights_[used] / n_folds, n_folds).tolist()
 
     def predict(self, X: Any, *, n_jobs: int | None = None) -> NDArray[Any]:
         """Return the most probable label of every item.
@@ -525,9 +529,7 @@ class CrossValidatedClassifier(
         from acluster.estimators._onnx import write_onnx
 
         check_is_fitted(self)
-        used, n_folds = np.flatnonzero(self.weights_), len(self.estimators_[0])
-        classifiers = [one for i in used for one in self.estimators_[i]]
-        write_onnx(path, classifiers, np.repeat(self.weights_[used] / n_folds, n_folds).tolist())
+        write_onnx(path, *self._weighted_classifiers())
 
     def __sklearn_tags__(self) -> Any:
         return self._classifier().__sklearn_tags__()
