@@ -9,8 +9,8 @@ import csv
 import io
 import os
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
@@ -40,11 +40,9 @@ def is_terminal() -> bool:
     return sys.stdout is not None and sys.stdout.isatty()
 
 
-@contextmanager
-def quiet(is_quiet: bool) -> Iterator[None]:
-    """Do not print to stdout, as in all but the first of several processes."""
-    with redirect_stdout(io.StringIO()) if is_quiet else nullcontext():
-        yield
+def quiet(is_quiet: bool) -> AbstractContextManager[Any]:
+    """Do not print to stdout in a block, as in all but the first of several processes."""
+    return redirect_stdout(io.StringIO()) if is_quiet else nullcontext()
 
 
 def show(text: object, *, error: bool = False) -> None:

@@ -6,8 +6,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from acluster._utils._text import escape
-
 _MAX_NAME = 40  # characters of a name in a picture
 
 
@@ -122,11 +120,6 @@ class Section:
 def absent(text: str) -> list[Text]:
     """Return the block that says why a part of the page is absent."""
     return [Text(text, "absent")]
-
-
-def name_cell(name: object) -> Cell:
-    """Return the cell of a name from a file, without control characters."""
-    return Cell(escape(name))
 
 
 def count_cell(count: int) -> Cell:

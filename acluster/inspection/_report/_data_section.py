@@ -12,14 +12,7 @@ from numpy.typing import NDArray
 from acluster import FeatureSets, MultimodalFeatureSets
 from acluster._utils._text import escape
 from acluster.inspection._report import _pictures
-from acluster.inspection._report._blocks import (
-    Cell,
-    Table,
-    Text,
-    count_cell,
-    name_cell,
-    number_cell,
-)
+from acluster.inspection._report._blocks import Cell, Table, Text, count_cell, number_cell
 from acluster.inspection._report._predictions import Predictions
 from acluster.sets import by_modality, notes_on_missing
 
@@ -49,7 +42,7 @@ def _sizes_table(modalities: Mapping[str, FeatureSets]) -> Table:
         sizes = [present.min(), np.median(present), present.max()] if len(present) else [np.nan] * 3
         rows.append(
             [
-                name_cell(name),
+                Cell(escape(name)),
                 count_cell(sets.n_features),
                 *(number_cell(float(size), ",.6g") for size in sizes),
                 count_cell(int(sets.lengths.sum())),
