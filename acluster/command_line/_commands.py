@@ -1,4 +1,7 @@
-"""The commands: each makes one or two calls of the Python package."""
+"""The commands: each makes one or two calls of the Python package.
+
+Those that take more have modules of their own, and are here by their names.
+"""
 
 import argparse
 import json
@@ -12,18 +15,13 @@ import numpy as np
 import acluster.extraction
 import acluster.sets
 from acluster._utils._progress import progress
-from acluster.command_line import (
-    _convert,
-    _evidence,
-    _extract,
-    _pictures,
-    _report,
-    _search,
-    _splits,
-)
+from acluster.command_line import _convert, _extract, _pictures, _splits
+from acluster.command_line._evidence import evidence as evidence
 from acluster.command_line._evidence import find_item, load_with
 from acluster.command_line._labels import Roles, read_table
 from acluster.command_line._output import check_path, is_terminal, quiet, show, write_table
+from acluster.command_line._report import report as report
+from acluster.command_line._search import search as search
 from acluster.command_line._training import (
     DEFAULTS,
     fit_classifier,
@@ -155,11 +153,6 @@ def _cross_validate(classifier: Any, X: Any, y: Any, group: Any, n_folds: int) -
     )
 
 
-def search(options: argparse.Namespace) -> None:
-    """Search for parameters, train a classifier with the best ones and save it."""
-    _search.search(options)
-
-
 def predict(options: argparse.Namespace) -> None:
     """Print or write the predicted labels, and print their accuracy if the store has labels."""
     files = acluster.extraction.find_media(options.paths)
@@ -268,11 +261,6 @@ def transform(options: argparse.Namespace) -> None:
     show(f"{options.out}: {features.shape[0]} items, {features.shape[1]} columns")
 
 
-def evidence(options: argparse.Namespace) -> None:
-    """Write how much each local feature speaks for each class."""
-    _evidence.explain(options)
-
-
 def attention(options: argparse.Namespace) -> None:
     """Print the attention weights of an item as tables, or draw them."""
     _pictures.check_options(options)
@@ -287,8 +275,3 @@ def attention(options: argparse.Namespace) -> None:
     for modality, a in (weights if isinstance(weights, dict) else {"": weights}).items():
         header = [f"{modality} local feature".strip(), *(f"unit {k}" for k in range(a.shape[1]))]
         write_table(None, header, ([i, *map("{:.6g}".format, row)] for i, row in enumerate(a)))
-
-
-def report(options: argparse.Namespace) -> None:
-    """Write a page about a model, and print its scores."""
-    _report.write_report(options)

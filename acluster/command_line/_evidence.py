@@ -23,7 +23,7 @@ _CONSTANT = "constant"  # the modality of a store, and the last row of an item i
 Rows = dict[str, NDArray[Any]]
 
 
-def explain(options: argparse.Namespace) -> None:
+def evidence(options: argparse.Namespace) -> None:
     """Write the evidence as the options of the command ask for it.
 
     Parameters
@@ -117,9 +117,9 @@ def _explained(
     starts = range(0, len(numbers), _ITEMS_PER_BATCH)
     for i in progress(starts, f"batches of {_ITEMS_PER_BATCH} items", len(starts)):
         batch = X[np.asarray(numbers[i : i + _ITEMS_PER_BATCH])]
-        evidence, constants = classifier.local_evidence(batch, classes, return_constants=True)
-        is_single = isinstance(evidence, acluster.FeatureSets)
-        sets = {"": evidence} if is_single else {name: evidence[name] for name in evidence.names}
+        found, constants = classifier.local_evidence(batch, classes, return_constants=True)
+        is_single = isinstance(found, acluster.FeatureSets)
+        sets = {"": found} if is_single else by_modality(found)
         located = {name: one.places.load() for name, one in sets.items() if one.places is not None}
         for k in range(len(batch)):
             rows = {name: one[k] for name, one in sets.items()}

@@ -13,7 +13,7 @@ from acluster.command_line._output import check_path, is_terminal, show
 from acluster.command_line._training import open_task
 
 
-def write_report(options: argparse.Namespace) -> None:
+def report(options: argparse.Namespace) -> None:
     """Write the page that the options of the command ask for, and print the scores.
 
     Raises
@@ -21,7 +21,7 @@ def write_report(options: argparse.Namespace) -> None:
     ValueError
         If the store has no labels, or they do not fit the model.
     """
-    from acluster.inspection import report
+    from acluster import inspection
 
     check_path(options.out, options.model, options.store)
     classifier = acluster.load(options.model)
@@ -31,7 +31,7 @@ def write_report(options: argparse.Namespace) -> None:
     if "verbose" in classifier.get_params():
         classifier.set_params(verbose=is_terminal())
     group = _splits.groups_of(X, options.store, options.group)
-    page = report(
+    page = inspection.report(
         classifier,
         X,
         groups=False if group is None else group,
