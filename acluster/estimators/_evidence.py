@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from acluster._utils._progress import progress
 from acluster.estimators._architecture import members_of
 from acluster.estimators._inference import source_of
-from acluster.estimators._items import check_X, finite_blocks
+from acluster.estimators._items import check_finite_rows, check_X
 from acluster.estimators._labels import label_numbers
 from acluster.nn import EnsembleNetwork, IntegrationNetwork
 from acluster.sets import FeatureSets, MultimodalFeatureSets, is_multimodal, label_array, normalized
@@ -156,8 +156,8 @@ def evidence_of(classifier: Any, X: MultimodalFeatureSets, contrasts: NDArray[An
             first[name] += len(own)
     evidence = Evidence(rows, EvidenceConstants(constants, rest))
     for name, values in rows.items():
-        _check_finite(values, offsets_of(X, name))
-    _check_finite(evidence.constants.total)
+        check_finite_rows(values, offsets_of(X, name))
+    check_finite_rows(evidence.constants.total)
     return evidence
 
 
@@ -180,11 +180,6 @@ def _stacked(
         mean = torch.stack([member(sets) for member in members]).mean(dim=0)
         total[-n_items:] += (network(sets) - mean) @ contrasts
     return total
-
-
-def _check_finite(values: NDArray[Any], offsets: NDArray[np.int64] | None = None) -> None:
-    for _ in finite_blocks([values], offsets):
-        pass
 
 
 def explained(

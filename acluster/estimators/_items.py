@@ -272,3 +272,9 @@ def finite_blocks(
             )
         n_before += len(block)
         yield block
+
+
+def check_finite_rows(values: NDArray[Any], offsets: NDArray[np.int64] | None = None) -> None:
+    """Check outputs that are in memory as `finite_blocks` does those that come in blocks."""
+    for _ in finite_blocks([values], offsets):
+        pass

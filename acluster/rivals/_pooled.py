@@ -16,10 +16,10 @@ from sklearn.utils.validation import _check_sample_weight, check_consistent_leng
 from acluster.estimators import (
     LabelledClassifierMixin,
     boolean,
+    check_finite_rows,
     check_labels,
     choice,
     estimator,
-    finite_blocks,
     integer,
     parameter,
     real,
@@ -192,14 +192,15 @@ class _Pooled(LabelledClassifierMixin, BaseEstimator, ABC):
         X = check_multimodal_sets(X, estimator=self, seen=self._widths)
         table = self._pooled(X)
         output: NDArray[Any] = getattr(self.model_, method)(table)
-        _check_finite(self.model_.decision_function(table) if method == "predict" else output)
+        checked = self.model_.decision_function(table) if method == "predict" else output
+        check_finite_rows(checked.reshape(len(checked), -1))
         return output
 
     def _pooled(self, X: MultimodalFeatureSets) -> NDArray[np.float64]:
         tables = [pooled_statistics(X[name], self._statistics) for name in X.names]
         for name, table in zip(X.names, tables, strict=True):
             # The mean or the deviation of large numbers overflows; NaN would be imputed.
-            _check_finite(np.where(X[name].lengths[:, None] > 0, table, 0))
+            check_finite_rows(np.where(X[name].lengths[:, None] > 0, table, 0))
         return np.hstack(tables)
 
 
@@ -292,11 +293,6 @@ def _leave_rounding(scaler: Any, X: MultimodalFeatureSets, n_statistics: int) ->
     widths = [n_statistics * X[name].n_features for name in X.names]
     rounding = np.repeat(roundings, widths) * np.abs(scaler.mean_)
     scaler.scale_[np.sqrt(scaler.var_) <= rounding] = 1
-
-
-def _check_finite(table: NDArray[Any]) -> None:
-    for _ in finite_blocks([table.reshape(len(table), -1)]):
-        pass
 
 
 def pooled_statistics(X: FeatureSets, statistics: Sequence[str]) -> NDArray[np.float64]:

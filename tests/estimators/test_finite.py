@@ -13,7 +13,7 @@ from acluster import (
     MultimodalAttentionClusterClassifier,
     rivals,
 )
-from acluster.estimators import finite_blocks
+from acluster.estimators._items import finite_blocks
 from tests.conftest import make_sets
 from tests.estimators.integrations import Largest
 
