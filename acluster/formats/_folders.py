@@ -109,10 +109,9 @@ def _by_folder(root: Path, files: Iterable[Path]) -> dict[str, Files]:
     """Return the files of each folder directly in `root`, and of `root` itself as "", by id."""
     folders: dict[str, Files] = {}
     for path in files:
-        top, inner = (path.parts[0], path.relative_to(path.parts[0])) if path.parent.name else (
-            "", path
-        )  # fmt: skip
-        own, item = folders.setdefault(top, {}), inner.with_suffix("").as_posix()
+        top = path.parts[0] if path.parent.name else ""
+        item = path.relative_to(top).with_suffix("").as_posix()
+        own = folders.setdefault(top, {})
         if item in own:
             raise ValueError(
                 f"{own[item]} and {root / path} would both be the item {item!r}. Move one of them "

@@ -142,12 +142,10 @@ def _from_table(table: Any, columns: Any) -> FeatureSets | MultimodalFeatureSets
 
 
 def _from_items(data: Any, layout: str) -> FeatureSets:
+    is_padded = getattr(data, "ndim", None) == 3 and hasattr(data, "shape")
     if layout == "rows":
-        ndim = getattr(data, "ndim", None)
-        return FeatureSets.from_padded(data) if ndim == 3 and hasattr(data, "shape") else (
-            FeatureSets.from_arrays(_cells(data))
-        )  # fmt: skip
-    if getattr(data, "ndim", None) == 3 and hasattr(data, "shape"):
+        return FeatureSets.from_padded(data) if is_padded else FeatureSets.from_arrays(_cells(data))
+    if is_padded:
         return FeatureSets.from_padded(to_numpy(data).swapaxes(1, 2))
     return FeatureSets.from_arrays(
         check_set(item, f"data[{i}]").T for i, item in enumerate(_cells(data))
