@@ -50,8 +50,7 @@ def find_media(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
         if not only.is_dir():
             is_media = only.suffix.lower() in SUFFIXES
             return {_id_of(only): only} if is_media else {}
-        found = {} if (only / "zarr.json").exists() else _files_below(only)[0]
-        return {id_: found[id_] for id_ in sorted(found, key=natural_key)}
+        return {} if (only / "zarr.json").exists() else _files_below(only)[0]
     files: dict[str, Path] = {}
     for path in map(Path, paths):
         if path.is_dir():
@@ -100,11 +99,11 @@ def media_files(root: Path) -> dict[str, Path]:
             + (f"; its files are {listed}" if listed else "; it is empty")
             + ". Pass another folder, or rename the files."
         )
-    return {id_: found[id_] for id_ in sorted(found, key=natural_key)}
+    return found
 
 
 def _files_below(root: Path) -> tuple[dict[str, Path], Counter[str]]:
-    """Return the media files of a folder by their ids, and the suffixes of its other files."""
+    """Return the media files of a folder by their ids, in natural order, and other suffixes."""
     found: dict[str, Path] = {}
     others = Counter[str]()
     for folder, subfolders, names in os.walk(root):
@@ -122,7 +121,8 @@ def _files_below(root: Path) -> tuple[dict[str, Path], Counter[str]]:
                 others[path.suffix] += 1
     slides = [path for path in found.values() if path.suffix.lower() in _NAMING_OTHERS]
     parts = {part for slide in slides for part in _named_files(slide)}
-    return {id_: path for id_, path in found.items() if path not in parts}, others
+    ordered = sorted(found, key=natural_key)
+    return {id_: found[id_] for id_ in ordered if found[id_] not in parts}, others
 
 
 def _named_files(slide: Path) -> set[Path]:
