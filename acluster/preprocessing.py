@@ -13,6 +13,7 @@ from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, v
 from acluster.sets import (
     FeatureSets,
     MultimodalFeatureSets,
+    by_modality,
     check_multimodal_sets,
     check_sets,
     is_multimodal,
@@ -359,5 +360,5 @@ class SetLookup(_SetsOut):
         ndarray of str
         """
         check_is_fitted(self, "n_features_in_")
-        widths = open_if_store(self.sets).n_features
-        return _numbered_names(widths.values() if isinstance(widths, dict) else [widths])
+        sets = by_modality(open_if_store(self.sets))
+        return _numbered_names(one.n_features for one in sets.values())
