@@ -17,8 +17,8 @@ from acluster.inspection._bars import (
 )
 from acluster.inspection._diversity import order_by_similarity
 from acluster.inspection._item import (
+    arrays_by_modality,
     attend,
-    by_modality,
     check_positions,
     check_units,
     index,
@@ -100,7 +100,7 @@ class AttentionDisplay:
         times: Any = None,
         time_unit: str | None = None,
     ) -> None:
-        self.attention = by_modality(attention)
+        self.attention = arrays_by_modality(attention)
         names = [*self.attention]
         self.thumbnails = match_thumbnails(self.attention, thumbnails)
         self.times = match_modalities(names, times, "times")

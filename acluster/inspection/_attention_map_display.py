@@ -6,7 +6,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from acluster.inspection._item import attend, by_modality, check_units
+from acluster.inspection._item import arrays_by_modality, attend, check_units
 from acluster.inspection._map_frame import MapFrame, choose_modality
 
 _WIDTH, _N_COLUMNS = 2.4, 4  # of one of several maps, in inches, and how many are side by side
@@ -103,7 +103,7 @@ class AttentionMapDisplay:
                 f"attention is a dict of the modalities {[*attention]}; a map shows one of them. "
                 "Pass attention[name]."
             )
-        self.attention = by_modality(attention)[None]
+        self.attention = arrays_by_modality(attention)[None]
         self.frame = MapFrame(
             places,
             len(self.attention),

@@ -11,8 +11,8 @@ from acluster.inspection._evidence_item import LABEL, ItemEvidence, evidence_col
 from acluster.inspection._evidence_rows import draw_rows
 from acluster.inspection._evidence_strips import draw_strips
 from acluster.inspection._item import (
+    arrays_by_modality,
     as_columns,
-    by_modality,
     check_one_item,
     check_positions,
     match_modalities,
@@ -412,15 +412,13 @@ class EvidenceDisplay:
 
 def _opened(evidence: Any) -> tuple[dict[str | None, NDArray[Any]], dict[str | None, Any]]:
     """Return the evidence of one item by modality, and the columns of its places."""
+    places: dict[str | None, Any] = {}
     if isinstance(evidence, FeatureSets | MultimodalFeatureSets):
         check_one_item(evidence, "evidence")
-        return _values(evidence[0]), {k: own for k, own in places_of(evidence).items() if own}
-    return _values(evidence), {}
-
-
-def _values(evidence: Any) -> dict[str | None, NDArray[Any]]:
+        places = {name: own for name, own in places_of(evidence).items() if own}
+        evidence = evidence[0]
     shape = "(L, C), the evidence"
-    return by_modality(evidence, "evidence", shape, "local_evidence")
+    return arrays_by_modality(evidence, "evidence", shape, "local_evidence"), places
 
 
 def _choose_names(names: list[str | None], modality: str | None) -> list[str | None]:

@@ -42,9 +42,9 @@ def attend(
     """
     check_attends(estimator)
     if not isinstance(item, FeatureSets | MultimodalFeatureSets):
-        return by_modality(estimator.attention_weights([item])[0]), {}
+        return arrays_by_modality(estimator.attention_weights([item])[0]), {}
     check_one_item(item, "item")
-    attention = by_modality(estimator.attention_weights(item)[0])
+    attention = arrays_by_modality(estimator.attention_weights(item)[0])
     return attention, places_of(item)
 
 
@@ -150,7 +150,7 @@ def check_units(units: Sequence[int] | None, n_units: int, modality: str | None)
     return chosen
 
 
-def by_modality(
+def arrays_by_modality(
     values: Any,
     parameter: str = "attention",
     shape: str = "(L, N), the weights",
