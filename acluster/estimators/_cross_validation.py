@@ -444,7 +444,6 @@ class CrossValidatedClassifier(
         ValueError
             If X is invalid, or its width differs from that seen in `fit`.
         """
-        check_is_fitted(self)
         return decided(self.predict_proba(X, n_jobs=n_jobs), self._coding)
 
     def save(self, path: str | os.PathLike[str]) -> None:
