@@ -30,7 +30,7 @@ from acluster.command_line._training import (
     show_model,
     train,
 )
-from acluster.sets import label_names_of
+from acluster.sets import UNNAMED, label_names_of
 
 _ITEMS_PER_BATCH = 256
 
@@ -225,8 +225,8 @@ def _extracted_batches(
         files, extraction, _ITEMS_PER_BATCH, failed=failed, trust=options.trust
     )
     # A classifier of one modality takes it without its name.
-    is_unnamed = [*extraction] == ["features"]
-    yield from ((ids, X["features"] if is_unnamed else X) for ids, X in parts)
+    is_unnamed = [*extraction] == [UNNAMED]
+    yield from ((ids, X[UNNAMED] if is_unnamed else X) for ids, X in parts)
 
 
 def _true_labels(batch: Any, names: list[str]) -> Any:

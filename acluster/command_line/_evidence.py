@@ -15,7 +15,7 @@ import acluster
 from acluster._utils._progress import progress
 from acluster.command_line._output import check_path, show, write_table
 from acluster.command_line._pictures import check_options, draw_evidence
-from acluster.sets import FeatureSetsWriter, by_modality, check_resumable, info
+from acluster.sets import UNNAMED, FeatureSetsWriter, by_modality, check_resumable, info
 
 _ITEMS_PER_BATCH = 256
 _CONSTANT = "constant"  # the modality of a store, and the last row of an item in a table
@@ -182,7 +182,7 @@ def _write_store(
         done = len(writer)
         explained = _explained(classifier, X, [*ids][done:], classes)
         for id_, (rows, constant, places) in zip(names[done:], explained, strict=True):
-            name_of = {name: name or "features" for name in rows}
+            name_of = {name: name or UNNAMED for name in rows}
             item = {name_of[name]: own for name, own in rows.items() if len(own)}
             item[_CONSTANT] = constant[None]
             named = {name_of[name]: own for name, own in places.items()}

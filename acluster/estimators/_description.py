@@ -17,7 +17,7 @@ from acluster.estimators._labels import LabelCoding
 from acluster.estimators._missing import MissingModality
 from acluster.estimators._parameters import with_former_defaults
 from acluster.nn import Integration
-from acluster.sets import check_modality_names
+from acluster.sets import UNNAMED, check_modality_names
 from acluster.training import check_operations, to_numpy_state, to_torch_state
 
 # Building the modules of each takes a millisecond, and a hostile file may list very many.
@@ -113,8 +113,8 @@ def _restore_architecture(
     first = "network.linear.weight" if n_members == 1 else "network.members.0.linear.weight"
     if not 1 <= len(modalities) <= tensors.spec(first)[0][0]:
         raise ModelFileError(f"it has {len(modalities)} modalities")
-    if not model._is_multimodal and set(modalities) != {"features"}:
-        raise ModelFileError("its only modality is not 'features'")
+    if not model._is_multimodal and set(modalities) != {UNNAMED}:
+        raise ModelFileError(f"its only modality is not {UNNAMED!r}")
     check_modality_names(modalities)
     sizes = {"integrations": modalities, "network": network, "n_outputs": model._coding.n_outputs}
     is_softmax = model._coding.kind == "multiclass"

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from acluster._utils._progress import progress
 from acluster.estimators._architecture import members_of
 from acluster.estimators._inference import source_of
-from acluster.estimators._items import check_finite_rows, check_X
+from acluster.estimators._items import as_given, check_finite_rows, check_X
 from acluster.estimators._labels import label_numbers
 from acluster.nn import EnsembleNetwork, IntegrationNetwork
 from acluster.sets import FeatureSets, MultimodalFeatureSets, is_multimodal, label_array, normalized
@@ -215,7 +215,7 @@ def explained(
         name: FeatureSets(values, offsets_of(X, name), places=X[name].places)
         for name, values in found.by_modality.items()
     }
-    evidence = MultimodalFeatureSets(sets) if has_names else sets["features"]
+    evidence = as_given(sets, has_names)
     return (evidence, found.constants) if return_constants else evidence
 
 

@@ -15,7 +15,9 @@ from sklearn.utils.validation import _check_sample_weight
 
 from acluster.estimators._labels import LabelCoding, check_labels, columns_of_fit, without_missing
 from acluster.sets import (
+    UNNAMED,
     AllFinite,
+    FeatureSets,
     MultimodalFeatureSets,
     check_finite,
     check_multimodal_sets,
@@ -75,12 +77,17 @@ def check_X(
     if estimator._is_multimodal:
         return check_multimodal_sets(X, seen=seen, **checks)
     sets = check_sets(X, reset=seen is None, **checks)
-    return MultimodalFeatureSets({"features": sets})
+    return MultimodalFeatureSets({UNNAMED: sets})
 
 
 def unwrapped(estimator: Any, X: MultimodalFeatureSets) -> Any:
     """Return the sets in the form that users see: without modalities if there is only one."""
-    return X if estimator._is_multimodal else X["features"]
+    return X if estimator._is_multimodal else X[UNNAMED]
+
+
+def as_given(sets: dict[str, FeatureSets], has_names: bool) -> Any:
+    """Return results by modality; those of sets that were given without a name have none either."""
+    return MultimodalFeatureSets(sets) if has_names else sets[UNNAMED]
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from acluster.estimators._fitting import (
     member_numbers,
 )
 from acluster.estimators._inference import global_feature_blocks, logits_of, outputs
-from acluster.estimators._items import check_partial_fit, check_X, finite_first
+from acluster.estimators._items import as_given, check_partial_fit, check_X, finite_first
 from acluster.estimators._labels import LabelCoding, LabelledClassifierMixin
 from acluster.estimators._missing import MissingModality
 from acluster.estimators._parameters import (
@@ -40,13 +40,7 @@ from acluster.estimators._ranges import stacked_rows, write_rows
 from acluster.estimators._saved_model import save_model
 from acluster.estimators._training_data import TrainingData, TrainingSets
 from acluster.nn import EnsembleNetwork, Integration, IntegrationNetwork
-from acluster.sets import (
-    FeatureSets,
-    MultimodalFeatureSets,
-    is_multimodal,
-    normalized,
-    open_rows_array,
-)
+from acluster.sets import FeatureSets, is_multimodal, normalized, open_rows_array
 from acluster.training import (
     BatchSource,
     Fit,
@@ -615,7 +609,7 @@ class SetClassifier(
                 offsets,
             )
             weights[name] = FeatureSets(stack_blocks(blocks, int(offsets[-1])), offsets)
-        return MultimodalFeatureSets(weights) if has_names else weights["features"]
+        return as_given(weights, has_names)
 
     def to_torch(self) -> IntegrationNetwork | EnsembleNetwork:
         """Return a copy of the fitted network, for further training in torch.

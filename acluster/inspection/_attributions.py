@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acluster import MultimodalFeatureSets
-from acluster.sets import by_modality
+from acluster.sets import UNNAMED, by_modality
 
 Scores = dict[str, NDArray[np.float64]]  # one number per local feature of every modality
 
@@ -60,7 +60,7 @@ def scores_of(
 
 def unwrapped(X: MultimodalFeatureSets) -> Any:
     """Return the items as a classifier takes them: without modalities if they have no names."""
-    return X["features"] if X.names == ["features"] else X
+    return X[UNNAMED] if X.names == [UNNAMED] else X
 
 
 def _evidence(estimator: Any, X: MultimodalFeatureSets, targets: NDArray[np.int64]) -> Scores:

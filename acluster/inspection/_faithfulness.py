@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from acluster import FeatureSets, MultimodalFeatureSets
 from acluster.inspection._attributions import KINDS, Scores, scores_of, unwrapped
-from acluster.sets import by_modality, label_array, with_column_names
+from acluster.sets import UNNAMED, by_modality, label_array, with_column_names
 
 
 def evidence_faithfulness(
@@ -205,7 +205,7 @@ def _numbers(estimator: Any, y: ArrayLike, n_items: int) -> NDArray[np.int64]:
 def _given(scores: Any, X: MultimodalFeatureSets) -> Scores:
     """Check scores of the user, and return them by modality."""
     if isinstance(scores, FeatureSets):
-        scores = {"features": scores}
+        scores = {UNNAMED: scores}
     if not isinstance(scores, Mapping | MultimodalFeatureSets):
         raise TypeError(
             f"scores has type {type(scores).__name__}; expected one of {KINDS}, FeatureSets, or a "
