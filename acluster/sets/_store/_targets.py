@@ -9,7 +9,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from acluster.sets._names import ENDINGS
 from acluster.sets._store._addresses import Address, is_address, local_or_address
 from acluster.sets._store._errors import StoreError
 from acluster.sets._store._files import local_path
@@ -147,7 +146,7 @@ class LocalTarget:
         return DurableStore(self._root)
 
     def remove_array(self, name: str) -> None:
-        """Remove an array that was not committed."""
+        """Remove an array of this name, if there is one."""
         shutil.rmtree(self._root / name, ignore_errors=True)
 
     def tidy(self, arrays: Iterable[str]) -> None:
@@ -159,11 +158,8 @@ class LocalTarget:
             if TEMPORARY_FILE.fullmatch(file.name) and file.is_file():
                 file.unlink()
 
-    def remove(self, arrays: Iterable[str]) -> None:
-        """Remove a new store with these arrays, and nothing else."""
-        for name in arrays:
-            for ending in ENDINGS:
-                self.remove_array(f"{name}{ending}")
+    def remove(self) -> None:
+        """Remove a new store without arrays, and nothing else."""
         self.tidy([])
         for name in ("zarr.json", _LOCK_FILE):
             (self._root / name).unlink(missing_ok=True)
@@ -245,7 +241,7 @@ class RemoteTarget:
         return type(self._store)(self._store._store, self._store.address)
 
     def remove_array(self, name: str) -> None:
-        """Remove an array that was not committed."""
+        """Remove an array of this name, if there is one."""
         from zarr.core.sync import sync
 
         sync(self._store.delete_dir(name))
@@ -253,13 +249,10 @@ class RemoteTarget:
     def tidy(self, arrays: Iterable[str]) -> None:
         """Return: object storage has no half-written objects."""
 
-    def remove(self, arrays: Iterable[str]) -> None:
-        """Remove a new store with these arrays, and nothing else."""
+    def remove(self) -> None:
+        """Remove a new store without arrays, and nothing else."""
         from zarr.core.sync import sync
 
-        for name in arrays:
-            for ending in ENDINGS:
-                self.remove_array(f"{name}{ending}")
         sync(self._store.delete("zarr.json"))
 
 

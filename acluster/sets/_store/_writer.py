@@ -19,7 +19,7 @@ import numpy as np
 from acluster.sets._arrays import Array, column_names, in_order
 from acluster.sets._feature_sets import check_set
 from acluster.sets._multimodal import by_modality
-from acluster.sets._names import check_new_names, places_name
+from acluster.sets._names import ENDINGS, check_new_names, places_name
 from acluster.sets._store import _format
 from acluster.sets._store._arrays import find_array, read_foreign
 from acluster.sets._store._columns import (
@@ -197,7 +197,7 @@ class FeatureSetsWriter:
                 self._state = _named(self._open(attributes), label_names, self.path)
             except BaseException:
                 if is_new:
-                    self._target.remove([])
+                    self._target.remove()
                 self._end()
                 raise
 
@@ -533,7 +533,10 @@ class FeatureSetsWriter:
     def _remove(self) -> None:
         """Remove the store, which this writer has made, and nothing else in its directory."""
         with self._mutex:
-            self._target.remove([*self._state.formats, *self._state.types])
+            for name in [*self._state.formats, *self._state.types]:
+                for ending in ENDINGS:
+                    self._target.remove_array(f"{name}{ending}")
+            self._target.remove()
             self._end()
 
     def __enter__(self) -> Self:
