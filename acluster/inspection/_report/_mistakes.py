@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from acluster import FeatureSets, MultimodalFeatureSets
 from acluster._utils._text import escape
+from acluster.inspection._item import columns_of
 from acluster.inspection._report._predictions import Predictions
 from acluster.inspection._report._strips import Strip, strip_of
 
@@ -99,10 +100,7 @@ def _strips(evidence: Any, i: int, columns: list[int]) -> dict[str, Strip]:
         sets = {escape(name): evidence[name] for name in evidence.names}
     strips = {}
     for name, own in sets.items():
-        if not own.lengths[i]:
-            continue
-        places, seconds = own.places, None
-        if places is not None and "seconds" in (names := list(places.column_names or [])):
-            seconds = places[i][:, names.index("seconds")]
-        strips[name] = strip_of(np.asarray(own[i][:, columns], dtype=np.float64), seconds)
+        if own.lengths[i]:
+            seconds = columns_of(own[i : i + 1].places).get("seconds")
+            strips[name] = strip_of(np.asarray(own[i][:, columns], dtype=np.float64), seconds)
     return strips
