@@ -15,7 +15,7 @@ import acluster
 from acluster._utils._progress import progress
 from acluster.command_line._output import check_path, show, write_table
 from acluster.command_line._pictures import check_options, draw_evidence
-from acluster.sets import UNNAMED, FeatureSetsWriter, by_modality, check_resumable, info
+from acluster.sets import FeatureSetsWriter, by_modality, check_resumable, info
 
 _ITEMS_PER_BATCH = 256
 _CONSTANT = "constant"  # the modality of a store, and the last row of an item in a table
@@ -118,8 +118,7 @@ def _explained(
     for i in progress(starts, f"batches of {_ITEMS_PER_BATCH} items", len(starts)):
         batch = X[np.asarray(numbers[i : i + _ITEMS_PER_BATCH])]
         found, constants = classifier.local_evidence(batch, classes, return_constants=True)
-        is_single = isinstance(found, acluster.FeatureSets)
-        sets = {"": found} if is_single else by_modality(found)
+        sets = by_modality(found)
         located = {name: one.places.load() for name, one in sets.items() if one.places is not None}
         for k in range(len(batch)):
             rows = {name: one[k] for name, one in sets.items()}
@@ -182,8 +181,6 @@ def _write_store(
         done = len(writer)
         explained = _explained(classifier, X, [*ids][done:], classes)
         for id_, (rows, constant, places) in zip(names[done:], explained, strict=True):
-            name_of = {name: name or UNNAMED for name in rows}
-            item = {name_of[name]: own for name, own in rows.items() if len(own)}
+            item = {name: own for name, own in rows.items() if len(own)}
             item[_CONSTANT] = constant[None]
-            named = {name_of[name]: own for name, own in places.items()}
-            writer.append(item, id=id_, places=named or None)
+            writer.append(item, id=id_, places=places or None)
