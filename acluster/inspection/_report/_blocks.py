@@ -1,7 +1,7 @@
 """What a section of the page consists of; the template draws each kind of block."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -114,7 +114,7 @@ class Section:
 
     name: str
     title: str
-    blocks: Sequence[Any] = field(default_factory=list)
+    blocks: Sequence[Any]
 
 
 def absent(text: str) -> list[Text]:

@@ -24,13 +24,14 @@ def data_blocks(X: FeatureSets | MultimodalFeatureSets, predictions: Predictions
     modalities = by_modality(X)
     lengths = {name: sets.lengths for name, sets in modalities.items()}
     figure = _pictures.draw_sizes({escape(name): own for name, own in lengths.items()})
+    missing = {escape(name): own == 0 for name, own in lengths.items() if (own == 0).any()}
     return [
         _sizes_table(modalities),
         _pictures.picture_of(
             figure, "Histogram of the number of local features per item", "Sizes of the sets."
         ),
-        _classes_table(lengths, predictions),
-        *_remarks(lengths, predictions),
+        _classes_table(missing, predictions),
+        *_remarks(missing, predictions),
         *(_extraction_text(name, sets) for name, sets in modalities.items()),
     ]
 
@@ -57,9 +58,8 @@ def _sizes_table(modalities: Mapping[str, FeatureSets]) -> Table:
     return Table(caption, header, rows)
 
 
-def _classes_table(lengths: Mapping[str, NDArray[np.int64]], predictions: Predictions) -> Table:
+def _classes_table(missing: Mapping[str, NDArray[np.bool_]], predictions: Predictions) -> Table:
     counts, n_items = predictions.counts(), len(predictions.true)
-    missing = {name: own == 0 for name, own in lengths.items() if (own == 0).any()}
     rows = []
     for c in np.argsort(-counts, kind="stable")[:MAX_ROWS]:
         row = [Cell(predictions.names[c]), count_cell(int(counts[c]))]
@@ -69,7 +69,7 @@ def _classes_table(lengths: Mapping[str, NDArray[np.int64]], predictions: Predic
             row.append(number_cell(float(share), ".1%"))
         rows.append(row)
     what = "class" if predictions.has_one_label else "label"
-    header = [what, "items", "share", *(f"without {escape(name)}" for name in missing)]
+    header = [what, "items", "share", *(f"without {name}" for name in missing)]
     shown = f"The {MAX_ROWS:,} most frequent of " if len(counts) > MAX_ROWS else "The "
     caption = f"{shown}{len(counts):,} {'classes' if what == 'class' else 'labels'} of the items."
     if missing:
@@ -77,10 +77,9 @@ def _classes_table(lengths: Mapping[str, NDArray[np.int64]], predictions: Predic
     return Table(caption, header, rows)
 
 
-def _remarks(lengths: Mapping[str, NDArray[np.int64]], predictions: Predictions) -> list[Text]:
+def _remarks(missing: Mapping[str, NDArray[np.bool_]], predictions: Predictions) -> list[Text]:
     """Return what to know before the scores are believed."""
     labels = None
-    missing = {escape(name): own == 0 for name, own in lengths.items() if (own == 0).any()}
     if predictions.has_one_label and missing:
         # As objects, items share the text of their class, which may be long.
         labels = np.array(predictions.names, dtype=object)[predictions.true]
