@@ -19,7 +19,7 @@ from acluster.estimators._integration_classifier import (
     BaseIntegrationClassifier,
     IntegrationClassifier,
 )
-from acluster.estimators._items import check_finite_rows
+from acluster.estimators._items import check_finite_rows, check_items
 from acluster.estimators._labels import (
     LabelledClassifierMixin,
     check_groups,

@@ -11,27 +11,25 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn import config_context
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
 from acluster.estimators import (
     LabelledClassifierMixin,
     boolean,
     check_finite_rows,
-    check_labels,
+    check_items,
     choice,
     estimator,
     integer,
     parameter,
     real,
     restore_on_error,
-    without_missing,
 )
 from acluster.sets import (
     FeatureSets,
     MultimodalFeatureSets,
     check_multimodal_sets,
     relative_rounding,
-    text_columns,
 )
 
 _ROWS_PER_BLOCK = 1 << 16
@@ -95,6 +93,8 @@ class _Pooled(LabelledClassifierMixin, BaseEstimator, ABC):
         doc="Ignored: the result does not depend on chance. All rivals have this parameter.",
     )
 
+    _is_multimodal = True
+
     @abstractmethod
     def _model(self) -> Any:
         """Return the unfitted classifier of a table of statistics."""
@@ -130,29 +130,24 @@ class _Pooled(LabelledClassifierMixin, BaseEstimator, ABC):
         from sklearn.preprocessing import StandardScaler
 
         _check_statistics(self.statistics)
-        names, y = text_columns(y), check_labels(y, type(self).__name__)
-        sample_weight = without_missing(sample_weight, "sample_weight")
-        X = check_multimodal_sets(X, estimator=self, seen=None)
-        check_consistent_length(X, y)
-        weights = _check_sample_weight(sample_weight, y, dtype=np.float64, ensure_non_negative=True)
-        weighted = weights > 0
-        self.label_names_ = names if y.ndim == 2 else []
-        self._widths, self._statistics = X.n_features, tuple(self.statistics)
-        table = self._pooled(X)[weighted]
+        items = check_items(self, X, y, sample_weight, seen=None)
+        weights = items.sample_weight
+        self._widths, self._statistics = items.X.n_features, tuple(self.statistics)
+        table = self._pooled(items.X)
         steps = [SimpleImputer(keep_empty_features=True)]
         steps += [StandardScaler()] if self.standardize else []
         prepare = make_pipeline(*steps)
-        scaling = {"standardscaler__sample_weight": weights[weighted]} if self.standardize else {}
+        scaling = {"standardscaler__sample_weight": weights} if self.standardize else {}
         prepare.fit(table, **scaling)
         if self.standardize:
-            _leave_rounding(prepare[-1], X, len(self.statistics))
+            _leave_rounding(prepare[-1], items.X, len(self.statistics))
         model = self._model()
-        if y.ndim == 2:
+        if items.y.ndim == 2:
             with config_context(enable_metadata_routing=True):
                 model = OneVsRestClassifier(model.set_fit_request(sample_weight=True))
         with warnings.catch_warnings(), config_context(enable_metadata_routing=True):
             warnings.filterwarnings("ignore", "Label .* is present in all training examples")
-            model.fit(prepare.transform(table), y[weighted], sample_weight=weights[weighted])
+            model.fit(prepare.transform(table), items.y, sample_weight=weights)
         self.model_ = make_pipeline(*prepare, model)
         self.classes_ = model.classes_
         parts = getattr(model, "estimators_", [model])
