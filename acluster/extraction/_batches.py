@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acluster.extraction._view import Chunk
+from acluster.sets import to_numpy
 
 Array = NDArray[Any]
 Extractor = Callable[[Array], Any]
@@ -136,7 +137,7 @@ class Batches:
         missing = self._size - len(batch)
         full = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)]) if missing else batch
         started = time.perf_counter()
-        features = _to_numpy(self._extractor(full))
+        features = to_numpy(self._extractor(full))
         self.seconds += time.perf_counter() - started
         is_shaped = features.ndim in (2, 3) and len(features) == len(full) and features.size
         if not is_shaped or features.dtype.kind not in "biuf":
@@ -155,11 +156,3 @@ class Batches:
         if places is not None:
             repeated = {name: np.repeat(x, n_tokens) for name, x in places.items()}
             item.places.setdefault(self.name, []).append(repeated)
-
-
-def _to_numpy(features: Any) -> Array:
-    """Return the result of a feature extractor as an array."""
-    if hasattr(features, "detach"):  # a tensor, on any device
-        features = features.detach().cpu()
-        features = features.float() if str(features.dtype) == "torch.bfloat16" else features
-    return np.asarray(features)
