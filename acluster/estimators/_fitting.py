@@ -179,10 +179,9 @@ def can_train_together(estimator: Any) -> bool:
 
 def pays_together(estimator: Any, data: TrainingData) -> bool:
     """Whether fits of an estimator take less time together than in processes of their own."""
-    modalities = [data.items.X[name] for name in data.items.X.names]
-    is_read = not all(sets.in_memory for sets in modalities)
-    if is_read or resolve_device(estimator.device).type != "cpu":
+    if not data.items.X.in_memory or resolve_device(estimator.device).type != "cpu":
         return True
+    modalities = [data.items.X[name] for name in data.items.X.names]
     outline = members_of(estimator._architecture_for(data).outline(estimator.dropout))[0]
     return _is_compiled(estimator, outline.to_empty(device="cpu"), modalities)
 
