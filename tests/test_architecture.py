@@ -80,7 +80,7 @@ IMPORTERS = ("import_module", "import_extra")  # functions that import a module 
 MAX_FUNCTION_LINES, MAX_METHODS, MAX_CLASS_LINES = 50, 20, 300
 # When the package was rearranged, it had 7,589 lines and its core 3,595. Features have been added
 # since; raise the limits for those only.
-MAX_LINES, MAX_CORE_LINES = 25000, 7500
+MAX_LINES, MAX_CORE_LINES = 24900, 7550
 # The core path: containers in memory, plain pooling, training, estimators.
 CORE = [
     "sets/_arrays.py",
