@@ -118,6 +118,8 @@ def run_part(folder, part, limit, smoke):
     # The packages that acluster needs may be where the caller's variable says.
     paths = [str(ROOT), str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+    # The jobs of a shell in the background ignore this signal, and so would their children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     start = time.perf_counter()
     with (folder / f"{part}.log").open("w") as log:
         process = subprocess.Popen(
