@@ -36,7 +36,17 @@ class Item:
 
     @classmethod
     def of_modalities(cls, items: Mapping[str, Item]) -> Self:
-        """Return the item whose modalities have been read as items of their own."""
+        """Return the item whose modalities have been read as items of their own.
+
+        Parameters
+        ----------
+        items : mapping of str to Item
+            Each modality as an item, by the name of the modality.
+
+        Returns
+        -------
+        Item
+        """
         return cls(
             {name: item.features for name, item in items.items()},
             {name: item.places for name, item in items.items() if item.places},
