@@ -79,31 +79,36 @@ def _attention(estimator: Any, X: MultimodalFeatureSets, targets: NDArray[np.int
 def _gradient(estimator: Any, X: MultimodalFeatureSets, targets: NDArray[np.int64]) -> Scores:
     import torch
 
+    from acluster._utils._operations import without_autocast
+
     names = getattr(estimator, "modalities_", X.names)
     if set(names) != set(X.names) or any(X.missing[name].any() for name in names):
         raise ValueError(
             f'scores="gradient" needs every modality of every item: {", ".join(names)}. Leave out '
             "the items that lack one, or pass other scores."
         )
-    network = estimator.to_torch()
-    like, scores = next(network.parameters()), {name: np.empty(0) for name in names}
-    # The mean of the training set is the origin of standardized features; all members have one.
-    origins = getattr(network, "members", [network])[0].standardizations
-    for i in range(0, len(X), _ITEMS_PER_BATCH):
-        batch = X[i : i + _ITEMS_PER_BATCH]
-        own = torch.tensor(targets[i : i + _ITEMS_PER_BATCH], device=like.device)
-        packed = _in_order_of_fit(estimator, batch, names)
-        values = [torch.tensor(rows).to(like).requires_grad_() for rows, _ in packed]
-        logits = network(
-            [(rows, torch.tensor(o)) for rows, (_, o) in zip(values, packed, strict=True)]
-        )
-        if logits.shape[1] == 1:  # that of the second class
-            logits = torch.cat([-logits, logits], dim=1)
-        gradients = torch.autograd.grad(logits.gather(1, own[:, None]).sum(), values)
-        for k, name in enumerate(names):
-            inputs = values[k].detach() - (0 if origins is None else origins[k].mean)
-            product = (gradients[k] * inputs).sum(dim=1).cpu().numpy()
-            scores[name] = np.concatenate([scores[name], product])
+    # Modes of torch that the caller has set change nothing.
+    with torch.inference_mode(False), torch.enable_grad(), without_autocast():
+        network = estimator.to_torch()
+        like, scores = next(network.parameters()), {name: np.empty(0) for name in names}
+        # The mean of the training set is the origin of standardized features; all members have one.
+        origins = getattr(network, "members", [network])[0].standardizations
+        for i in range(0, len(X), _ITEMS_PER_BATCH):
+            batch = X[i : i + _ITEMS_PER_BATCH]
+            own = torch.tensor(targets[i : i + _ITEMS_PER_BATCH], device=like.device)
+            packed = _in_order_of_fit(estimator, batch, names)
+            options = {"dtype": like.dtype, "device": like.device, "requires_grad": True}
+            values = [torch.tensor(rows, **options) for rows, _ in packed]
+            logits = network(
+                [(rows, torch.from_numpy(o)) for rows, (_, o) in zip(values, packed, strict=True)]
+            )
+            if logits.shape[1] == 1:  # that of the second class
+                logits = torch.cat([-logits, logits], dim=1)
+            gradients = torch.autograd.grad(logits.gather(1, own[:, None]).sum(), values)
+            for k, name in enumerate(names):
+                inputs = values[k].detach() - (0 if origins is None else origins[k].mean)
+                product = (gradients[k] * inputs).sum(dim=1).cpu().numpy()
+                scores[name] = np.concatenate([scores[name], product])
     return scores
 
 

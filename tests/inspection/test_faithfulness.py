@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from acluster import (
     AttentionClusterClassifier,
@@ -75,6 +76,22 @@ def numeric_gradient(classifier, item, target, origin, step=1e-5):
     logits = classifier.decision_function(changed)[:, target].reshape(-1, 2)
     gradient = (logits[:, 0] - logits[:, 1]) / (2 * step)
     return (gradient.reshape(item.shape) * (item - origin)).sum(axis=1)
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        lambda: torch.autocast("cpu", torch.bfloat16),
+        torch.no_grad,
+        torch.inference_mode,
+        lambda: torch.device("meta"),
+    ],
+)
+def test_gradients_do_not_depend_on_modes_of_torch(fitted, mode):
+    expected = evidence_faithfulness(*fitted, scores="gradient", n_steps=4)
+    with mode():
+        found = evidence_faithfulness(*fitted, scores="gradient", n_steps=4)
+    np.testing.assert_array_equal(found["deletion"], expected["deletion"])
 
 
 def test_own_scores_and_classes_give_the_same_curves(fitted):
