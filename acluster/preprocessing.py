@@ -27,9 +27,9 @@ __all__ = ["LocalFeatureTransformer", "SetLookup"]
 class _SetsOut(TransformerMixin, BaseEstimator):
     """A transformer whose output is sets, which do not fit into a data frame."""
 
-    def __init_subclass__(cls) -> None:
+    def __init_subclass__(cls, auto_wrap_output_keys: Any = None, **kwargs: Any) -> None:
         # Not inherited: each subclass would wrap its output again.
-        super().__init_subclass__(auto_wrap_output_keys=None)
+        super().__init_subclass__(auto_wrap_output_keys=auto_wrap_output_keys, **kwargs)
 
     def set_output(self, *, transform: str | None = None) -> Self:
         """Accept the output container of a pipeline, and ignore it.

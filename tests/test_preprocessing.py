@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import sklearn
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -93,6 +94,19 @@ def test_failed_fit_keeps_the_fitted_transformer():
         lifted.fit({"rgb": np.ones((0, 2, 2)), "audio": np.zeros((0, 1, 1))})
     assert lifted.transform(two).names == ["rgb", "audio"]
     assert lifted.fit(np.ones((3, 2, 4))).transform(np.ones((3, 2, 4))).n_features == 4
+
+
+def test_subclass_may_choose_and_inherits_no_wrapped_output():
+    class Plain(LocalFeatureTransformer):
+        pass
+
+    class Chosen(LocalFeatureTransformer, auto_wrap_output_keys=None):
+        pass
+
+    X, _ = make_sets()
+    with sklearn.config_context(transform_output="pandas"):
+        for kind in (Plain, Chosen):
+            assert isinstance(kind(StandardScaler()).fit(X).transform(X), FeatureSets)
 
 
 class Clips:
