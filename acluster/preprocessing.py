@@ -19,6 +19,7 @@ from acluster.sets import (
     is_multimodal,
     normalized,
     open_if_store,
+    with_modalities,
 )
 
 __all__ = ["LocalFeatureTransformer", "SetLookup"]
@@ -162,7 +163,7 @@ class LocalFeatureTransformer(_SetsOut):
         if isinstance(sets, FeatureSets):
             return _transformed(self.transformer_, sets)
         parts = {name: _transformed(self.transformer_[name], sets[name]) for name in sets.names}
-        return MultimodalFeatureSets(parts)
+        return with_modalities(sets, parts)
 
     def _check(self, X: Any, reset: bool) -> FeatureSets | MultimodalFeatureSets:
         # NaN is left to the transformer, which may be an imputer.

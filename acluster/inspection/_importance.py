@@ -10,7 +10,7 @@ from sklearn.utils import Bunch, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from acluster import MultimodalFeatureSets
-from acluster.sets import without_items
+from acluster.sets import with_modalities
 
 
 def modality_importance(
@@ -123,5 +123,6 @@ def _shuffled(
 ) -> MultimodalFeatureSets:
     order, present = np.arange(len(X)), np.flatnonzero(~X.missing[name])
     order[present] = rng.permutation(present)
-    shuffled = without_items(X[name][order])
-    return MultimodalFeatureSets({other: X[other] for other in X.names} | {name: shuffled})
+    shuffled = {name: X[name][order]}
+    # Not MultimodalFeatureSets, which rejects stores that have their items in different orders.
+    return with_modalities(X, {other: X[other] for other in X.names} | shuffled)

@@ -30,10 +30,9 @@ from acluster.sets._feature_sets import (
     rows_of_runs,
     with_column_names,
     with_extraction,
-    without_items,
 )
 from acluster.sets._missing import notes_on_missing
-from acluster.sets._multimodal import MultimodalFeatureSets, by_modality
+from acluster.sets._multimodal import MultimodalFeatureSets, by_modality, with_modalities
 from acluster.sets._names import COLUMNS, UNNAMED, check_modality_names, check_new_names
 from acluster.sets._nested import as_feature_sets, group_rows, list_arrays
 from acluster.sets._store._errors import StoreError

@@ -22,7 +22,12 @@ from acluster.sets._arrays import (
 )
 from acluster.sets._extraction import first_difference
 from acluster.sets._feature_sets import FeatureSets, pieces, spaced_rows, with_extraction
-from acluster.sets._multimodal import MultimodalFeatureSets, in_modality, sets_with_missing
+from acluster.sets._multimodal import (
+    MultimodalFeatureSets,
+    in_modality,
+    sets_with_missing,
+    with_modalities,
+)
 from acluster.sets._names import UNNAMED
 from acluster.sets._store._reader import open_if_store
 
@@ -144,9 +149,9 @@ def check_multimodal_sets(
                 tables.append(name)
     if seen is not None:
         modalities = _align_with_fit(modalities, seen, type(estimator).__name__)
-    checked = _check_features(
-        MultimodalFeatureSets(modalities), estimator, reset, ensure_all_finite
-    )
+    is_joined = isinstance(X, MultimodalFeatureSets)
+    joined = with_modalities(X, modalities) if is_joined else MultimodalFeatureSets(modalities)
+    checked = _check_features(joined, estimator, reset, ensure_all_finite)
     _compare_with_fit(checked, estimator, tables=tables, reset=reset)
     return checked
 
@@ -409,7 +414,7 @@ def _check_columns(X: MultimodalFeatureSets, estimator: Any, reset: bool) -> Mul
         if name in named and list(of_fit[name]) not in ([], named[name], numbered[name]):
             with nullcontext() if name == UNNAMED else in_modality(name):
                 ordered[name] = _with_columns(X[name], named[name], list(of_fit[name]))
-    return MultimodalFeatureSets(ordered)
+    return with_modalities(X, ordered)
 
 
 def _with_columns(X: FeatureSets, names: list[str], of_fit: list[str]) -> FeatureSets:

@@ -236,7 +236,6 @@ class FeatureSets(ItemSequence):
     """
 
     _feature_names: tuple[Any, ...] | None = None
-    _has_items_of_store = True
     column_names = property(
         attrgetter("_feature_names"),
         doc="The names of the columns, if the sets are from data frames or are places; else None.",
@@ -532,7 +531,7 @@ class FeatureSets(ItemSequence):
         return self._source.rows.gather(bounds[:1], np.diff(bounds))
 
     def _column(self, name: str) -> Array | None:
-        return self._source.column(name) if self._has_items_of_store else None
+        return self._source.column(name)
 
     def __getstate__(self) -> dict[str, Any]:
         # A worker process gets the rows of the selected items only, or the path of the store.
@@ -549,13 +548,6 @@ class FeatureSets(ItemSequence):
             f"FeatureSets(n_items={len(self)}, n_features={self.n_features}, "
             f"lengths={length_range(self.lengths)}, dtype={self.dtype}{places})"
         )
-
-
-def without_items(X: FeatureSets) -> FeatureSets:
-    """Return the same sets, but for other items: without the id, label, group and weight."""
-    anonymous = copy.copy(X)
-    anonymous._has_items_of_store = False
-    return anonymous
 
 
 def with_column_names(X: FeatureSets, names: tuple[Any, ...] | None) -> FeatureSets:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from acluster.sets._arrays import bounded, is_missing
 from acluster.sets._feature_sets import FeatureSets, length_range, to_set
+from acluster.sets._ids import check_ids
 from acluster.sets._names import UNNAMED, check_modality_names
 from acluster.sets._places import places_by_modality
 from acluster.sets._sequence import ItemSequence
@@ -187,7 +188,7 @@ class MultimodalFeatureSets(ItemSequence):
     def __getitem__(self, key: Any) -> Any:
         """Return a modality (by name), several (by a list of names), an item, or a view."""
         if isinstance(key, list) and key and all(isinstance(name, str) for name in key):
-            return MultimodalFeatureSets({name: self[name] for name in key})
+            return with_modalities(self, {name: self[name] for name in key})
         if not isinstance(key, str):
             return super().__getitem__(key)
         if key not in self._modalities:
@@ -216,6 +217,19 @@ class MultimodalFeatureSets(ItemSequence):
             for name, sets in ((name, self[name]) for name in self._modalities)
         ]
         return f"{type(self).__name__}(n_items={len(self)}, {', '.join(parts)})"
+
+
+def with_modalities(
+    X: MultimodalFeatureSets, modalities: Mapping[str, FeatureSets]
+) -> MultimodalFeatureSets:
+    """Return as many items with other modalities, made of those of X.
+
+    Their ids were compared when X was made. Comparing them again, in each prediction of a few
+    items, would read the ids of all items of the stores.
+    """
+    changed = object.__new__(MultimodalFeatureSets)
+    changed._modalities, changed._items = dict(modalities), np.arange(len(X))
+    return changed
 
 
 def by_modality(X: Any) -> Mapping[str, Any]:
@@ -274,28 +288,4 @@ def _check_modalities(modalities: dict[str, FeatureSets]) -> None:
             f"The modalities have different numbers of items: {counts}. If an item lacks a "
             "modality, give it an empty set there."
         )
-    _check_ids(modalities)
-
-
-def _check_ids(modalities: dict[str, FeatureSets]) -> None:
-    """Check that stores which know the same items have them at the same positions."""
-    stored = {name: sets for name, sets in modalities.items() if hasattr(sets._source, "store")}
-    for name, sets in [*stored.items()][1:]:
-        first, others = next(iter(stored.items()))
-        if _have_same_items(others, sets) or others.id is None or sets.id is None:
-            continue
-        expected, found = others.id.tolist(), sets.id.tolist()
-        known = set(expected)
-        for i, (one, own) in enumerate(zip(expected, found, strict=True)):
-            if one != own and own in known:
-                raise ValueError(
-                    f"Item {i} has the id {one!r} in modality {first!r} and {own!r} in {name!r}. "
-                    "Modalities have the same items in the same order: select the items of one "
-                    "in the order of the other."
-                )
-
-
-def _have_same_items(one: Any, other: Any) -> bool:
-    """Whether sets are of the same items of one store, whose ids need not be read."""
-    is_same_store = one._source.store is other._source.store
-    return is_same_store and np.array_equal(one.numbers, other.numbers)
+    check_ids(modalities)

@@ -20,6 +20,8 @@ from acluster import (
     open_feature_sets,
     save_feature_sets,
 )
+from acluster.preprocessing import LocalFeatureTransformer
+from acluster.sets._store import _reader
 from tests.sets.helpers import (
     all_lengths,
     assert_same_items,
@@ -273,3 +275,26 @@ class TestItemsOfSeveralStores:
         unnamed = open_feature_sets(tmp_path / "unnamed.zarr")
         X = MultimodalFeatureSets({"rgb": rgb, "audio": audio, "unnamed": unnamed})
         assert X.id.tolist() == ["a.avi", "b.avi"]
+
+    def test_all_stores_are_compared_with_each_other(self, tmp_path):
+        videos = stored(tmp_path / "videos.zarr", ["a.avi", "b.avi"])
+        rgb = stored(tmp_path / "rgb.zarr", ["a", "b"])
+        audio = stored(tmp_path / "audio.zarr", ["b", "a"])
+        save_feature_sets(tmp_path / "unnamed.zarr", rgb.load())
+        unnamed = open_feature_sets(tmp_path / "unnamed.zarr")
+        for first in (videos, unnamed):
+            with pytest.raises(ValueError, match="Item 0 has the id 'a' in modality 'rgb' and 'b'"):
+                MultimodalFeatureSets({"first": first, "rgb": rgb, "audio": audio})
+
+    def test_ids_are_read_once_for_a_container(self, tmp_path, monkeypatch):
+        ids, read = [f"item{i}" for i in range(12)], []
+        X = MultimodalFeatureSets(
+            {name: stored(tmp_path / name, ids)[::-1] for name in ("rgb", "audio")}
+        )
+        monkeypatch.setattr(_reader, "read_column", lambda array, path: read.append(path))
+        clf = MultimodalAttentionClusterClassifier(cluster_size=2, max_iter=1, tol=None)
+        clf.fit(X, np.arange(12) % 2)
+        assert len(clf.predict(X[:2])) == 2
+        assert LocalFeatureTransformer("passthrough").fit_transform(X).names == X.names
+        assert X[["rgb", "audio"]].names == X.names
+        assert not read  # they may be those of a million items
