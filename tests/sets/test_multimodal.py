@@ -262,6 +262,17 @@ class TestItemsOfSeveralStores:
         X = MultimodalFeatureSets({"rgb": rgb, "audio": audio[::-1]})
         assert X.id.tolist() == ["a", "b", "c"]
 
+    def test_save_feature_sets_compares_the_ids_of_several_stores(self, tmp_path):
+        rgb = stored(tmp_path / "rgb.zarr", ["a", "b"])
+        audio = stored(tmp_path / "audio.zarr", ["b", "a"])
+        path = tmp_path / "both.zarr"
+        for one in (audio, str(tmp_path / "audio.zarr"), audio[[0, 1, 1]]):
+            with pytest.raises(ValueError, match="Item 0 has the id 'a' in modality 'rgb' and 'b'"):
+                save_feature_sets(path, {"rgb": rgb, "audio": one})
+            assert not path.exists()
+        save_feature_sets(path, {"rgb": rgb, "audio": audio[::-1]})
+        assert open_feature_sets(path)["audio"][0].max() == 1
+
     def test_items_of_one_store_in_two_orders_are_an_error(self, tmp_path):
         X = stored(tmp_path / "X.zarr", ["a", "b", "c"])
         with pytest.raises(ValueError, match="Item 0 has the id 'a' in modality 'p' and 'c' in"):

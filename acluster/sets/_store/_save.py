@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from acluster._utils._progress import progress
 from acluster.sets._arrays import Array, bounded
 from acluster.sets._feature_sets import FeatureSets, check_lengths
+from acluster.sets._ids import check_ids
 from acluster.sets._multimodal import MultimodalFeatureSets, by_modality
 from acluster.sets._names import COLUMNS
 from acluster.sets._sequence import ItemSequence
@@ -92,8 +93,8 @@ def save_feature_sets(
         If there is something at `path`.
 
     ValueError, TypeError
-        If an item is invalid or the numbers of items differ. The message names the item, and
-        the incomplete store is removed.
+        If an item is invalid, the numbers of items differ, or stores have the same ids in
+        different orders. The message names the item, and the incomplete store is removed.
 
     See Also
     --------
@@ -113,6 +114,8 @@ def save_feature_sets(
     given = {"label": label, "id": id, "group": group, "weight": weight}
     columns = {k: column_array(v, k) for k, v in given.items() if v is not None}
     X = _open_stores(X)
+    if isinstance(X, Mapping):
+        check_ids({name: x for name, x in X.items() if isinstance(x, FeatureSets)})
     if isinstance(X, ItemSequence):
         columns = {k: v for k in COLUMNS if (v := getattr(X, k)) is not None} | columns
     names = _item_names(X)
