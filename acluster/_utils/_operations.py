@@ -60,7 +60,7 @@ def precision_of(operation: str, device: torch.device) -> AbstractContextManager
 def without_autocast() -> Iterator[None]:
     """Compute as if no ``torch.autocast`` of the caller were active, within the context."""
     with ExitStack() as stack:
-        for device in filter(torch.is_autocast_enabled, ("cpu", "cuda")):
+        for device in filter(torch.is_autocast_enabled, ("cpu", "cuda", "mps")):
             # A cast weight would be kept until the caller's context ends, and outlive its updates.
             stack.enter_context(torch.autocast(device, enabled=False, cache_enabled=False))
         yield

@@ -11,7 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from acluster._utils._operations import _IN_BFLOAT16, OPERATIONS, choosing_bfloat16, precision_of
+from acluster._utils._operations import (
+    _IN_BFLOAT16,
+    OPERATIONS,
+    choosing_bfloat16,
+    precision_of,
+    without_autocast,
+)
 from acluster.training import Trial, bfloat16_gain, has_bfloat16, multiplying_in_bfloat16
 from acluster.training import _precision as timing
 
@@ -483,3 +489,14 @@ def test_check_operations_rejects_what_no_choice_returns(names):
 @pytest.mark.parametrize("names", [[], ["linear"], ["integration"], ["integration", "linear"]])
 def test_check_operations_returns_a_choice(names):
     assert timing.check_operations(names) == tuple(names)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
+def test_without_autocast_ignores_it_on_all_devices(device):
+    torch.set_autocast_enabled(device, True)
+    try:
+        with without_autocast():
+            assert not torch.is_autocast_enabled(device)
+        assert torch.is_autocast_enabled(device)
+    finally:
+        torch.set_autocast_enabled(device, False)
