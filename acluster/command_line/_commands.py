@@ -1,6 +1,6 @@
 """The commands: each makes one or two calls of the Python package.
 
-Those that take more have modules of their own, and are here by their names.
+Longer commands have modules of their own and are imported here.
 """
 
 import argparse

@@ -67,12 +67,12 @@ def evidence(options: argparse.Namespace) -> None:
 
 
 def load_with(method: str, path: str, what: str) -> Any:
-    """Load a model that has a method, for what the command needs of it.
+    """Load a model, and check that it has the method that the command needs.
 
     Raises
     ------
     TypeError
-        If it does not have the method.
+        If it does not have it. The message says `what` it lacks.
     """
     classifier = acluster.load(path)
     if not hasattr(classifier, method):

@@ -86,7 +86,7 @@ def unwrapped(estimator: Any, X: MultimodalFeatureSets) -> Any:
 
 
 def as_given(sets: dict[str, FeatureSets], has_names: bool) -> Any:
-    """Return results by modality; those of sets that were given without a name have none either."""
+    """Return results by modality, or without a name if the sets were given without one."""
     return MultimodalFeatureSets(sets) if has_names else sets[UNNAMED]
 
 
@@ -282,6 +282,6 @@ def finite_blocks(
 
 
 def check_finite_rows(values: NDArray[Any], offsets: NDArray[np.int64] | None = None) -> None:
-    """Check outputs that are in memory as `finite_blocks` does those that come in blocks."""
+    """Check that outputs in memory are finite, with the error of `finite_blocks`."""
     for _ in finite_blocks([values], offsets):
         pass

@@ -92,7 +92,7 @@ def without_missing(values: Any, name: str) -> Any:
 
 
 def check_groups(groups: Any, n_items: int) -> NDArray[Any]:
-    """Return the group of each of so many items as an array.
+    """Return the groups of the items as an array, and check that there is one per item.
 
     Raises
     ------

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 FEATURES, COORDS = "features", "coords"  # the names of an item's arrays in its file
-# What would fill more than this, and so many times what it takes in the file, is no data of
-# numbers: parts that are absent or compressed may claim any size.
+# A file whose parts are absent or compressed may claim any size. Numbers that take more bytes than
+# the first limit do not compress by more than the second.
 MAX_FREE_BYTES, _MAX_RATIO = 1 << 27, 200
 
 

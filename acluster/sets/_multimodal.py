@@ -235,7 +235,7 @@ def with_modalities(
 def by_modality(X: Any) -> Mapping[str, Any]:
     """Return the sets of an item, or the containers of many, by modality.
 
-    Those that are not of several modalities are the modality "features".
+    Sets without named modalities get the name "features".
     """
     if isinstance(X, MultimodalFeatureSets):
         return {name: X[name] for name in X.names}
