@@ -42,8 +42,7 @@ def evidence(options: argparse.Namespace) -> None:
     check_options(options)
     if options.png and (options.item is None or options.out is not None):
         raise ValueError("--png draws one item: pass --item ITEM, and leave --out out.")
-    has_it = "evidence. Attention cluster classifiers have it"
-    classifier = load_with("local_evidence", options.model, has_it)
+    classifier = load_with("local_evidence", options.model, "evidence")
     X = acluster.open_feature_sets(options.store)
     classes = _chosen(classifier, X, options.classes)
     numbers = range(len(X)) if options.item is None else [find_item(X, options.item)]
@@ -77,7 +76,8 @@ def load_with(method: str, path: str, what: str) -> Any:
     classifier = acluster.load(path)
     if not hasattr(classifier, method):
         raise TypeError(
-            f"{path} holds a model of class {type(classifier).__name__}, which has no {what}."
+            f"{path} holds a model of class {type(classifier).__name__}, which has no {what}. "
+            "Use a model of AttentionClusterClassifier."
         )
     return classifier
 

@@ -44,8 +44,8 @@ def splits_of(
     except ValueError as error:
         raise ValueError(
             f"cv={cv!r:.80} cannot divide {len(y)} items: {str(error).rstrip('.')}. Pass other "
-            "folds, or more items or groups of each class."
-        ) from None
+            "folds or groups, or more items."
+        ) from error
     splits = [(numbers[train], numbers[test]) for train, test in folds]  # also of masks
     n_tests = sum((np.bincount(test, minlength=len(y)) for _, test in splits), 0 * numbers)
     wrong = np.flatnonzero((n_tests != 1) & kept)

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from itertools import combinations
 from typing import Any
 
-import numpy as np
-
 from acluster.sets._feature_sets import FeatureSets
 
 
@@ -15,21 +13,21 @@ def check_ids(modalities: Mapping[str, FeatureSets]) -> None:
     Parameters
     ----------
     modalities : mapping of str to FeatureSets
-        The sets of each modality. Those in memory have no ids.
+        The sets of each modality. Those in memory have no ids. Those of one store may be of
+        different items, such as pairs.
 
     Raises
     ------
     ValueError
         If an id of one store is at another position in the store of another modality.
     """
-    stored: dict[str, FeatureSets] = {}
+    stores: dict[Any, tuple[str, FeatureSets]] = {}
     for name, sets in modalities.items():
-        is_stored = hasattr(sets._source, "store")
-        if is_stored and not any(_have_same_items(sets, other) for other in stored.values()):
-            stored[name] = sets
-    if len(stored) < 2:
+        if (store := getattr(sets._source, "store", None)) is not None:
+            stores.setdefault(store, (name, sets))
+    if len(stores) < 2:
         return
-    ids = {name: own.tolist() for name, sets in stored.items() if (own := sets.id) is not None}
+    ids = {name: own.tolist() for name, sets in stores.values() if (own := sets.id) is not None}
     for (first, expected), (second, found) in combinations(ids.items(), 2):
         known = set(expected)
         # Different numbers of items are an error of their own.
@@ -40,9 +38,3 @@ def check_ids(modalities: Mapping[str, FeatureSets]) -> None:
                     f"{second!r}. Modalities have the same items in the same order: select the "
                     "items of one in the order of the other."
                 )
-
-
-def _have_same_items(one: Any, other: Any) -> bool:
-    """Whether sets are of the same items of one store, whose ids need not be read."""
-    is_same_store = one._source.store is other._source.store
-    return is_same_store and np.array_equal(one.numbers, other.numbers)

@@ -273,11 +273,11 @@ class TestItemsOfSeveralStores:
         save_feature_sets(path, {"rgb": rgb, "audio": audio[::-1]})
         assert open_feature_sets(path)["audio"][0].max() == 1
 
-    def test_items_of_one_store_in_two_orders_are_an_error(self, tmp_path):
+    def test_items_of_one_store_may_be_paired(self, tmp_path):
         X = stored(tmp_path / "X.zarr", ["a", "b", "c"])
-        with pytest.raises(ValueError, match="Item 0 has the id 'a' in modality 'p' and 'c' in"):
-            MultimodalFeatureSets({"p": X, "q": X[::-1]})
-        assert MultimodalFeatureSets({"p": X[1:], "q": X[1:]}).id.tolist() == ["b", "c"]
+        pairs = MultimodalFeatureSets({"current": X[1:], "previous": X[:-1]})
+        assert pairs.id.tolist() == ["b", "c"]
+        assert [int(one["previous"][0, 0]) for one in pairs] == [0, 1]
 
     def test_other_ids_and_no_ids_are_taken_in_their_order(self, tmp_path):
         rgb = stored(tmp_path / "rgb.zarr", ["a.avi", "b.avi"])
