@@ -560,6 +560,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from acluster.nn.pooling import _backward_kernels, _forward_kernels, _triton
 
+# Triton 3.6, of torch 2.11, needs more registers than the versions that acluster asks for.
+is_older = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7)
+
 def compiled(name, arch, dtype, n_rows, N, M, stores_h=False):
     values = torch.empty(2 * n_rows, M, dtype=getattr(torch, dtype))
     blocks = {
@@ -601,9 +604,11 @@ def compiled(name, arch, dtype, n_rows, N, M, stores_h=False):
 """
 
 COMPILE_FOR_H100 = """
-# Programs at a time, and bytes of stack. Triton 3.6 takes this stack, later versions half of it.
-bounds = {"forward": (2, 32), "combine": (2, 0)}
-bounds |= {"backward": (3, 144), "center": (4, 0), "feature": (3, 0)}
+# Programs at a time, and bytes of stack.
+bounds = {"forward": (2, 16), "combine": (4, 0)}
+bounds |= {"backward": (3, 64), "center": (4, 0), "feature": (3, 0)}
+if is_older:
+    bounds |= {"forward": (2, 32), "combine": (2, 0), "backward": (3, 144)}
 for name, (at_a_time, stack) in bounds.items():
     used, shared, threads = compiled(name, 90, "float16", 25, 64, 1536)
     assert used["REG"] * threads * at_a_time <= 64 * 1024, (name, used)
@@ -632,7 +637,7 @@ for case in (
 ):
     used, shared, _ = compiled(*case)
     assert shared <= 99 * 1024, (case, shared)
-    assert used["STACK"] <= 168, (case, used)  # Triton 3.7 needs 64 bytes of it
+    assert used["STACK"] <= (168 if is_older else 64), (case, used)
 """
 
 
