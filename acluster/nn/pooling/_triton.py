@@ -60,9 +60,11 @@ from torch.nn import functional
 from acluster.nn.pooling._analytic import Scalars, Shift
 
 _INSTALLED = importlib.util.find_spec("triton") is not None
-# Triton compiles the host code that launches a kernel, against Python's headers.
+# Triton compiles the host code that launches a kernel, against Python's headers. On Debian, the
+# default scheme names a folder without them.
 _HAS_COMPILER = bool(os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang"))
-_HAS_HEADERS = os.path.isfile(os.path.join(sysconfig.get_path("include"), "Python.h"))
+_HEADERS = sysconfig.get_path("include", "posix_prefix")
+_HAS_HEADERS = os.path.isfile(os.path.join(_HEADERS, "Python.h"))
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 # The number of programs that a GPU runs at a time: about two for each of 132 multiprocessors.
 _PROGRAMS = 256

@@ -550,6 +550,18 @@ def test_import_without_triton(monkeypatch):
     assert not module._INSTALLED
 
 
+@pytest.mark.parametrize("lacking", ["_INSTALLED", "_HAS_COMPILER", "_HAS_HEADERS"])
+def test_kernels_run_only_where_triton_can_launch_them(lacking, monkeypatch):
+    values = SimpleNamespace(is_cuda=True, dtype=torch.float16, device="cuda:1")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", {"cuda:1": (9, 0)}.__getitem__)
+    monkeypatch.setattr(torch.version, "hip", None)
+    for name in ("_INSTALLED", "_HAS_COMPILER", "_HAS_HEADERS"):
+        monkeypatch.setattr(_triton, name, True)
+    assert _triton.runs_triton(values)
+    monkeypatch.setattr(_triton, lacking, False)
+    assert not _triton.runs_triton(values)
+
+
 # Runs in a separate process, because a process that imported the interpreter cannot compile. The
 # registers and the shared memory decide how many programs a multiprocessor of an H100 runs: it has
 # 64 Ki registers and 227 KiB of shared memory. Registers that do not suffice take stack. A launch
