@@ -64,3 +64,10 @@ def without_autocast() -> Iterator[None]:
             # A cast weight would be kept until the caller's context ends, and outlive its updates.
             stack.enter_context(torch.autocast(device, enabled=False, cache_enabled=False))
         yield
+
+
+@contextmanager
+def computing_gradients() -> Iterator[None]:
+    """Compute gradients within the context, whatever modes of torch the caller has set."""
+    with torch.inference_mode(False), torch.enable_grad(), without_autocast():
+        yield

@@ -85,7 +85,7 @@ def without_missing(values: Any, name: str) -> Any:
             )
     # scikit-learn reads pandas' nullable integers as float64, which rounds those above 2**53.
     numpy_dtype = getattr(dtype, "numpy_dtype", None)
-    if getattr(numpy_dtype, "kind", "") in {*"biu"}:
+    if numpy_dtype is not None and numpy_dtype.kind in "biu":
         values = np.asarray(values, numpy_dtype)
     # zarr reads text as NumPy's strings of variable width, which scikit-learn rejects.
     return np.asarray(values.tolist()) if getattr(dtype, "kind", "") == "T" else values

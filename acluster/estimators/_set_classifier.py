@@ -17,7 +17,7 @@ from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from acluster._utils._operations import without_autocast
+from acluster._utils._operations import computing_gradients
 from acluster.estimators._adoption import adopt, identity_across_ranks
 from acluster.estimators._architecture import Architecture, device_name, members_of
 from acluster.estimators._fitting import (
@@ -66,7 +66,7 @@ def restore_on_error(fit: Callable[..., Any]) -> Callable[..., Any]:
         before = self.__dict__.copy()
         random_states = [(one, one.get_state(legacy=False)) for one in _random_states(self)]
         try:
-            with torch.inference_mode(False), torch.enable_grad(), without_autocast():
+            with computing_gradients():
                 return fit(self, *args, **kwargs)
         except Interrupted as kept:
             # Python exits as after Ctrl-C for exactly this class, not for a subclass.

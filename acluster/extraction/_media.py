@@ -85,7 +85,7 @@ def open_track(path: str | os.PathLike[str], kind: str, noun: str) -> Decoder:
         As PyAV names it.
 
     noun : str
-        What the track is, in an error message, such as "a video".
+        What the track holds, in an error message: "video" or "sound".
 
     Returns
     -------
@@ -103,7 +103,7 @@ def open_track(path: str | os.PathLike[str], kind: str, noun: str) -> Decoder:
     stream: Any = container.streams.best(kind)
     problem: MediaError | None = None
     if stream is None or stream.disposition & import_av().stream.Disposition.attached_pic:
-        problem = NoTrackError(f"{name} has no {noun.removeprefix('a ')}.")
+        problem = NoTrackError(f"{name} has no {noun}.")
     elif stream.codec_context is None:
         problem = MediaError(f"{name} has {noun} of a kind that FFmpeg cannot decode.")
     if problem is not None:

@@ -162,7 +162,7 @@ class Video:
         self.begin = self.seconds(self._start)
 
     def _open(self) -> None:
-        self._decoder = open_track(self.path, "video", "a video")
+        self._decoder = open_track(self.path, "video", "video")
         self._container, self._stream = self._decoder.container, self._decoder.stream
         self._stream.codec_context.thread_count = 1
         self._time_base: Fraction = self._stream.time_base

@@ -79,7 +79,7 @@ def _attention(estimator: Any, X: MultimodalFeatureSets, targets: NDArray[np.int
 def _gradient(estimator: Any, X: MultimodalFeatureSets, targets: NDArray[np.int64]) -> Scores:
     import torch
 
-    from acluster._utils._operations import without_autocast
+    from acluster._utils._operations import computing_gradients
 
     names = getattr(estimator, "modalities_", X.names)
     if set(names) != set(X.names) or any(X.missing[name].any() for name in names):
@@ -87,8 +87,7 @@ def _gradient(estimator: Any, X: MultimodalFeatureSets, targets: NDArray[np.int6
             f'scores="gradient" needs every modality of every item: {", ".join(names)}. Leave out '
             "the items that lack one, or pass other scores."
         )
-    # Modes of torch that the caller has set change nothing.
-    with torch.inference_mode(False), torch.enable_grad(), without_autocast():
+    with computing_gradients():
         network = estimator.to_torch()
         like, scores = next(network.parameters()), {name: np.empty(0) for name in names}
         # The mean of the training set is the origin of standardized features; all members have one.

@@ -20,8 +20,8 @@ _MARKERS = (2.0, 14.0)  # the smallest and the largest diameter of a point, in 1
 class Grid:
     """Cells of one size without gaps and overlaps.
 
-    As in the other layouts, `bounds` has the left, right, bottom and top edges of all shapes, of
-    which the bottom has the largest y, and `draw` has the same arguments.
+    Every layout has the edges of all its shapes, `bounds`: left, right, bottom and top, where the
+    bottom has the largest y. Every layout can `draw` one map, with the arguments of this one.
     """
 
     rows: NDArray[np.int64]
